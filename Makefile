@@ -1,0 +1,37 @@
+# make test  lint, types and tests          make demo  train two minutes, sample, draw
+# Both start from nothing but python3 >= 3.11 with venv and pip.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+INSTALLED = $(VENV)/.installed
+
+.PHONY: install test lint types pytest demo clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("error: Python 3.11 or newer is needed, found " + sys.version.split()[0] + "; name one with make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+test: lint types pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+pytest: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+demo: $(INSTALLED)
+	$(BIN)/python -m experiments.train --config=configs/quickstart.py --workdir=runs/quickstart
+	$(BIN)/python -m experiments.sample --model=runs/quickstart --target=0.80 --num=32 --out=samples/quickstart_0.80
+	$(BIN)/python -m experiments.sample --model=runs/quickstart --target=0.95 --num=32 --out=samples/quickstart_0.95
+	$(BIN)/python -m experiments.quickstart --samples samples/quickstart_0.80 samples/quickstart_0.95 --out=samples/quickstart.png
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
