@@ -1,0 +1,28 @@
+"""Where network and diffusion meet: a trained denoiser as a plain function of crystals and time."""
+
+from collections.abc import Callable
+from typing import Any
+
+from jax import Array
+
+from crystal_diffusion_jax.crystals import Crystals
+from crystal_diffusion_jax.diffusion.coordinates import mean_free
+from crystal_diffusion_jax.diffusion.joint import Prediction
+from crystal_diffusion_jax.models.denoiser import Denoiser
+from crystal_diffusion_jax.models.embeddings import Condition
+
+# (noisy crystals, t [B], condition) -> Prediction
+ConditionalDenoise = Callable[[Crystals, Array, Condition], Prediction]
+
+
+def bind(denoiser: Denoiser, params: Any) -> ConditionalDenoise:
+    """The denoiser with its parameters, returning a `Prediction`."""
+
+    def denoise(crystals: Crystals, t: Array, condition: Condition) -> Prediction:
+        outputs: Any = denoiser.apply({"params": params}, crystals, t, condition)
+        lattice_eps, score, logits = outputs
+        if denoiser.config.mean_free_score:
+            score = mean_free(score, crystals.mask)
+        return Prediction(lattice_eps=lattice_eps, scaled_score=score, species_logits=logits)
+
+    return denoise

@@ -1,0 +1,1 @@
+"""The forward processes and their reversal: pure functions, no parameters."""

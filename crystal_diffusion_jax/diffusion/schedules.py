@@ -1,0 +1,111 @@
+"""Noise schedules as tables over t = 0..T; index 0 means clean."""
+
+import dataclasses
+
+import flax.struct
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from crystal_diffusion_jax.diffusion import wrapped_normal
+
+
+@dataclasses.dataclass(frozen=True)
+class NoiseConfig:
+    """The forward process.
+
+    Attributes:
+      num_steps: T.
+      cosine_offset: s of the cosine schedule (Nichol and Dhariwal, arXiv:2102.09672).
+      frac_sigma_min: standard deviation of fractional coordinates at t = 1.
+      frac_sigma_max: the same at t = T.
+    """
+
+    num_steps: int = 1000
+    cosine_offset: float = 0.008
+    frac_sigma_min: float = 0.005
+    frac_sigma_max: float = 0.5
+
+
+@flax.struct.dataclass
+class NoiseSchedule:
+    """Tables indexed by t = 0..T, each [T + 1] float32.
+
+    Attributes:
+      alpha_bar: product of (1 - beta_s) for s = 1..t; lattice and species share it.
+      one_minus_alpha_bar: its complement, tabulated because the difference cancels in float32.
+      log_alpha_bar: its logarithm, for the ratio of two entries.
+      sigma: standard deviation of fractional coordinates.
+      score_scale: sqrt(lambda_t) = 1 / sqrt(E[score^2]), which brings the score to unit size.
+    """
+
+    alpha_bar: Array
+    one_minus_alpha_bar: Array
+    log_alpha_bar: Array
+    sigma: Array
+    score_scale: Array
+
+
+def cosine_alpha_bar(num_steps: int, offset: float) -> np.ndarray:
+    """Cosine schedule with beta clipped to [1e-4, 0.9999], [T + 1] float64.
+
+    Reference: Nichol and Dhariwal, arXiv:2102.09672, eq. (17).
+    """
+    angle = (np.arange(num_steps + 1) / num_steps + offset) / (1 + offset) * np.pi / 2
+    ideal = np.cos(angle) ** 2
+    beta = np.clip(1.0 - ideal[1:] / ideal[:-1], 1e-4, 0.9999)
+    return np.concatenate([[1.0], np.cumprod(1.0 - beta)])
+
+
+def geometric_sigma(num_steps: int, sigma_min: float, sigma_max: float) -> np.ndarray:
+    """sigma_t = sigma_1 (sigma_T / sigma_1)^((t-1)/(T-1)) with sigma_0 = 0, [T + 1] float64."""
+    return np.concatenate([[0.0], np.geomspace(sigma_min, sigma_max, num_steps)])
+
+
+def noise_schedule(config: NoiseConfig) -> NoiseSchedule:
+    """Tabulates the forward process in float64 and stores it in float32."""
+    alpha_bar = cosine_alpha_bar(config.num_steps, config.cosine_offset)
+    sigma = geometric_sigma(config.num_steps, config.frac_sigma_min, config.frac_sigma_max)
+    score_scale = np.zeros_like(sigma)  # a clean crystal has no score
+    score_scale[1:] = 1.0 / np.sqrt([wrapped_normal.mean_squared_score(s) for s in sigma[1:]])
+    return NoiseSchedule(
+        alpha_bar=jnp.asarray(alpha_bar, jnp.float32),
+        one_minus_alpha_bar=jnp.asarray(1.0 - alpha_bar, jnp.float32),
+        log_alpha_bar=jnp.asarray(np.log(alpha_bar), jnp.float32),
+        sigma=jnp.asarray(sigma, jnp.float32),
+        score_scale=jnp.asarray(score_scale, jnp.float32),
+    )
+
+
+def sampling_times(num_train_steps: int, num_sample_steps: int) -> np.ndarray:
+    """Decreasing times T = t_0 > t_1 > ... > t_S = 0, evenly spaced, [S + 1] int32.
+
+    Raises:
+      ValueError: unless 1 <= num_sample_steps <= num_train_steps.
+    """
+    if not 1 <= num_sample_steps <= num_train_steps:
+        raise ValueError(f"num_steps must be within 1..{num_train_steps}, not {num_sample_steps}")
+    times = np.round(np.linspace(num_train_steps, 0, num_sample_steps + 1))
+    return times.astype(np.int32)
+
+
+def per_crystal(table: Array, t: Array, ndim: int) -> Array:
+    """table[t] with trailing axes of size 1, so that [B] times broadcast to `ndim` axes."""
+    return table[t].reshape(t.shape + (1,) * (ndim - t.ndim))
+
+
+def transition(schedule: NoiseSchedule, t: Array, s: Array, ndim: int) -> tuple[Array, Array]:
+    """alpha = ab_t / ab_s and beta = 1 - alpha of the chain from s to t > s, accurate in float32.
+
+    For s = t - 1 these are the one-step 1 - beta_t and beta_t.
+
+    Args:
+      schedule: the tables.
+      t: [B] int, the later time.
+      s: [B] int, the earlier time.
+      ndim: number of axes of the result; those after the first have size 1.
+    """
+    log_alpha = per_crystal(schedule.log_alpha_bar, t, ndim) - per_crystal(
+        schedule.log_alpha_bar, s, ndim
+    )
+    return jnp.exp(log_alpha), -jnp.expm1(log_alpha)

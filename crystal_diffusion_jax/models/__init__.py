@@ -1,0 +1,1 @@
+"""The denoiser: stateless flax.linen modules."""

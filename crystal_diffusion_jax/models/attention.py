@@ -1,0 +1,82 @@
+"""Self-attention over the atoms of a crystal with relative positions, eqs. (11)-(13), (17)-(19)."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from crystal_diffusion_jax.models.embeddings import ACTIVATIONS
+
+
+class CrystalAttention(nn.Module):
+    """Multi-head attention whose scores and values carry terms alpha_ij and beta_ij.
+
+    out_i = sum_j softmax_j(q_i k_j / sqrt(d) + alpha_ij) (v_j + beta_ij), eq. (11), with alpha (one
+    number per head) and beta (split over heads) MLPs of the pair's Fourier features and the
+    crystal's Gram matrix, eqs. (12), (13). beta's last layer is linear and the weights sum to 1,
+    so the hidden vectors are averaged first and projected once per atom; the Gram matrix enters the
+    first layer once per crystal. Both are exact and save most of the work over pairs.
+
+    Attributes:
+      width: D, a multiple of num_heads.
+      num_heads: H.
+      pair_width: hidden width of the pair MLPs.
+      activation: key of `ACTIVATIONS`.
+    """
+
+    width: int
+    num_heads: int
+    pair_width: int
+    activation: str
+
+    @nn.compact
+    def __call__(
+        self, atoms: Array, pairs: Array, gram: Array, mask: Array, condition: Array | None
+    ) -> Array:
+        """One round of attention.
+
+        Args:
+          atoms: [B, N, D] atom features.
+          pairs: [B, N, N, 6M] Fourier features of f_j - f_i, query first.
+          gram: [B, 6] Gram matrix of the lattice.
+          mask: [B, N] real atoms; padding is never attended to.
+          condition: [B, D] added to q, k and v through own weights (cds), or None.
+
+        Returns:
+          [B, N, D].
+        """
+        num_crystals, num_atoms, _ = atoms.shape
+        per_head = (num_crystals, num_atoms, self.num_heads, self.width // self.num_heads)
+
+        qkv = nn.Dense(3 * self.width, name="qkv")(atoms)
+        if condition is not None:
+            qkv += nn.Dense(3 * self.width, use_bias=False, name="qkv_condition")(condition)[
+                :, None
+            ]
+        query, key, value = (part.reshape(per_head) for part in jnp.split(qkv, 3, axis=-1))
+
+        # First layers of alpha's and beta's MLPs side by side: [B, N, N, 2 * pair_width].
+        hidden = nn.Dense(2 * self.pair_width, use_bias=False, name="pair_hidden")(pairs)
+        hidden += nn.Dense(2 * self.pair_width, name="gram_hidden")(gram)[:, None, None]
+        hidden_alpha, hidden_beta = jnp.split(ACTIVATIONS[self.activation](hidden), 2, axis=-1)
+
+        # A bias of alpha would cancel in the softmax.
+        alpha = nn.Dense(self.num_heads, use_bias=False, name="alpha")(hidden_alpha)
+        # Heads have few channels: multiply-and-sum beats a batched matrix product on CPUs.
+        products = jnp.sum(query[:, :, None] * key[:, None], axis=-1)  # [B, N, N, H]
+        scores = products / jnp.sqrt(per_head[-1]) + alpha
+        scores = jnp.where(mask[:, None, :, None], scores, -1e9)
+        weights = jax.nn.softmax(scores, axis=2)  # [B, N, N, H]
+
+        mean_value = jnp.sum(weights[..., None] * value[:, None], axis=2)
+        mean_hidden = jnp.einsum("bijh,bijc->bihc", weights, hidden_beta)
+        beta_kernel = self.param(
+            "beta_kernel",
+            nn.initializers.lecun_normal(in_axis=1, out_axis=(0, 2)),
+            (self.num_heads, self.pair_width, per_head[-1]),
+        )
+        beta_bias = self.param("beta_bias", nn.initializers.zeros, per_head[-2:])
+        mean_beta = jnp.einsum("bihc,hcd->bihd", mean_hidden, beta_kernel) + beta_bias
+
+        out = (mean_value + mean_beta).reshape(num_crystals, num_atoms, self.width)
+        return nn.Dense(self.width, name="out")(out)

@@ -1,0 +1,164 @@
+"""The Transformer denoiser, paper eqs. (9)-(19)."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from crystal_diffusion_jax.crystals import Crystals
+from crystal_diffusion_jax.models.attention import CrystalAttention
+from crystal_diffusion_jax.models.embeddings import (
+    ACTIVATIONS,
+    MLP,
+    Condition,
+    PropertyEmbedding,
+    gram_features,
+    pair_features,
+    sinusoidal_time,
+)
+
+CONDITIONINGS = ("none", "cdi", "cds")
+
+
+@dataclasses.dataclass(frozen=True)
+class DenoiserConfig:
+    """Shape of the network.
+
+    Attributes:
+      conditioning: how the property enters. "cdi": with the input, eq. (16); "cds": into queries,
+        keys and values of every block, eqs. (17)-(19); "none": not at all, only the time.
+      width: D, features of an atom; even, a multiple of num_heads.
+      num_blocks: Transformer blocks.
+      num_heads: H, attention heads.
+      num_frequencies: M, Fourier orders of the pair features, eq. (14).
+      pair_width: hidden width of the pair MLPs.
+      activation: "silu", "gelu" or "relu".
+      norm: "post" (the paper's eqs. (9), (10)) or "pre".
+      mean_free_score: subtract the mean over atoms from the predicted and the target score, see
+        `diffusion.coordinates.mean_free`; False is the paper's plain loss.
+    """
+
+    conditioning: str = "cds"
+    width: int = 64
+    num_blocks: int = 3
+    num_heads: int = 8
+    num_frequencies: int = 10
+    pair_width: int = 64
+    activation: str = "silu"
+    norm: str = "post"
+    mean_free_score: bool = True
+
+    def __post_init__(self) -> None:
+        """Rejects values that name no network."""
+        for field, allowed in (
+            ("conditioning", CONDITIONINGS),
+            ("activation", tuple(ACTIVATIONS)),
+            ("norm", ("post", "pre")),
+        ):
+            if getattr(self, field) not in allowed:
+                raise ValueError(f"{field} must be one of {allowed}, not {getattr(self, field)!r}")
+        for field in ("width", "num_blocks", "num_heads", "num_frequencies", "pair_width"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field} must be at least 1, not {getattr(self, field)}")
+        if self.width % self.num_heads or self.width % 2:
+            raise ValueError(
+                f"width must be even and a multiple of num_heads, not {self.width} "
+                f"with {self.num_heads} heads"
+            )
+
+
+class Block(nn.Module):
+    """Attention and MLP, each with a residual and a layer norm, eqs. (9), (10).
+
+    Attributes:
+      config: shape of the network.
+    """
+
+    config: DenoiserConfig
+
+    @nn.compact
+    def __call__(
+        self, atoms: Array, pairs: Array, gram: Array, mask: Array, condition: Array | None
+    ) -> Array:
+        """[B, N, D] atom features -> [B, N, D]; arguments as in `CrystalAttention`."""
+        config = self.config
+        attention = CrystalAttention(
+            config.width, config.num_heads, config.pair_width, config.activation
+        )
+        mlp = MLP(config.width, config.width, config.activation)
+        norm_attention, norm_mlp = nn.LayerNorm(), nn.LayerNorm()
+        if config.norm == "pre":
+            atoms = atoms + attention(norm_attention(atoms), pairs, gram, mask, condition)
+            return atoms + mlp(norm_mlp(atoms))
+        atoms = norm_attention(attention(atoms, pairs, gram, mask, condition) + atoms)
+        return norm_mlp(mlp(atoms) + atoms)
+
+
+class Denoiser(nn.Module):
+    """Predicts the noise in a batch of noisy crystals.
+
+    Sees frac_coords through differences and the lattice through its Gram matrix, so a rotation of
+    the cell, a shift of all atoms, integer shifts and the order of atoms cannot matter.
+
+    Attributes:
+      config: shape of the network.
+      num_species: K, size of the vocabulary.
+    """
+
+    config: DenoiserConfig
+    num_species: int
+
+    @nn.compact
+    def __call__(
+        self, crystals: Crystals, t: Array, condition: Condition
+    ) -> tuple[Array, Array, Array]:
+        """Runs the network.
+
+        Args:
+          crystals: noisy batch, lattice in units of its scale.
+          t: [B] int times in 1..T.
+          condition: requested properties; ignored by conditioning "none".
+
+        Returns:
+          The noise of the lattice [B, 3, 3]; the scaled score of frac_coords [B, N, 3], not yet
+          mean-free; the logits of the clean species [B, N, K].
+        """
+        config = self.config
+        mask = crystals.mask
+        embedded = sinusoidal_time(t, config.width)
+        if config.conditioning != "none":
+            prop = PropertyEmbedding(config.width, name="property")(condition)
+            embedded = jnp.concatenate([embedded, prop], axis=-1)
+        embedded = MLP(config.width, config.width, config.activation, name="condition")(embedded)
+
+        one_hot = jax.nn.one_hot(crystals.species, self.num_species)
+        atoms = MLP(config.width, config.width, config.activation, name="species")(one_hot)
+        in_every_block = None
+        if config.conditioning == "cds":
+            in_every_block = embedded
+        else:
+            everywhere = jnp.broadcast_to(embedded[:, None], atoms.shape)
+            atoms = jnp.concatenate([atoms, everywhere], axis=-1)
+            atoms = MLP(config.width, config.width, config.activation, name="input")(atoms)
+
+        pairs = pair_features(crystals.frac_coords, config.num_frequencies)
+        gram = gram_features(crystals.lattice)
+        for index in range(config.num_blocks):
+            block = Block(config, name=f"block_{index}")
+            atoms = block(atoms, pairs, gram, mask, in_every_block)
+        if config.norm == "pre":
+            atoms = nn.LayerNorm(name="final_norm")(atoms)
+
+        weight = mask[..., None].astype(atoms.dtype)
+        crystal = jnp.sum(atoms * weight, axis=1) / jnp.maximum(jnp.sum(weight, axis=1), 1.0)
+
+        def head(name: str, features: int) -> MLP:
+            return MLP(config.width, features, config.activation, name=name)
+
+        phi = head("lattice_head", 9)(crystal).reshape(-1, 3, 3)
+        lattice_eps = jnp.matmul(phi, crystals.lattice, precision=jax.lax.Precision.HIGHEST)
+        score = head("score_head", 3)(atoms) * weight
+        logits = head("species_head", self.num_species)(atoms)
+        return lattice_eps, score, logits
