@@ -1,0 +1,1 @@
+"""From csv and cif files to padded batches."""
