@@ -1,0 +1,1 @@
+"""The predictor-corrector sampler and its output folder."""
