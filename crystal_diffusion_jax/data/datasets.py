@@ -1,0 +1,90 @@
+"""The known data sets: where they come from, which property is asked for, what counts as success.
+
+All three are those of CDVAE (Xie et al., arXiv:2110.06197), whose repository holds them as csv
+files with one inline CIF a row.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+SPLITS = ("train", "val", "test")
+
+# A full commit, so that the files behind the addresses can never change.
+CDVAE_DATA = (
+    "https://raw.githubusercontent.com/txie-93/cdvae/f857f598d6f6cca5dc1ea0582d228f12dcc2c2ea/data"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetSpec:
+    """What is known of a data set before any of its files is opened.
+
+    Attributes:
+      name: the name used in configs and folder names.
+      property_name: column of the property that success is judged by.
+      unit: unit of that property.
+      direction: "min", as all three data sets are searched for low energies.
+      success_thresholds: property values at or below which a crystal counts for SR5, SR10 and
+        SR15: the 5th, 10th and 15th percentile of the data set, as CDVAE's evaluation has them.
+      official_folder: the folder in CDVAE's repository.
+      num_rows: rows by split, where published.
+      total_rows: rows of all splits together, as CDVAE's data/README.md states them.
+      sha256: checksums of the official csv files by split, where known.
+    """
+
+    name: str
+    property_name: str
+    unit: str
+    direction: str
+    success_thresholds: tuple[float, float, float]
+    official_folder: str
+    num_rows: Mapping[str, int]
+    total_rows: int
+    sha256: Mapping[str, str]
+
+    def url(self, split: str) -> str:
+        """Address of the official csv of "train", "val" or "test"."""
+        return f"{CDVAE_DATA}/{self.official_folder}/{split}.csv"
+
+
+KNOWN_DATASETS: Mapping[str, DatasetSpec] = {
+    "perov5": DatasetSpec(
+        name="perov5",
+        property_name="heat_ref",
+        unit="eV/cell",
+        direction="min",
+        success_thresholds=(0.43924842, 0.61202443, 0.7364607),
+        official_folder="perov_5",
+        num_rows={"train": 11_356, "val": 3_787, "test": 3_785},
+        total_rows=18_928,
+        sha256={
+            "val": "326f401219901270374b71e2faff63df3a29a99fd26f469993b9f476b693daf2",
+            "test": "a85878c685037f0a578257f6d4fcdde00e968dbab73c5f1e90ecef65218513f6",
+        },
+    ),
+    "carbon24": DatasetSpec(
+        name="carbon24",
+        property_name="energy_per_atom",
+        unit="eV/atom",
+        direction="min",
+        success_thresholds=(-154.527093, -154.45865733, -154.44206825),
+        official_folder="carbon_24",
+        num_rows={"train": 6_091, "val": 2_032, "test": 2_030},
+        total_rows=10_153,
+        sha256={
+            "val": "36c00689cd63073c954a58bc6ed6e2adb7aeed5a630c994970959a1babffd50e",
+            "test": "386b17c08816f434818d51e46687bf72ff3f92348f3ba24823e4758f1fe8a969",
+        },
+    ),
+    "mp20": DatasetSpec(
+        name="mp20",
+        property_name="formation_energy_per_atom",
+        unit="eV/atom",
+        direction="min",
+        success_thresholds=(-3.17562208, -2.82196882, -2.52814761),
+        official_folder="mp_20",
+        num_rows={},
+        total_rows=45_231,
+        sha256={},
+    ),
+}

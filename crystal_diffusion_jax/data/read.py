@@ -1,0 +1,235 @@
+"""CIF texts -> checked, canonical arrays. The only file of the data layer that needs pymatgen.
+
+Canonical means: Niggli-reduced cell, its lattice rebuilt from lengths and angles so that its
+orientation is fixed, fractional coordinates in [0, 1). pymatgen mends many defects of a CIF with
+no more than a Python warning (merged sites, skipped atoms, guessed elements); here each of those
+defects is a reason to call the row bad, and the warnings are silenced because they are checked.
+"""
+
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import joblib
+import numpy as np
+from pymatgen.core import Composition, Element, Lattice, Structure
+from pymatgen.io.cif import CifParser, str2float
+from tqdm import tqdm
+
+from crystal_diffusion_jax.data.arrays import CrystalDataset
+from crystal_diffusion_jax.data.prepared import BadRow, Prepared
+from crystal_diffusion_jax.data.tables import RawCrystal, Source, read_table
+
+# Å^3; below it a cell is degenerate. CDVAE's evaluation draws the same line.
+MIN_VOLUME = 0.1
+# Å; closer atoms are one atom listed twice. The shortest bond there is (H-H) has 0.74 Å, while two
+# listings of one site, rounded differently to two decimals in a 10 Å cell, differ by up to 0.1 Å.
+MIN_DISTANCE = 0.1
+# Relative; a CIF's formula is written with a few digits.
+_FORMULA_TOLERANCE = 0.01
+# From about here on two worker processes win back the time that starting them takes (1.4 s).
+_MIN_ROWS_FOR_WORKERS = 1000
+_CHUNK = 100
+
+
+class Cell(NamedTuple):
+    """One canonical crystal of N atoms.
+
+    Attributes:
+      lattice: [3, 3] float64, cell vectors as rows, in Angstrom.
+      frac_coords: [N, 3] float64 in [0, 1).
+      atomic_numbers: [N] int64.
+    """
+
+    lattice: np.ndarray
+    frac_coords: np.ndarray
+    atomic_numbers: np.ndarray
+
+
+def read(
+    source: Source, properties: Sequence[str], max_num_atoms: int = 0, progress: bool = True
+) -> Prepared:
+    """Reads, checks and canonicalises every crystal of a table, on all cores.
+
+    Args:
+      source: where the table is.
+      properties: columns to read as numbers.
+      max_num_atoms: a crystal with more atoms is a bad row; 0: no limit.
+      progress: show a progress bar on stderr.
+
+    Raises:
+      UserError: the table cannot be read, or a column is missing.
+    """
+    rows, bad_rows = read_table(source, properties)
+    cells: list[Cell] = []
+    good: list[RawCrystal] = []
+    results = _parse_all([row.cif for row in rows], max_num_atoms)
+    bar = tqdm(results, total=len(rows), desc=source.table.name, unit="row", disable=not progress)
+    for row, result in zip(rows, bar, strict=True):
+        if isinstance(result, str):
+            bad_rows.append(BadRow(source.table.name, row.row, row.material_id, result))
+        else:
+            good.append(row)
+            cells.append(result)
+    # Rows in order; CIF files without a row (number 0) come last.
+    bad_rows.sort(key=lambda bad: (bad.row == 0, bad.row))
+    return Prepared(_assemble(good, cells, properties), tuple(bad_rows))
+
+
+def canonical_cell(cif: str, max_num_atoms: int = 0) -> Cell:
+    """Parses one CIF and brings it into canonical form; handedness is preserved.
+
+    Deuterium and tritium count as hydrogen: the model knows atomic numbers alone.
+
+    Raises:
+      ValueError: the crystal cannot be used; the message is the reason.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        structure = _parse(cif)
+        if max_num_atoms and len(structure) > max_num_atoms:
+            raise ValueError(f"too many atoms: {len(structure)}, the limit is {max_num_atoms}")
+        reduced = structure.get_reduced_structure(reduction_algo="niggli")
+    lengths = reduced.lattice.lengths
+    distances = reduced.distance_matrix
+    shortest = min(*lengths, *distances[np.triu_indices(len(reduced), k=1)])
+    if shortest < MIN_DISTANCE:
+        raise ValueError(f"duplicate atoms at one site: two atoms only {shortest:.2g} Å apart")
+    frac_coords = reduced.frac_coords - np.floor(reduced.frac_coords)
+    frac_coords[frac_coords >= 1.0] = 0.0  # a tiny negative number rounds up to the next cell
+    lattice = Lattice.from_parameters(*lengths, *reduced.lattice.angles).matrix
+    atomic_numbers = np.array([site.specie.Z for site in reduced], dtype=np.int64)
+    return Cell(np.array(lattice), frac_coords, atomic_numbers)
+
+
+def _parse(cif: str) -> Structure:
+    """pymatgen's standard parse of a CIF that leaves nothing to guess; ValueError otherwise."""
+    headers = re.findall(r"^\s*data_(\S*)", cif, flags=re.MULTILINE)
+    if len(set(headers)) != len(headers):
+        # pymatgen would keep the last of them.
+        raise ValueError("unparsable CIF: two data blocks have the same name")
+    try:
+        parser = CifParser.from_str(cif, check_cif=False)
+    except Exception as error:  # broken text makes it raise nearly anything
+        raise ValueError(f"unparsable CIF: {error}") from error
+    blocks = [block for block in parser.as_dict().values() if "_atom_site_fract_x" in block]
+    if len(blocks) != 1:
+        raise ValueError(f"unparsable CIF: {len(blocks)} structures in it, one is expected")
+    block = blocks[0]
+    _check_cell(block)
+    _check_atoms(block)
+    try:
+        # "ignore": blocks without atoms (title, authors) are no error.
+        structure = parser.parse_structures(primitive=False, on_error="ignore")[0]
+    except ValueError as error:
+        problems: list[str] = parser.warnings  # type: ignore[attr-defined]  # set in from_str
+        reason = (problems or [str(error)])[-1].splitlines()[-1]
+        # Every occupancy is 1, so pymatgen finds more only where it has merged sites.
+        if reason.startswith("Occupancy"):
+            reason = "duplicate atoms at one site"
+        else:
+            reason = f"unparsable CIF: {reason}"
+        raise ValueError(reason) from error
+    _check_formula(block, structure)
+    return structure
+
+
+def _check_cell(block: Mapping[str, Any]) -> None:
+    """Refuses a cell without volume."""
+    keys = [f"_cell_length_{axis}" for axis in "abc"]
+    keys += [f"_cell_angle_{angle}" for angle in ("alpha", "beta", "gamma")]
+    if not all(key in block for key in keys):
+        raise ValueError("unparsable CIF: cell lengths or angles are missing")
+    parameters = [_number_or_nan(block[key]) for key in keys]
+    if not np.isfinite(parameters).all():
+        raise ValueError("unparsable CIF: cell lengths and angles are not all numbers")
+    volume = Lattice.from_parameters(*parameters).volume if min(parameters) > 0 else 0.0
+    if not volume >= MIN_VOLUME:  # NaN is no volume either
+        raise ValueError(f"zero volume: lengths and angles {parameters} span {volume:.3g} Å^3")
+
+
+def _check_atoms(block: Mapping[str, Any]) -> None:
+    """Refuses elements, occupancies and coordinates that pymatgen would guess or skip."""
+    for axis in "xyz":
+        column = block.get(f"_atom_site_fract_{axis}")
+        if not isinstance(column, list):
+            raise ValueError(f"unparsable CIF: no loop_ over atoms with their {axis}")
+        for text in column:
+            if not np.isfinite(_number_or_nan(text)):
+                raise ValueError(f"unparsable CIF: coordinate '{text}' is not a number")
+    for text in block.get("_atom_site_occupancy", []):
+        if not abs(_number_or_nan(text) - 1.0) < 1e-6:  # nor is '?' a full occupancy
+            raise ValueError(f"partial occupancy: {text}")
+    for text in block.get("_atom_site_attached_hydrogens", []):
+        if _number_or_nan(text) > 0:
+            raise ValueError("hydrogen atoms are mentioned but have no coordinates")
+    for symbol in block.get("_atom_site_type_symbol", block.get("_atom_site_label", [])):
+        letters = re.match("[A-Za-z]*", symbol).group()  # type: ignore[union-attr]
+        if not Element.is_valid_symbol(letters):
+            raise ValueError(f"unknown element '{symbol}'")
+
+
+def _number_or_nan(text: str) -> float:
+    """A CIF number, its uncertainty in brackets dropped; NaN when there is none ('?', '.')."""
+    try:
+        return np.nan if text == "." else float(str2float(text))
+    except ValueError:
+        return np.nan
+
+
+def _check_formula(block: Mapping[str, Any], structure: Structure) -> None:
+    """Refuses a CIF whose own formula says that atoms are missing or too many."""
+    try:
+        stated = Composition(block["_chemical_formula_sum"]).fractional_composition
+    except (KeyError, TypeError, ValueError):
+        return  # no formula, or '?': nothing to compare with
+    found = structure.composition.element_composition
+    if not stated.almost_equals(found.fractional_composition, rtol=_FORMULA_TOLERANCE):
+        raise ValueError(
+            f"the atoms ({found.formula}) disagree with the CIF's formula "
+            f"({block['_chemical_formula_sum']})"
+        )
+
+
+def _parse_chunk(cifs: Sequence[str], max_num_atoms: int) -> list[Cell | str]:
+    """The canonical cell of each CIF, or the reason why there is none."""
+    results: list[Cell | str] = []
+    for cif in cifs:
+        try:
+            results.append(canonical_cell(cif, max_num_atoms))
+        except ValueError as error:
+            results.append(str(error))
+        # What pymatgen raises on odd input is open-ended, and one row must not end the run.
+        except Exception as error:
+            results.append(f"unparsable CIF: {type(error).__name__}: {error}")
+    return results
+
+
+def _parse_all(cifs: Sequence[str], max_num_atoms: int) -> Iterator[Cell | str]:
+    """Results in order, as they come."""
+    chunks = [cifs[start : start + _CHUNK] for start in range(0, len(cifs), _CHUNK)]
+    num_jobs = 1 if len(cifs) < _MIN_ROWS_FOR_WORKERS else -1
+    parallel = joblib.Parallel(n_jobs=num_jobs, return_as="generator")
+    for results in parallel(joblib.delayed(_parse_chunk)(chunk, max_num_atoms) for chunk in chunks):
+        yield from results
+
+
+def _assemble(
+    rows: Sequence[RawCrystal], cells: Sequence[Cell], properties: Sequence[str]
+) -> CrystalDataset:
+    num_atoms = [len(cell.atomic_numbers) for cell in cells]
+    empty = Cell(np.zeros((0, 3, 3)), np.zeros((0, 3)), np.zeros(0, dtype=np.int64))
+    return CrystalDataset(
+        lattice=np.array([cell.lattice for cell in cells]).reshape(-1, 3, 3),
+        num_atoms=np.array(num_atoms, dtype=np.int64),
+        frac_coords=np.concatenate([empty.frac_coords, *(cell.frac_coords for cell in cells)]),
+        atomic_numbers=np.concatenate(
+            [empty.atomic_numbers, *(cell.atomic_numbers for cell in cells)]
+        ),
+        properties=np.array([row.properties for row in rows], dtype=np.float64).reshape(
+            len(rows), len(properties)
+        ),
+        property_names=tuple(properties),
+        material_ids=np.array([row.material_id for row in rows], dtype=np.str_),
+    )

@@ -1,0 +1,162 @@
+"""csv tables of crystals: one row a crystal, with its CIF inline or in a file of its own."""
+
+import csv
+import dataclasses
+import gzip
+import math
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from crystal_diffusion_jax.data.prepared import BadRow
+from crystal_diffusion_jax.errors import UserError
+
+# Columns that may name a crystal's CIF file, in order of preference.
+FILE_COLUMNS = ("file", "filename", "cif_file", "material_id")
+
+# The csv module refuses fields over 128 KiB, and the CIF of a big cell is longer. The limit is
+# kept in a C long, which has 32 bits on some systems.
+_FIELD_SIZE_LIMIT = 2**31 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where the crystals of one table are.
+
+    Attributes:
+      table: csv or csv.gz file.
+      cif_folder: the folder of the *.cif files that the rows name; None when the table has the
+        CIF texts in its column `cif`.
+    """
+
+    table: Path
+    cif_folder: Path | None = None
+
+    def cif_files(self) -> list[Path]:
+        """The *.cif files beside the table, sorted; empty when the CIF texts are inline."""
+        return [] if self.cif_folder is None else sorted(self.cif_folder.glob("*.cif"))
+
+
+@dataclasses.dataclass(frozen=True)
+class RawCrystal:
+    """A row whose properties are in order and whose CIF is not parsed yet.
+
+    Attributes:
+      row: data row counted from 1, the header not counted.
+      material_id: column `material_id`, or else made from file name and row.
+      cif: text of the CIF.
+      properties: values in the order asked for.
+    """
+
+    row: int
+    material_id: str
+    cif: str
+    properties: tuple[float, ...]
+
+
+def read_rows(path: Path) -> tuple[list[str], list[dict[str | None, str | None]]]:
+    """Header and data rows of a csv or csv.gz file; blank lines are no rows.
+
+    As in `csv.DictReader`, a cell missing at a row's end is None, and cells beyond the header are
+    under the key None.
+
+    Raises:
+      UserError: the file cannot be read, is no UTF-8 csv, or has an empty or ambiguous header.
+    """
+    csv.field_size_limit(_FIELD_SIZE_LIMIT)
+    try:
+        opener = gzip.open if path.suffix == ".gz" else open
+        # utf-8-sig: spreadsheet programs put a byte order mark before the first column's name.
+        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
+            # strict: an unclosed quote is an error instead of swallowing the rest of the file.
+            reader = csv.DictReader(file, strict=True)
+            rows: list[dict[str | None, str | None]] = list(reader)
+            header = list(reader.fieldnames or [])
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read as a csv table: {error}.") from error
+    if not header:
+        raise UserError(f"{path} is empty: a header line with the column names is expected.")
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise UserError(f"{path} has more than one column named {', '.join(twice)}: rename one.")
+    return header, rows
+
+
+def read_table(source: Source, properties: Sequence[str]) -> tuple[list[RawCrystal], list[BadRow]]:
+    """Reads a table and checks everything but the CIFs themselves.
+
+    Args:
+      source: table and, for CIFs in files of their own, their folder.
+      properties: columns to read as numbers.
+
+    Returns:
+      The rows in order, and those that are bad, CIF files that no row names included.
+
+    Raises:
+      UserError: the table cannot be read, or a column is missing.
+    """
+    header, rows = read_rows(source.table)
+    cif_column = _cif_column(source, header)
+    for name in properties:
+        if name not in header:
+            raise UserError(
+                f"{source.table} has no column '{name}' for the property; "
+                f"its columns are {', '.join(header)}."
+            )
+    files = {path.stem: path for path in source.cif_files()}
+    unnamed = dict(files)
+    crystals: list[RawCrystal] = []
+    bad_rows: list[BadRow] = []
+    for number, cells in enumerate(rows, start=1):
+        stem = source.table.name.removesuffix(".gz").removesuffix(".csv")
+        material_id = cells.get("material_id") or f"{stem}-{number}"
+        text = (cells.get(cif_column) or "").strip()
+        try:
+            if None in cells:
+                raise ValueError("more cells than the header has columns")
+            if not text:
+                raise ValueError(f"column '{cif_column}' is empty")
+            if source.cif_folder is not None:
+                key = text.removesuffix(".cif")
+                if key not in files:
+                    raise ValueError(f"{key}.cif is not in {source.cif_folder}")
+                if unnamed.pop(key, None) is None:
+                    raise ValueError(f"{key}.cif belongs to an earlier row")
+                text = files[key].read_text(encoding="utf-8", errors="replace")
+            values = tuple(_number(cells, name) for name in properties)
+        except (ValueError, OSError) as error:
+            bad_rows.append(BadRow(source.table.name, number, material_id, str(error)))
+        else:
+            crystals.append(RawCrystal(number, material_id, text, values))
+    bad_rows += [
+        BadRow(path.name, 0, stem, f"no row of {source.table.name} names it")
+        for stem, path in unnamed.items()
+    ]
+    return crystals, bad_rows
+
+
+def _cif_column(source: Source, header: Sequence[str]) -> str:
+    """The column with the CIF text, or with the name of the CIF file."""
+    candidates = ("cif",) if source.cif_folder is None else FILE_COLUMNS
+    for name in candidates:
+        if name in header:
+            return name
+    wanted = "with the CIF text" if source.cif_folder is None else "that names the CIF file"
+    raise UserError(
+        f"{source.table} has no column {wanted} ({', '.join(candidates)}); "
+        f"its columns are {', '.join(header)}."
+    )
+
+
+def _number(cells: dict[str | None, str | None], name: str) -> float:
+    """The cell as a finite number; ValueError with the reason otherwise."""
+    text = (cells.get(name) or "").strip()
+    if not text:
+        raise ValueError(f"{name} is missing")
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError(f"{name} is not a number: '{text}'") from None
+    if not math.isfinite(value):
+        raise ValueError(f"{name} is not finite: '{text}'")
+    return value

@@ -1,0 +1,166 @@
+"""data/cache.py: prepared data come back as they were, and only when nothing has changed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from crystal_diffusion_jax.data import cache, locate, read
+from crystal_diffusion_jax.data.arrays import CrystalDataset
+from crystal_diffusion_jax.data.load import DataConfig, load
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test sees the user's own cache."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("CRYSTAL_DIFFUSION_CACHE", str(folder))
+    return folder
+
+
+def polonium(edge: float) -> str:
+    """CIF of a simple cubic crystal."""
+    return (
+        f"data_Po\n_cell_length_a {edge}\n_cell_length_b {edge}\n_cell_length_c {edge}\n"
+        "_cell_angle_alpha 90\n_cell_angle_beta 90\n_cell_angle_gamma 90\n"
+        "loop_\n_symmetry_equiv_pos_as_xyz\n'x, y, z'\n"
+        "loop_\n_atom_site_label\n_atom_site_fract_x\n_atom_site_fract_y\n_atom_site_fract_z\n"
+        "Po1 0 0 0\n"
+    )
+
+
+def table(num_rows: int) -> str:
+    rows = (f'm{row},{row},"{polonium(3 + 0.1 * row)}"\n' for row in range(num_rows))
+    return "material_id,energy,cif\n" + "".join(rows)
+
+
+def write_splits(folder: Path, **sizes: int) -> Path:
+    folder.mkdir()
+    for split, size in sizes.items():
+        (folder / f"{split}.csv").write_text(table(size))
+    return folder
+
+
+def assert_same(one: CrystalDataset, other: CrystalDataset) -> None:
+    assert one.property_names == other.property_names
+    for name in ("lattice", "num_atoms", "frac_coords", "atomic_numbers", "properties"):
+        a, b = getattr(one, name), getattr(other, name)
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+    assert list(one.material_ids) == list(other.material_ids)
+
+
+@pytest.fixture
+def no_parser(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on only cached data can be loaded."""
+
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("parsed again")
+
+    monkeypatch.setattr(read, "read", refuse)
+
+
+def test_prepared_data_are_loaded_without_parsing(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    root = write_splits(tmp_path / "own", train=3, val=2)
+    config = DataConfig(root=str(root), properties=("energy",))
+    first = load(config, progress=False)
+    request.getfixturevalue("no_parser")
+    second = load(config, progress=False)
+    for split in first:
+        assert_same(first[split], second[split])
+    moved = root.rename(tmp_path / "moved")
+    for split, dataset in load(DataConfig(root=str(moved), properties=("energy",))).items():
+        assert_same(first[split], dataset)
+
+
+def test_anything_that_changes_the_arrays_is_prepared_anew(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text("cif,energy,gap\ntext,1,2\n")
+    source = locate.own_sources(str(path))[locate.UNSPLIT]
+    keys = {
+        cache.content_key(source, ("energy",), 0),
+        cache.content_key(source, ("energy", "gap"), 0),
+        cache.content_key(source, ("gap", "energy"), 0),
+        cache.content_key(source, ("energy",), 5),
+    }
+    path.write_text("cif,energy,gap\ntext,1,3\n")
+    keys.add(cache.content_key(source, ("energy",), 0))
+    assert len(keys) == 5
+
+
+def test_a_changed_cif_file_is_prepared_anew(tmp_path: Path) -> None:
+    (tmp_path / "a.cif").write_text(polonium(3.0))
+    (tmp_path / "values.csv").write_text("file,energy\na,1\n")
+    source = locate.own_sources(str(tmp_path))[locate.UNSPLIT]
+    before = cache.content_key(source, ("energy",), 0)
+    (tmp_path / "a.cif").write_text(polonium(4.0))
+    assert cache.content_key(source, ("energy",), 0) != before
+
+
+@pytest.mark.parametrize("damage", ["cut", "bits", "empty", "text"])
+def test_a_damaged_cache_file_is_made_again(
+    tmp_path: Path, cache_folder: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text(table(5))
+    config = DataConfig(root=str(path), properties=("energy",))
+    first = load(config, progress=False)
+    (cached,) = (cache_folder / "prepared").iterdir()
+    content = cached.read_bytes()
+    middle = len(content) // 2
+    flipped = bytes(255 - byte for byte in content[middle : middle + 200])
+    cached.write_bytes(
+        {
+            "cut": content[:middle],
+            "bits": content[:middle] + flipped + content[middle + 200 :],
+            "empty": b"",
+            "text": b"not an archive",
+        }[damage]
+    )
+    again = load(config, progress=False)
+    for split in first:
+        assert_same(first[split], again[split])
+    assert "damaged" in caplog.text
+    caplog.clear()
+    load(config, progress=False)
+    assert caplog.text == ""
+    assert list((cache_folder / "prepared").iterdir()) == [cached]
+
+
+def test_a_cache_that_cannot_be_written_costs_one_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("CRYSTAL_DIFFUSION_CACHE", str(tmp_path / "file" / "cache"))
+    root = write_splits(tmp_path / "own", train=3, val=2, test=1)
+    with pytest.warns(UserWarning, match="CRYSTAL_DIFFUSION_CACHE") as warned:
+        splits = load(DataConfig(root=str(root), properties=("energy",)), progress=False)
+    assert len(warned) == 1
+    assert len(splits["train"]) == 3
+
+
+def test_cached_data_load_without_jax_and_pymatgen(tmp_path: Path) -> None:
+    root = write_splits(tmp_path / "own", train=2, val=1)
+    load(DataConfig(root=str(root), properties=("energy",)), progress=False)
+    program = (
+        "import sys\n"
+        "from crystal_diffusion_jax.data.load import DataConfig, load\n"
+        f"load(DataConfig(root={str(root)!r}, properties=('energy',)))\n"
+        "print([name for name in ('jax', 'pymatgen', 'absl') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=REPOSITORY,
+        env=os.environ.copy(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,293 @@
+"""data/load.py with locate.py and prepared.py: from a name or a path to checked data sets."""
+
+import gzip
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pymatgen.core import Lattice, Structure
+from pymatgen.io.cif import CifWriter
+
+from crystal_diffusion_jax.data import locate
+from crystal_diffusion_jax.data.arrays import CrystalDataset
+from crystal_diffusion_jax.data.load import DataConfig, load
+from crystal_diffusion_jax.data.perovskites import abx3_dataset
+from crystal_diffusion_jax.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test sees the user's own data or cache."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("CRYSTAL_DIFFUSION_CACHE", str(folder))
+    monkeypatch.delenv("CRYSTAL_DIFFUSION_DATA", raising=False)
+    return folder
+
+
+def rock_salt(edge: float) -> str:
+    return str(
+        CifWriter(Structure.from_spacegroup("Fm-3m", Lattice.cubic(edge), ["Na", "Cl"], SITES))
+    )
+
+
+SITES = [[0.0, 0.0, 0.0], [0.5, 0.5, 0.5]]
+CIFS = [rock_salt(5.0 + 0.1 * i) for i in range(3)]
+
+
+def table(
+    num_rows: int, column: str = "energy", first: float = 0.0, bad: tuple[int, ...] = ()
+) -> str:
+    """A csv whose row i (from 1) has the id m<i> and the property first + i."""
+    lines = [f"material_id,{column},cif"]
+    for row in range(1, num_rows + 1):
+        cif = "nonsense" if row in bad else CIFS[row % 3]
+        lines.append(f'm{row},{first + row},"{cif}"')
+    return "\n".join(lines) + "\n"
+
+
+def write_splits(folder: Path, column: str = "energy", **sizes: int) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, size in sizes.items():
+        (folder / f"{split}.csv").write_text(table(size, column))
+    return folder
+
+
+def assert_same(one: CrystalDataset, other: CrystalDataset) -> None:
+    assert one.property_names == other.property_names
+    for name in ("lattice", "num_atoms", "frac_coords", "atomic_numbers", "properties"):
+        a, b = getattr(one, name), getattr(other, name)
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+    assert list(one.material_ids) == list(other.material_ids)
+
+
+# Where known data come from
+
+
+def test_the_places_are_searched_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache_folder: Path
+) -> None:
+    def num_train(root: str = "") -> int:
+        return len(load(DataConfig("perov5", root), progress=False)["train"])
+
+    write_splits(cache_folder / "data" / "perov5", "heat_ref", train=1, val=1)
+    write_splits(tmp_path / "shared" / "perov5", "heat_ref", train=2, val=1)
+    write_splits(tmp_path / "own", "heat_ref", train=3, val=1)
+    assert num_train() == 1
+    monkeypatch.setenv("CRYSTAL_DIFFUSION_DATA", str(tmp_path / "elsewhere"))
+    assert num_train() == 1
+    monkeypatch.setenv("CRYSTAL_DIFFUSION_DATA", str(tmp_path / "shared"))
+    assert num_train() == 2
+    assert num_train(str(tmp_path / "own")) == 3
+
+
+def test_data_that_are_nowhere_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache_folder: Path
+) -> None:
+    monkeypatch.setenv("CRYSTAL_DIFFUSION_DATA", str(tmp_path / "shared"))
+    with pytest.raises(UserError) as caught:
+        load(DataConfig("mp20"))
+    for part in (
+        str(tmp_path / "shared" / "mp20"),
+        str(cache_folder / "data" / "mp20"),
+        "python -m experiments.prepare --dataset=mp20",
+    ):
+        assert part in str(caught.value)
+
+
+def test_a_wrong_root_never_falls_through_to_the_next_place(
+    tmp_path: Path, cache_folder: Path
+) -> None:
+    write_splits(cache_folder / "data" / "perov5", "heat_ref", train=1, val=1)
+    with pytest.raises(UserError, match="not a folder"):
+        load(DataConfig("perov5", root=str(tmp_path / "mistyped")))
+
+
+def test_a_missing_split_is_named(tmp_path: Path) -> None:
+    root = write_splits(tmp_path / "own", "heat_ref", train=1, test=1)
+    with pytest.raises(UserError, match=r"no val\.csv"):
+        load(DataConfig("perov5", root=str(root)))
+
+
+def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CRYSTAL_DIFFUSION_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    assert locate.cache_folder() == Path("/xdg/crystal-diffusion-jax")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert locate.cache_folder() == Path("/home/someone/.cache/crystal-diffusion-jax")
+
+
+def test_compressed_and_plain_tables_give_the_same_data(tmp_path: Path) -> None:
+    plain = write_splits(tmp_path / "plain", "heat_ref", train=4, val=2, test=1)
+    compressed = tmp_path / "compressed"
+    compressed.mkdir()
+    for path in plain.iterdir():
+        (compressed / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+    one = load(DataConfig("perov5", root=str(plain)), progress=False)
+    other = load(DataConfig("perov5", root=str(compressed)), progress=False)
+    assert list(one) == list(other) == ["train", "val", "test"]
+    for split in one:
+        assert_same(one[split], other[split])
+
+
+# The user's own data
+
+
+def test_one_table_is_split_at_random_without_loss(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text(table(20))
+    splits = load(DataConfig(root=str(path), properties=("energy",), val_fraction=0.25), False)
+    assert {name: len(part) for name, part in splits.items()} == {"train": 15, "val": 5}
+    ids = [material_id for part in splits.values() for material_id in part.material_ids]
+    assert sorted(ids) == sorted(f"m{row}" for row in range(1, 21))
+    for part in splits.values():  # a row keeps its own property: m7 has 7
+        np.testing.assert_array_equal(
+            part.properties[:, 0], [float(material_id[1:]) for material_id in part.material_ids]
+        )
+
+
+def test_the_split_depends_on_the_seed_alone(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text(table(20))
+
+    def val_ids(seed: int) -> list[str]:
+        config = DataConfig(root=str(path), properties=("energy",), seed=seed)
+        return list(load(config, progress=False)["val"].material_ids)
+
+    assert val_ids(1) == val_ids(1)
+    assert len({tuple(val_ids(seed)) for seed in range(10)}) > 1
+
+
+def test_a_folder_of_cif_files_with_a_csv_is_read(tmp_path: Path) -> None:
+    for name, cif in zip("abc", CIFS, strict=True):
+        (tmp_path / f"{name}.cif").write_text(cif)
+    (tmp_path / "values.csv").write_text("filename,energy,gap\na.cif,1,5\nb,2,6\nc,3,7\n")
+    config = DataConfig(root=str(tmp_path), properties=("gap", "energy"))
+    splits = load(config, progress=False)
+    rows = np.concatenate([splits["train"].properties, splits["val"].properties])
+    edges = np.concatenate([splits["train"].lattice[:, 0, 0], splits["val"].lattice[:, 0, 0]])
+    order = np.argsort(edges)
+    np.testing.assert_array_equal(rows[order], [[5, 1], [6, 2], [7, 3]])
+
+
+def test_a_folder_of_split_tables_is_taken_as_it_is(tmp_path: Path) -> None:
+    root = write_splits(tmp_path / "own", train=3, val=2, test=1)
+    splits = load(DataConfig(root=str(root), properties=("energy",)), progress=False)
+    assert {name: len(part) for name, part in splits.items()} == {"train": 3, "val": 2, "test": 1}
+
+
+def test_cif_files_need_exactly_one_csv(tmp_path: Path) -> None:
+    (tmp_path / "a.cif").write_text(CIFS[0])
+    config = DataConfig(root=str(tmp_path), properties=("energy",))
+    with pytest.raises(UserError, match="found: none"):
+        load(config)
+    (tmp_path / "one.csv").write_text("file,energy\na,1\n")
+    (tmp_path / "two.csv").write_text("file,energy\na,1\n")
+    with pytest.raises(UserError, match=r"found: one\.csv, two\.csv"):
+        load(config)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (DataConfig(name="perov"), "Unknown data set 'perov': choose one of perov5"),
+        (DataConfig(root="x"), "both root .* and properties"),
+        (DataConfig(properties=("energy",)), "both root .* and properties"),
+        (DataConfig(root="/missing.csv", properties=("energy",)), "does not exist"),
+        (DataConfig(root=__file__, properties=("energy",)), "neither a folder nor a .csv"),
+        (DataConfig("perov5", max_num_atoms=-1), "negative"),
+        (DataConfig("perov5", val_fraction=0.0), "val_fraction=0.0"),
+        (DataConfig("perov5", val_fraction=1.0), "val_fraction=1.0"),
+        (DataConfig("abx3", root="x"), "takes no root"),
+        (DataConfig("abx3", properties=("gap",)), "no property gap"),
+        (DataConfig("abx3", max_num_atoms=4), "more than max_num_atoms=4"),
+    ],
+)
+def test_a_wrong_setting_is_refused(config: DataConfig, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load(config)
+
+
+def test_too_few_rows_to_split_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text(table(1))
+    with pytest.raises(UserError, match="too few"):
+        load(DataConfig(root=str(path), properties=("energy",)), progress=False)
+
+
+def test_the_built_in_data_are_split_without_loss() -> None:
+    whole = abx3_dataset()
+    splits = load(DataConfig("abx3"))
+    assert list(splits) == ["train", "val", "test"]
+    assert len(splits["val"]) == len(splits["test"]) == round(0.1 * len(whole))
+    ids = [material_id for part in splits.values() for material_id in part.material_ids]
+    assert sorted(ids) == sorted(whole.material_ids)
+
+
+# Bad rows
+
+
+def test_bad_rows_are_refused_with_the_first_ten_and_the_total(tmp_path: Path) -> None:
+    root = write_splits(tmp_path / "own", train=2, val=2)
+    (root / "train.csv").write_text(table(11, bad=tuple(range(2, 11))))
+    (root / "val.csv").write_text(table(4, bad=(1, 2, 3)))
+    with pytest.raises(UserError) as caught:
+        load(DataConfig(root=str(root), properties=("energy",)), progress=False)
+    message = str(caught.value)
+    assert "12 of 15 rows" in message
+    assert str(root) in message
+    listed = [line.split(":")[0].strip() for line in message.splitlines() if "unparsable" in line]
+    assert listed == [f"train.csv row {row} (m{row})" for row in range(2, 11)] + [
+        "val.csv row 1 (m1)"
+    ]
+    assert "and 2 more" in message
+    assert "--config.data.skip_bad_rows=True" in message
+
+
+def test_dropped_rows_are_told_also_when_the_data_are_cached(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text(table(12, bad=(3, 8)))
+    config = DataConfig(root=str(path), properties=("energy",), skip_bad_rows=True)
+    for _ in range(2):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, logger="crystal_diffusion_jax"):
+            splits = load(config, progress=False)
+        assert sum(len(part) for part in splits.values()) == 10
+        (line,) = caplog.messages
+        assert "dropped 2 bad rows of 12" in line
+        assert "mine.csv row 3 (m3): unparsable CIF" in line
+
+
+def test_cif_files_without_a_row_are_listed_after_the_rows(tmp_path: Path) -> None:
+    for name in ("a", "stray"):
+        (tmp_path / f"{name}.cif").write_text("nonsense")
+    rows = "".join(f"lost{row},1\n" for row in range(1, 6))
+    (tmp_path / "values.csv").write_text(f"file,energy\n{rows}a,1\n")
+    with pytest.raises(UserError) as caught:
+        load(DataConfig(root=str(tmp_path), properties=("energy",)), progress=False)
+    listed = [line.split(" (")[0].strip() for line in str(caught.value).splitlines()[1:-1]]
+    assert listed == [f"values.csv row {row}" for row in range(1, 7)] + ["stray.cif"]
+
+
+def test_crystals_over_the_size_limit_are_bad_rows(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text(table(3))
+    config = DataConfig(root=str(path), properties=("energy",), max_num_atoms=7)
+    with pytest.raises(UserError, match=r"3 of 3 rows(.|\n)*too many atoms: 8, the limit is 7"):
+        load(config, progress=False)
+
+
+def test_data_without_any_usable_row_are_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "mine.csv"
+    config = DataConfig(root=str(path), properties=("energy",), skip_bad_rows=True)
+    for text in (table(2, bad=(1, 2)), table(0)):
+        path.write_text(text)
+        with pytest.raises(UserError, match="no usable crystal"):
+            load(config, progress=False)
+    assert "dropped 2 bad rows of 2" in caplog.text

@@ -1,0 +1,140 @@
+"""experiments/prepare.py and cli.py: what the program gets, prints and ends with."""
+
+import dataclasses
+import hashlib
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from crystal_diffusion_jax.data import download as downloading
+from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS, SPLITS
+from crystal_diffusion_jax.errors import UserError
+from experiments import cli, prepare
+
+REPOSITORY = Path(__file__).parents[1]
+CIF = (
+    "data_Po\n_cell_length_a 3.35\n_cell_length_b 3.35\n_cell_length_c 3.35\n"
+    "_cell_angle_alpha 90\n_cell_angle_beta 90\n_cell_angle_gamma 90\n"
+    "loop_\n_symmetry_equiv_pos_as_xyz\n'x, y, z'\n"
+    "loop_\n_atom_site_label\n_atom_site_type_symbol\n_atom_site_fract_x\n"
+    "_atom_site_fract_y\n_atom_site_fract_z\nPo1 Po 0 0 0\n"
+)
+NUM_ROWS = {"train": 3, "val": 2, "test": 1}
+CONTENT = {
+    split: ("material_id,heat_ref,cif\n" + f'id,0.5,"{CIF}"\n' * size).encode()
+    for split, size in NUM_ROWS.items()
+}
+SPEC = dataclasses.replace(KNOWN_DATASETS["perov5"], num_rows=NUM_ROWS, total_rows=7, sha256={})
+
+
+class Response(io.BytesIO):
+    """What a server sends for one file."""
+
+    headers: dict[str, str] = {}  # noqa: RUF012
+
+
+@pytest.fixture(autouse=True)
+def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CRYSTAL_DIFFUSION_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("CRYSTAL_DIFFUSION_DATA", raising=False)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def requests(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Puts a server that sends CONTENT in place of the network; the list of its requests."""
+    urls: list[str] = []
+
+    def answer(url: str) -> Response:
+        urls.append(url)
+        return Response({SPEC.url(split): CONTENT[split] for split in SPLITS}[url])
+
+    monkeypatch.setattr(downloading, "open_url", answer)
+    return urls
+
+
+def run_prepare(monkeypatch: pytest.MonkeyPatch, *flags: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["prepare", *flags])
+    prepare.main()
+
+
+def test_prepare_downloads_prepares_and_sums_up(
+    monkeypatch: pytest.MonkeyPatch,
+    requests: list[str],
+    cache_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(prepare, "KNOWN_DATASETS", {"perov5": SPEC})
+    run_prepare(monkeypatch, "--dataset=perov5")
+    output = capsys.readouterr().out
+    assert len(requests) == 3
+    assert (cache_folder / "data" / "perov5" / "train.csv").is_file()
+    assert hashlib.sha256(CONTENT["train"]).hexdigest() in output
+    assert "heat_ref (eV/cell)" in output
+    assert "6 rows in all, where the data set's own description says 7" in output
+    rows = {line.split()[0]: line.split() for line in output.splitlines() if line}
+    assert {split: int(rows[split][1]) for split in SPLITS} == NUM_ROWS
+    assert len(list((cache_folder / "prepared").iterdir())) == 3
+    run_prepare(monkeypatch, "--dataset=perov5")
+    assert len(requests) == 3
+
+
+@pytest.mark.parametrize("place", ["root", "variable"])
+def test_prepare_downloads_nothing_that_is_given(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    requests: list[str],
+    capsys: pytest.CaptureFixture[str],
+    place: str,
+) -> None:
+    (tmp_path / "perov5").mkdir()
+    for split in SPLITS:
+        (tmp_path / "perov5" / f"{split}.csv").write_bytes(CONTENT[split])
+    flags = ["--dataset=perov5"]
+    if place == "root":
+        flags.append(f"--root={tmp_path / 'perov5'}")
+    else:
+        monkeypatch.setenv("CRYSTAL_DIFFUSION_DATA", str(tmp_path))
+    run_prepare(monkeypatch, *flags)
+    assert requests == []
+    assert "train" in capsys.readouterr().out
+
+
+def test_prepare_goes_on_without_bad_rows_when_told_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split in SPLITS:
+        (tmp_path / f"{split}.csv").write_bytes(CONTENT[split] + b"bad,0.5,nonsense\n")
+    flags = ["--dataset=perov5", f"--root={tmp_path}"]
+    with pytest.raises(UserError, match="--skip_bad_rows"):
+        run_prepare(monkeypatch, *flags)
+    run_prepare(monkeypatch, *flags, "--skip_bad_rows")
+    assert "train" in capsys.readouterr().out
+
+
+def test_a_mistake_ends_the_program_with_a_sentence_and_status_2() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.prepare", "--dataset=perov5", "--root=/missing"],
+        cwd=REPOSITORY,
+        env=os.environ.copy(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: root='/missing' is not a folder")
+    assert "Traceback" not in done.stderr
+
+
+def test_an_interrupt_ends_the_program_with_status_130(capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as caught:
+        cli.run(interrupted)
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"

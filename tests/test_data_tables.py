@@ -1,0 +1,161 @@
+"""data/tables.py: csv files of every make, and rows that are bad before any CIF is parsed."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS, SPLITS
+from crystal_diffusion_jax.data.tables import Source, read_rows, read_table
+from crystal_diffusion_jax.errors import UserError
+
+REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+def table(folder: Path, text: str) -> Source:
+    path = folder / "table.csv"
+    path.write_text(text)
+    return Source(path)
+
+
+def test_a_compressed_table_reads_as_the_plain_one(tmp_path: Path) -> None:
+    text = 'material_id,energy,cif\na,1.5,"line 1\nline 2"\nb,-2e-1,text\n'
+    plain = table(tmp_path, text)
+    compressed = Source(tmp_path / "table.csv.gz")
+    with gzip.open(compressed.table, "wt") as file:
+        file.write(text)
+    crystals, bad_rows = read_table(plain, ["energy"])
+    assert [(c.row, c.material_id, c.cif, c.properties) for c in crystals] == [
+        (1, "a", "line 1\nline 2", (1.5,)),
+        (2, "b", "text", (-0.2,)),
+    ]
+    assert bad_rows == []
+    assert read_table(compressed, ["energy"]) == (crystals, bad_rows)
+
+
+def test_a_long_cif_a_byte_order_mark_and_blank_lines_are_no_trouble(tmp_path: Path) -> None:
+    long_cif = "x" * 200_000
+    source = table(tmp_path, f"\ufeffcif,energy\n\n{long_cif},1\n\n{long_cif},2\n")
+    crystals, _ = read_table(source, ["energy"])
+    assert [len(crystal.cif) for crystal in crystals] == [200_000] * 2
+    assert [crystal.material_id for crystal in crystals] == ["table-1", "table-2"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "reason"),
+    [
+        ("id,text,,2", "energy is missing"),
+        ("id,text, ,2", "energy is missing"),
+        ("id,text,1", "gap is missing"),
+        ("id,text,low,2", "energy is not a number: 'low'"),
+        ("id,text,nan,2", "energy is not finite"),
+        ("id,text,1,-inf", "gap is not finite"),
+        ("id,,1,2", "column 'cif' is empty"),
+        ("id,text,1,2,3", "more cells"),
+    ],
+)
+def test_a_defect_of_a_row_is_named(tmp_path: Path, cells: str, reason: str) -> None:
+    source = table(
+        tmp_path, f"material_id,cif,energy,gap\nfirst,text,0,0\n{cells}\nlast,text,0,0\n"
+    )
+    crystals, bad_rows = read_table(source, ["energy", "gap"])
+    assert [crystal.row for crystal in crystals] == [1, 3]
+    (bad,) = bad_rows
+    assert (bad.file, bad.row, bad.material_id) == ("table.csv", 2, "id")
+    assert reason in bad.reason
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "table.csv is empty"),
+        ("cif,energy,energy\n", "more than one column named energy"),
+        ("cif,gap,volume\n", "no column 'energy' .* columns are cif, gap, volume"),
+        ("structure,energy\n", "no column with the CIF text .* columns are structure, energy"),
+        ('cif,energy\n"never closed,1\n', "cannot be read as a csv table"),
+    ],
+)
+def test_an_unusable_table_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read_table(table(tmp_path, text), ["energy"])
+
+
+@pytest.mark.parametrize(
+    "content", [gzip.compress(b"cif,energy\n" * 100)[:-9], b"no gzip", b""], ids=["cut", "no", "0"]
+)
+def test_a_damaged_gz_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "table.csv.gz"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"table\.csv\.gz"):
+        read_rows(path)
+
+
+def test_text_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_bytes("cif,größe\n".encode("latin-1"))
+    with pytest.raises(UserError, match="cannot be read as a csv table"):
+        read_rows(path)
+
+
+@pytest.mark.parametrize("column", ["file", "filename", "cif_file", "material_id"])
+@pytest.mark.parametrize("ending", ["", ".cif"])
+def test_rows_find_their_cif_files(tmp_path: Path, column: str, ending: str) -> None:
+    (tmp_path / "a.cif").write_text("text a")
+    (tmp_path / "b.cif").write_text("text b")
+    rows = table(tmp_path, f"{column},energy\nb{ending},1\na{ending},2\n")
+    crystals, bad_rows = read_table(Source(rows.table, cif_folder=tmp_path), ["energy"])
+    assert [(crystal.cif, crystal.properties) for crystal in crystals] == [
+        ("text b", (1.0,)),
+        ("text a", (2.0,)),
+    ]
+    assert bad_rows == []
+
+
+def test_rows_without_file_and_files_without_row_are_bad(tmp_path: Path) -> None:
+    for name in ("a", "b", "stray"):
+        (tmp_path / f"{name}.cif").write_text("text")
+    rows = table(tmp_path, "file,energy\na,1\nlost,2\nb,3\na,4\n")
+    crystals, bad_rows = read_table(Source(rows.table, cif_folder=tmp_path), ["energy"])
+    assert [crystal.row for crystal in crystals] == [1, 3]
+    assert [(bad.file, bad.row) for bad in bad_rows] == [
+        ("table.csv", 2),
+        ("table.csv", 4),
+        ("stray.cif", 0),
+    ]
+    assert "lost.cif is not in" in bad_rows[0].reason
+    assert "earlier row" in bad_rows[1].reason
+
+
+def test_a_folder_of_cif_files_needs_a_column_that_names_them(tmp_path: Path) -> None:
+    rows = table(tmp_path, "structure,energy\na,1\n")
+    with pytest.raises(UserError, match="no column that names the CIF file"):
+        read_table(Source(rows.table, cif_folder=tmp_path), ["energy"])
+
+
+@pytest.mark.skipif(not REAL_DATA.is_dir(), reason=f"no real data in {REAL_DATA}")
+@pytest.mark.parametrize(
+    ("name", "sizes"), [("perov5", (6572, 300, 700)), ("carbon24", (3362, 200, 500))]
+)
+def test_success_thresholds_are_percentiles_of_the_real_labels(
+    name: str, sizes: tuple[int, int, int]
+) -> None:
+    spec = KNOWN_DATASETS[name]
+    tables = [
+        read_table(Source(REAL_DATA / name / f"{split}.csv.gz"), [spec.property_name])
+        for split in SPLITS
+    ]
+    assert tuple(len(crystals) for crystals, _ in tables) == sizes
+    assert all(bad_rows == [] for _, bad_rows in tables)
+    labels = [crystal.properties[0] for crystals, _ in tables for crystal in crystals]
+    # The thresholds were measured on other rows of the same population.
+    percentiles = np.percentile(labels, [5, 10, 15])
+    tolerance = 0.1 * float(np.std(labels))
+    np.testing.assert_allclose(np.array(spec.success_thresholds), percentiles, atol=tolerance)
+
+
+def test_published_numbers_of_rows_add_up() -> None:
+    for spec in KNOWN_DATASETS.values():
+        assert set(spec.sha256) <= set(SPLITS)
+        if spec.num_rows:
+            assert sum(spec.num_rows[split] for split in SPLITS) == spec.total_rows
