@@ -11,7 +11,6 @@ the other files are brought in line with it when the folder is opened.
 import dataclasses
 import json
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -23,6 +22,8 @@ import numpy as np
 
 from crystal_diffusion_jax import __version__
 from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.files import replace_text, temporary_path
+from crystal_diffusion_jax.sampling.settings import SampleSettings, refuse_other_settings
 from crystal_diffusion_jax.structures import (
     cell_defect,
     minimum_distance,
@@ -38,38 +39,6 @@ RECORD = "samples.json"
 EXTXYZ = "samples.extxyz"
 CIF_FOLDER = "cif"
 _CIF_NAME = re.compile(r"\d{5,}_\w+\.cif")
-
-
-@dataclasses.dataclass(frozen=True)
-class SampleSettings:
-    """What was asked for; two commands with equal settings give the same crystals.
-
-    Attributes:
-      model: path or name of the model folder.
-      model_sha256: hash of the model's content; it, not the path, tells models apart.
-      conditions: requested value of each conditioned property, in the property's own unit; empty
-        for unconditional samples.
-      num: how many crystals.
-      seed: of all randomness.
-      guidance: weight w of classifier-free guidance; 0 is plain conditional sampling.
-      num_steps: steps of the reverse process.
-      gamma: step size of the Langevin corrector.
-      elements: symbols the crystals may consist of, None for the whole vocabulary.
-      num_atoms: atoms in every crystal, None to draw it from the training histogram.
-      symprec: tolerance of the CIF files' symmetry in Angstrom, 0 for P1.
-    """
-
-    model: str
-    model_sha256: str
-    conditions: dict[str, float]
-    num: int
-    seed: int
-    guidance: float
-    num_steps: int
-    gamma: float
-    elements: list[str] | None
-    num_atoms: int | None
-    symprec: float
 
 
 class SampleFolder:
@@ -173,7 +142,7 @@ class SampleFolder:
     def _restore(self) -> None:
         """Takes over an existing record and brings the other files in line with it."""
         record = _read_record(self._out / RECORD)
-        _refuse_other_settings(self._out, record["settings"], self._settings)
+        refuse_other_settings(self._out, record["settings"], self._settings)
         self.seconds = record["seconds"]
         self.network_calls = record["network_calls"]
         self.rejected = {entry["index"]: entry["reason"] for entry in record["rejected"]}
@@ -204,10 +173,10 @@ class SampleFolder:
     def _write_cif(self, index: int) -> None:
         entry = self.structures[index]
         text = to_cif(_structure(entry), self._settings.symprec)
-        _replace(self._out / CIF_FOLDER / _cif_name(entry), text)
+        replace_text(self._out / CIF_FOLDER / _cif_name(entry), text)
 
     def _write_extxyz(self) -> None:
-        _replace(self._out / EXTXYZ, "".join(self._frames[i] for i in sorted(self._frames)))
+        replace_text(self._out / EXTXYZ, "".join(self._frames[i] for i in sorted(self._frames)))
 
     def _write_record(self) -> None:
         requested = list(self._settings.conditions.values())
@@ -227,7 +196,7 @@ class SampleFolder:
         lines = [f"{json.dumps(key)}: {json.dumps(x, allow_nan=False)}" for key, x in head.items()]
         structures = ",\n".join(self._lines[i] for i in sorted(self._lines))
         lines.append(f'"structures": [\n{structures}\n]')
-        _replace(self._out / RECORD, "{\n" + ",\n".join(lines) + "\n}\n")
+        replace_text(self._out / RECORD, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def _structure(entry: dict[str, Any]) -> Any:
@@ -249,26 +218,10 @@ def _create(out: Path) -> None:
         raise UserError(
             f"The folder {out} cannot be created ({error.strerror}): choose another --out."
         ) from error
-    if names - {_temporary(out / RECORD).name}:
+    if names - {temporary_path(out / RECORD).name}:
         raise UserError(
             f"{out} is not empty and has no {RECORD}, so it does not hold samples: choose "
             "another --out."
-        )
-
-
-def _refuse_other_settings(out: Path, recorded: dict[str, Any], settings: SampleSettings) -> None:
-    present = dataclasses.asdict(settings)
-    if recorded.get("model_sha256") == settings.model_sha256:
-        recorded = recorded | {"model": settings.model}  # the same model under another path
-    differing = ", ".join(
-        f"{field} (there {json.dumps(recorded.get(field))}, now {json.dumps(value)})"
-        for field, value in present.items()
-        if recorded.get(field) != value
-    )
-    if differing:
-        raise UserError(
-            f"{out} holds samples of another request, which differs in {differing}: choose "
-            "another --out, or remove the folder."
         )
 
 
@@ -284,17 +237,3 @@ def _read_record(path: Path) -> dict[str, Any]:
         f"{path} is damaged or was written by another version: choose another --out, or remove "
         "the folder."
     )
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.tmp")
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes a file so that a kill at any moment leaves the old one or the new one, whole."""
-    temporary = _temporary(path)
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

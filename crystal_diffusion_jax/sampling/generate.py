@@ -1,0 +1,99 @@
+"""Generates the crystals of one request, batch by batch, into a resumable folder."""
+
+import time
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from crystal_diffusion_jax.data.batches import bucket_sizes
+from crystal_diffusion_jax.model_folder import TrainedModel
+from crystal_diffusion_jax.sampling.record import SampleFolder
+from crystal_diffusion_jax.sampling.request import condition_arrays, draw_num_atoms
+from crystal_diffusion_jax.sampling.sampler import make_sampler
+from crystal_diffusion_jax.sampling.settings import SampleSettings
+from crystal_diffusion_jax.training.logbook import duration
+
+
+def generate(
+    model: TrainedModel,
+    settings: SampleSettings,
+    allowed: np.ndarray,
+    folder: SampleFolder,
+    batch_size: int,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Samples whatever the folder does not hold yet.
+
+    Crystal i depends on (seed, i) alone, not on the batch it falls into, so an interrupted request
+    ends with the same crystals.
+
+    Args:
+      model: the trained model.
+      settings: the request.
+      allowed: [K] species that may appear.
+      folder: takes the crystals.
+      batch_size: most crystals per call of the sampler.
+      say: takes the progress lines.
+
+    Raises:
+      UserError: numbers of atoms that the model does not know.
+    """
+    statistics = model.statistics
+    num_atoms = draw_num_atoms(settings.num, settings.seed, settings.num_atoms, statistics)
+    use_guidance = settings.guidance != 0
+    sample = make_sampler(model.denoiser, model.config.noise, settings.num_steps, use_guidance)
+    key = jax.random.key(settings.seed)
+    remaining = np.array(folder.remaining(), dtype=np.int64)
+    begin, todo = time.monotonic(), len(remaining)
+    for rows, size in _batches(remaining, num_atoms, batch_size):
+        start = time.monotonic()
+        count = len(rows)
+        # The last batch of a size is filled up, so that it compiles nothing new.
+        filled = np.concatenate([rows, np.full(min(batch_size, todo) - count, rows[0])])
+        crystals = sample(
+            model.params,
+            jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.asarray(filled)),
+            jnp.asarray(np.arange(size) < num_atoms[filled][:, None]),
+            condition_arrays(settings.conditions, statistics, len(filled)),
+            jnp.float32(settings.guidance),
+            jnp.float32(settings.gamma),
+            jnp.asarray(allowed),
+        )
+        lattice, frac_coords, species = (
+            np.asarray(array)[:count]
+            for array in (crystals.lattice, crystals.frac_coords, crystals.species)
+        )
+        atomic_numbers = np.array(statistics.vocabulary)[species]
+        unit = statistics.lattice_unit(num_atoms[rows])
+        folder.add(
+            rows.tolist(),
+            list(lattice * unit[:, None, None]),
+            [coords[:n] for coords, n in zip(frac_coords, num_atoms[rows], strict=True)],
+            [numbers[:n] for numbers, n in zip(atomic_numbers, num_atoms[rows], strict=True)],
+            wall_seconds=time.monotonic() - start,
+            # Two branches of guidance run as one call of twice the batch.
+            network_calls=2 * settings.num_steps,
+        )
+        left = len(folder.remaining())
+        elapsed = time.monotonic() - begin
+        rate = (todo - left) / elapsed
+        counts = folder.counts()
+        say(
+            f"{settings.num - left}/{settings.num} crystals: {counts['written']} written, "
+            f"{counts['rejected']} rejected, {rate:.2f} crystals/s, {duration(left / rate)} left"
+        )
+
+
+def _batches(
+    remaining: np.ndarray, num_atoms: np.ndarray, batch_size: int
+) -> Iterator[tuple[np.ndarray, int]]:
+    """Indices of each batch and the size it is padded to."""
+    # The sizes come from the whole request, so that a resumed one compiles the same shapes.
+    sizes = bucket_sizes(num_atoms)
+    bucket = np.searchsorted(sizes, num_atoms)
+    for index, size in enumerate(sizes):
+        rows = remaining[bucket[remaining] == index]
+        for start in range(0, len(rows), batch_size):
+            yield rows[start : start + batch_size], size

@@ -1,0 +1,169 @@
+"""The reverse process as one scan over predictor-corrector steps, with optional guidance."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from crystal_diffusion_jax import denoising
+from crystal_diffusion_jax.crystals import Crystals
+from crystal_diffusion_jax.denoising import ConditionalDenoise
+from crystal_diffusion_jax.diffusion import joint
+from crystal_diffusion_jax.diffusion.joint import Denoise, Prediction
+from crystal_diffusion_jax.diffusion.schedules import (
+    NoiseConfig,
+    NoiseSchedule,
+    noise_schedule,
+    sampling_times,
+)
+from crystal_diffusion_jax.models.denoiser import Denoiser
+from crystal_diffusion_jax.models.embeddings import Condition
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingConfig:
+    """Defaults that belong to a data set.
+
+    Attributes:
+      gamma: Langevin step of the corrector at t = 1, in squared fractional units.
+    """
+
+    gamma: float = 1e-6
+
+    def __post_init__(self) -> None:
+        """Rejects a negative step."""
+        if not self.gamma >= 0:
+            raise ValueError(f"gamma must be at least 0, not {self.gamma}")
+
+
+def reverse_process(
+    denoise: Denoise,
+    keys: Array,
+    mask: Array,
+    num_species: int,
+    times: Array,
+    gamma: float | Array,
+    schedule: NoiseSchedule,
+) -> Crystals:
+    """From pure noise to crystals: at each time a corrector step, then a predictor step.
+
+    Each crystal's noise comes from its own key alone, so it does not depend on its batch. Call it
+    under jax.jit.
+
+    Args:
+      denoise: (crystals, t [B]) -> Prediction; called twice per time.
+      keys: [B] PRNG keys.
+      mask: [B, N] real atoms.
+      num_species: K.
+      times: [S + 1] decreasing, from T to 0.
+      gamma: step of the corrector at t = 1.
+      schedule: the tables.
+
+    Returns:
+      Crystals with the lattice in units of its scale.
+    """
+    fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
+
+    def step(crystals: Crystals, interval: tuple[Array, Array]) -> tuple[Crystals, None]:
+        t = jnp.full(mask.shape[:1], interval[0])
+        s = jnp.full(mask.shape[:1], interval[1])
+        here = fold(keys, interval[0])
+        crystals = joint.corrector_step(
+            fold(here, 0), crystals, denoise(crystals, t), t, gamma, schedule
+        )
+        crystals = joint.predictor_step(
+            fold(here, 1), crystals, denoise(crystals, t), t, s, schedule
+        )
+        return crystals, None
+
+    # t runs from T to 1, so that 0 is free for the prior's keys.
+    init = joint.prior(fold(keys, 0), mask, num_species)
+    crystals, _ = jax.lax.scan(step, init, (times[:-1], times[1:]))
+    return crystals
+
+
+def guided(denoise: ConditionalDenoise, condition: Condition, guidance: float | Array) -> Denoise:
+    """Classifier-free guidance: out_cond + w (out_cond - out_null) on every output.
+
+    Both branches run as one batch of 2B. Reference: Ho and Salimans, arXiv:2207.12598, eq. (6).
+
+    Args:
+      denoise: the denoiser.
+      condition: the request.
+      guidance: w; 0 is plain conditional sampling.
+    """
+    null = Condition(values=condition.values, present=jnp.zeros_like(condition.present))
+    both = jax.tree.map(lambda *parts: jnp.concatenate(parts), condition, null)
+
+    def denoise_guided(crystals: Crystals, t: Array) -> Prediction:
+        twice = jax.tree.map(lambda part: jnp.concatenate([part, part]), crystals)
+        output = denoise(twice, jnp.concatenate([t, t]), both)
+
+        def extrapolate(part: Array) -> Array:
+            conditional, unconditional = jnp.split(part, 2)
+            return conditional + guidance * (conditional - unconditional)
+
+        return jax.tree.map(extrapolate, output)
+
+    return denoise_guided
+
+
+def restrict_species(denoise: Denoise, allowed: Array) -> Denoise:
+    """Takes species out of the predicted distribution, so that the final crystal has none of them.
+
+    Args:
+      denoise: the denoiser.
+      allowed: [K] True for species that may appear.
+    """
+
+    def denoise_restricted(crystals: Crystals, t: Array) -> Prediction:
+        output = denoise(crystals, t)
+        logits = jnp.where(allowed, output.species_logits, -jnp.inf)
+        return dataclasses.replace(output, species_logits=logits)
+
+    return denoise_restricted
+
+
+# (params, keys [B], mask [B, N], condition, guidance, gamma, allowed [K]) -> Crystals
+Sampler = Callable[[Any, Array, Array, Condition, Array, Array, Array], Crystals]
+
+
+def make_sampler(
+    denoiser: Denoiser, noise_config: NoiseConfig, num_steps: int, use_guidance: bool
+) -> Sampler:
+    """The jitted sampler; it compiles once per shape of `mask`.
+
+    Args:
+      denoiser: the network.
+      noise_config: the forward process that it was trained on.
+      num_steps: S predictor-corrector steps, at most T.
+      use_guidance: evaluate the unconditional branch too; without it `guidance` is ignored.
+
+    Raises:
+      ValueError: num_steps outside 1..T.
+    """
+    schedule = noise_schedule(noise_config)
+    times = jnp.asarray(sampling_times(noise_config.num_steps, num_steps))
+
+    def sample(
+        params: Any,
+        keys: Array,
+        mask: Array,
+        condition: Condition,
+        guidance: Array,
+        gamma: Array,
+        allowed: Array,
+    ) -> Crystals:
+        conditional = denoising.bind(denoiser, params)
+
+        def plain(crystals: Crystals, t: Array) -> Prediction:
+            return conditional(crystals, t, condition)
+
+        denoise = guided(conditional, condition, guidance) if use_guidance else plain
+        denoise = restrict_species(denoise, allowed)
+        return reverse_process(denoise, keys, mask, denoiser.num_species, times, gamma, schedule)
+
+    return jax.jit(sample)

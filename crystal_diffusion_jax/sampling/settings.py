@@ -1,0 +1,66 @@
+"""What one sampling command asks for, and the check that a folder was begun by the same one."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from crystal_diffusion_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleSettings:
+    """What was asked for; two commands with equal settings give the same crystals.
+
+    Attributes:
+      model: path or name of the model folder.
+      model_sha256: hash of the model's content; it, not the path, tells models apart.
+      conditions: requested value of each conditioned property, in the property's own unit; empty
+        for unconditional samples.
+      num: how many crystals.
+      seed: of all randomness.
+      guidance: weight w of classifier-free guidance; 0 is plain conditional sampling.
+      num_steps: steps of the reverse process.
+      gamma: step size of the Langevin corrector.
+      elements: symbols the crystals may consist of, None for the whole vocabulary.
+      num_atoms: atoms in every crystal, None to draw it from the training histogram.
+      symprec: tolerance of the CIF files' symmetry in Angstrom, 0 for P1.
+    """
+
+    model: str
+    model_sha256: str
+    conditions: dict[str, float]
+    num: int
+    seed: int
+    guidance: float
+    num_steps: int
+    gamma: float
+    elements: list[str] | None
+    num_atoms: int | None
+    symprec: float
+
+
+def refuse_other_settings(out: Path, recorded: dict[str, Any], settings: SampleSettings) -> None:
+    """Checks that a folder was begun by the same request.
+
+    Args:
+      out: the folder.
+      recorded: the settings that its record holds.
+      settings: the present ones.
+
+    Raises:
+      UserError: some differ; they are named with both values.
+    """
+    present = dataclasses.asdict(settings)
+    if recorded.get("model_sha256") == settings.model_sha256:
+        recorded = recorded | {"model": settings.model}  # the same model under another path
+    differing = ", ".join(
+        f"{field} (there {json.dumps(recorded.get(field))}, now {json.dumps(value)})"
+        for field, value in present.items()
+        if recorded.get(field) != value
+    )
+    if differing:
+        raise UserError(
+            f"{out} holds samples of another request, which differs in {differing}: choose "
+            "another --out, or remove the folder."
+        )

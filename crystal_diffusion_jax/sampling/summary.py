@@ -1,0 +1,37 @@
+"""What came out of one sampling command, in a few lines for people."""
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from typing import Any
+
+# Angstrom; two atoms closer than this cannot be a crystal (CDVAE's structural validity,
+# arXiv:2110.06197, section 5.2).
+MIN_VALID_DISTANCE = 0.5
+_MOST_COMMON = 5
+
+
+def summary(structures: Collection[Mapping[str, Any]]) -> list[str]:
+    """Validity, compositions and cell sizes of the written structures.
+
+    Args:
+      structures: entries of samples.json, each with formula, min_distance (Angstrom, None for a
+        single atom), volume (Angstrom^3) and atomic_numbers.
+
+    Returns:
+      Lines of text; none for no structures.
+    """
+    if not structures:
+        return []
+    distances = [entry["min_distance"] for entry in structures]
+    valid = sum(distance is None or distance >= MIN_VALID_DISTANCE for distance in distances)
+    formulas = Counter(entry["formula"] for entry in structures)
+    common = ", ".join(
+        f"{formula} {count}" for formula, count in formulas.most_common(_MOST_COMMON)
+    )
+    per_atom = sorted(entry["volume"] / len(entry["atomic_numbers"]) for entry in structures)
+    return [
+        f"no pair of atoms closer than {MIN_VALID_DISTANCE} A: {valid} of {len(structures)}",
+        f"{len(formulas)} distinct compositions; most common: {common}",
+        f"volume per atom: median {per_atom[len(per_atom) // 2]:.1f} A^3, "
+        f"{per_atom[0]:.1f} to {per_atom[-1]:.1f}",
+    ]
