@@ -10,7 +10,8 @@ import pytest
 from pymatgen.io.cif import CifParser
 
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.sampling.record import SampleFolder, SampleSettings
+from crystal_diffusion_jax.sampling.record import SampleFolder
+from crystal_diffusion_jax.sampling.settings import SampleSettings
 
 SETTINGS = SampleSettings(
     model="runs/perov5/model",

@@ -1,4 +1,8 @@
-"""The three diffusions on one batch of crystals, with the lattice in units of its scale."""
+"""The three diffusions on one batch of crystals, with the lattice in units of its scale.
+
+`prior`, `corrector_step` and `predictor_step` draw from the keys they are given: fold the time and
+the role in first, so that no two of them share a key.
+"""
 
 import dataclasses
 from collections.abc import Callable

@@ -95,7 +95,8 @@ def reverse_step(
 
     Args:
       gumbel: [B, N, K] standard Gumbel noise.
-      logits: [B, N, K] predicted distribution of a_0; -inf excludes a species for good.
+      logits: [B, N, K] predicted distribution of a_0; -inf keeps a species out of the result at
+        s = 0 (at s > 0 the uniform noise may still show it).
       species_t: [B, N] noisy species.
       t: [B] int, the present time.
       s: [B] int, the earlier time to go to.

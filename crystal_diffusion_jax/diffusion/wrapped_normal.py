@@ -15,7 +15,7 @@ def _images(displacement: Array) -> Array:
     return (displacement - jnp.round(displacement))[..., None] + k
 
 
-def log_density(displacement: Array, sigma: Array) -> Array:
+def log_density(displacement: Array, sigma: float | Array) -> Array:
     """log q(d), with q(d) = sum_k N(d + k; 0, sigma^2), the density on one period.
 
     Args:
@@ -28,7 +28,7 @@ def log_density(displacement: Array, sigma: Array) -> Array:
     return jax.nn.logsumexp(exponent, axis=-1) - normaliser
 
 
-def score(displacement: Array, sigma: Array) -> Array:
+def score(displacement: Array, sigma: float | Array) -> Array:
     """d/dd log q(d): minus the softmax-weighted mean of d + k, over sigma^2.
 
     Args:
