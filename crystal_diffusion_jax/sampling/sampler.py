@@ -128,7 +128,7 @@ def restrict_species(denoise: Denoise, allowed: Array) -> Denoise:
 
 
 # (params, keys [B], mask [B, N], condition, guidance, gamma, allowed [K]) -> Crystals
-Sampler = Callable[[Any, Array, Array, Condition, Array, Array, Array], Crystals]
+Sampler = Callable[[Any, Array, Array, Condition, float | Array, float | Array, Array], Crystals]
 
 
 def make_sampler(

@@ -1,0 +1,230 @@
+"""The sampler, driven by denoisers whose answer is known and by a small random network."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import Array
+
+from crystal_diffusion_jax import denoising
+from crystal_diffusion_jax.crystals import Crystals
+from crystal_diffusion_jax.diffusion import wrapped_normal
+from crystal_diffusion_jax.diffusion.joint import Denoise, Prediction
+from crystal_diffusion_jax.diffusion.schedules import (
+    NoiseConfig,
+    NoiseSchedule,
+    noise_schedule,
+    sampling_times,
+)
+from crystal_diffusion_jax.models.denoiser import Denoiser, DenoiserConfig
+from crystal_diffusion_jax.models.embeddings import Condition
+from crystal_diffusion_jax.sampling.sampler import (
+    SamplingConfig,
+    guided,
+    make_sampler,
+    restrict_species,
+    reverse_process,
+)
+
+NUM_SPECIES = 4
+LATTICE = np.array([[1.0, 0.0, 0.1], [-0.2, 0.9, 0.0], [0.0, 0.1, 1.3]], dtype=np.float32)
+FRAC_COORDS = np.array([[0.0, 0.0, 0.0], [0.5, 0.5, 0.99], [0.3, 0.01, 0.2]], dtype=np.float32)
+SPECIES = np.array([3, 0, 2])
+NOISE = NoiseConfig(num_steps=20)
+NETWORK = Denoiser(
+    DenoiserConfig(conditioning="cds", width=16, num_blocks=1, num_heads=2, pair_width=16),
+    num_species=NUM_SPECIES,
+)
+
+
+def knows_one_crystal(schedule: NoiseSchedule) -> Denoise:
+    """The exact noise, score and species of anything noised from one known crystal."""
+
+    def denoise(noisy: Crystals, t: Array) -> Prediction:
+        signal = jnp.sqrt(schedule.alpha_bar[t])[:, None, None]
+        noise = jnp.sqrt(schedule.one_minus_alpha_bar[t])[:, None, None]
+        sigma, scale = (table[t][:, None, None] for table in (schedule.sigma, schedule.score_scale))
+        logits = jnp.where(jax.nn.one_hot(SPECIES, NUM_SPECIES) > 0, 0.0, -30.0)
+        return Prediction(
+            lattice_eps=(noisy.lattice - signal * LATTICE) / noise,
+            scaled_score=scale * wrapped_normal.score(noisy.frac_coords - FRAC_COORDS, sigma),
+            species_logits=jnp.broadcast_to(logits, (len(t), *logits.shape)),
+        )
+
+    return denoise
+
+
+def keys(*numbers: int) -> Array:
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(7), jnp.array(numbers))
+
+
+@pytest.fixture(scope="module")
+def params() -> object:
+    crystals = Crystals(
+        lattice=jnp.asarray(LATTICE)[None],
+        frac_coords=jnp.asarray(FRAC_COORDS)[None],
+        species=jnp.asarray(SPECIES)[None],
+        mask=jnp.ones((1, 3), bool),
+    )
+    return NETWORK.init(jax.random.key(0), crystals, jnp.ones(1, int), request(1))["params"]
+
+
+def request(batch_size: int, value: float = -1.5) -> Condition:
+    shape = (batch_size, 1)
+    return Condition(values=jnp.full(shape, value), present=jnp.ones(shape, bool))
+
+
+def draw(params, key_numbers, num_steps=20, guidance=0.0, allowed=None, size=3) -> Crystals:
+    sampler = make_sampler(NETWORK, NOISE, num_steps, use_guidance=guidance != 0)
+    count = len(key_numbers)
+    mask = jnp.broadcast_to(jnp.arange(size) < 3, (count, size))
+    allowed = jnp.ones(NUM_SPECIES, bool) if allowed is None else jnp.asarray(allowed)
+    return sampler(
+        params, keys(*key_numbers), mask, request(count), jnp.float32(guidance), 1e-6, allowed
+    )
+
+
+@pytest.mark.parametrize("num_steps", [1000, 100])
+def test_the_reverse_process_recovers_a_known_crystal(schedule, num_steps):
+    times = jnp.asarray(sampling_times(1000, num_steps))
+    mask = jnp.ones((16, 3), bool)
+    denoise = knows_one_crystal(schedule)
+
+    run = jax.jit(lambda k: reverse_process(denoise, k, mask, NUM_SPECIES, times, 1e-6, schedule))
+    crystals = run(keys(*range(16)))
+
+    distance = crystals.frac_coords - FRAC_COORDS
+    assert np.abs(distance - np.round(distance)).max() < 1e-2
+    np.testing.assert_array_equal(crystals.species, np.tile(SPECIES, (16, 1)))
+    np.testing.assert_allclose(crystals.lattice, np.tile(LATTICE, (16, 1, 1)), atol=1e-2)
+
+
+def test_guidance_extrapolates_from_the_null_branch():
+    def echo(crystals: Crystals, t: Array, condition: Condition) -> Prediction:
+        """A denoiser whose outputs show which branch they come from."""
+        size = jnp.where(condition.present[:, 0], condition.values[:, 0], 100.0)
+        size = size + t + crystals.lattice[:, 0, 0]
+        return Prediction(
+            lattice_eps=size[:, None, None] * jnp.ones((3, 3)),
+            scaled_score=2.0 * size[:, None, None] * jnp.ones((3, 3)),
+            species_logits=3.0 * size[:, None, None] * jnp.ones((3, NUM_SPECIES)),
+        )
+
+    crystals = Crystals(
+        lattice=jnp.array([1.0, 2.0])[:, None, None] * jnp.ones((2, 3, 3)),
+        frac_coords=jnp.zeros((2, 3, 3)),
+        species=jnp.zeros((2, 3), int),
+        mask=jnp.ones((2, 3), bool),
+    )
+    output = guided(echo, request(2, value=-4.0), 0.5)(crystals, jnp.array([7, 8]))
+
+    conditional, null = np.array([4.0, 6.0]), np.array([108.0, 110.0])
+    expected = conditional + 0.5 * (conditional - null)
+    np.testing.assert_allclose(output.lattice_eps[:, 0, 0], expected)
+    np.testing.assert_allclose(output.scaled_score[:, 2, 1], 2 * expected)
+    np.testing.assert_allclose(output.species_logits[:, 1, 3], 3 * expected)
+
+
+def test_no_guidance_is_plain_conditional_prediction(params):
+    conditional = denoising.bind(NETWORK, params)
+    crystals = draw(params, [0, 1])
+    t = jnp.array([3, 12])
+
+    with_branches = guided(conditional, request(2), 0.0)(crystals, t)
+    plain = conditional(crystals, t, request(2))
+
+    for name in ("lattice_eps", "scaled_score", "species_logits"):
+        np.testing.assert_allclose(getattr(with_branches, name), getattr(plain, name), atol=1e-5)
+
+
+def test_guidance_changes_the_samples(params):
+    plain, steered = draw(params, [0, 1]), draw(params, [0, 1], guidance=2.0)
+
+    assert np.abs(plain.lattice - steered.lattice).max() > 1e-3
+
+
+def test_excluded_species_never_come_out_even_if_the_network_insists(schedule):
+    times = jnp.asarray(sampling_times(1000, 50))
+    mask = jnp.ones((64, 3), bool)
+    # The known crystal consists of species 3, 0 and 2, of which 3 and 0 are excluded here.
+    allowed = jnp.array([False, True, True, False])
+    denoise = restrict_species(knows_one_crystal(schedule), allowed)
+
+    run = jax.jit(lambda k: reverse_process(denoise, k, mask, NUM_SPECIES, times, 1e-6, schedule))
+    crystals = run(keys(*range(64)))
+
+    assert set(np.unique(crystals.species)) <= {1, 2}
+    np.testing.assert_array_equal(crystals.species[:, 2], 2)
+
+
+def test_a_crystal_does_not_depend_on_its_batch(params):
+    # Few steps, because rounding that differs between batch shapes grows along the chain.
+    together, alone = draw(params, [5, 6, 7], num_steps=4), draw(params, [6], num_steps=4)
+
+    np.testing.assert_allclose(together.lattice[1], alone.lattice[0], rtol=1e-4, atol=1e-4)
+    distance = together.frac_coords[1] - alone.frac_coords[0]
+    np.testing.assert_allclose(distance - np.round(distance), 0.0, atol=1e-4)
+    np.testing.assert_array_equal(together.species[1], alone.species[0])
+
+
+def test_padding_does_not_change_a_crystal(params):
+    tight, padded = draw(params, [5, 6], num_steps=4), draw(params, [5, 6], num_steps=4, size=5)
+
+    np.testing.assert_allclose(tight.lattice, padded.lattice, rtol=1e-4, atol=1e-4)
+    distance = tight.frac_coords - padded.frac_coords[:, :3]
+    np.testing.assert_allclose(distance - np.round(distance), 0.0, atol=1e-4)
+    np.testing.assert_array_equal(tight.species, padded.species[:, :3])
+
+
+def test_the_sampler_is_traced_once_per_shape(params, monkeypatch):
+    traces = []
+    plain_bind = denoising.bind
+
+    def counting_bind(*args):
+        traces.append(1)
+        return plain_bind(*args)
+
+    monkeypatch.setattr(denoising, "bind", counting_bind)
+    sampler = make_sampler(NETWORK, NOISE, 3, use_guidance=True)
+    mask, allowed = jnp.ones((2, 3), bool), jnp.ones(NUM_SPECIES, bool)
+    for guidance, number in ((1.0, 0), (2.0, 1), (3.0, 2)):
+        numbers = keys(number, number + 1)
+        sampler(params, numbers, mask, request(2, number), jnp.float32(guidance), 1e-6, allowed)
+    assert len(traces) == 1
+
+    sampler(params, keys(1), mask[:1], request(1), jnp.float32(1.0), 1e-6, allowed)
+    assert len(traces) == 2
+
+
+def test_the_jitted_step_equals_the_eager_one(params):
+    schedule = noise_schedule(NOISE)
+    mask = jnp.ones((2, 3), bool)
+    conditional = denoising.bind(NETWORK, params)
+
+    def run(numbers: Array) -> Crystals:
+        def denoise(crystals: Crystals, t: Array) -> Prediction:
+            return conditional(crystals, t, request(2))
+
+        times = jnp.array([20, 0])
+        return reverse_process(denoise, numbers, mask, NUM_SPECIES, times, 1e-6, schedule)
+
+    jitted = jax.jit(run)(keys(1, 2))
+    with jax.disable_jit():
+        eager = run(keys(1, 2))
+    # One step from T to 0 divides by sqrt(alpha_bar_T), which magnifies rounding.
+    scale = np.abs(eager.lattice).max()
+    np.testing.assert_allclose(jitted.lattice / scale, eager.lattice / scale, atol=1e-5)
+    distance = jitted.frac_coords - eager.frac_coords
+    np.testing.assert_allclose(distance - np.round(distance), 0.0, atol=1e-4)
+    np.testing.assert_array_equal(jitted.species, eager.species)
+
+
+@pytest.mark.parametrize("num_steps", [0, 21])
+def test_more_steps_than_trained_or_none_are_refused(num_steps):
+    with pytest.raises(ValueError, match=r"1\.\.20"):
+        make_sampler(NETWORK, NOISE, num_steps, use_guidance=False)
+
+
+def test_a_negative_corrector_step_is_refused():
+    with pytest.raises(ValueError, match="gamma"):
+        SamplingConfig(gamma=-1e-6)
