@@ -47,11 +47,11 @@ def generate(
     key = jax.random.key(settings.seed)
     remaining = np.array(folder.remaining(), dtype=np.int64)
     begin, todo = time.monotonic(), len(remaining)
-    for rows, size in _batches(remaining, num_atoms, batch_size):
+    for rows, size, shape in _batches(remaining, num_atoms, batch_size):
         start = time.monotonic()
         count = len(rows)
-        # The last batch of a size is filled up, so that it compiles nothing new.
-        filled = np.concatenate([rows, np.full(min(batch_size, todo) - count, rows[0])])
+        # A batch that is not full is filled up, so that it compiles nothing new.
+        filled = np.concatenate([rows, np.full(shape - count, rows[0])])
         crystals = sample(
             model.params,
             jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.asarray(filled)),
@@ -88,12 +88,13 @@ def generate(
 
 def _batches(
     remaining: np.ndarray, num_atoms: np.ndarray, batch_size: int
-) -> Iterator[tuple[np.ndarray, int]]:
-    """Indices of each batch and the size it is padded to."""
-    # The sizes come from the whole request, so that a resumed one compiles the same shapes.
+) -> Iterator[tuple[np.ndarray, int, int]]:
+    """Indices of each batch, atoms it is padded to, crystals it is filled up to."""
+    # Both shapes come from the whole request, so that a resumed one computes the same numbers.
     sizes = bucket_sizes(num_atoms)
     bucket = np.searchsorted(sizes, num_atoms)
     for index, size in enumerate(sizes):
         rows = remaining[bucket[remaining] == index]
-        for start in range(0, len(rows), batch_size):
-            yield rows[start : start + batch_size], size
+        shape = min(batch_size, int(np.sum(bucket == index)))
+        for start in range(0, len(rows), shape):
+            yield rows[start : start + shape], size, shape
