@@ -1,6 +1,7 @@
 """CrystalDataset: crystals as flat numpy arrays, and what a model must remember of them."""
 
 import dataclasses
+import hashlib
 
 import numpy as np
 
@@ -35,6 +36,20 @@ class CrystalDataset:
     def offsets(self) -> np.ndarray:
         """[M + 1] index of each crystal's first atom; the last entry is A."""
         return np.concatenate([[0], np.cumsum(self.num_atoms)])
+
+    def checksum(self) -> str:
+        """sha256 of the crystals and their properties, 64 hexadecimal digits; ids don't count."""
+        digest = hashlib.sha256(repr(self.property_names).encode())
+        for array in (
+            self.lattice,
+            self.num_atoms,
+            self.frac_coords,
+            self.atomic_numbers,
+            self.properties,
+        ):
+            digest.update(repr(array.shape).encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
 
     def take(self, rows: np.ndarray) -> "CrystalDataset":
         """The crystals of the given rows ([m] int), in that order."""
@@ -98,14 +113,16 @@ def dataset_statistics(dataset: CrystalDataset, scale_by_num_atoms: bool) -> Dat
     lengths = np.linalg.norm(dataset.lattice, axis=-1).mean(axis=-1)  # [M]
     if scale_by_num_atoms:
         lengths = lengths / np.cbrt(dataset.num_atoms)
-    std = dataset.properties.std(axis=0)
+    low, high = dataset.properties.min(axis=0), dataset.properties.max(axis=0)
+    # By its range: rounding gives the standard deviation of a constant column a tiny value.
+    std = np.where(low < high, dataset.properties.std(axis=0), 1.0)
     return DatasetStatistics(
         vocabulary=tuple(int(z) for z in np.unique(dataset.atomic_numbers)),
         property_names=dataset.property_names,
         property_mean=tuple(dataset.properties.mean(axis=0).tolist()),
-        property_std=tuple(np.where(std > 0, std, 1.0).tolist()),
-        property_min=tuple(dataset.properties.min(axis=0).tolist()),
-        property_max=tuple(dataset.properties.max(axis=0).tolist()),
+        property_std=tuple(std.tolist()),
+        property_min=tuple(low.tolist()),
+        property_max=tuple(high.tolist()),
         num_atoms_histogram=tuple(zip(numbers.tolist(), counts.tolist(), strict=True)),
         lattice_scale=float(lengths.mean()),
         scale_by_num_atoms=scale_by_num_atoms,

@@ -9,8 +9,8 @@ from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.data.arrays import CrystalDataset, DatasetStatistics
 from crystal_diffusion_jax.errors import UserError
 
-# Each bucket costs one compilation; with four the padding wastes under a fifth of the pairs of a
-# data set with 1 to 24 atoms.
+# Each bucket costs one compilation; with four, padding is under a quarter of the atom pairs when
+# sizes are spread evenly over 1 to 24 atoms.
 MAX_BUCKETS = 4
 
 

@@ -26,6 +26,18 @@ class NoiseConfig:
     frac_sigma_min: float = 0.005
     frac_sigma_max: float = 0.5
 
+    def __post_init__(self) -> None:
+        """Rejects values that give no schedule."""
+        if self.num_steps < 1:
+            raise ValueError(f"num_steps must be at least 1, not {self.num_steps}")
+        if not 0 <= self.cosine_offset < 1:
+            raise ValueError(f"cosine_offset must be in [0, 1), not {self.cosine_offset}")
+        if not 0 < self.frac_sigma_min < self.frac_sigma_max <= 1:
+            raise ValueError(
+                "0 < frac_sigma_min < frac_sigma_max <= 1 must hold, not "
+                f"{self.frac_sigma_min} and {self.frac_sigma_max}"
+            )
+
 
 @flax.struct.dataclass
 class NoiseSchedule:

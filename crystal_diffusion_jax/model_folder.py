@@ -1,0 +1,162 @@
+"""A trained model as one folder: weights.npz, model.json and a model card. No pickle anywhere."""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import flax.traverse_util
+import jax
+import numpy as np
+
+from crystal_diffusion_jax import config as config_module
+from crystal_diffusion_jax.config import ExperimentConfig
+from crystal_diffusion_jax.data.arrays import DatasetStatistics
+from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.models.denoiser import Denoiser
+
+FORMAT_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedModel:
+    """All that sampling needs; no data set.
+
+    Attributes:
+      params: averaged weights of the denoiser.
+      config: the experiment that trained it.
+      statistics: vocabulary, property statistics, atom counts and lattice scale.
+      training: how it was trained: step, losses, seconds, device, versions.
+      weights_sha256: of weights.npz; empty before the model is saved.
+    """
+
+    params: Any
+    config: ExperimentConfig
+    statistics: DatasetStatistics
+    training: dict[str, Any]
+    weights_sha256: str = ""
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """The network that the weights belong to."""
+        return Denoiser(self.config.model, num_species=len(self.statistics.vocabulary))
+
+    @property
+    def num_parameters(self) -> int:
+        """Weights in all."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.params))
+
+
+def save(model: TrainedModel, folder: Path) -> None:
+    """Writes the folder beside its final place and then swaps it in, replacing an older one."""
+    new, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    new.mkdir(parents=True)
+    flat = flax.traverse_util.flatten_dict(model.params, sep="/")
+    arrays: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in flat.items()}
+    np.savez(new / "weights.npz", **arrays)
+    digest = hashlib.sha256((new / "weights.npz").read_bytes()).hexdigest()
+    description = {
+        "format_version": FORMAT_VERSION,
+        "weights_sha256": digest,
+        "config": config_module.to_dict(model.config),
+        "statistics": dataclasses.asdict(model.statistics),
+        "training": model.training,
+    }
+    (new / "model.json").write_text(json.dumps(description, indent=1) + "\n")
+    (new / "README.md").write_text(model_card(model))
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load(path: Path) -> TrainedModel:
+    """Reads a model folder, or the one inside a training run's workdir.
+
+    Raises:
+      UserError: no model there, a newer format, or weights that are damaged or belong elsewhere.
+    """
+    folder = path if (path / "model.json").exists() else path / "model"
+    if not (folder / "model.json").exists():
+        raise UserError(
+            f"{path} holds no trained model (no model.json, no model/ folder); "
+            f"train one with: python -m experiments.train --config=... --workdir={path}"
+        )
+    try:
+        description = json.loads((folder / "model.json").read_text())
+        newer = description["format_version"] > FORMAT_VERSION
+        if not newer:
+            statistics = DatasetStatistics(**_tuples(description["statistics"]))
+            config = config_module.from_dict(description["config"])
+            digest, training = description["weights_sha256"], description["training"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{folder}/model.json is damaged ({error}); copy the model again"
+        ) from error
+    if newer:
+        raise UserError(
+            f"{folder} was written by a newer version (format {description['format_version']}, "
+            f"this one reads {FORMAT_VERSION}); upgrade crystal-diffusion-jax"
+        )
+    weights = folder / "weights.npz"
+    if not weights.exists() or hashlib.sha256(weights.read_bytes()).hexdigest() != digest:
+        raise UserError(f"{weights} is missing or does not match model.json; copy the model again")
+    with np.load(weights, allow_pickle=False) as arrays:
+        flat = {name: arrays[name] for name in arrays.files}
+    return TrainedModel(
+        params=flax.traverse_util.unflatten_dict(flat, sep="/"),
+        config=config,
+        statistics=statistics,
+        training=training,
+        weights_sha256=digest,
+    )
+
+
+def model_card(model: TrainedModel) -> str:
+    """A short page for people: data, network, training, use."""
+    config, statistics, training = model.config, model.statistics, model.training
+    rows = [
+        f"| {name} | {low:.4g} .. {high:.4g} | {mean:.4g} | {std:.4g} |"
+        for name, low, high, mean, std in zip(
+            statistics.property_names,
+            statistics.property_min,
+            statistics.property_max,
+            statistics.property_mean,
+            statistics.property_std,
+            strict=True,
+        )
+    ]
+    facts = "\n".join(f"- {name}: {value}" for name, value in training.items())
+    smallest, largest = (statistics.num_atoms_histogram[end][0] for end in (0, -1))
+    count = sum(crystals for _, crystals in statistics.num_atoms_histogram)
+    return f"""# Crystal diffusion model, data set {config.data.name or config.data.root}
+
+{model.num_parameters:,} parameters, conditioning {config.model.conditioning}, trained on {count:,}
+crystals of {smallest} to {largest} atoms and {len(statistics.vocabulary)} elements. Requests
+outside the range of a property are extrapolations.
+
+| property | training range | mean | standard deviation |
+|---|---|---|---|
+{chr(10).join(rows)}
+
+Training:
+
+{facts}
+
+    python -m experiments.sample --model=THIS_FOLDER --target=min --num=200 --out=samples
+
+weights.npz holds the averaged weights, model.json the whole configuration and the data statistics.
+"""
+
+
+def _tuples(value: Any) -> Any:
+    """Json's lists back to the tuples of the frozen dataclasses."""
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    if isinstance(value, dict):
+        return {name: _tuples(item) for name, item in value.items()}
+    return value

@@ -1,0 +1,257 @@
+"""The training loop: resume, step, log, validate, checkpoint, export the model folder."""
+
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from crystal_diffusion_jax import __version__, devices, model_folder
+from crystal_diffusion_jax import config as config_module
+from crystal_diffusion_jax.config import ExperimentConfig
+from crystal_diffusion_jax.crystals import Crystals
+from crystal_diffusion_jax.data.arrays import CrystalDataset, dataset_statistics
+from crystal_diffusion_jax.data.batches import Batch, Batches, evaluation_batches
+from crystal_diffusion_jax.diffusion.schedules import noise_schedule
+from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.files import replace_text
+from crystal_diffusion_jax.models.denoiser import Denoiser
+from crystal_diffusion_jax.training.checkpoint import Checkpoints
+from crystal_diffusion_jax.training.logbook import Logbook, duration, progress_line
+from crystal_diffusion_jax.training.state import TrainState, initial_state, make_optimizer
+from crystal_diffusion_jax.training.step import (
+    EvaluationStep,
+    make_evaluation_step,
+    make_train_step,
+)
+
+# Draws of noise per validation crystal: four keep the noise of the loss below its trend.
+VALIDATION_DRAWS = 4
+
+
+def claim_workdir(
+    workdir: Path, config: ExperimentConfig, splits: Mapping[str, CrystalDataset]
+) -> None:
+    """Creates the run's folder, or checks that an existing one belongs to the same run.
+
+    Raises:
+      UserError: the folder holds a run of another config (the differing fields are named) or of
+        other data, or cannot be written.
+    """
+    checksums = {split: splits[split].checksum() for split in ("train", "val")}
+    path = workdir / "config.json"
+    if path.exists():
+        try:
+            recorded = json.loads(path.read_text())
+            earlier = config_module.from_dict(recorded["config"])
+            other_data = [name for name in checksums if recorded["data"][name] != checksums[name]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path} cannot be read ({error}); use another --workdir or remove this one"
+            ) from error
+        changed = config_module.differences(earlier, config)
+        if changed:
+            raise UserError(
+                f"{workdir} holds a run with another config; differing fields: "
+                f"{'; '.join(changed)}. Use another --workdir, or restore these fields to resume"
+            )
+        if other_data:
+            raise UserError(
+                f"{workdir} holds a run on other data: the crystals of {', '.join(other_data)} "
+                "have changed since. Use another --workdir, or restore the data to resume"
+            )
+        return
+    record = {"config": config_module.to_dict(config), "data": checksums}
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        replace_text(path, json.dumps(record, indent=1) + "\n")
+    except OSError as error:
+        raise UserError(
+            f"--workdir={workdir} is no folder that can be written ({error.strerror}); "
+            "use another --workdir"
+        ) from error
+
+
+def train(
+    config: ExperimentConfig,
+    splits: Mapping[str, CrystalDataset],
+    workdir: Path,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Trains, or resumes from the last checkpoint in `workdir`; returns the model folder.
+
+    A run that has reached its last step is left as it is.
+
+    Args:
+      config: the experiment.
+      splits: "train" and "val".
+      workdir: takes config.json, metrics.jsonl, tensorboard/, checkpoints/ and model/.
+      say: takes the progress lines.
+
+    Raises:
+      UserError: another config in `workdir`, a batch that the devices cannot share, or a loss that
+        is not finite.
+    """
+    mesh = devices.data_mesh()
+    if config.training.batch_size % mesh.size:
+        raise UserError(
+            f"config.training.batch_size={config.training.batch_size} must be a multiple of the "
+            f"{mesh.size} devices"
+        )
+    claim_workdir(workdir, config, splits)
+    with Checkpoints(workdir / "checkpoints", config.training.keep_last) as checkpoints:
+        start = checkpoints.latest_step() or 0
+        if start == config.training.num_steps:
+            say(f"{workdir} is trained already: all {start} steps are done")
+        else:
+            _train_from(start, config, splits, workdir, mesh, checkpoints, say)
+        say(f"best validation loss at step {checkpoints.best_step()}")
+    return workdir / "model"
+
+
+def _train_from(
+    start: int,
+    config: ExperimentConfig,
+    splits: Mapping[str, CrystalDataset],
+    workdir: Path,
+    mesh: jax.sharding.Mesh,
+    checkpoints: Checkpoints,
+    say: Callable[[str], None],
+) -> None:
+    """The steps after `start`, the step of the last checkpoint or 0."""
+    statistics = dataset_statistics(splits["train"], config.scale_by_num_atoms)
+    batches = Batches(splits["train"], statistics, config.training.batch_size, config.seed)
+    validation = evaluation_batches(splits["val"], statistics, config.training.batch_size)
+
+    denoiser = Denoiser(config.model, num_species=len(statistics.vocabulary))
+    schedule = noise_schedule(config.noise)
+    optimizer = make_optimizer(config.training)
+    key_init, key_train, key_validation = jax.random.split(jax.random.key(config.seed), 3)
+    step_fn = make_train_step(
+        denoiser, schedule, config.loss, optimizer, config.training.ema_decay, mesh
+    )
+    evaluate_fn = make_evaluation_step(denoiser, schedule, config.loss, mesh)
+    state = initial_state(denoiser, optimizer, key_init, batches.batch(0))
+    state = jax.device_put(state, devices.replicated(mesh))
+    num_parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    if start:
+        state = checkpoints.restore(start, state)
+        say(f"resuming from the checkpoint of step {start} in {workdir}")
+    say(
+        f"{num_parameters:,} parameters, {len(splits['train']):,} crystals, padded to "
+        f"{batches.sizes} atoms, on {devices.describe()}"
+    )
+    with Logbook(workdir, resume_step=start) as logbook:
+        clock = _Clock(config, start, logbook.seconds, say)
+        pending: list[dict[str, jax.Array]] = []
+        for step in range(start, config.training.num_steps):
+            batch = batches.batch(step)
+            state, metrics = step_fn(state, *_on_devices(batch, mesh), key_train)
+            pending.append(metrics)
+            done = step + 1
+            last = done == config.training.num_steps
+            if done % config.training.log_every == 0 or last:
+                rows = jax.device_get(pending)
+                for row, at in zip(rows, range(done - len(rows) + 1, done + 1), strict=True):
+                    _refuse_not_finite(row, f"step {at}", workdir, checkpoints.latest_step())
+                means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+                pending = []
+                logbook.write("train", done, clock.lap(done, means))
+            if done % config.training.checkpoint_every == 0 or last:
+                scores = _validate(evaluate_fn, state, validation, mesh, key_validation)
+                where = f"the validation after step {done}"
+                _refuse_not_finite(scores, where, workdir, checkpoints.latest_step())
+                logbook.write("validation", done, scores)
+                say(f"step {done}  validation loss {scores['loss']:.4f}")
+                training = _training_record(done, means, scores, clock.seconds)
+                model = model_folder.TrainedModel(
+                    jax.device_get(state.ema_params), config, statistics, training
+                )
+                # Before the checkpoint, so that a run that is resumed no more has its last model.
+                model_folder.save(model, workdir / "model")
+                checkpoints.save(done, state, scores)
+
+
+class _Clock:
+    """Rates, time left, and the seconds of training in all, those before an interruption too."""
+
+    def __init__(
+        self, config: ExperimentConfig, start: int, seconds: float, say: Callable[[str], None]
+    ) -> None:
+        self._config, self._say = config.training, say
+        self._lap = time.monotonic()
+        self._begin = self._lap - seconds
+        self._lap_step = start
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._begin
+
+    def lap(self, step: int, means: dict[str, float]) -> dict[str, float]:
+        now = time.monotonic()
+        per_step = (now - self._lap) / (step - self._lap_step)
+        rate = self._config.batch_size / per_step
+        left = per_step * (self._config.num_steps - step)
+        self._lap, self._lap_step = now, step
+        self._say(progress_line(step, self._config.num_steps, means, rate, left))
+        return {**means, "structures_per_second": rate, "seconds": self.seconds}
+
+
+def _on_devices(batch: Batch, mesh: jax.sharding.Mesh) -> tuple[Crystals, jax.Array, jax.Array]:
+    """Crystals, properties and weight, split over the mesh."""
+    return jax.device_put((batch.crystals, batch.properties, batch.weight), devices.by_batch(mesh))
+
+
+def _refuse_not_finite(
+    losses: Mapping[str, float], where: str, workdir: Path, good_step: int | None
+) -> None:
+    """Stops the run before numbers gone wrong reach the log, a checkpoint or the model folder."""
+    wrong = [name for name, value in losses.items() if not math.isfinite(value)]
+    if wrong:
+        kept = f"the checkpoint of step {good_step}" if good_step else "no checkpoint yet"
+        raise UserError(
+            f"training stopped at {where}: {', '.join(wrong)} not finite; {workdir} keeps {kept}. "
+            "Lower config.training.learning_rate or look at the data, and train into another "
+            "--workdir"
+        )
+
+
+def _validate(
+    evaluate_fn: EvaluationStep,
+    state: TrainState,
+    validation: list[Batch],
+    mesh: jax.sharding.Mesh,
+    key: jax.Array,
+) -> dict[str, float]:
+    """Mean over the validation split with the same noise every time."""
+    rows, weights = [], []
+    for index, batch in enumerate(validation):
+        arrays = _on_devices(batch, mesh)
+        for draw in range(VALIDATION_DRAWS):
+            fixed = jax.random.fold_in(jax.random.fold_in(key, index), draw)
+            rows.append(evaluate_fn(state, *arrays, fixed))
+            weights.append(batch.weight.sum())
+    rows = jax.device_get(rows)
+    return {
+        name: float(np.average([row[name] for row in rows], weights=weights)) for name in rows[0]
+    }
+
+
+def _training_record(
+    step: int, means: dict[str, float], scores: dict[str, float], seconds: float
+) -> dict[str, Any]:
+    """What the model card says of the training."""
+    return {
+        "steps": step,
+        "training losses": {name: round(value, 5) for name, value in means.items()},
+        "validation losses": {name: round(value, 5) for name, value in scores.items()},
+        "time": duration(seconds),
+        "devices": f"{devices.describe()}, {os.cpu_count()} cores, {platform.machine()}",
+        "versions": f"crystal_diffusion_jax {__version__}, jax {jax.__version__}",
+    }

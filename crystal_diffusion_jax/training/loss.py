@@ -1,0 +1,121 @@
+"""The training loss: noise a batch, denoise it, compare, paper eqs. (3), (5), (8)."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from crystal_diffusion_jax.crystals import Crystals
+from crystal_diffusion_jax.denoising import ConditionalDenoise
+from crystal_diffusion_jax.diffusion import joint, species
+from crystal_diffusion_jax.diffusion.coordinates import mean_free
+from crystal_diffusion_jax.diffusion.schedules import NoiseSchedule
+from crystal_diffusion_jax.models.embeddings import Condition
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """Weights of the parts; the logged parts are unweighted.
+
+    Attributes:
+      lattice: of the squared error of the lattice noise.
+      frac_coords: of the squared error of the scaled score.
+      species_kl: of the D3PM KL divergence. It is tiny beside the others (about 0.002 against
+        0.5), hence DiffCSP's weight of 20.
+      species_cross_entropy: of D3PM's auxiliary cross-entropy of the clean species.
+      condition_dropout: probability of replacing a property by its null vector, which trains the
+        unconditional branch of classifier-free guidance.
+    """
+
+    lattice: float = 1.0
+    frac_coords: float = 1.0
+    species_kl: float = 20.0
+    species_cross_entropy: float = 0.05
+    condition_dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Rejects negative weights and what is no probability."""
+        for field in ("lattice", "frac_coords", "species_kl", "species_cross_entropy"):
+            if not 0 <= getattr(self, field) < math.inf:
+                raise ValueError(
+                    f"{field} must be at least 0 and finite, not {getattr(self, field)}"
+                )
+        if not 0 <= self.condition_dropout <= 1:
+            raise ValueError(f"condition_dropout must be in [0, 1], not {self.condition_dropout}")
+
+
+def draw_times(key: Array, batch_size: int, num_steps: int) -> Array:
+    """[B] times, each uniform on 1..T, together spread evenly over the range.
+
+    One uniform offset shared by B equally spaced points: less noise in the loss than independent
+    draws. Reference: Kingma et al., arXiv:2107.00630, appendix I.1.
+    """
+    points = (jax.random.uniform(key) + jnp.arange(batch_size) / batch_size) % 1.0
+    return jnp.minimum(jnp.floor(points * num_steps).astype(jnp.int32) + 1, num_steps)
+
+
+def drop_conditions(key: Array, properties: Array, probability: float) -> Condition:
+    """Hides each property of each crystal with the given probability; properties is [B, P]."""
+    present = jax.random.uniform(key, properties.shape) >= probability
+    return Condition(values=properties, present=present)
+
+
+def diffusion_loss(
+    denoise: ConditionalDenoise,
+    key: Array,
+    crystals: Crystals,
+    properties: Array,
+    weight: Array,
+    num_species: int,
+    schedule: NoiseSchedule,
+    config: LossConfig,
+    mean_free_score: bool,
+) -> tuple[Array, dict[str, Array]]:
+    """Weighted loss of one batch and its parts.
+
+    Args:
+      denoise: the denoiser with its parameters.
+      key: PRNG key of this step.
+      crystals: clean batch, lattice in units of its scale.
+      properties: [B, P] z-scores.
+      weight: [B] weight of each crystal.
+      num_species: K.
+      schedule: the tables.
+      config: weights of the parts.
+      mean_free_score: compare with the mean-free target; see `DenoiserConfig`.
+
+    Returns:
+      The scalar loss, and its unweighted parts: lattice and frac_coords (mean squared errors per
+      component), species_kl and species_cross_entropy (nats per atom).
+    """
+    key_time, key_noise, key_condition = jax.random.split(key, 3)
+    num_steps = schedule.sigma.shape[0] - 1
+    t = draw_times(key_time, len(weight), num_steps)
+    noisy, targets = joint.noise(key_noise, crystals, t, num_species, schedule)
+    condition = drop_conditions(key_condition, properties, config.condition_dropout)
+    prediction = denoise(noisy, t, condition)
+
+    score = targets.scaled_score
+    if mean_free_score:
+        score = mean_free(score, crystals.mask)
+    atom_weight = crystals.mask * weight[:, None]
+
+    def mean_over_atoms(per_atom: Array) -> Array:
+        kept = jnp.where(crystals.mask, per_atom, 0.0)
+        return jnp.sum(kept * atom_weight) / jnp.sum(atom_weight)
+
+    lattice_error = jnp.mean(jnp.square(prediction.lattice_eps - targets.lattice_eps), axis=(1, 2))
+    score_error = jnp.mean(jnp.square(prediction.scaled_score - score), axis=-1)
+    logits = prediction.species_logits
+    parts = {
+        "lattice": jnp.sum(lattice_error * weight) / jnp.sum(weight),
+        "frac_coords": mean_over_atoms(score_error),
+        "species_kl": mean_over_atoms(
+            species.kl_divergence(logits, noisy.species, crystals.species, t, schedule)
+        ),
+        "species_cross_entropy": mean_over_atoms(species.cross_entropy(logits, crystals.species)),
+    }
+    total = sum((getattr(config, name) * part for name, part in parts.items()), jnp.zeros(()))
+    return total, parts

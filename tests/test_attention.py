@@ -1,0 +1,129 @@
+"""The efficient attention against a textbook one: explicit alpha_ij and beta_ij for every pair."""
+
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from crystal_diffusion_jax.models.attention import CrystalAttention
+
+WIDTH, HEADS, PAIR_WIDTH = 12, 3, 5
+PER_HEAD = WIDTH // HEADS
+NUM_ATOMS = (4, 2, 1)
+PADDED = 4
+NUM_FEATURES = 6
+
+MODULE = CrystalAttention(WIDTH, HEADS, PAIR_WIDTH, "silu")
+
+
+@pytest.fixture(scope="module")
+def inputs() -> dict[str, np.ndarray]:
+    """atoms, pairs, gram, mask and condition of three crystals."""
+    rng = np.random.default_rng(0)
+    count = len(NUM_ATOMS)
+    normal = {
+        "atoms": (count, PADDED, WIDTH),
+        "pairs": (count, PADDED, PADDED, NUM_FEATURES),
+        "gram": (count, 6),
+        "condition": (count, WIDTH),
+    }
+    arrays = {name: rng.normal(size=shape).astype(np.float32) for name, shape in normal.items()}
+    return arrays | {"mask": np.arange(PADDED) < np.array(NUM_ATOMS)[:, None]}
+
+
+@pytest.fixture(scope="module")
+def params(inputs) -> Any:
+    """Weights and biases, none of them zero, drawn by numpy."""
+    shapes = jax.eval_shape(MODULE.init, jax.random.key(0), **inputs)["params"]
+    rng = np.random.default_rng(1)
+    return jax.tree.map(
+        lambda like: rng.normal(scale=0.5, size=like.shape).astype(np.float32), shapes
+    )
+
+
+def attend(params: Any, inputs: dict[str, np.ndarray], **changed: Any) -> np.ndarray:
+    arrays: dict[str, Any] = inputs | changed
+    return np.asarray(MODULE.apply({"params": params}, **arrays))
+
+
+def silu(x: np.ndarray) -> np.ndarray:
+    return x / (1.0 + np.exp(-x))
+
+
+def textbook(params: Any, inputs: dict[str, np.ndarray], with_condition: bool) -> np.ndarray:
+    """Eqs. (11)-(13) and (17)-(19) pair by pair in float64, for the real atoms alone."""
+    p = jax.tree.map(lambda leaf: leaf.astype(np.float64), params)
+    x = {name: array.astype(np.float64) for name, array in inputs.items()}
+    out = np.full(inputs["atoms"].shape, np.nan)
+    for b, count in enumerate(NUM_ATOMS):
+        z = x["atoms"][b, :count] @ p["qkv"]["kernel"] + p["qkv"]["bias"]
+        if with_condition:
+            z = z + x["condition"][b] @ p["qkv_condition"]["kernel"]
+        query, key, value = z[:, :WIDTH], z[:, WIDTH : 2 * WIDTH], z[:, 2 * WIDTH :]
+        alpha = np.zeros((count, count, HEADS))
+        beta = np.zeros((count, count, WIDTH))
+        first = np.concatenate([p["pair_hidden"]["kernel"], p["gram_hidden"]["kernel"]])
+        for i in range(count):
+            for j in range(count):
+                features = np.concatenate([x["pairs"][b, i, j], x["gram"][b]])
+                hidden = silu(features @ first + p["gram_hidden"]["bias"])
+                alpha[i, j] = hidden[:PAIR_WIDTH] @ p["alpha"]["kernel"]
+                for h in range(HEADS):
+                    channels = slice(h * PER_HEAD, (h + 1) * PER_HEAD)
+                    beta[i, j, channels] = (
+                        hidden[PAIR_WIDTH:] @ p["beta_kernel"][h] + p["beta_bias"][h]
+                    )
+        heads = []
+        for h in range(HEADS):
+            channels = slice(h * PER_HEAD, (h + 1) * PER_HEAD)
+            scores = query[:, channels] @ key[:, channels].T / np.sqrt(PER_HEAD) + alpha[..., h]
+            weights = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+            values = value[None, :, channels] + beta[..., channels]
+            heads.append(np.einsum("ij,ijc->ic", weights, values))
+        out[b, :count] = np.concatenate(heads, axis=1) @ p["out"]["kernel"] + p["out"]["bias"]
+    return out
+
+
+@pytest.mark.parametrize("with_condition", [True, False])
+def test_the_efficient_form_equals_the_textbook_form(params, inputs, with_condition):
+    changed = {} if with_condition else {"condition": None}
+    found = attend(params, inputs, **changed)
+    mask = inputs["mask"]
+    np.testing.assert_allclose(
+        found[mask], textbook(params, inputs, with_condition)[mask], atol=1e-5, rtol=1e-5
+    )
+
+
+def test_a_constant_in_beta_passes_through_because_the_weights_sum_to_one(params, inputs):
+    raised = params | {"beta_bias": params["beta_bias"] + 1.0}
+    mask = inputs["mask"]
+    change = attend(raised, inputs)[mask] - attend(params, inputs)[mask]
+    expected = np.broadcast_to(np.ones(WIDTH) @ params["out"]["kernel"], change.shape)
+    np.testing.assert_allclose(change, expected, atol=1e-5)
+
+
+def test_padded_atoms_get_no_weight(params, inputs):
+    junk = {name: array.copy() for name, array in inputs.items()}
+    padding = ~inputs["mask"]
+    junk["atoms"][padding] = 50.0
+    junk["pairs"][padding[:, None, :] | padding[:, :, None]] = -50.0
+    mask = inputs["mask"]
+    found = attend(params, junk)
+    assert np.isfinite(found).all()
+    np.testing.assert_array_equal(found[mask], attend(params, inputs)[mask])
+
+
+def test_the_pair_of_query_and_key_is_read_in_that_order(params, inputs):
+    swapped = np.swapaxes(inputs["pairs"], 1, 2)
+    change = attend(params, inputs, pairs=swapped) - attend(params, inputs)
+    assert np.abs(change[0]).max() > 0.01
+    # One atom alone has no order.
+    np.testing.assert_allclose(change[2, 0], 0.0, atol=1e-6)
+
+
+def test_a_lonely_atom_attends_to_itself_alone(params, inputs):
+    # Whatever alpha is: with a single key the weight is 1.
+    other = params | {"alpha": {"kernel": params["alpha"]["kernel"] * 7.0}}
+    np.testing.assert_allclose(attend(other, inputs)[2, 0], attend(params, inputs)[2, 0], atol=1e-6)
+    assert np.abs(attend(other, inputs)[0] - attend(params, inputs)[0]).max() > 0.01
