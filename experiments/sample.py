@@ -1,0 +1,142 @@
+"""Samples crystals from a trained model: CIF files, samples.extxyz and samples.json.
+
+    python -m experiments.sample --model=runs/perov5_cds --target=min --num=200 --out=samples/min
+
+An interrupted command keeps what it has written; the same command goes on from there.
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from pymatgen.core import Element
+
+from crystal_diffusion_jax import model_folder
+from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.sampling.generate import generate
+from crystal_diffusion_jax.sampling.record import SampleFolder
+from crystal_diffusion_jax.sampling.request import (
+    allowed_species,
+    draw_num_atoms,
+    outside_training_range,
+    parse_target,
+)
+from crystal_diffusion_jax.sampling.settings import SampleSettings
+from crystal_diffusion_jax.sampling.summary import summary
+from experiments import cli
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says a mistake in one sentence, as all other mistakes are said."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags."""
+    flags = _Parser(prog="python -m experiments.sample", description=__doc__.splitlines()[0])
+    flags.add_argument("--model", type=Path, required=True, help="model folder or training workdir")
+    flags.add_argument("--out", type=Path, required=True, help="folder for the crystals")
+    flags.add_argument(
+        "--target",
+        default="none",
+        help='requested property: "min" or "max" of the training data, a value in the property\'s '
+        'unit, or "none"; for several properties NAME=VALUE,NAME=VALUE (default: %(default)s)',
+    )
+    flags.add_argument("--num", type=int, default=200, help="crystals (default: %(default)s)")
+    flags.add_argument("--guidance", type=float, default=0.0, help="weight (default: %(default)s)")
+    flags.add_argument("--num_steps", type=int, help="sampling steps (default: as trained)")
+    flags.add_argument("--gamma", type=float, help="corrector step (default: the config's)")
+    flags.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    flags.add_argument("--batch_size", type=int, default=100, help="(default: %(default)s)")
+    flags.add_argument("--elements", help="only these, for example Ba,Ti,O (default: all)")
+    flags.add_argument("--num_atoms", type=int, help="per crystal (default: as in the data)")
+    flags.add_argument(
+        "--symprec",
+        type=float,
+        default=0.1,
+        help="tolerance in Angstrom for symmetrised CIF files; 0 writes P1 (default: %(default)s)",
+    )
+    return flags
+
+
+def atomic_numbers(elements: str | None, vocabulary: Sequence[int]) -> list[int] | None:
+    """ "Ba,Ti,O" -> [56, 22, 8].
+
+    Raises:
+      UserError: a symbol that names no element, or none of the model's vocabulary.
+    """
+    if elements is None:
+        return None
+    numbers = []
+    for symbol in (part.strip() for part in elements.split(",")):
+        if not Element.is_valid_symbol(symbol):
+            raise UserError(f"--elements={elements}: {symbol!r} is no element symbol")
+        if Element(symbol).Z not in vocabulary:
+            known = ",".join(Element.from_Z(z).symbol for z in vocabulary)
+            raise UserError(f"--elements={elements}: the model never saw {symbol}, only {known}")
+        numbers.append(Element(symbol).Z)
+    return numbers
+
+
+def main() -> None:
+    """Entry point."""
+    flags = parser().parse_args()
+    model = model_folder.load(flags.model)
+    trained_steps = model.config.noise.num_steps
+    num_steps = trained_steps if flags.num_steps is None else flags.num_steps
+    gamma = model.config.sampling.gamma if flags.gamma is None else flags.gamma
+    for name, value, low, high in (
+        ("num", flags.num, 1, math.inf),
+        ("batch_size", flags.batch_size, 1, math.inf),
+        ("num_steps", num_steps, 1, trained_steps),
+        ("seed", flags.seed, 0, 2**31 - 1),
+        ("guidance", flags.guidance, -math.inf, math.inf),
+        ("gamma", gamma, 0, math.inf),
+        ("symprec", flags.symprec, 0, math.inf),
+    ):
+        if not (math.isfinite(value) and low <= value <= high):
+            limits = f"at least {low}" if high == math.inf else f"within {low} .. {high}"
+            raise UserError(f"--{name}={value} must be {'finite' if low == -high else limits}")
+    # Refused here, because from then on the output folder belongs to the request.
+    draw_num_atoms(flags.num, flags.seed, flags.num_atoms, model.statistics)
+    numbers = atomic_numbers(flags.elements, model.statistics.vocabulary)
+    allowed = allowed_species(numbers, model.statistics)
+    target = parse_target(flags.target, model.statistics)
+    if target and model.config.model.conditioning == "none":
+        raise UserError(f"{flags.model} was trained without a condition; use --target=none")
+    for sentence in outside_training_range(target, model.statistics):
+        print(f"warning: {sentence}", file=sys.stderr)
+    settings = SampleSettings(
+        model=str(flags.model),
+        model_sha256=model.weights_sha256,
+        conditions=target,
+        num=flags.num,
+        seed=flags.seed,
+        # Without a request both branches are the same.
+        guidance=flags.guidance if target else 0.0,
+        num_steps=num_steps,
+        gamma=gamma,
+        elements=None if numbers is None else sorted(Element.from_Z(z).symbol for z in numbers),
+        num_atoms=flags.num_atoms,
+        symprec=flags.symprec,
+    )
+    folder = SampleFolder(flags.out, settings)
+    generate(model, settings, allowed, folder, flags.batch_size)
+    counts = folder.counts()
+    reasons = "".join(f"; {why}: {n}" for why, n in counts["rejected_by_reason"].items())
+    print(
+        f"{counts['written']} of {counts['requested']} crystals in {flags.out} "
+        f"({counts['rejected']} rejected{reasons}), {folder.seconds:.0f} s, "
+        f"{folder.network_calls} network calls"
+    )
+    for line in summary(folder.structures.values()):
+        print(line)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,82 @@
+"""Trains a model, or resumes a run: all that an interrupted run needs is the same command.
+
+    python -m experiments.train --config=configs/perov5_cds.py --workdir=runs/perov5_cds
+
+Any field can be overridden, for example --config.training.num_steps=5000.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from crystal_diffusion_jax import config as config_module
+from crystal_diffusion_jax.data.load import load
+from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.training.loop import train
+from experiments import cli
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, a file of configs/.")
+flags.DEFINE_string("workdir", None, "Folder of this run; an interrupted run resumes.")
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """absl's parser, with every mistake as one sentence.
+
+    Raises:
+      UserError: an unknown flag, a config file that is not there or refuses its variant, a field
+        that the config lacks, or a value of the wrong type.
+    """
+    try:
+        app.define_help_flags()
+        rest: list[str] = flags.FLAGS(argv)
+        if len(rest) > 1:
+            raise UserError(f"unexpected argument {rest[1]!r}; flags look like --workdir=runs/name")
+        for name in ("config", "workdir"):
+            if not flags.FLAGS[name].value:
+                raise UserError(f"--{name} is missing")
+        _CONFIG.value.to_dict()  # a missing file goes unnoticed until the config is used
+    except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        raise UserError(f"{_sentence(error)} (see python -m experiments.train --help)") from error
+    return rest
+
+
+def _sentence(error: Exception) -> str:
+    """The gist of an error of absl or ml_collections, which can hold lines of traceback."""
+    detail: object = error
+    while isinstance(detail, AttributeError | KeyError):  # they wrap one another
+        detail = detail.args[0]
+    lines = [line.strip() for line in str(detail).strip().splitlines()]
+    if isinstance(error, OSError):
+        return f"--config cannot be loaded: {lines[-1]}"
+    text = " ".join(dict.fromkeys((lines[0], lines[-1])))
+    if isinstance(error, AttributeError | KeyError):
+        return f"--config has no such field: {text}"
+    return text
+
+
+def run(argv: list[str]) -> None:
+    """Loads the data and trains."""
+    del argv
+    if not flags.FLAGS["verbosity"].present:
+        # The libraries' reports of every checkpoint file would bury the progress lines.
+        logging.set_verbosity(logging.WARNING)
+    config = config_module.from_dict(_CONFIG.value.to_dict())
+    splits = load(config.data)
+    workdir = Path(flags.FLAGS.workdir)
+    folder = train(config, splits, workdir)
+    print(f"trained model: {folder}")
+    print(
+        f"sample from it with: python -m experiments.sample --model={workdir} --target=min "
+        f"--num=200 --out=samples/{workdir.name}"
+    )
+
+
+def main() -> None:
+    """Entry point."""
+    app.run(run, argv=sys.argv, flags_parser=parse_flags)
+
+
+if __name__ == "__main__":
+    cli.run(main)
