@@ -1,0 +1,104 @@
+"""The smoke run of the built-in data set, shared by the tests of training and sampling."""
+
+import functools
+import os
+import tempfile
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+
+from configs import quickstart
+from crystal_diffusion_jax import config as config_module
+from crystal_diffusion_jax import devices
+from crystal_diffusion_jax.config import ExperimentConfig
+from crystal_diffusion_jax.crystals import Crystals
+from crystal_diffusion_jax.data.arrays import CrystalDataset, DatasetStatistics, dataset_statistics
+from crystal_diffusion_jax.data.batches import Batches
+from crystal_diffusion_jax.data.load import load
+from crystal_diffusion_jax.diffusion.schedules import noise_schedule
+from crystal_diffusion_jax.models.denoiser import Denoiser
+from crystal_diffusion_jax.training.state import TrainState, initial_state, make_optimizer
+from crystal_diffusion_jax.training.step import (
+    EvaluationStep,
+    TrainStep,
+    make_evaluation_step,
+    make_train_step,
+)
+
+# Compiling the same program again takes most of the time of these tests, so compiled programs are
+# kept for the session; in the environment, for the programs that the tests start.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _COMPILED = tempfile.TemporaryDirectory(prefix="compiled-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # remarks on the CPU at each use of the cache
+    jax.config.update("jax_compilation_cache_dir", _COMPILED.name)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+CONFIG: ExperimentConfig = config_module.from_dict(quickstart.get_config("smoke").to_dict())
+
+
+@functools.cache
+def splits() -> dict[str, CrystalDataset]:
+    return load(CONFIG.data)
+
+
+@functools.cache
+def statistics() -> DatasetStatistics:
+    return dataset_statistics(splits()["train"], CONFIG.scale_by_num_atoms)
+
+
+def denoiser() -> Denoiser:
+    return Denoiser(CONFIG.model, num_species=len(statistics().vocabulary))
+
+
+class StepInputs:
+    """What the training loop hands to the train step of the smoke run."""
+
+    def __init__(self) -> None:
+        self.mesh = devices.data_mesh()
+        self.key = jax.random.key(3)
+        self._optimizer = make_optimizer(CONFIG.training)
+        self._batches = Batches(
+            splits()["train"], statistics(), CONFIG.training.batch_size, CONFIG.seed
+        )
+
+    def state(self) -> TrainState:
+        """Fresh weights, the same on any number of devices."""
+        batch = self._batches.batch(0)
+        state = initial_state(denoiser(), self._optimizer, jax.random.key(1), batch)
+        return jax.device_put(state, devices.replicated(self.mesh))
+
+    def batch(self, step: int) -> tuple[Crystals, Array, Array]:
+        """Crystals, properties and weight."""
+        batch = self._batches.batch(step)
+        arrays: Any = (batch.crystals, batch.properties, batch.weight)
+        placed: tuple[Crystals, Array, Array] = jax.device_put(arrays, devices.by_batch(self.mesh))
+        return placed
+
+    def train_step(self) -> TrainStep:
+        return make_train_step(
+            denoiser(),
+            noise_schedule(CONFIG.noise),
+            CONFIG.loss,
+            self._optimizer,
+            CONFIG.training.ema_decay,
+            self.mesh,
+        )
+
+    def evaluation_step(self) -> EvaluationStep:
+        schedule = noise_schedule(CONFIG.noise)
+        return make_evaluation_step(denoiser(), schedule, CONFIG.loss, self.mesh)
+
+
+def loss_curve(num_steps: int) -> list[float]:
+    """Losses of the first steps."""
+    inputs = StepInputs()
+    state, step = inputs.state(), inputs.train_step()
+    losses = []
+    for index in range(num_steps):
+        state, metrics = step(state, *inputs.batch(index), inputs.key)
+        losses.append(metrics["loss"])
+    return [float(np.asarray(loss)) for loss in losses]

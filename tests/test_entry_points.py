@@ -1,0 +1,220 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import ase.io
+import pytest
+
+from experiments import cli, sample
+from tests import smoke_run
+
+ROOT = Path(__file__).parent.parent
+SMOKE = "--config=configs/quickstart.py:smoke"
+
+# Each mistake in a child of one program, which saves importing everything once for each.
+MAKE_MISTAKES = """
+import json, os, sys, tempfile
+from experiments import cli, train
+
+results = []
+for flags in json.loads(sys.argv[1]):
+    with tempfile.TemporaryFile("w+") as said:
+        child = os.fork()
+        if child == 0:
+            os.dup2(said.fileno(), 1)
+            os.dup2(said.fileno(), 2)
+            sys.argv = ["train.py", *flags]
+            cli.run(train.main)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        said.seek(0)
+        results.append((status, said.read()))
+print(json.dumps(results))
+"""
+
+TRAINING_MISTAKES = {
+    "no workdir": ([SMOKE], "--workdir is missing"),
+    "empty workdir": ([SMOKE, "--workdir="], "--workdir is missing"),
+    "no config": (["--workdir=WORKDIR"], "--config is missing"),
+    "unknown flag": ([SMOKE, "--workdir=WORKDIR", "--wrokdir=x"], "'wrokdir'"),
+    "stray argument": ([SMOKE, "--workdir=WORKDIR", "quickly"], "'quickly'"),
+    "mistyped field": (
+        [SMOKE, "--workdir=WORKDIR", "--config.training.batchsize=3"],
+        'Did you mean "batch_size"',
+    ),
+    "mistyped section": ([SMOKE, "--workdir=WORKDIR", "--config.trainig.batch_size=3"], "trainig"),
+    "wrong type": (
+        [SMOKE, "--workdir=WORKDIR", "--config.training.batch_size=abc"],
+        "--config.training.batch_size=abc",
+    ),
+    "no such config file": (
+        ["--config=configs/nothing.py:smoke", "--workdir=WORKDIR"],
+        "configs/nothing.py",
+    ),
+    "no such config file, but an override": (
+        ["--config=configs/nothing.py", "--workdir=WORKDIR", "--config.seed=3"],
+        "configs/nothing.py",
+    ),
+    "unknown variant": (
+        ["--config=configs/quickstart.py:fast", "--workdir=WORKDIR"],
+        'choose "full" or "smoke"',
+    ),
+    "impossible value": ([SMOKE, "--workdir=WORKDIR", "--config.model.width=7"], "config.model"),
+    "another config in the workdir": (
+        [SMOKE, "--workdir=WORKDIR", "--config.training.batch_size=16"],
+        "training.batch_size: 32 -> 16",
+    ),
+    "workdir is a file": ([SMOKE, "--workdir=WORKDIR/config.json"], "use another --workdir"),
+}
+
+SAMPLING_MISTAKES = {
+    "no model given": (["--out=OUT"], "--model"),
+    "folder without a model": (["--model=EMPTY", "--out=OUT"], "holds no trained model"),
+    "unknown flag": (["--model=MODEL", "--out=OUT", "--guidence=1"], "--guidence=1"),
+    "target": (["--model=MODEL", "--out=OUT", "--target=abc"], "--target=abc"),
+    "no such element": (["--model=MODEL", "--out=OUT", "--elements=O,Xx"], "'Xx'"),
+    "element never seen": (["--model=MODEL", "--out=OUT", "--elements=O,He"], "never saw He"),
+    "no crystals": (["--model=MODEL", "--out=OUT", "--num=0"], "--num=0"),
+    "number of crystals in words": (["--model=MODEL", "--out=OUT", "--num=ten"], "--num"),
+    "no batch": (["--model=MODEL", "--out=OUT", "--batch_size=0"], "--batch_size=0"),
+    "no steps": (["--model=MODEL", "--out=OUT", "--num_steps=0"], "within 1 .. 50"),
+    "more steps than trained": (["--model=MODEL", "--out=OUT", "--num_steps=51"], "1 .. 50"),
+    "too many atoms": (["--model=MODEL", "--out=OUT", "--num_atoms=9"], "--num_atoms=9"),
+    "guidance": (["--model=MODEL", "--out=OUT", "--guidance=nan"], "--guidance=nan must be finite"),
+    "corrector step": (["--model=MODEL", "--out=OUT", "--gamma=-1"], "--gamma=-1.0"),
+    "symmetry tolerance": (["--model=MODEL", "--out=OUT", "--symprec=inf"], "--symprec=inf"),
+    "seed": (["--model=MODEL", "--out=OUT", "--seed=-1"], "--seed=-1"),
+    "folder with other things": (["--model=MODEL", "--out=MODEL"], "is not empty"),
+}
+
+
+def program(*command: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+    """Workdir and outcome of the smoke run from the command line."""
+    workdir = tmp_path_factory.mktemp("entry") / "runs" / "smoke"
+    return workdir, program("-m", "experiments.train", SMOKE, f"--workdir={workdir}")
+
+
+@pytest.fixture(scope="module")
+def workdir(training) -> Path:
+    return training[0]
+
+
+def sampling_flags(workdir: Path) -> list[str]:
+    flags = ["--target=min", "--num=6", "--guidance=1", "--elements=Ba,Sr,Ti,O"]
+    return [*flags, "--num_steps=10", f"--model={workdir}", f"--out={workdir.parent / 'samples'}"]
+
+
+@pytest.fixture(scope="module")
+def sampling(workdir) -> tuple[Path, subprocess.CompletedProcess]:
+    """Output folder and outcome of sampling from that run."""
+    finished = program("-m", "experiments.sample", *sampling_flags(workdir))
+    return workdir.parent / "samples", finished
+
+
+@pytest.fixture(scope="module")
+def training_mistakes(workdir) -> dict[str, tuple[int, str]]:
+    """Exit status and output after each of `TRAINING_MISTAKES`."""
+    commands = [
+        [flag.replace("WORKDIR", str(workdir)) for flag in flags]
+        for flags, _ in TRAINING_MISTAKES.values()
+    ]
+    finished = program("-c", MAKE_MISTAKES, json.dumps(commands))
+    assert finished.returncode == 0, finished.stderr
+    return dict(zip(TRAINING_MISTAKES, json.loads(finished.stdout), strict=True))
+
+
+def assert_one_sentence(said: str, fragment: str) -> None:
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    assert said.endswith("\n")
+    assert fragment in said
+
+
+def run_sample(monkeypatch, *flags: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["sample.py", *flags])
+    cli.run(sample.main)
+
+
+def test_training_from_the_command_line_ends_with_a_model_and_the_next_command(training):
+    workdir, finished = training
+    assert finished.returncode == 0, finished.stderr
+    assert (workdir / "model" / "model.json").is_file()
+    assert "step 20/20" in finished.stdout
+    assert finished.stdout.splitlines()[-1].startswith(
+        f"sample from it with: python -m experiments.sample --model={workdir} "
+    )
+    assert finished.stderr == ""  # the libraries' remarks would bury the progress lines
+
+
+def test_sampling_from_the_command_line_writes_all_three_kinds_of_files(sampling):
+    out, finished = sampling
+    assert finished.returncode == 0, finished.stderr
+    record = json.loads((out / "samples.json").read_text())
+    written = record["counts"]["written"]
+    assert written + record["counts"]["rejected"] == 6
+    assert written > 0
+    assert len(record["structures"]) == written
+    assert len(list((out / "cif").glob("*.cif"))) == written
+    frames = ase.io.read(out / "samples.extxyz", index=":")
+    assert len(frames) == written
+    for frame in frames:
+        assert set(frame.get_chemical_symbols()) <= {"Ba", "Sr", "Ti", "O"}
+    (low,) = smoke_run.statistics().property_min
+    assert record["target"] == pytest.approx(low)
+    assert record["settings"]["guidance"] == 1.0
+    assert f"{written} of 6 crystals in {out}" in finished.stdout
+
+
+def test_the_same_sampling_command_again_changes_nothing(sampling, workdir, monkeypatch, capsys):
+    out, _ = sampling
+    record = (out / "samples.json").read_text()
+    run_sample(monkeypatch, *sampling_flags(workdir))
+    assert (out / "samples.json").read_text() == record
+    assert "of 6 crystals" in capsys.readouterr().out
+
+
+def test_another_sampling_command_into_the_same_folder_is_refused(
+    sampling, workdir, monkeypatch, capsys
+):
+    with pytest.raises(SystemExit) as caught:
+        run_sample(monkeypatch, *sampling_flags(workdir), "--seed=1")
+    assert caught.value.code == 2
+    assert_one_sentence(capsys.readouterr().err, "seed (there 0, now 1)")
+
+
+def test_a_target_outside_the_training_range_is_warned_of(workdir, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sample, "generate", lambda *_: None)
+    run_sample(monkeypatch, f"--model={workdir}", f"--out={tmp_path / 'new'}", "--target=1.5")
+    statistics = smoke_run.statistics()
+    said = capsys.readouterr().err
+    assert said.startswith("warning: the target tolerance_factor=1.5 is outside")
+    assert f"{statistics.property_min[0]:g} .. {statistics.property_max[0]:g}" in said
+
+
+@pytest.mark.parametrize("mistake", TRAINING_MISTAKES)
+def test_a_mistake_in_training_ends_with_status_2_and_one_sentence(training_mistakes, mistake):
+    status, said = training_mistakes[mistake]
+    assert status == 2, said
+    assert_one_sentence(said, TRAINING_MISTAKES[mistake][1])
+
+
+@pytest.mark.parametrize("mistake", SAMPLING_MISTAKES)
+def test_a_mistake_in_sampling_ends_with_status_2_and_one_sentence(
+    workdir, tmp_path, monkeypatch, capsys, mistake
+):
+    flags, fragment = SAMPLING_MISTAKES[mistake]
+    places = {"MODEL": workdir, "OUT": tmp_path / "out", "EMPTY": tmp_path}
+    for name, place in places.items():
+        flags = [flag.replace(f"={name}", f"={place}") for flag in flags]
+    with pytest.raises(SystemExit) as caught:
+        run_sample(monkeypatch, *flags)
+    assert caught.value.code == 2
+    assert_one_sentence(capsys.readouterr().err, fragment)
+    assert not (tmp_path / "out").exists()  # else it would belong to the mistaken request

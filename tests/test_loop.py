@@ -1,0 +1,238 @@
+import dataclasses
+import json
+import math
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from crystal_diffusion_jax import model_folder
+from crystal_diffusion_jax.data.batches import Batch, Batches, evaluation_batches
+from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.training import loop
+from crystal_diffusion_jax.training.loop import train
+from tests.smoke_run import CONFIG, splits
+
+PARTS = {"loss", "lattice", "frac_coords", "species_kl", "species_cross_entropy"}
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: no handler for ordinary exceptions may see it."""
+
+
+def quiet(line: str) -> None:
+    """Takes the progress lines."""
+
+
+def kill_at(text: str) -> Callable[[str], None]:
+    def say(line: str) -> None:
+        if text in line:
+            raise Killed
+
+    return say
+
+
+CLOCK = {"structures_per_second", "seconds"}
+
+
+def run(workdir: Path, say: Callable[[str], None] = quiet) -> Path:
+    return train(CONFIG, splits(), workdir, say)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, list[str]]:
+    """Workdir and progress lines of an undisturbed run."""
+    workdir = tmp_path_factory.mktemp("undisturbed") / "runs" / "smoke"
+    lines: list[str] = []
+    assert run(workdir, lines.append) == workdir / "model"
+    return workdir, lines
+
+
+def metrics(workdir: Path) -> list[dict[str, Any]]:
+    """All rows without the numbers that depend on the clock."""
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in CLOCK} for row in rows]
+
+
+def checkpoint_steps(workdir: Path) -> set[str]:
+    return {path.name for path in (workdir / "checkpoints").iterdir()}
+
+
+def assert_same_results(workdir: Path, expected: Path) -> None:
+    """Bit by bit the same metrics and weights."""
+    assert metrics(workdir) == metrics(expected)
+    models = [model_folder.load(each) for each in (workdir, expected)]
+    jax.tree.map(np.testing.assert_array_equal, models[0].params, models[1].params)
+    assert models[0].statistics == models[1].statistics
+
+
+def test_metrics_have_a_row_for_each_log_line_and_each_validation(finished):
+    workdir, _ = finished
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    expected = [("train", 5), ("train", 10), ("validation", 10)]
+    expected += [("train", 15), ("train", 20), ("validation", 20)]
+    assert [(row["kind"], row["step"]) for row in rows] == expected
+    for row in rows:
+        numbers = {"grad_norm"} | CLOCK if row["kind"] == "train" else set()
+        assert set(row) == {"kind", "step"} | PARTS | numbers
+        assert all(math.isfinite(row[name]) for name in PARTS | numbers)
+        weighted = sum(getattr(CONFIG.loss, name) * row[name] for name in PARTS - {"loss"})
+        assert row["loss"] == pytest.approx(weighted, rel=1e-5)
+
+
+def test_a_run_leaves_checkpoints_tensorboard_and_a_model_that_can_be_loaded(finished):
+    workdir, _ = finished
+    assert checkpoint_steps(workdir) == {"10", "20"}
+    assert any("tfevents" in path.name for path in (workdir / "tensorboard").iterdir())
+    model = model_folder.load(workdir)
+    assert model.config == CONFIG
+    assert model.training["steps"] == 20
+    best = min((row for row in metrics(workdir) if row["kind"] == "validation"), key=_loss)
+    assert model.training["validation losses"]["loss"] == pytest.approx(best["loss"], abs=1e-5)
+
+
+def _loss(row: dict[str, Any]) -> float:
+    return row["loss"]
+
+
+def test_progress_lines_tell_the_size_of_the_job_each_step_and_the_best_checkpoint(finished):
+    _, lines = finished
+    assert "2,011 crystals" in lines[0]
+    assert [line.split()[1] for line in lines if "structures/s" in line] == [
+        f"{step}/20" for step in (5, 10, 15, 20)
+    ]
+    assert lines[-1] == "best validation loss at step 20"
+
+
+@pytest.mark.parametrize(
+    ("line", "resumes_at"), [("step 10/20", None), ("step 15/20", 10)], ids=["early", "late"]
+)
+def test_an_interrupted_and_resumed_run_gives_bitwise_the_same(
+    tmp_path, finished, line, resumes_at
+):
+    with pytest.raises(Killed):
+        run(tmp_path, kill_at(line))
+    lines: list[str] = []
+    run(tmp_path, lines.append)
+    resuming = [line for line in lines if "resuming" in line]
+    assert ["step 10 " in line for line in resuming] == ([] if resumes_at is None else [True])
+    assert_same_results(tmp_path, finished[0])
+
+
+def test_a_finished_run_is_left_as_it_is(finished):
+    workdir, _ = finished
+    files = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()}
+    lines: list[str] = []
+    assert run(workdir, lines.append) == workdir / "model"
+    assert f"{workdir} is trained already: all 20 steps are done" in lines
+    after = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()}
+    assert after == files
+
+
+def test_data_may_move_between_runs(finished):
+    moved = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, root="/elsewhere"))
+    lines: list[str] = []
+    train(moved, splits(), finished[0], lines.append)
+    assert any("trained already" in line for line in lines)
+
+
+def test_another_config_is_refused_with_all_differing_fields_named(finished):
+    other = dataclasses.replace(
+        CONFIG, seed=1, training=dataclasses.replace(CONFIG.training, batch_size=16)
+    )
+    with pytest.raises(UserError) as caught:
+        train(other, splits(), finished[0], quiet)
+    assert "seed: 0 -> 1" in str(caught.value)
+    assert "training.batch_size: 32 -> 16" in str(caught.value)
+    assert str(caught.value).count("->") == 2
+
+
+def test_other_crystals_under_the_same_config_are_refused(finished):
+    fewer = splits() | {"val": splits()["val"].take(np.arange(5))}
+    with pytest.raises(UserError, match="other data: the crystals of val have changed"):
+        train(CONFIG, fewer, finished[0], quiet)
+
+
+def test_a_damaged_config_in_the_workdir_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match="cannot be read"):
+        run(tmp_path)
+
+
+def test_a_workdir_that_is_a_file_is_refused(tmp_path):
+    path = tmp_path / "file"
+    path.touch()
+    with pytest.raises(UserError, match="use another --workdir"):
+        run(path)
+
+
+def test_a_batch_that_the_devices_cannot_share_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop.devices, "data_mesh", lambda: types.SimpleNamespace(size=3))
+    with pytest.raises(UserError, match=r"batch_size=32 must be a multiple of the 3 devices"):
+        run(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def with_nan(batch: Batch) -> Batch:
+    lattice = np.array(batch.crystals.lattice)
+    lattice[3, 1, 1] = np.nan
+    spoilt = dataclasses.replace(batch.crystals, lattice=jnp.asarray(lattice))
+    return dataclasses.replace(batch, crystals=spoilt)
+
+
+class SpoiltBatches(Batches):
+    """The batch of the 13th step holds a NaN."""
+
+    def batch(self, step: int) -> Batch:
+        batch = super().batch(step)
+        return with_nan(batch) if step == 12 else batch
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkpoint(
+    tmp_path, finished, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "Batches", SpoiltBatches)
+        with pytest.raises(
+            UserError, match=r"stopped at step 13: .*lattice.* not finite"
+        ) as caught:
+            run(tmp_path)
+    assert "keeps the checkpoint of step 10" in str(caught.value)
+    assert checkpoint_steps(tmp_path) == {"10"}
+    assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
+    run(tmp_path)
+    assert_same_results(tmp_path, finished[0])
+
+
+def test_a_validation_loss_that_is_not_finite_leaves_neither_checkpoint_nor_model(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        loop, "evaluation_batches", lambda *args: [with_nan(x) for x in evaluation_batches(*args)]
+    )
+    with pytest.raises(UserError, match=r"validation after step 10: .*lattice.* not finite"):
+        run(tmp_path)
+    assert checkpoint_steps(tmp_path) == set()
+    assert not (tmp_path / "model").exists()
+    assert [row["kind"] for row in metrics(tmp_path)] == ["train", "train"]
+
+
+def test_validation_repeats_exactly_for_the_same_weights(tmp_path, finished, monkeypatch):
+    scores = []
+    validate = loop._validate
+
+    def twice(*args):
+        scores.append((validate(*args), validate(*args)))
+        raise Killed
+
+    monkeypatch.setattr(loop, "_validate", twice)
+    with pytest.raises(Killed):
+        run(tmp_path)
+    assert scores[0][0] == scores[0][1]
+    (first, _) = (row for row in metrics(finished[0]) if row["kind"] == "validation")
+    assert scores[0][0] == {name: first[name] for name in PARTS}
