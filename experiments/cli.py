@@ -1,9 +1,19 @@
 """What every entry point does around its main function: plain messages, meaningful exit status."""
 
+import argparse
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from crystal_diffusion_jax.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """Says a mistake in one sentence, as all other mistakes are said."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises the UserError that `run` prints."""
+        raise UserError(f"{message} (see {self.prog} --help)")
 
 
 def run(main: Callable[[], None]) -> None:

@@ -1,9 +1,11 @@
 """Gets a known data set ready: downloads what is missing, checks and caches it, says what is there.
 
     python -m experiments.prepare --dataset=perov5
+    python -m experiments.prepare --oracle
 
 Data come from --root, from `$CRYSTAL_DIFFUSION_DATA/<name>`, or else from CDVAE's repository, from
-where they are downloaded into the cache. Training afterwards starts without parsing anything.
+where they are downloaded into the cache. Training afterwards starts without parsing anything. With
+--oracle the published property networks are fetched into the cache as well, or alone.
 """
 
 import argparse
@@ -16,19 +18,29 @@ from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS, DatasetSpec
 from crystal_diffusion_jax.data.download import download
 from crystal_diffusion_jax.data.load import DataConfig, load
+from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.oracle import weights
 from experiments import cli
 
 
 def main() -> None:
     """Reads the command line and prepares the data set it names."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.prepare", description=__doc__)
+    parser = cli.Parser(prog="python -m experiments.prepare", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--dataset", required=True, choices=list(KNOWN_DATASETS))
+    parser.add_argument("--dataset", choices=list(KNOWN_DATASETS))
+    parser.add_argument("--oracle", action="store_true", help="fetch the published networks")
     parser.add_argument("--root", default="", help="folder with train, val and test csv or csv.gz")
     parser.add_argument(
         "--skip_bad_rows", action="store_true", help="go on without rows that cannot be used"
     )
     args = parser.parse_args()
+    if args.dataset is None and not args.oracle:
+        raise UserError("nothing to prepare: give --dataset=NAME, --oracle, or both")
+    if args.oracle:
+        for path in weights.prepare():
+            print(f"network: {path}")
+    if args.dataset is None:
+        return
     spec = KNOWN_DATASETS[args.dataset]
     if locate.find_known(spec.name, args.root) in (None, locate.download_folder(spec.name)):
         _download(spec)

@@ -1,12 +1,11 @@
 """Judges crystals sampled from a model of the built-in perovskites: a table and a picture.
 
-    python -m experiments.quickstart --samples samples/t085 samples/t100 --out=quickstart.png
+    python -m experiments.quickstart --samples samples/t080 samples/t095 --out=quickstart.png
 
 The tolerance factor of an ABX3 crystal follows from its composition alone, so no network is
 needed to say how well the requested value was met.
 """
 
-import argparse
 import dataclasses
 import json
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from crystal_diffusion_jax.data.perovskites import (
     identify_abx3,
 )
 from crystal_diffusion_jax.errors import UserError
-from experiments.cli import run
+from experiments import cli
 
 # Edges of a good cell may differ from the radii's cell constant by this fraction.
 _CELL_TOLERANCE = 0.05
@@ -182,7 +181,9 @@ def _number(value: float | np.floating | None, spec: str) -> str:
 
 def main() -> None:
     """Prints the table, writes the picture and prints its path."""
-    parser = argparse.ArgumentParser(description="Judge samples of the built-in perovskites.")
+    parser = cli.Parser(
+        prog="python -m experiments.quickstart", description=__doc__.splitlines()[0]
+    )
     parser.add_argument(
         "--samples",
         nargs="+",
@@ -202,4 +203,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    cli.run(main)

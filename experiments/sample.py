@@ -5,12 +5,10 @@
 An interrupted command keeps what it has written; the same command goes on from there.
 """
 
-import argparse
 import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from pymatgen.core import Element
 
@@ -29,16 +27,9 @@ from crystal_diffusion_jax.sampling.summary import summary
 from experiments import cli
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says a mistake in one sentence, as all other mistakes are said."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (see {self.prog} --help)")
-
-
-def parser() -> argparse.ArgumentParser:
+def parser() -> cli.Parser:
     """The flags."""
-    flags = _Parser(prog="python -m experiments.sample", description=__doc__.splitlines()[0])
+    flags = cli.Parser(prog="python -m experiments.sample", description=__doc__.splitlines()[0])
     flags.add_argument("--model", type=Path, required=True, help="model folder or training workdir")
     flags.add_argument("--out", type=Path, required=True, help="folder for the crystals")
     flags.add_argument(

@@ -117,8 +117,8 @@ def _parse(cif: str) -> Structure:
     if len(blocks) != 1:
         raise ValueError(f"unparsable CIF: {len(blocks)} structures in it, one is expected")
     block = blocks[0]
-    _check_cell(block)
-    _check_atoms(block)
+    check_cell(block)
+    check_atoms(block)
     try:
         # "ignore": blocks without atoms (title, authors) are no error.
         structure = parser.parse_structures(primitive=False, on_error="ignore")[0]
@@ -131,11 +131,11 @@ def _parse(cif: str) -> Structure:
         else:
             reason = f"unparsable CIF: {reason}"
         raise ValueError(reason) from error
-    _check_formula(block, structure)
+    check_formula(block, structure)
     return structure
 
 
-def _check_cell(block: Mapping[str, Any]) -> None:
+def check_cell(block: Mapping[str, Any]) -> None:
     """Refuses a cell without volume."""
     keys = [f"_cell_length_{axis}" for axis in "abc"]
     keys += [f"_cell_angle_{angle}" for angle in ("alpha", "beta", "gamma")]
@@ -149,7 +149,7 @@ def _check_cell(block: Mapping[str, Any]) -> None:
         raise ValueError(f"zero volume: lengths and angles {parameters} span {volume:.3g} Å^3")
 
 
-def _check_atoms(block: Mapping[str, Any]) -> None:
+def check_atoms(block: Mapping[str, Any]) -> None:
     """Refuses elements, occupancies and coordinates that pymatgen would guess or skip."""
     for axis in "xyz":
         column = block.get(f"_atom_site_fract_{axis}")
@@ -178,7 +178,7 @@ def _number_or_nan(text: str) -> float:
         return np.nan
 
 
-def _check_formula(block: Mapping[str, Any], structure: Structure) -> None:
+def check_formula(block: Mapping[str, Any], structure: Structure) -> None:
     """Refuses a CIF whose own formula says that atoms are missing or too many."""
     try:
         stated = Composition(block["_chemical_formula_sum"]).fractional_composition

@@ -1,0 +1,1 @@
+"""Scores of generated crystals: success rates, validity, diversity, distances, coverage."""

@@ -1,0 +1,95 @@
+"""One CIF -> the structure that its text states, unrounded and unreduced, or the reason why not.
+
+`data.read` prepares training crystals and so reduces each cell; here a crystal of someone else's
+making is judged, and nothing about it may be mended on the way.
+"""
+
+import re
+import warnings
+
+import numpy as np
+from pymatgen.core import Structure
+from pymatgen.io.cif import CifParser
+
+from crystal_diffusion_jax.data.read import check_atoms, check_cell, check_formula
+from crystal_diffusion_jax.structures import MIN_VOLUME, restore_structure
+
+# In fractional units. Symmetry images of one listed atom closer than this are one atom: a special
+# position written with four digits leaves images 1e-4 apart. Two *listed* atoms as close as this
+# are an error and never merged.
+_SITE_TOLERANCE = 1e-3
+
+
+def parse_cif(text: str) -> Structure:
+    """The one structure in a CIF, in the cell and with the coordinates it states.
+
+    Raises:
+      ValueError: there is no such structure, or it is none that can be judged (disordered, two
+        atoms at one site, unknown element, no volume); the message is the reason.
+    """
+    if not text.strip():
+        raise ValueError("empty file")
+    headers = re.findall(r"^\s*data_(\S*)", text, flags=re.MULTILINE)
+    if len(set(headers)) != len(headers):
+        # pymatgen would keep the last of them.
+        raise ValueError("unparsable CIF: two data blocks have the same name")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pymatgen warns of the defects that are errors here
+        try:
+            # frac_tolerance=0: otherwise 0.3333 becomes 1/3, and so does what was meant as 0.3333.
+            parser = CifParser.from_str(
+                text, frac_tolerance=0.0, site_tolerance=_SITE_TOLERANCE, check_cif=False
+            )
+        except Exception as error:  # broken text makes it raise nearly anything
+            raise ValueError("unparsable CIF") from error
+        blocks = [b for b in parser.as_dict().values() if "_atom_site_fract_x" in b]
+        if len(blocks) != 1:
+            raise ValueError(f"unparsable CIF: {len(blocks)} structures in it, one is expected")
+        try:
+            check_cell(blocks[0])
+        except ValueError as error:
+            if str(error).startswith("zero volume"):  # its numbers would make each reason another
+                raise ValueError(f"volume below {MIN_VOLUME} A^3") from error
+            raise
+        check_atoms(blocks[0])
+        try:
+            (structure,) = parser.parse_structures(primitive=False, on_error="raise")
+        except Exception as error:
+            # Every occupancy is 1, so that the parser finds more only where two atoms coincide.
+            coincide = "Occupancy" in str(error)
+            reason = "two atoms at one site" if coincide else "unparsable CIF"
+            raise ValueError(reason) from error
+        num_listed = len(blocks[0]["_atom_site_fract_x"])
+        # An O and an H at one site pass the parser as a hydroxyl group without coordinates for H.
+        if len(structure) < num_listed:
+            raise ValueError("two atoms at one site")
+        check_formula(blocks[0], structure)
+    numbers = np.array([site.specie.Z for site in structure])
+    return checked_structure(structure.lattice.matrix, structure.frac_coords, numbers)
+
+
+def checked_structure(
+    lattice: np.ndarray, frac_coords: np.ndarray, atomic_numbers: np.ndarray
+) -> Structure:
+    """The structure of given numbers, if these describe a crystal at all.
+
+    Args:
+      lattice: [3, 3] cell vectors as rows, in Angstrom.
+      frac_coords: [N, 3] fractional coordinates.
+      atomic_numbers: [N] int.
+
+    Raises:
+      ValueError: they do not; the message is the reason.
+    """
+    if len(atomic_numbers) == 0:
+        raise ValueError("no atoms")
+    if np.shape(lattice) != (3, 3) or np.shape(frac_coords) != (len(atomic_numbers), 3):
+        raise ValueError("cell, coordinates and elements do not fit together")
+    if not (np.isfinite(lattice).all() and np.isfinite(frac_coords).all()):
+        raise ValueError("non-finite numbers")
+    # CDVAE's evaluation does not construct such a crystal either.
+    if abs(np.linalg.det(lattice)) < MIN_VOLUME:
+        raise ValueError(f"volume below {MIN_VOLUME} A^3")
+    if min(atomic_numbers) < 1 or max(atomic_numbers) > 118:
+        raise ValueError("unknown element")
+    return restore_structure(np.asarray(lattice), np.asarray(frac_coords), atomic_numbers)

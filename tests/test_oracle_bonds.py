@@ -1,0 +1,94 @@
+"""oracle/bonds.py: every structure gets its bonds or a reason, once."""
+
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pymatgen.core import Lattice, Structure
+
+from crystal_diffusion_jax.oracle import bonds, graph
+
+GOOD = Structure(Lattice.cubic(3.35), ["Po"], [[0, 0, 0]])
+SALT = Structure(Lattice.cubic(4.1), ["Cs", "Cl"], [[0.0, 0.0, 0.0], [0.5, 0.5, 0.5]])
+DENSE = Structure(Lattice.cubic(0.5), ["Cu"], [[0, 0, 0]])
+AMERICIUM = Structure(Lattice.cubic(4.0), ["Am"], [[0, 0, 0]])
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CRYSTAL_DIFFUSION_CACHE", str(tmp_path))
+    return tmp_path / "bonds"
+
+
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Numbers of structures that are sent to the processes from now on."""
+    counts: list[int] = []
+    compute: Callable[..., object] = bonds._compute
+
+    def counting(cells: dict[int, object]) -> object:
+        counts.append(len(cells))
+        return compute(cells)
+
+    monkeypatch.setattr(bonds, "_compute", counting)
+    return counts
+
+
+def test_failures_keep_their_place_and_stop_nothing() -> None:
+    graphs = bonds.build([AMERICIUM, GOOD, DENSE, SALT], progress=False)
+    assert list(graphs.found) == [1, 3]
+    assert list(graphs.failures) == [0, 2]
+    for index, structure in ((1, GOOD), (3, SALT)):
+        np.testing.assert_array_equal(
+            graphs.found[index].bonds, graph.bonds(*graph.arrays(structure))
+        )
+
+
+def test_bonds_are_computed_once_for_the_same_numbers(
+    monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    first = bonds.build([GOOD, SALT], progress=False)
+    counts = computed(monkeypatch)
+    again = bonds.build([SALT, GOOD], progress=False)
+    assert counts == [0]
+    np.testing.assert_array_equal(again.found[0].bonds, first.found[1].bonds)
+    moved = SALT.copy()
+    moved.translate_sites([0], [0.01, 0, 0])
+    bonds.build([moved, GOOD], progress=False)
+    assert counts == [0, 1]
+    for path in cache.rglob("*.npy"):
+        path.write_bytes(b"damaged")
+    damaged = bonds.build([GOOD], progress=False)
+    assert counts == [0, 1, 1]
+    np.testing.assert_array_equal(damaged.found[0].bonds, first.found[0].bonds)
+
+
+def test_a_cache_that_cannot_be_written_is_only_a_warning(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.write_text("a file where the folder should be")
+    with pytest.warns(UserWarning, match="CRYSTAL_DIFFUSION_CACHE"):
+        graphs = bonds.build([GOOD], progress=False)
+    assert list(graphs.found) == [0]
+
+
+def test_a_structure_that_kills_its_process_is_the_only_one_to_fail(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Defined here, so that the processes get it by value.
+    def deadly(
+        lattice: np.ndarray, frac_coords: np.ndarray, atomic_numbers: np.ndarray
+    ) -> np.ndarray | str:
+        if atomic_numbers[0] == 29:
+            os._exit(1)
+        return np.zeros((1, 5), dtype=np.int32)
+
+    monkeypatch.setattr(bonds, "_bonds_or_reason", deadly)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # joblib's own, of the stopped process
+        graphs = bonds.build([GOOD, DENSE, SALT], progress=False)
+    assert list(graphs.found) == [0, 2]
+    assert list(graphs.failures) == [1]
+    assert graphs.failures[1].startswith("CrystalNN ended its process")
