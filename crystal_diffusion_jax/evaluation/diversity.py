@@ -1,0 +1,96 @@
+"""Uniqueness and novelty of generated crystals: as structures and as mere compositions."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from pymatgen.core import Structure
+
+from crystal_diffusion_jax.data.arrays import CrystalDataset
+from crystal_diffusion_jax.evaluation.compositions import Composition, reduced_composition
+from crystal_diffusion_jax.evaluation.intervals import Rate
+from crystal_diffusion_jax.evaluation.matching import match
+from crystal_diffusion_jax.structures import restore_structure
+
+
+@dataclasses.dataclass(frozen=True)
+class Diversity:
+    """How n crystals differ from each other and from a training set.
+
+    Attributes:
+      group: [n] int, equal for crystals that are the same; -1 where there is no crystal or its
+        comparison failed.
+      novel: [n] bool, no training crystal is the same; False where `group` is -1.
+      novel_composition: [n] bool, no training crystal has the composition; False without crystal.
+      compositions: the distinct reduced compositions of the crystals.
+      failures: index -> why a crystal's comparison failed.
+    """
+
+    group: np.ndarray
+    novel: np.ndarray
+    novel_composition: np.ndarray
+    compositions: frozenset[Composition]
+    failures: dict[int, str]
+
+    @property
+    def unique(self) -> Rate:
+        """Distinct crystals out of all."""
+        return self.distinct(np.ones(len(self.group), dtype=bool))
+
+    @property
+    def unique_compositions(self) -> Rate:
+        """Distinct compositions out of all crystals."""
+        return Rate(len(self.compositions), len(self.group))
+
+    def distinct(self, wanted: np.ndarray) -> Rate:
+        """Distinct crystals among those wanted ([n] bool), out of all n."""
+        groups = self.group[wanted & (self.group >= 0)]
+        return Rate(len(np.unique(groups)), len(self.group))
+
+
+def diversity(
+    structures: Sequence[Structure | None], train: CrystalDataset, progress: bool = True
+) -> Diversity:
+    """Compares crystals with each other and with the training set.
+
+    Args:
+      structures: n crystals, None where there is none.
+      train: the crystals that the generator has seen.
+      progress: show progress bars on stderr.
+    """
+    present = [i for i, structure in enumerate(structures) if structure is not None]
+    crystals = [structure for structure in structures if structure is not None]
+    compositions = [reduced_composition(crystal.atomic_numbers) for crystal in crystals]
+    offsets = train.offsets
+    rows: dict[Composition, list[int]] = {}
+    for row in range(len(train)):
+        numbers = train.atomic_numbers[offsets[row] : offsets[row + 1]]
+        rows.setdefault(reduced_composition(numbers), []).append(row)
+    known = [row for key in sorted(set(compositions)) for row in rows.get(key, [])]
+    matches = match(crystals, dataset_structures(train.take(np.array(known, dtype=int))), progress)
+
+    group = np.full(len(structures), -1)
+    novel = np.zeros(len(structures), dtype=bool)
+    novel_composition = np.zeros(len(structures), dtype=bool)
+    for index, composition, first, is_known in zip(
+        present, compositions, matches.group, matches.known, strict=True
+    ):
+        novel_composition[index] = composition not in rows
+        if first >= 0:
+            group[index] = present[first]
+            novel[index] = not is_known
+    failures = {present[i]: reason for i, reason in matches.failures.items()}
+    return Diversity(group, novel, novel_composition, frozenset(compositions), failures)
+
+
+def dataset_structures(dataset: CrystalDataset) -> list[Structure]:
+    """The crystals of a data set as pymatgen structures, in the order of its rows."""
+    offsets = dataset.offsets
+    return [
+        restore_structure(
+            dataset.lattice[row],
+            dataset.frac_coords[offsets[row] : offsets[row + 1]],
+            dataset.atomic_numbers[offsets[row] : offsets[row + 1]],
+        )
+        for row in range(len(dataset))
+    ]

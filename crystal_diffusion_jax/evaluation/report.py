@@ -1,0 +1,207 @@
+"""All scores of one set of generated crystals against one known data set."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+from pymatgen.core import Structure
+
+from crystal_diffusion_jax.data.arrays import CrystalDataset
+from crystal_diffusion_jax.data.datasets import DatasetSpec
+from crystal_diffusion_jax.evaluation.compositions import reduced_composition
+from crystal_diffusion_jax.evaluation.coverage import CUTOFFS, Coverage, Fingerprint, coverage
+from crystal_diffusion_jax.evaluation.distributions import distances, draw_valid, finite
+from crystal_diffusion_jax.evaluation.diversity import Diversity, dataset_structures, diversity
+from crystal_diffusion_jax.evaluation.inputs import Inputs
+from crystal_diffusion_jax.evaluation.intervals import Estimate, Rate, bootstrap, rate
+from crystal_diffusion_jax.evaluation.success_rate import success_rates
+from crystal_diffusion_jax.evaluation.validity import composition_defect, structural_defect
+
+
+class PredictionsLike(Protocol):
+    """What a judge says of S structures: `oracle.predict.Predictions`."""
+
+    @property
+    def values(self) -> np.ndarray:
+        """[S] predicted property, NaN where the prediction failed."""
+
+    @property
+    def failures(self) -> dict[int, str]:
+        """Index of each NaN -> the reason."""
+
+
+Predict = Callable[[Sequence[Structure]], PredictionsLike]
+MakeFingerprints = Callable[[Sequence[Structure | None]], Sequence[Fingerprint | None]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """Why one crystal failed at one stage.
+
+    Attributes:
+      index: place in the set, from 0.
+      name: its name.
+      stage: "reading", "structure", "composition", "property", "comparison" or "fingerprint".
+      reason: a few words, equal for equal causes.
+    """
+
+    index: int
+    name: str
+    stage: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Scores of n crystals; every rate whose n is not stated otherwise is out of all of them.
+
+    Attributes:
+      num: n, the crystals asked for.
+      num_read: those that are crystals at all.
+      num_predicted: those with a predicted property.
+      num_train: crystals of the training split.
+      num_test: crystals of the test split.
+      success: reading -> SR5, SR10, SR15, see `success_rates`.
+      validity: "structure", "composition", "both".
+      diversity: "unique", "novel", "unique_compositions", "novel_compositions".
+      useful: distinct crystals that are valid, reach SR5 and are not in the training split.
+      distances: see `distances`.
+      property_mean: mean prediction of all crystals that have one.
+      property_median: their median; far from any training crystal the networks may answer with
+        millions of eV, which a mean does not survive.
+      below_training_range: of those crystals, how many are predicted below every label of the
+        training split; each of them counts as a success, but hardly is one.
+      coverage: of the test split, None where it was not asked for.
+      failures: by index, a crystal's in the order of the stages.
+    """
+
+    num: int
+    num_read: int
+    num_predicted: int
+    num_train: int
+    num_test: int
+    success: Mapping[str, Mapping[str, Rate]]
+    validity: Mapping[str, Rate]
+    diversity: Mapping[str, Rate]
+    useful: Rate
+    distances: Mapping[str, Estimate]
+    property_mean: Estimate
+    property_median: Estimate
+    below_training_range: Rate
+    coverage: Coverage | None
+    failures: Sequence[Failure]
+
+
+def evaluate(
+    inputs: Inputs,
+    spec: DatasetSpec,
+    train: CrystalDataset,
+    test: CrystalDataset,
+    predict: Predict,
+    make_fingerprints: MakeFingerprints | None = None,
+    progress: bool = True,
+) -> Report:
+    """Scores a set of crystals.
+
+    `valid` means valid in structure and composition. CDVAE besides calls a crystal invalid when
+    matminer's fingerprint of it fails; here that counts for coverage alone, so that validity does
+    not depend on an optional package.
+
+    Args:
+      inputs: the crystals.
+      spec: the data set, for its thresholds.
+      train: its training split, for novelty; its first property is the data set's own.
+      test: its test split, for the distances and coverage.
+      predict: the judge of this data set's property.
+      make_fingerprints: asks for coverage.
+      progress: show progress bars on stderr.
+    """
+    num = len(inputs.structures)
+    stages: dict[str, dict[int, str]] = {"reading": dict(inputs.failures)}
+    present = [i for i, structure in enumerate(inputs.structures) if structure is not None]
+    crystals = [structure for structure in inputs.structures if structure is not None]
+
+    stages["structure"] = _defects(present, map(structural_defect, crystals))
+    stages["composition"] = _defects(
+        present,
+        (composition_defect(reduced_composition(crystal.atomic_numbers)) for crystal in crystals),
+    )
+    is_read = _mask(num, present)
+    structure_valid = is_read & ~_mask(num, stages["structure"])
+    composition_valid = is_read & ~_mask(num, stages["composition"])
+    valid = structure_valid & composition_valid
+
+    predictions = predict(crystals)
+    values = np.full(num, np.nan)
+    values[present] = predictions.values
+    stages["property"] = {present[i]: reason for i, reason in predictions.failures.items()}
+
+    compared = diversity(inputs.structures, train, progress)
+    stages["comparison"] = compared.failures
+
+    test_structures = dataset_structures(test)
+    drawn = draw_valid(valid)
+    drawn_structures = [s for i in drawn if (s := inputs.structures[i]) is not None]
+    test_values = predict(test_structures).values
+
+    covered = None
+    if make_fingerprints is not None:
+        made = make_fingerprints([*inputs.structures, *test_structures])
+        generated, reference = made[:num], [f for f in made[num:] if f is not None]
+        covered = coverage(generated, reference, CUTOFFS[spec.name])
+        stages["fingerprint"] = {
+            i: "no fingerprint of every site" for i in present if generated[i] is None
+        }
+    return Report(
+        num=num,
+        num_read=len(present),
+        num_predicted=len(finite(values)),
+        num_train=len(train),
+        num_test=len(test),
+        success=success_rates(values, valid, spec.success_thresholds),
+        validity={
+            "structure": rate(structure_valid),
+            "composition": rate(composition_valid),
+            "both": rate(valid),
+        },
+        diversity=_diversity_rates(compared),
+        useful=compared.distinct(
+            valid & compared.novel & (values <= spec.success_thresholds[0])  # NaN reaches nothing
+        ),
+        distances=distances(drawn_structures, values[drawn], test_structures, test_values),
+        property_mean=bootstrap(np.mean, finite(values)),
+        property_median=bootstrap(np.median, finite(values)),
+        below_training_range=rate(finite(values) < train.properties[:, 0].min()),
+        coverage=covered,
+        failures=_named(inputs.names, stages),
+    )
+
+
+def _diversity_rates(compared: Diversity) -> dict[str, Rate]:
+    return {
+        "unique": compared.unique,
+        "novel": rate(compared.novel),
+        "unique_compositions": compared.unique_compositions,
+        "novel_compositions": rate(compared.novel_composition),
+    }
+
+
+def _defects(indices: Sequence[int], defects: Iterable[str | None]) -> dict[int, str]:
+    pairs = zip(indices, defects, strict=True)
+    return {index: defect for index, defect in pairs if defect is not None}
+
+
+def _mask(num: int, indices: Iterable[int]) -> np.ndarray:
+    mask = np.zeros(num, dtype=bool)
+    mask[list(indices)] = True
+    return mask
+
+
+def _named(names: Sequence[str], stages: Mapping[str, Mapping[int, str]]) -> list[Failure]:
+    return [
+        Failure(index, name, stage, reasons[index])
+        for index, name in enumerate(names)
+        for stage, reasons in stages.items()
+        if index in reasons
+    ]

@@ -1,0 +1,93 @@
+"""Whether a crystal is valid in structure and in composition, by the rules of CDVAE.
+
+Rules: `scripts/eval_utils.py` of CDVAE (Xie et al., arXiv:2110.06197), which CDVAE, DiffCSP and
+their successors report as "structural" and "compositional validity".
+"""
+
+import functools
+import itertools
+import math
+from importlib.metadata import version
+
+import numpy as np
+import smact
+from pymatgen.core import Element, Structure
+
+from crystal_diffusion_jax.evaluation.compositions import Composition
+from crystal_diffusion_jax.structures import MIN_VOLUME, minimum_distance
+
+# Angstrom. Distances of an atom to its own images do not count, as in CDVAE.
+MIN_DISTANCE = 0.5
+# SMACT's element tables change between versions, and with them the verdicts.
+SMACT_VERSION = version("smact")
+# DiffCSP's limit; a composition beyond it counts as invalid.
+_MAX_COMBINATIONS = 10**7
+_METALS = frozenset(smact.metals)
+# The one entry of the table in which SMACT 4.0.2 (-3 instead of -2) differs from 2.2.1.
+_IRIDIUM_STATES = [-2, -1, 1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def structural_defect(structure: Structure) -> str | None:
+    """Why the structure is invalid, or None."""
+    if structure.volume < MIN_VOLUME:
+        return f"volume below {MIN_VOLUME} A^3"
+    if minimum_distance(structure) < MIN_DISTANCE:
+        return f"two atoms closer than {MIN_DISTANCE} A"
+    return None
+
+
+@functools.cache
+def composition_defect(composition: Composition) -> str | None:
+    """Why the composition is invalid, or None.
+
+    It is valid if it is one element, all metals, or can be made neutral by oxidation states of
+    SMACT's table such that each anion is more electronegative than each cation (Pauling's test).
+    The table is that of 2014, as in SMACT 2.2.1, with which CDVAE's figures were made.
+    """
+    try:
+        elements = [_smact_element(number) for number, _ in composition]
+    except KeyError:
+        return "an element unknown to SMACT"
+    if len(elements) == 1 or all(element.symbol in _METALS for element in elements):
+        return None
+    states = [
+        _IRIDIUM_STATES if element.symbol == "Ir" else element.oxidation_states_smact14 or []
+        for element in elements
+    ]
+    num_combinations = math.prod(len(known) for known in states)
+    if num_combinations == 0:
+        return "an element without oxidation states in SMACT"
+    if num_combinations > _MAX_COMBINATIONS:
+        return "too many combinations of oxidation states"
+    charges = [
+        np.array(known) * count for known, (_, count) in zip(states, composition, strict=True)
+    ]
+    total = functools.reduce(np.add.outer, charges)
+    electronegativities = [element.pauling_eneg for element in elements]
+    for choice in np.argwhere(total == 0):
+        chosen = [known[index] for known, index in zip(states, choice, strict=True)]
+        if _passes_pauling_test(chosen, electronegativities):
+            return None
+    return "no neutral combination of oxidation states that Pauling's test admits"
+
+
+@functools.cache
+def _smact_element(atomic_number: int) -> smact.Element:
+    """The element's tables; KeyError where SMACT has none."""
+    return smact.Element(Element.from_Z(atomic_number).symbol)
+
+
+def _passes_pauling_test(states: list[int], electronegativities: list[float | None]) -> bool:
+    """SMACT's test as CDVAE uses it, of version 2.2.1, pair by pair in the elements' order.
+
+    In SMACT 4 an unknown electronegativity fails the test. In 2.2.1 the comparison of two ions of
+    opposite charge then raised a TypeError, which CDVAE counts as a pass.
+    """
+    ions = zip(states, electronegativities, strict=True)
+    for (state, value), (other_state, other_value) in itertools.combinations(ions, 2):
+        opposite = state * other_state < 0
+        if value is None or other_value is None:
+            return opposite
+        if opposite and (value >= other_value if state > 0 else value <= other_value):
+            return False
+    return True

@@ -1,0 +1,75 @@
+"""Scores crystals, whoever generated them, as CDVAE and its successors do: a table and a JSON file.
+
+    python -m experiments.evaluate --structures=samples/min --dataset=perov5 --out=metrics.json
+
+--structures takes a folder of `experiments.sample` or of CIFs, a CIF, an extended XYZ file, or a
+csv with a column `cif`. What cannot be read or judged is counted as a failure, by name.
+"""
+
+import argparse
+import functools
+import json
+from pathlib import Path
+
+from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
+from crystal_diffusion_jax.data.load import DataConfig, load
+from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.evaluation.fingerprints import (
+    fingerprints,
+    load_scaler,
+    require_matminer,
+)
+from crystal_diffusion_jax.evaluation.inputs import read_structures
+from crystal_diffusion_jax.evaluation.report import evaluate
+from crystal_diffusion_jax.evaluation.summary import to_json, to_table
+from crystal_diffusion_jax.files import replace_text
+from crystal_diffusion_jax.oracle.predict import predict
+from experiments import cli
+
+
+def parser() -> cli.Parser:
+    """The flags."""
+    flags = cli.Parser(prog="python -m experiments.evaluate", description=__doc__)
+    flags.formatter_class = argparse.RawDescriptionHelpFormatter
+    flags.add_argument("--structures", type=Path, required=True, help="the generated crystals")
+    flags.add_argument("--dataset", required=True, choices=list(KNOWN_DATASETS))
+    flags.add_argument("--out", type=Path, required=True, help="JSON file for the scores")
+    flags.add_argument("--root", default="", help="folder with train, val and test csv or csv.gz")
+    flags.add_argument(
+        "--coverage", action="store_true", help="COV-R and COV-P too; needs the extra `coverage`"
+    )
+    return flags
+
+
+def main() -> None:
+    """Entry point."""
+    flags = parser().parse_args()
+    spec = KNOWN_DATASETS[flags.dataset]
+    # What may be refused comes before the minutes of work.
+    if flags.out.is_dir() or not flags.out.parent.is_dir():
+        raise UserError(f"--out={flags.out} must be a file in a folder that exists")
+    make_fingerprints = None
+    if flags.coverage:
+        require_matminer()
+        means, stds = load_scaler()
+        make_fingerprints = functools.partial(fingerprints, means=means, stds=stds)
+    inputs = read_structures(flags.structures)
+    splits = load(DataConfig(name=spec.name, root=flags.root))
+    if "test" not in splits:
+        raise UserError(f"{spec.name} has no test.csv beside train and val, which scoring needs")
+    report = evaluate(
+        inputs,
+        spec,
+        splits["train"],
+        splits["test"],
+        predict=functools.partial(predict, oracle=spec.name),
+        make_fingerprints=make_fingerprints,
+    )
+    content = to_json(report, str(flags.structures), spec)
+    replace_text(flags.out, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    print(to_table(report, spec))
+    print(f"scores in {flags.out}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

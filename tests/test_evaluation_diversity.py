@@ -1,0 +1,221 @@
+"""evaluation/matching.py, diversity.py and distributions.py."""
+
+import itertools
+
+import numpy as np
+import pytest
+from pymatgen.analysis.structure_matcher import StructureMatcher
+from pymatgen.core import Lattice, Structure
+
+from crystal_diffusion_jax.data.arrays import CrystalDataset
+from crystal_diffusion_jax.evaluation import matching
+from crystal_diffusion_jax.evaluation.distributions import MAX_DRAWN, distances, draw_valid
+from crystal_diffusion_jax.evaluation.diversity import dataset_structures, diversity
+from crystal_diffusion_jax.evaluation.intervals import Rate
+from crystal_diffusion_jax.evaluation.matching import match
+
+ROCK_SALT = Structure.from_spacegroup(
+    "Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]
+)
+CAESIUM_CHLORIDE = Structure(Lattice.cubic(3.5), ["Na", "Cl"], [[0.0, 0.0, 0.0], [0.5, 0.5, 0.5]])
+PEROVSKITE = Structure(
+    Lattice.cubic(4.0),
+    ["Ba", "Ti", "O", "O", "O"],
+    0.5 * np.array([[0, 0, 0], [1, 1, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1]]),
+)
+
+
+def dataset(structures: list[Structure]) -> CrystalDataset:
+    return CrystalDataset(
+        lattice=np.array([s.lattice.matrix for s in structures]).reshape(-1, 3, 3),
+        num_atoms=np.array([len(s) for s in structures], dtype=np.int64),
+        frac_coords=np.concatenate([np.zeros((0, 3)), *(s.frac_coords for s in structures)]),
+        atomic_numbers=np.array([z for s in structures for z in s.atomic_numbers], dtype=np.int64),
+        properties=np.zeros((len(structures), 1)),
+        property_names=("energy",),
+        material_ids=np.array([str(i) for i in range(len(structures))]),
+    )
+
+
+def disguises(structure: Structure) -> list[Structure]:
+    """The same crystal: supercell, other origin, other order of atoms, expanded, other cell."""
+    supercell = structure * (2, 1, 1)
+    moved = structure.copy()
+    moved.translate_sites(range(len(moved)), [0.3, -0.2, 0.71])
+    reordered = Structure.from_sites(structure.sites[::-1])
+    expanded = structure.copy()
+    expanded.scale_lattice(structure.volume * 1.2)
+    sheared = structure * [[1, 0, 0], [2, 1, 0], [0, 1, 1]]
+    return [supercell, moved, reordered, expanded, sheared]
+
+
+@pytest.mark.parametrize("structure", [ROCK_SALT, PEROVSKITE], ids=["NaCl", "BaTiO3"])
+def test_a_crystal_in_disguise_is_neither_unique_nor_novel(structure: Structure) -> None:
+    copies = disguises(structure)
+    result = diversity(copies, dataset([structure]), progress=False)
+    assert result.unique == Rate(1, len(copies))
+    assert not result.novel.any()
+    assert not result.novel_composition.any()
+
+
+def test_different_arrangements_of_one_composition_are_unique_and_novel() -> None:
+    result = diversity([ROCK_SALT, CAESIUM_CHLORIDE], dataset([ROCK_SALT]), progress=False)
+    assert result.unique == Rate(2, 2)
+    assert result.novel.tolist() == [False, True]
+    assert result.unique_compositions == Rate(1, 2)
+
+
+def test_another_composition_is_novel_even_on_the_same_sites() -> None:
+    potassium = ROCK_SALT.copy()
+    potassium.replace_species({"Na": "K"})
+    result = diversity([potassium, ROCK_SALT], dataset([ROCK_SALT]), progress=False)
+    assert result.novel.tolist() == [True, False]
+    assert result.novel_composition.tolist() == [True, False]
+    assert result.unique_compositions == Rate(2, 2)
+
+
+def test_missing_crystals_count_as_neither_unique_nor_novel() -> None:
+    result = diversity([None, ROCK_SALT, None], dataset([PEROVSKITE]), progress=False)
+    assert result.unique == Rate(1, 3)
+    assert result.novel.tolist() == [False, True, False]
+    assert result.group.tolist() == [-1, 1, -1]
+
+
+def test_distinct_crystals_are_counted_among_the_wanted_even_without_the_first_of_a_group() -> None:
+    copies = [ROCK_SALT, *disguises(ROCK_SALT), CAESIUM_CHLORIDE]
+    result = diversity(copies, dataset([PEROVSKITE]), progress=False)
+    wanted = np.array([False, False, True, True, False, False, True])
+    assert result.distinct(wanted) == Rate(2, 7)
+    assert result.distinct(~wanted) == Rate(1, 7)
+
+
+def test_a_set_without_crystals_has_no_diversity() -> None:
+    result = diversity([None, None], dataset([ROCK_SALT]), progress=False)
+    assert (result.unique, result.unique_compositions) == (Rate(0, 2), Rate(0, 2))
+
+
+def test_a_failed_comparison_is_named_and_counts_as_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(reference: Structure, structure: Structure) -> bool:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(matching, "_fit", refuse)
+    result = diversity([CAESIUM_CHLORIDE, PEROVSKITE], dataset([CAESIUM_CHLORIDE]), progress=False)
+    assert result.group.tolist() == [-1, 1]
+    assert result.novel.tolist() == [False, True]
+    assert result.failures == {0: "comparison failed (ZeroDivisionError)"}
+
+
+def random_crystals(num: int) -> list[Structure]:
+    """Perovskites and rock salts, distorted so much that some match each other and some do not."""
+    rng = np.random.default_rng(0)
+    structures = []
+    for index in range(num):
+        base = [ROCK_SALT.get_primitive_structure(), PEROVSKITE, CAESIUM_CHLORIDE][index % 3]
+        strain = np.eye(3) + rng.normal(scale=0.08, size=(3, 3))
+        coords = base.frac_coords + rng.normal(scale=0.07, size=base.frac_coords.shape)
+        structure = Structure(base.lattice.matrix @ strain, base.species, coords)
+        structures.append(structure * (2, 1, 1) if index % 4 == 0 else structure)
+    return structures
+
+
+def test_the_prescreen_changes_no_verdict_of_pymatgens_matcher() -> None:
+    crystals = random_crystals(36)
+    generated, known = crystals[:24], crystals[24:]
+    matcher = StructureMatcher(ltol=0.3, stol=0.5, angle_tol=10)
+    result = match(generated, known, progress=False)
+    expected = [any(matcher.fit(k, g) for k in known) for g in generated]
+    assert result.known == expected
+    assert 0 < sum(expected) < len(expected)
+    groups = matcher.group_structures(generated)
+    # By identity: equal copies would not tell the places apart.
+    firsts = [
+        [next(i for i, g in enumerate(generated) if g is s) for s in group] for group in groups
+    ]
+    assert sorted(map(sorted, firsts)) == sorted(
+        [i for i, first in enumerate(result.group) if first == group] for group in set(result.group)
+    )
+    assert 3 < len(groups) < len(generated)
+
+
+def test_a_data_set_gives_back_its_crystals() -> None:
+    for original, restored in zip(
+        [ROCK_SALT, PEROVSKITE], dataset_structures(dataset([ROCK_SALT, PEROVSKITE])), strict=True
+    ):
+        np.testing.assert_array_equal(restored.lattice.matrix, original.lattice.matrix)
+        np.testing.assert_array_equal(restored.frac_coords, original.frac_coords)
+        assert restored.atomic_numbers == original.atomic_numbers
+
+
+def test_the_distance_of_shifted_properties_is_the_shift() -> None:
+    values = np.random.default_rng(0).normal(size=30)
+    structures = [ROCK_SALT] * 30
+    result = distances(structures, values + 0.7, structures, values)
+    assert result["property"].value == pytest.approx(0.7, rel=1e-9)
+    assert result["density"].value == 0.0
+    assert result["property"].sizes == (30, 30)
+
+
+def test_the_interval_of_far_populations_is_that_of_the_difference_of_means() -> None:
+    rng = np.random.default_rng(3)
+    structures = [ROCK_SALT] * 60
+    result = distances(structures, rng.normal(size=60) + 9, structures, rng.normal(size=60))
+    estimate = result["property"]
+    assert estimate.value is not None
+    assert estimate.interval is not None
+    low, high = estimate.interval
+    assert low < estimate.value < high
+    assert high - low == pytest.approx(2 * 1.96 * (2 / 60) ** 0.5, rel=0.3)
+
+
+def test_the_interval_of_a_zero_distance_begins_at_zero() -> None:
+    values = np.random.default_rng(4).normal(size=40)
+    estimate = distances([ROCK_SALT] * 40, values, [ROCK_SALT] * 40, values)["property"]
+    assert estimate.value == 0.0
+    assert estimate.interval is not None
+    assert estimate.interval[0] == 0.0 < estimate.interval[1] < 0.5
+
+
+def test_the_distance_of_densities_follows_the_cells_volume() -> None:
+    expanded = ROCK_SALT.copy()
+    expanded.scale_lattice(2 * ROCK_SALT.volume)
+    values = np.zeros(3)
+    result = distances([expanded] * 3, values, [ROCK_SALT] * 3, values)
+    # 4 formula units of 58.44 g/mol in (5.64 A)^3; half of that after doubling the volume.
+    density = 4 * 58.44 / (6.02214076e23 * (5.64e-8) ** 3)
+    assert result["density"].value == pytest.approx(density / 2, rel=1e-4)
+
+
+def test_the_distance_of_element_numbers_is_that_of_their_means_if_they_are_constant() -> None:
+    values = np.zeros(2)
+    result = distances([PEROVSKITE] * 2, values, [ROCK_SALT, CAESIUM_CHLORIDE], values)
+    assert result["num_elements"].value == 1.0
+
+
+def test_unpredicted_crystals_are_left_out_of_the_propertys_distance() -> None:
+    with_gap = np.array([1.0, np.nan, 3.0])
+    result = distances([ROCK_SALT] * 3, with_gap, [ROCK_SALT] * 2, np.array([1.0, 3.0]))
+    assert result["property"].value == 0.0
+    assert result["property"].sizes == (2, 2)
+
+
+def test_no_valid_crystal_leaves_the_distances_open() -> None:
+    result = distances([], np.array([]), [ROCK_SALT], np.array([1.0]))
+    assert all(estimate.value is None for estimate in result.values())
+
+
+def test_at_most_a_thousand_valid_crystals_are_drawn_none_twice() -> None:
+    valid = np.random.default_rng(0).random(3000) < 0.6
+    drawn = draw_valid(valid)
+    assert len(drawn) == MAX_DRAWN == len(set(drawn.tolist()))
+    assert valid[drawn].all()
+    np.testing.assert_array_equal(draw_valid(valid), drawn)
+    few = np.arange(50) % 2 == 0
+    np.testing.assert_array_equal(draw_valid(few), np.arange(0, 50, 2))
+
+
+def test_all_pairs_of_disguises_match_each_other() -> None:
+    copies = disguises(PEROVSKITE)
+    for first, second in itertools.combinations(copies, 2):
+        assert match([first], [second], progress=False).known == [True]

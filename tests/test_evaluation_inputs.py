@@ -1,0 +1,277 @@
+"""evaluation/inputs.py and cif.py: whoever wrote the crystals, they are read as they are."""
+
+import csv
+import gzip
+import json
+from pathlib import Path
+
+import ase
+import ase.io
+import numpy as np
+import pytest
+from pymatgen.core import Lattice, Structure
+from pymatgen.io.cif import CifWriter
+
+from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.evaluation.cif import parse_cif
+from crystal_diffusion_jax.evaluation.inputs import read_structures
+from crystal_diffusion_jax.sampling.record import SampleFolder
+from crystal_diffusion_jax.sampling.settings import SampleSettings
+from crystal_diffusion_jax.structures import to_cif
+
+SETTINGS = SampleSettings(
+    model="m",
+    model_sha256="00" * 32,
+    conditions={},
+    num=5,
+    seed=0,
+    guidance=0.0,
+    num_steps=10,
+    gamma=1e-6,
+    elements=None,
+    num_atoms=None,
+    symprec=0.0,
+)
+OVERLAP = """data_x
+_cell_length_a 4.0
+_cell_length_b 4.0
+_cell_length_c 4.0
+_cell_angle_alpha 90
+_cell_angle_beta 90
+_cell_angle_gamma 90
+loop_
+_atom_site_label
+_atom_site_type_symbol
+_atom_site_fract_x
+_atom_site_fract_y
+_atom_site_fract_z
+A1 {first} 0.1 0.1 0.1
+A2 {second} 0.1 0.1 {z}
+"""
+
+
+def crystal(seed: int) -> Structure:
+    """A triclinic crystal without symmetry whose numbers have many digits."""
+    rng = np.random.default_rng(seed)
+    lattice = 5.0 * np.eye(3) + rng.normal(scale=0.4, size=(3, 3))
+    canonical = Lattice.from_parameters(*Lattice(lattice).parameters)
+    return Structure(canonical, ["Ba", "Ti", "O", "O", "O"], rng.random((5, 3)))
+
+
+def as_atoms(structure: Structure) -> ase.Atoms:
+    return ase.Atoms(
+        numbers=structure.atomic_numbers,
+        cell=structure.lattice.matrix,
+        scaled_positions=structure.frac_coords,
+        pbc=True,
+    )
+
+
+def assert_same(read: Structure | None, written: Structure, atol: float) -> None:
+    """Same cell and same atoms, in whatever order."""
+    assert read is not None
+    np.testing.assert_allclose(read.lattice.parameters, written.lattice.parameters, atol=atol)
+    assert len(read) == len(written)
+    for element in ("Ba", "Ti", "O"):
+        pair = [
+            np.array([site.frac_coords % 1 for site in s if site.specie.symbol == element])
+            for s in (read, written)
+        ]
+        first, second = [coords[np.argsort(coords[:, 0])] for coords in pair]
+        np.testing.assert_allclose(first, second, atol=atol)
+
+
+@pytest.mark.parametrize("writer", ["pymatgen", "ase"])
+def test_a_folder_of_cifs_is_read_in_the_order_of_names(tmp_path: Path, writer: str) -> None:
+    crystals = [crystal(seed) for seed in range(4)]
+    for index, structure in enumerate(crystals):
+        path = tmp_path / f"{index}.cif"
+        if writer == "pymatgen":
+            CifWriter(structure).write_file(path)
+        else:
+            ase.io.write(path, as_atoms(structure))
+    (tmp_path / "notes.txt").write_text("not a crystal")
+    inputs = read_structures(tmp_path)
+    assert inputs.names == ["0.cif", "1.cif", "2.cif", "3.cif"]
+    assert inputs.failures == {}
+    for read, written in zip(inputs.structures, crystals, strict=True):
+        assert_same(read, written, atol=2e-5 if writer == "ase" else 1e-7)
+
+
+def test_an_extxyz_of_ase_is_read_frame_by_frame(tmp_path: Path) -> None:
+    crystals = [crystal(seed) for seed in range(3)]
+    atoms = [as_atoms(structure) for structure in crystals]
+    molecule = ase.Atoms("H2", positions=[[0, 0, 0], [0, 0, 0.74]])
+    ase.io.write(tmp_path / "set.extxyz", [*atoms, molecule], format="extxyz")
+    inputs = read_structures(tmp_path / "set.extxyz")
+    for read, written in zip(inputs.structures, crystals, strict=False):
+        assert_same(read, written, atol=1e-6)
+    assert inputs.failures == {3: "no periodic cell"}
+    assert inputs.structures[3] is None
+
+
+@pytest.mark.parametrize("name", ["set.csv", "set.csv.gz"])
+def test_a_table_with_a_cif_column_is_read_row_by_row(tmp_path: Path, name: str) -> None:
+    crystals = [crystal(seed) for seed in range(2)]
+    rows = [["mp-1", str(CifWriter(crystals[0]))], ["", str(CifWriter(crystals[1]))], ["mp-3", ""]]
+    opener = gzip.open if name.endswith(".gz") else open
+    with opener(tmp_path / name, "wt", newline="") as file:
+        csv.writer(file).writerows([["material_id", "cif"], *rows])
+    inputs = read_structures(tmp_path / name)
+    assert inputs.names == ["mp-1", "row 2", "mp-3"]
+    assert inputs.failures == {2: "empty file"}
+    for read, written in zip(inputs.structures, crystals, strict=False):
+        assert_same(read, written, atol=1e-7)
+
+
+@pytest.mark.parametrize("given", ["folder", "record"])
+def test_of_a_sample_folder_all_requested_crystals_count(tmp_path: Path, given: str) -> None:
+    folder = SampleFolder(tmp_path, SETTINGS)
+    good = crystal(1)
+    lattices = [good.lattice.matrix, np.full((3, 3), np.nan), 0.2 * np.eye(3)]
+    coords = [good.frac_coords] * 3
+    numbers = [np.array(good.atomic_numbers)] * 3
+    folder.add([3, 0, 1], lattices, coords, numbers, wall_seconds=0.0, network_calls=0)
+    inputs = read_structures(tmp_path if given == "folder" else tmp_path / "samples.json")
+    assert len(inputs.structures) == SETTINGS.num
+    read = inputs.structures[3]
+    assert read is not None
+    np.testing.assert_array_equal(read.frac_coords, good.frac_coords)
+    np.testing.assert_allclose(read.lattice.parameters, good.lattice.parameters, rtol=1e-12)
+    assert sorted(inputs.failures) == [0, 1, 2, 4]
+    assert inputs.failures[0] == "rejected when sampled: non-finite numbers"
+    assert inputs.failures[1] == "rejected when sampled: volume below 0.1 A^3"
+    assert inputs.failures[2].startswith("not sampled")
+
+
+def test_a_spoilt_entry_of_a_record_is_a_failure_of_that_crystal_alone(tmp_path: Path) -> None:
+    good = crystal(0)
+    entry = {
+        "lattice": good.lattice.matrix.tolist(),
+        "frac_coords": good.frac_coords.tolist(),
+        "atomic_numbers": list(good.atomic_numbers),
+    }
+    entries = [
+        entry | {"index": 0},
+        entry | {"index": 1, "lattice": [[float("nan")] * 3] * 3},
+        {"index": 2, "lattice": entry["lattice"], "atomic_numbers": [1]},
+        entry | {"index": 3, "atomic_numbers": [0, 1, 1, 1, 1]},
+        entry | {"index": 4, "atomic_numbers": [1, 1]},
+    ]
+    record = {"settings": {"num": 5}, "rejected": [], "structures": entries}
+    (tmp_path / "samples.json").write_text(json.dumps(record))
+    failures = read_structures(tmp_path).failures
+    assert failures[1] == "non-finite numbers"
+    assert "frac_coords" in failures[2]
+    assert failures[3] == "unknown element"
+    assert "do not fit" in failures[4]
+    assert 0 not in failures
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "z"),
+    [
+        ("Si", "Si", 0.1),
+        ("Si", "Ge", 0.1),
+        ("Si", "Si", 0.1001),
+        ("O", "H", 0.1),  # a hydroxyl group to the parser, which then loses the H
+    ],
+)
+def test_two_atoms_at_one_site_are_never_merged(first: str, second: str, z: float) -> None:
+    with pytest.raises(ValueError, match="two atoms at one site"):
+        parse_cif(OVERLAP.format(first=first, second=second, z=z))
+
+
+def test_atoms_that_overlap_but_not_wholly_stay_two_atoms() -> None:
+    structure = parse_cif(OVERLAP.format(first="Si", second="Si", z=0.11))
+    assert len(structure) == 2
+    assert structure.distance_matrix[0, 1] == pytest.approx(0.04, rel=1e-9)
+
+
+def test_coordinates_near_a_third_are_not_rounded_to_it() -> None:
+    structure = parse_cif(OVERLAP.format(first="Na", second="Cl", z=0.33335))
+    assert max(structure.frac_coords[:, 2]) == 0.33335
+
+
+def test_a_cif_with_a_space_group_holds_the_whole_orbit(tmp_path: Path) -> None:
+    rock_salt = Structure.from_spacegroup(
+        "Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]
+    )
+    (tmp_path / "a.cif").write_text(to_cif(rock_salt, symprec=0.01))
+    assert "Fm-3m" in (tmp_path / "a.cif").read_text()
+    (read,) = read_structures(tmp_path / "a.cif").structures
+    assert read is not None
+    assert read.formula == "Na4 Cl4"
+    assert min(read.distance_matrix[np.triu_indices(8, 1)]) == pytest.approx(2.82, rel=1e-6)
+
+
+def test_images_of_a_special_position_with_four_digits_are_one_atom() -> None:
+    hexagonal = OVERLAP.format(first="Mg", second="Mg", z=0.6).replace("gamma 90", "gamma 120")
+    head, atoms = hexagonal.split("loop_")
+    head += "_symmetry_space_group_name_H-M 'P 63/m m c'\n"
+    columns = atoms[: atoms.index("A1")]
+    structure = parse_cif(f"{head}loop_{columns}A1 Mg 0.3333 0.6667 0.25\n")
+    assert len(structure) == 2  # Wyckoff position 2c
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("0.1 0.1 0.6", "0.1 0.1 nan", "not a number"),
+        ("_cell_length_a 4.0", "_cell_length_a nan", "not all numbers"),
+        ("_cell_length_a 4.0", "_cell_length_a 0.0005", "volume below 0.1"),
+        ("A2 Cl", "A2 Xx", "unknown element"),
+        ("_cell_length_a 4.0", "", "missing"),
+        ("data_x", "data_x\n_a_b 1\ndata_x", "same name"),
+    ],
+)
+def test_an_odd_cif_among_good_ones_is_a_named_failure(
+    tmp_path: Path, old: str, new: str, reason: str
+) -> None:
+    good = OVERLAP.format(first="Na", second="Cl", z=0.6)
+    assert old in good
+    (tmp_path / "good.cif").write_text(good)
+    (tmp_path / "odd.cif").write_text(good.replace(old, new))
+    inputs = read_structures(tmp_path)
+    assert inputs.structures[0] is not None
+    assert list(inputs.failures) == [1]
+    assert reason in inputs.failures[1]
+
+
+def test_empty_and_binary_cifs_in_a_folder_are_named_failures(tmp_path: Path) -> None:
+    (tmp_path / "a.cif").write_text("")
+    (tmp_path / "b.cif").write_bytes(bytes(range(256)) * 4)
+    inputs = read_structures(tmp_path)
+    assert inputs.structures == [None, None]
+    assert inputs.failures[0] == "empty file"
+    assert "unparsable" in inputs.failures[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("absent.cif", None),
+        ("no.cif", b"hello"),
+        ("empty.extxyz", b""),
+        ("noise.extxyz", bytes(range(256))),
+        ("noise.csv", b"\xff\xfe\x00"),
+        ("columns.csv", b"material_id,energy\na,1\n"),
+        ("header.csv", b"material_id,cif\n"),
+        ("samples.json", b"{"),
+        ("list.json", b"[1, 2]"),
+        ("other.poscar", b"Si"),
+    ],
+)
+def test_what_is_no_set_of_structures_is_refused_by_name(
+    tmp_path: Path, name: str, content: bytes | None
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=name):
+        read_structures(tmp_path / name)
+
+
+def test_a_folder_without_structures_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "readme.txt").write_text("x")
+    with pytest.raises(UserError, match=r"neither samples\.json nor \*\.cif"):
+        read_structures(tmp_path)
