@@ -39,6 +39,11 @@ class ExperimentConfig:
     training: TrainingConfig
     sampling: SamplingConfig
 
+    def __post_init__(self) -> None:
+        """Rejects a seed that numpy's generators refuse."""
+        if self.seed < 0:
+            raise ValueError(f"seed must be at least 0, not {self.seed}")
+
 
 # Where the data lie does not change what is learnt from them, so a moved folder can be resumed.
 _LOCATION_FIELDS = ("data.root",)

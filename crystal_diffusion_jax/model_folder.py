@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,8 @@ class TrainedModel:
 def save(model: TrainedModel, folder: Path) -> None:
     """Writes the folder beside its final place and then swaps it in, replacing an older one."""
     new, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
+    if old.exists() and not folder.exists():
+        old.rename(folder)  # an earlier save was killed between its two renames
     for leftover in (new, old):
         shutil.rmtree(leftover, ignore_errors=True)
     new.mkdir(parents=True)
@@ -116,6 +119,13 @@ def load(path: Path) -> TrainedModel:
     )
 
 
+def example_target(conditioning: str, property_names: Sequence[str]) -> str:
+    """A `--target` that a model with this conditioning and these properties understands."""
+    if conditioning == "none":
+        return "none"
+    return "min" if len(property_names) == 1 else f"{property_names[0]}=min"
+
+
 def model_card(model: TrainedModel) -> str:
     """A short page for people: data, network, training, use."""
     config, statistics, training = model.config, model.statistics, model.training
@@ -132,6 +142,7 @@ def model_card(model: TrainedModel) -> str:
     ]
     facts = "\n".join(f"- {name}: {value}" for name, value in training.items())
     smallest, largest = (statistics.num_atoms_histogram[end][0] for end in (0, -1))
+    target = example_target(config.model.conditioning, statistics.property_names)
     count = sum(crystals for _, crystals in statistics.num_atoms_histogram)
     return f"""# Crystal diffusion model, data set {config.data.name or config.data.root}
 
@@ -147,7 +158,7 @@ Training:
 
 {facts}
 
-    python -m experiments.sample --model=THIS_FOLDER --target=min --num=200 --out=samples
+    python -m experiments.sample --model=THIS_FOLDER --target={target} --num=200 --out=samples
 
 weights.npz holds the averaged weights, model.json the whole configuration and the data statistics.
 """

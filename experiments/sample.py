@@ -100,6 +100,15 @@ def main() -> None:
     target = parse_target(flags.target, model.statistics)
     if target and model.config.model.conditioning == "none":
         raise UserError(f"{flags.model} was trained without a condition; use --target=none")
+    if flags.guidance and not target:
+        raise UserError("--guidance steers towards a target, and --target=none asks for none")
+    knows_null = model.config.loss.condition_dropout > 0
+    needs_null = flags.guidance != 0 or set(target) != set(model.statistics.property_names)
+    if model.config.model.conditioning != "none" and needs_null and not knows_null:
+        raise UserError(
+            f"{flags.model} was trained with condition_dropout=0, so it knows no crystals without "
+            "a target: ask for every property, with --guidance=0"
+        )
     for sentence in outside_training_range(target, model.statistics):
         print(f"warning: {sentence}", file=sys.stderr)
     settings = SampleSettings(
@@ -108,11 +117,10 @@ def main() -> None:
         conditions=target,
         num=flags.num,
         seed=flags.seed,
-        # Without a request both branches are the same.
-        guidance=flags.guidance if target else 0.0,
+        guidance=flags.guidance,
         num_steps=num_steps,
         gamma=gamma,
-        elements=None if numbers is None else sorted(Element.from_Z(z).symbol for z in numbers),
+        elements=None if numbers is None else sorted({Element.from_Z(z).symbol for z in numbers}),
         num_atoms=flags.num_atoms,
         symprec=flags.symprec,
     )

@@ -14,6 +14,7 @@ from ml_collections import config_flags
 from crystal_diffusion_jax import config as config_module
 from crystal_diffusion_jax.data.load import load
 from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.model_folder import example_target
 from crystal_diffusion_jax.training.loop import train
 from experiments import cli
 
@@ -67,8 +68,9 @@ def run(argv: list[str]) -> None:
     workdir = Path(flags.FLAGS.workdir)
     folder = train(config, splits, workdir)
     print(f"trained model: {folder}")
+    target = example_target(config.model.conditioning, splits["train"].property_names)
     print(
-        f"sample from it with: python -m experiments.sample --model={workdir} --target=min "
+        f"sample from it with: python -m experiments.sample --model={workdir} --target={target} "
         f"--num=200 --out=samples/{workdir.name}"
     )
 

@@ -1,8 +1,10 @@
+import contextlib
 import json
 from pathlib import Path
 
 import pytest
 
+from crystal_diffusion_jax.training import logbook as logbook_module
 from crystal_diffusion_jax.training.logbook import Logbook, duration, progress_line
 
 LOSSES = {
@@ -51,6 +53,18 @@ def test_rows_of_lost_steps_are_dropped_on_resume(tmp_path):
     write(tmp_path, [5, 10, 15, 20])
     write(tmp_path, [15], resume_step=10)
     assert [row["step"] for row in rows(tmp_path)] == [5, 10, 15]
+
+
+@pytest.mark.parametrize("resume_step", [0, 10])
+def test_tensorboard_hides_the_points_of_lost_steps(tmp_path, monkeypatch, resume_step):
+    write(tmp_path, [5, 10, 15])
+    purged = []
+    monkeypatch.setattr(
+        logbook_module, "SummaryWriter", lambda _, purge_step: purged.append(purge_step)
+    )
+    with contextlib.suppress(AttributeError):  # there is no writer to close
+        write(tmp_path, [], resume_step)
+    assert purged == [resume_step + 1]
 
 
 def test_seconds_of_lost_work_do_not_count(tmp_path):

@@ -89,11 +89,24 @@ def test_conditions_are_dropped_with_the_given_probability_each_on_its_own():
     properties = jnp.arange(2.0 * number).reshape(number, 2)
     condition = drop_conditions(jax.random.key(0), properties, probability)
     absent = ~np.asarray(condition.present)
-    error = np.sqrt(probability * (1 - probability) / number)
-    assert np.all(np.abs(absent.mean(axis=0) - probability) < 4 * error)
-    both = probability**2
-    assert abs(absent.all(axis=1).mean() - both) < 4 * np.sqrt(both * (1 - both) / number)
+
+    def assert_share(hidden, expected):
+        error = np.sqrt(expected * (1 - expected) / number)
+        assert abs(hidden.mean() - expected) < 4 * error
+
+    # Either both are hidden together, or else each on its own.
+    one = probability + (1 - probability) * probability
+    assert_share(absent[:, 0], one)
+    assert_share(absent[:, 1], one)
+    assert_share(absent.all(axis=1), probability + (1 - probability) * probability**2)
     np.testing.assert_array_equal(condition.values, properties)
+
+
+def test_a_single_property_is_dropped_with_the_probability_itself():
+    number, probability = 20_000, 0.1
+    condition = drop_conditions(jax.random.key(1), jnp.zeros((number, 1)), probability)
+    error = np.sqrt(probability * (1 - probability) / number)
+    assert abs(1 - np.asarray(condition.present).mean() - probability) < 4 * error
 
 
 @pytest.mark.parametrize(("probability", "present"), [(0.0, True), (1.0, False)])

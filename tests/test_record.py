@@ -208,6 +208,7 @@ def test_opening_mends_the_cif_folder_and_spares_the_users_own_files(tmp_path):
     (tmp_path / "cif/00002_BaTiO3.cif").unlink()
     (tmp_path / "samples.extxyz").unlink()
     (tmp_path / "cif/00099_NaCl.cif").write_text("not in the record")
+    (tmp_path / "cif/00098_Ca(NO3)2.cif").write_text("not in the record")
     (tmp_path / "cif/.00003_BaTiO3.cif.tmp").write_text("half a fi")
     (tmp_path / "cif/favourites.cif").write_text("mine")
     SampleFolder(tmp_path, SETTINGS)

@@ -80,6 +80,11 @@ def test_a_target_outside_the_training_range_is_named_with_that_range(value, war
         assert "0 .. 4" in sentences[0]
 
 
+def test_a_property_asked_for_twice_is_refused():
+    with pytest.raises(UserError, match="gap is asked for twice"):
+        parse_target("gap=1,density=3,gap=2", GAP_AND_DENSITY)
+
+
 def test_conditions_are_z_scores_and_absent_properties_are_marked():
     condition = condition_arrays({"density": 9.0}, GAP_AND_DENSITY, batch_size=3)
 

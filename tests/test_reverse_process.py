@@ -9,9 +9,9 @@ import pytest
 from jax import Array
 
 from crystal_diffusion_jax.crystals import Crystals
-from crystal_diffusion_jax.diffusion import joint
 from crystal_diffusion_jax.diffusion.joint import Denoise, Prediction
 from crystal_diffusion_jax.diffusion.schedules import NoiseSchedule, sampling_times
+from crystal_diffusion_jax.sampling.sampler import reverse_process
 
 NUM_SPECIES = 4
 GAMMA = 1e-6
@@ -93,28 +93,17 @@ def analytic_denoiser(mixture: Mixture, schedule: NoiseSchedule) -> Denoise:
 def generate(
     mixture: Mixture, schedule: NoiseSchedule, number: int, times: np.ndarray, *, correct: bool
 ) -> Crystals:
-    """Prior, then at each time an optional corrector step and a predictor step to the next."""
-    denoise = analytic_denoiser(mixture, schedule)
+    """The sampler's own reverse process, with or without its corrector."""
     keys = jax.random.split(jax.random.key(0), number)
-    fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
-
-    def step(crystals: Crystals, pair: tuple[Array, Array]) -> tuple[Crystals, None]:
-        t, s = (jnp.full(number, time) for time in pair)
-        step_keys = fold(keys, pair[0])
-        if correct:
-            crystals = joint.corrector_step(
-                fold(step_keys, 0), crystals, denoise(crystals, t), t, GAMMA, schedule
-            )
-        crystals = joint.predictor_step(
-            fold(step_keys, 1), crystals, denoise(crystals, t), t, s, schedule
-        )
-        return crystals, None
+    mask = jnp.ones((number, mixture.species.shape[1]), bool)
+    gamma = GAMMA if correct else 0.0  # a Langevin step of size 0 changes nothing
 
     @jax.jit
     def run() -> Crystals:
-        mask = jnp.ones((number, mixture.species.shape[1]), bool)
-        start = joint.prior(fold(keys, 0), mask, NUM_SPECIES)
-        return jax.lax.scan(step, start, (jnp.asarray(times[:-1]), jnp.asarray(times[1:])))[0]
+        denoise = analytic_denoiser(mixture, schedule)
+        return reverse_process(
+            denoise, keys, mask, NUM_SPECIES, jnp.asarray(times), gamma, schedule
+        )
 
     return run()
 

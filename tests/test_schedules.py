@@ -103,7 +103,7 @@ def test_transition_is_accurate_in_float32_from_end_to_end(schedule, stride):
 def test_sampling_times_fall_evenly_from_the_last_step_to_zero(total, number):
     times = schedules.sampling_times(total, number)
     assert times.shape == (number + 1,)
-    assert (times[0], times[-1]) == (total, 0)
+    assert (times[0], times[-1]) == (total if number == total else total - 1, 0)
     steps = -np.diff(times)
     assert steps.min() >= 1
     assert steps.max() - steps.min() <= 1
@@ -111,6 +111,16 @@ def test_sampling_times_fall_evenly_from_the_last_step_to_zero(total, number):
 
 def test_sampling_at_every_step_visits_every_time():
     np.testing.assert_array_equal(schedules.sampling_times(50, 50), np.arange(50, -1, -1))
+
+
+@pytest.mark.parametrize("number", [1000, 500, 100, 50])
+def test_no_first_step_magnifies_errors_of_the_predicted_noise_beyond_reason(number):
+    first, second = schedules.sampling_times(1000, number)[:2]
+    alpha_bar = schedules.cosine_alpha_bar(1000, 0.008)
+    alpha = alpha_bar[first] / alpha_bar[second]
+    magnification = (1 - alpha) / np.sqrt(alpha)
+    # One step of the paper's chain has 100, by the clip of beta to 0.9999; strides must not add.
+    assert magnification <= 100.0
 
 
 @pytest.mark.parametrize("number", [0, -3, 1001])

@@ -26,8 +26,9 @@ def generate(
 ) -> None:
     """Samples whatever the folder does not hold yet.
 
-    Crystal i depends on (seed, i) alone, not on the batch it falls into, so an interrupted request
-    ends with the same crystals.
+    The noise of crystal i follows from (seed, i) alone, and a resumed request computes in the same
+    batch shapes, so it ends with the same crystals. Another batch size rounds differently, which
+    can grow along the chain into another crystal.
 
     Args:
       model: the trained model.

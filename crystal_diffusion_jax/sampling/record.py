@@ -38,7 +38,7 @@ FORMAT_VERSION = 1
 RECORD = "samples.json"
 EXTXYZ = "samples.extxyz"
 CIF_FOLDER = "cif"
-_CIF_NAME = re.compile(r"\d{5,}_\w+\.cif")
+_CIF_NAME = re.compile(r"\d{5,}_[\w()]+\.cif")
 
 
 class SampleFolder:
@@ -184,7 +184,7 @@ class SampleFolder:
             "format_version": FORMAT_VERSION,
             "versions": {
                 "crystal_diffusion_jax": __version__,
-                **{package: version(package) for package in ("pymatgen", "spglib")},
+                **{package: version(package) for package in ("jax", "pymatgen", "spglib")},
             },
             "settings": dataclasses.asdict(self._settings),
             "target": requested[0] if len(requested) == 1 else None,

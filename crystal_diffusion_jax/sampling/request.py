@@ -37,6 +37,8 @@ def parse_target(text: str, statistics: DatasetStatistics) -> dict[str, float]:
                     "say which one, as in --target=NAME=VALUE"
                 )
             name = names[0]
+        if name in target:
+            raise UserError(f"--target={text}: {name} is asked for twice")
         if name not in names:
             raise UserError(f"--target={text}: the model has no property {name!r}, but {known}")
         index = names.index(name)

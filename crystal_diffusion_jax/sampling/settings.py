@@ -10,11 +10,11 @@ from crystal_diffusion_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class SampleSettings:
-    """What was asked for; two commands with equal settings give the same crystals.
+    """What was asked for; on one machine, equal settings in equal batches give the same crystals.
 
     Attributes:
       model: path or name of the model folder.
-      model_sha256: hash of the model's content; it, not the path, tells models apart.
+      model_sha256: hash of the model's weights; it, not the path, tells models apart.
       conditions: requested value of each conditioned property, in the property's own unit; empty
         for unconditional samples.
       num: how many crystals.

@@ -29,9 +29,7 @@ class Logbook:
         replace_text(path, "".join(rows))
         self.seconds = max((float(json.loads(row).get("seconds", 0)) for row in rows), default=0.0)
         self._file = path.open("a")
-        self._tensorboard = SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=resume_step + 1 if rows else None
-        )
+        self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1)
 
     def __enter__(self) -> Self:
         return self

@@ -7,7 +7,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,7 +16,11 @@ from crystal_diffusion_jax import __version__, devices, model_folder
 from crystal_diffusion_jax import config as config_module
 from crystal_diffusion_jax.config import ExperimentConfig
 from crystal_diffusion_jax.crystals import Crystals
-from crystal_diffusion_jax.data.arrays import CrystalDataset, dataset_statistics
+from crystal_diffusion_jax.data.arrays import (
+    CrystalDataset,
+    DatasetStatistics,
+    dataset_statistics,
+)
 from crystal_diffusion_jax.data.batches import Batch, Batches, evaluation_batches
 from crystal_diffusion_jax.diffusion.schedules import noise_schedule
 from crystal_diffusion_jax.errors import UserError
@@ -104,32 +108,52 @@ def train(
             f"config.training.batch_size={config.training.batch_size} must be a multiple of the "
             f"{mesh.size} devices"
         )
+    data = _prepare(config, splits)  # before the folder is claimed: bad data must not claim it
     claim_workdir(workdir, config, splits)
     with Checkpoints(workdir / "checkpoints", config.training.keep_last) as checkpoints:
         start = checkpoints.latest_step() or 0
         if start == config.training.num_steps:
             say(f"{workdir} is trained already: all {start} steps are done")
         else:
-            _train_from(start, config, splits, workdir, mesh, checkpoints, say)
-        say(f"best validation loss at step {checkpoints.best_step()}")
+            _train_from(start, config, data, workdir, mesh, checkpoints, say)
+        say(
+            f"{workdir / 'model'} is that of step {config.training.num_steps}; the lowest "
+            f"validation loss was at step {checkpoints.best_step()}"
+        )
     return workdir / "model"
+
+
+class _Data(NamedTuple):
+    """What the steps need of the data."""
+
+    statistics: DatasetStatistics
+    batches: Batches
+    validation: list[Batch]
+    num_train: int
+
+
+def _prepare(config: ExperimentConfig, splits: Mapping[str, CrystalDataset]) -> _Data:
+    batch_size = config.training.batch_size
+    statistics = dataset_statistics(splits["train"], config.scale_by_num_atoms)
+    return _Data(
+        statistics=statistics,
+        batches=Batches(splits["train"], statistics, batch_size, config.seed),
+        validation=evaluation_batches(splits["val"], statistics, batch_size),
+        num_train=len(splits["train"]),
+    )
 
 
 def _train_from(
     start: int,
     config: ExperimentConfig,
-    splits: Mapping[str, CrystalDataset],
+    data: _Data,
     workdir: Path,
     mesh: jax.sharding.Mesh,
     checkpoints: Checkpoints,
     say: Callable[[str], None],
 ) -> None:
     """The steps after `start`, the step of the last checkpoint or 0."""
-    statistics = dataset_statistics(splits["train"], config.scale_by_num_atoms)
-    batches = Batches(splits["train"], statistics, config.training.batch_size, config.seed)
-    validation = evaluation_batches(splits["val"], statistics, config.training.batch_size)
-
-    denoiser = Denoiser(config.model, num_species=len(statistics.vocabulary))
+    denoiser = Denoiser(config.model, num_species=len(data.statistics.vocabulary))
     schedule = noise_schedule(config.noise)
     optimizer = make_optimizer(config.training)
     key_init, key_train, key_validation = jax.random.split(jax.random.key(config.seed), 3)
@@ -137,21 +161,21 @@ def _train_from(
         denoiser, schedule, config.loss, optimizer, config.training.ema_decay, mesh
     )
     evaluate_fn = make_evaluation_step(denoiser, schedule, config.loss, mesh)
-    state = initial_state(denoiser, optimizer, key_init, batches.batch(0))
+    state = initial_state(denoiser, optimizer, key_init, data.batches.batch(0))
     state = jax.device_put(state, devices.replicated(mesh))
     num_parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     if start:
         state = checkpoints.restore(start, state)
         say(f"resuming from the checkpoint of step {start} in {workdir}")
     say(
-        f"{num_parameters:,} parameters, {len(splits['train']):,} crystals, padded to "
-        f"{batches.sizes} atoms, on {devices.describe()}"
+        f"{num_parameters:,} parameters, {data.num_train:,} crystals, padded to "
+        f"{data.batches.sizes} atoms, on {devices.describe()}"
     )
     with Logbook(workdir, resume_step=start) as logbook:
         clock = _Clock(config, start, logbook.seconds, say)
         pending: list[dict[str, jax.Array]] = []
         for step in range(start, config.training.num_steps):
-            batch = batches.batch(step)
+            batch = data.batches.batch(step)
             state, metrics = step_fn(state, *_on_devices(batch, mesh), key_train)
             pending.append(metrics)
             done = step + 1
@@ -164,14 +188,14 @@ def _train_from(
                 pending = []
                 logbook.write("train", done, clock.lap(done, means))
             if done % config.training.checkpoint_every == 0 or last:
-                scores = _validate(evaluate_fn, state, validation, mesh, key_validation)
+                scores = _validate(evaluate_fn, state, data.validation, mesh, key_validation)
                 where = f"the validation after step {done}"
                 _refuse_not_finite(scores, where, workdir, checkpoints.latest_step())
                 logbook.write("validation", done, scores)
                 say(f"step {done}  validation loss {scores['loss']:.4f}")
                 training = _training_record(done, means, scores, clock.seconds)
                 model = model_folder.TrainedModel(
-                    jax.device_get(state.ema_params), config, statistics, training
+                    jax.device_get(state.ema_params), config, data.statistics, training
                 )
                 # Before the checkpoint, so that a run that is resumed no more has its last model.
                 model_folder.save(model, workdir / "model")

@@ -25,8 +25,8 @@ class LossConfig:
       species_kl: of the D3PM KL divergence. It is tiny beside the others (about 0.002 against
         0.5), hence DiffCSP's weight of 20.
       species_cross_entropy: of D3PM's auxiliary cross-entropy of the clean species.
-      condition_dropout: probability of replacing a property by its null vector, which trains the
-        unconditional branch of classifier-free guidance.
+      condition_dropout: probability of hiding a crystal's properties, see `drop_conditions`; it
+        trains the unconditional branch of classifier-free guidance.
     """
 
     lattice: float = 1.0
@@ -57,8 +57,15 @@ def draw_times(key: Array, batch_size: int, num_steps: int) -> Array:
 
 
 def drop_conditions(key: Array, properties: Array, probability: float) -> Condition:
-    """Hides each property of each crystal with the given probability; properties is [B, P]."""
-    present = jax.random.uniform(key, properties.shape) >= probability
+    """Hides all properties of a crystal with the given probability, for the unconditional branch.
+
+    Of several, each is besides hidden on its own with that probability, so that any subset can be
+    asked for. `properties` is [B, P].
+    """
+    present = jax.random.uniform(key, (len(properties), 1)) >= probability
+    if properties.shape[1] > 1:
+        each = jax.random.uniform(jax.random.fold_in(key, 1), properties.shape)
+        present = present & (each >= probability)
     return Condition(values=properties, present=present)
 
 
