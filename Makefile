@@ -29,8 +29,8 @@ pytest: $(INSTALLED)
 
 demo: $(INSTALLED)
 	$(BIN)/python -m experiments.train --config=configs/quickstart.py --workdir=runs/quickstart
-	$(BIN)/python -m experiments.sample --model=runs/quickstart --target=0.80 --num=32 --out=samples/quickstart_0.80
-	$(BIN)/python -m experiments.sample --model=runs/quickstart --target=0.95 --num=32 --out=samples/quickstart_0.95
+	$(BIN)/python -m experiments.sample --model=runs/quickstart --target=0.80 --guidance=1 --num=32 --out=samples/quickstart_0.80
+	$(BIN)/python -m experiments.sample --model=runs/quickstart --target=0.95 --guidance=1 --num=32 --out=samples/quickstart_0.95
 	$(BIN)/python -m experiments.quickstart --samples samples/quickstart_0.80 samples/quickstart_0.95 --out=samples/quickstart.png
 
 clean:

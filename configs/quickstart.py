@@ -15,9 +15,9 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.data.properties = ("tolerance_factor",)
     if variant == "full":
         config.model.num_blocks = 2
-        config.training.num_steps = 2400
+        config.training.num_steps = 4000
         config.training.batch_size = 128
         config.training.warmup_steps = 200
         config.training.ema_decay = 0.995
-        config.training.checkpoint_every = 800
+        config.training.checkpoint_every = 1000
     return config

@@ -197,6 +197,8 @@ def _ignore_known_warnings() -> None:
     warnings.filterwarnings("ignore", "Set OLD_ERROR_HANDLING", DeprecationWarning)
     # He, Ne and Ar have no electronegativity to be sorted by in a formula.
     warnings.filterwarnings("ignore", "No Pauling electronegativity", UserWarning)
+    # Atoms that symmetry moves onto each other: the text is then not the same crystal, hence P1.
+    warnings.filterwarnings("ignore", "Some occupancies", UserWarning)
 
 
 def _elements(atomic_numbers: np.ndarray) -> list[Element]:

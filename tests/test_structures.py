@@ -245,3 +245,16 @@ def test_formulas_are_reduced_also_with_noble_gases():
     assert reduced_formula(np.tile(BA_TI_O3, 2)) == "BaTiO3"
     assert reduced_formula(np.array([6] * 8)) == "C"
     assert set(reduced_formula(np.array([2, 11, 11]))) == set("Na2He")  # He: no electronegativity
+
+
+def test_atoms_on_top_of_each_other_are_written_in_p1_without_a_warning():
+    numbers = np.array([56, 22, 8, 8, 8])
+    coords = np.array(
+        [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0], [0.5, 0.5, 0.0005], [0, 0.5, 0.5]]
+    )
+    structure = to_structure(4.0 * np.eye(3), coords, numbers)
+
+    text = to_cif(structure, 0.1)
+
+    assert "_symmetry_space_group_name_H-M   'P 1'" in text
+    assert text.count("  O  ") == 3
