@@ -2,6 +2,7 @@ import csv
 import gzip
 import io
 import itertools
+import warnings
 from pathlib import Path
 
 import ase.io
@@ -248,13 +249,19 @@ def test_formulas_are_reduced_also_with_noble_gases():
 
 
 def test_atoms_on_top_of_each_other_are_written_in_p1_without_a_warning():
-    numbers = np.array([56, 22, 8, 8, 8])
+    # Within 0.1 A of a cubic perovskite whose B site holds two atoms, which pymatgen merges.
+    numbers = np.array([16, 16, 49, 16, 16])
     coords = np.array(
-        [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0], [0.5, 0.5, 0.0005], [0, 0.5, 0.5]]
-    )
-    structure = to_structure(4.0 * np.eye(3), coords, numbers)
+        [[0.909, 0.082, 0.082], [0.908, 0.582, 0.58], [0.407, 0.079, 0.579], [0.41, 0.084, 0.581],
+         [0.409, 0.581, 0.081]]
+    )  # fmt: skip
+    lattice = np.array([[5.17, 0.0, -0.07], [-0.09, 5.23, -0.07], [0.0, 0.0, 5.24]])
 
-    text = to_cif(structure, 0.1)
+    # Recorded, because an error raised from a warning would itself lead to P1.
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        text = to_cif(to_structure(lattice, coords, numbers), 0.1)
 
+    assert not [str(warning.message) for warning in caught]
     assert "_symmetry_space_group_name_H-M   'P 1'" in text
-    assert text.count("  O  ") == 3
+    assert text.count("  S  ") == 4
