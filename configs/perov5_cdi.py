@@ -1,6 +1,8 @@
 """Perov-5, heat of formation, condition joined to the input (cdi); else as perov5_cds.
 
 python -m experiments.train --config=configs/perov5_cdi.py --workdir=runs/perov5_cdi
+
+Not yet trained in full; the cost is that of perov5_cds.
 """
 
 from ml_collections import ConfigDict

@@ -42,7 +42,10 @@ def main() -> None:
     if args.dataset is None:
         return
     spec = KNOWN_DATASETS[args.dataset]
-    if locate.find_known(spec.name, args.root) in (None, locate.download_folder(spec.name)):
+    folder = locate.find_known(spec.name, args.root)
+    # Files that somebody packed and put into the cache by hand are taken as they are.
+    by_hand = folder is not None and next(folder.glob("*.csv.gz"), None) is not None
+    if folder in (None, locate.download_folder(spec.name)) and not by_hand:
         _download(spec)
     start = time.perf_counter()
     config = DataConfig(name=spec.name, root=args.root, skip_bad_rows=args.skip_bad_rows)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import gzip
 import io
 import os
 import subprocess
@@ -102,6 +103,18 @@ def test_prepare_downloads_nothing_that_is_given(
     run_prepare(monkeypatch, *flags)
     assert requests == []
     assert "train" in capsys.readouterr().out
+
+
+def test_prepare_takes_packed_files_that_were_put_into_the_cache_by_hand(
+    monkeypatch: pytest.MonkeyPatch, requests: list[str], cache_folder: Path
+) -> None:
+    monkeypatch.setattr(prepare, "KNOWN_DATASETS", {"perov5": SPEC})
+    folder = cache_folder / "data" / "perov5"
+    folder.mkdir(parents=True)
+    for split in SPLITS:
+        (folder / f"{split}.csv.gz").write_bytes(gzip.compress(CONTENT[split]))
+    run_prepare(monkeypatch, "--dataset=perov5")
+    assert requests == []
 
 
 def test_prepare_goes_on_without_bad_rows_when_told_to(
