@@ -1,8 +1,8 @@
 """experiments/prepare.py and cli.py: what the program gets, prints and ends with."""
 
 import dataclasses
-import hashlib
 import gzip
+import hashlib
 import io
 import os
 import subprocess
