@@ -3,9 +3,11 @@
 import argparse
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.files import replace_text, temporary_path
 
 
 class Parser(argparse.ArgumentParser):
@@ -14,6 +16,39 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises the UserError that `run` prints."""
         raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def check_output(path: Path) -> None:
+    """Makes the folders above the file of --out and tries them, before the minutes of work.
+
+    Raises:
+      UserError: such a file cannot be written.
+    """
+    try:
+        if path.is_dir():
+            raise UserError(f"--out={path} is a folder: give the name of a file.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # `write_output` begins in the same way.
+        temporary_path(path).touch()
+        temporary_path(path).unlink()
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def write_output(path: Path, text: str) -> None:
+    """Writes the file of --out, whole or not at all.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    try:
+        replace_text(path, text)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def _cannot_write(path: Path, error: OSError) -> UserError:
+    return UserError(f"--out={path} cannot be written ({error.strerror}): choose another --out.")
 
 
 def run(main: Callable[[], None]) -> None:

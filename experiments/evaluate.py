@@ -22,7 +22,6 @@ from crystal_diffusion_jax.evaluation.fingerprints import (
 from crystal_diffusion_jax.evaluation.inputs import read_structures
 from crystal_diffusion_jax.evaluation.report import evaluate
 from crystal_diffusion_jax.evaluation.summary import to_json, to_table
-from crystal_diffusion_jax.files import replace_text
 from crystal_diffusion_jax.oracle.predict import predict
 from experiments import cli
 
@@ -36,6 +35,9 @@ def parser() -> cli.Parser:
     flags.add_argument("--out", type=Path, required=True, help="JSON file for the scores")
     flags.add_argument("--root", default="", help="folder with train, val and test csv or csv.gz")
     flags.add_argument(
+        "--skip_bad_rows", action="store_true", help="go on without rows that cannot be used"
+    )
+    flags.add_argument(
         "--coverage", action="store_true", help="COV-R and COV-P too; needs the extra `coverage`"
     )
     return flags
@@ -46,15 +48,15 @@ def main() -> None:
     flags = parser().parse_args()
     spec = KNOWN_DATASETS[flags.dataset]
     # What may be refused comes before the minutes of work.
-    if flags.out.is_dir() or not flags.out.parent.is_dir():
-        raise UserError(f"--out={flags.out} must be a file in a folder that exists")
+    cli.check_output(flags.out)
     make_fingerprints = None
     if flags.coverage:
         require_matminer()
         means, stds = load_scaler()
         make_fingerprints = functools.partial(fingerprints, means=means, stds=stds)
     inputs = read_structures(flags.structures)
-    splits = load(DataConfig(name=spec.name, root=flags.root))
+    config = DataConfig(name=spec.name, root=flags.root, skip_bad_rows=flags.skip_bad_rows)
+    splits = load(config)
     if "test" not in splits:
         raise UserError(f"{spec.name} has no test.csv beside train and val, which scoring needs")
     report = evaluate(
@@ -66,7 +68,7 @@ def main() -> None:
         make_fingerprints=make_fingerprints,
     )
     content = to_json(report, str(flags.structures), spec)
-    replace_text(flags.out, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    cli.write_output(flags.out, json.dumps(content, indent=1, allow_nan=False) + "\n")
     print(to_table(report, spec))
     print(f"scores in {flags.out}")
 

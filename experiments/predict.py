@@ -6,12 +6,13 @@ The csv has one row for each crystal, in order: name, prediction, failure.
 """
 
 import csv
+import io
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
-from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.evaluation.failures import split_reason
 from crystal_diffusion_jax.evaluation.inputs import Inputs, read_structures
 from crystal_diffusion_jax.oracle.predict import ORACLES, Predictions, predict
 from crystal_diffusion_jax.oracle.weights import ORACLES as CHECKPOINTS
@@ -43,39 +44,32 @@ def predict_inputs(inputs: Inputs, oracle: str) -> Predictions:
     return Predictions(values, dict(sorted((inputs.failures | failures).items())))
 
 
-def write(path: Path, inputs: Inputs, predictions: Predictions, unit: str) -> None:
-    """Writes the csv; a crystal without a prediction has an empty cell and a reason.
-
-    Raises:
-      UserError: the file cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["name", f"prediction ({unit})", "failure"])
-            for index, (name, value) in enumerate(
-                zip(inputs.names, predictions.values, strict=True)
-            ):
-                number = "" if np.isnan(value) else f"{value:.6f}"
-                writer.writerow([name, number, predictions.failures.get(index, "")])
-    except OSError as error:
-        raise UserError(f"--out={path} cannot be written: {error.strerror}") from error
+def to_csv(inputs: Inputs, predictions: Predictions, unit: str) -> str:
+    """The csv's text; a crystal without a prediction has an empty cell and a reason."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["name", f"prediction ({unit})", "failure"])
+    for index, (name, value) in enumerate(zip(inputs.names, predictions.values, strict=True)):
+        number = "" if np.isnan(value) else f"{value:.6f}"
+        writer.writerow([name, number, predictions.failures.get(index, "")])
+    return text.getvalue()
 
 
 def main() -> None:
     """Entry point."""
     flags = parser().parse_args()
+    cli.check_output(flags.out)
     unit = CHECKPOINTS[flags.oracle].unit
     inputs = read_structures(flags.structures)
     predictions = predict_inputs(inputs, flags.oracle)
-    write(flags.out, inputs, predictions, unit)
+    cli.write_output(flags.out, to_csv(inputs, predictions, unit))
     known = predictions.values[~np.isnan(predictions.values)]
     print(f"{len(known)} of {len(predictions.values)} crystals predicted: {flags.out}")
     if len(known):
         summary = " / ".join(f"{value:.4f}" for value in (known.min(), known.mean(), known.max()))
         print(f"min / mean / max: {summary} {unit}")
-    for reason, count in Counter(predictions.failures.values()).most_common():
+    reasons = Counter(split_reason(text)[0] for text in predictions.failures.values())
+    for reason, count in reasons.most_common():
         print(f"failed, {count}: {reason}")
 
 

@@ -1,5 +1,6 @@
 """data/cache.py: prepared data come back as they were, and only when nothing has changed."""
 
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -80,7 +81,9 @@ def test_prepared_data_are_loaded_without_parsing(
         assert_same(first[split], dataset)
 
 
-def test_anything_that_changes_the_arrays_is_prepared_anew(tmp_path: Path) -> None:
+def test_anything_that_changes_the_arrays_is_prepared_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "mine.csv"
     path.write_text("cif,energy,gap\ntext,1,2\n")
     source = locate.own_sources(str(path))[locate.UNSPLIT]
@@ -92,7 +95,12 @@ def test_anything_that_changes_the_arrays_is_prepared_anew(tmp_path: Path) -> No
     }
     path.write_text("cif,energy,gap\ntext,1,3\n")
     keys.add(cache.content_key(source, ("energy",), 0))
-    assert len(keys) == 5
+    monkeypatch.setattr(cache, "READER_VERSION", cache.READER_VERSION + 1)
+    keys.add(cache.content_key(source, ("energy",), 0))
+    versions = {"pymatgen": importlib.metadata.version("pymatgen"), "pymatgen-core": "2999.1.1"}
+    monkeypatch.setattr(importlib.metadata, "version", versions.__getitem__)
+    keys.add(cache.content_key(source, ("energy",), 0))
+    assert len(keys) == 7
 
 
 def test_a_changed_cif_file_is_prepared_anew(tmp_path: Path) -> None:

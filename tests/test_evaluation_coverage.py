@@ -5,9 +5,10 @@ import io
 import math
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pytest
-from pymatgen.core import Lattice, Structure
+from pymatgen.core import Composition, Lattice, Structure
 
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation import fingerprints as making
@@ -78,9 +79,53 @@ def test_without_any_fingerprint_nothing_is_covered() -> None:
     assert set(result.mean_distances.values()) == {None}
 
 
+def test_a_test_crystal_without_fingerprint_is_not_recalled() -> None:
+    near, far = fingerprint(0.0, 0.0), fingerprint(50.0, 50.0)
+    result = coverage([near], [near, None, far, None], CUTOFFS)
+    assert result.recall == Rate(1, 4)
+    assert result.precision == Rate(1, 1)
+    assert result.mean_distances["amsd_recall"] == 25.0
+    nothing = coverage([near], [None, None], CUTOFFS)
+    assert (nothing.recall, nothing.precision) == (Rate(0, 2), Rate(0, 1))
+
+
+class Featurizer:
+    """Stands for matminer's: sites of hydrogen fail, sites of helium take for ever."""
+
+    def featurize(self, crystal: Structure | Composition, site: int = 0) -> list[float]:
+        if isinstance(crystal, Composition):
+            return [float(element.Z) for element in crystal for _ in range(132 // len(crystal))]
+        symbol = crystal[site].specie.symbol
+        if symbol == "H":
+            raise ZeroDivisionError
+        while symbol == "He":
+            pass
+        return [1.0, site]
+
+
+def test_what_fails_or_takes_too_long_has_no_fingerprint_but_a_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(making, "_featurizers", lambda: (Featurizer(), Featurizer()))
+    crystals = [
+        None if symbol == "" else Structure(Lattice.cubic(3), [symbol, "Li"], np.zeros((2, 3)))
+        for symbol in ("", "H", "He", "Be")
+    ]
+    with joblib.parallel_config(backend="sequential"):
+        made = fingerprints(crystals, MEANS, STDS, progress=False, time_limit=0.2)
+    assert made[:3] == [
+        "no crystal",
+        "no fingerprint of every site: ZeroDivisionError",
+        "fingerprint takes too long: no result after 0.2 s",
+    ]
+    assert isinstance(made[3], Fingerprint)
+    np.testing.assert_array_equal(made[3].structure, [1.0, 0.5])
+    np.testing.assert_allclose(sorted({*(made[3].composition * STDS + MEANS).round(9)}), [3, 4])
+
+
 def test_a_missing_matminer_is_named_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install \.\[coverage\]"):
+    with pytest.raises(UserError, match=r"pip install '\.\[coverage\]'"):
         require_matminer()
 
 
@@ -149,9 +194,9 @@ def test_fingerprints_are_those_of_the_crystal_not_of_its_cell() -> None:
     )
     crystals = [rock_salt, None, rock_salt.get_primitive_structure()]
     whole, missing, primitive = fingerprints(crystals, MEANS, STDS, progress=False)
-    assert missing is None
-    assert whole is not None
-    assert primitive is not None
+    assert missing == "no crystal"
+    assert isinstance(whole, Fingerprint)
+    assert isinstance(primitive, Fingerprint)
     assert (whole.structure.shape, whole.composition.shape) == ((61,), (132,))
     np.testing.assert_allclose(primitive.structure, whole.structure, atol=1e-6)
     np.testing.assert_allclose(primitive.composition, whole.composition, atol=1e-9)

@@ -1,7 +1,10 @@
 """evaluation/matching.py, diversity.py and distributions.py."""
 
 import itertools
+import os
+from typing import Any
 
+import joblib
 import numpy as np
 import pytest
 from pymatgen.analysis.structure_matcher import StructureMatcher
@@ -13,6 +16,7 @@ from crystal_diffusion_jax.evaluation.distributions import MAX_DRAWN, distances,
 from crystal_diffusion_jax.evaluation.diversity import dataset_structures, diversity
 from crystal_diffusion_jax.evaluation.intervals import Rate
 from crystal_diffusion_jax.evaluation.matching import match
+from crystal_diffusion_jax.evaluation.processes import in_processes
 
 ROCK_SALT = Structure.from_spacegroup(
     "Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]
@@ -101,10 +105,80 @@ def test_a_failed_comparison_is_named_and_counts_as_nothing(
         raise ZeroDivisionError
 
     monkeypatch.setattr(matching, "_fit", refuse)
-    result = diversity([CAESIUM_CHLORIDE, PEROVSKITE], dataset([CAESIUM_CHLORIDE]), progress=False)
+    with joblib.parallel_config(backend="sequential"):
+        result = diversity([CAESIUM_CHLORIDE, PEROVSKITE], dataset([CAESIUM_CHLORIDE]), False)
     assert result.group.tolist() == [-1, 1]
     assert result.novel.tolist() == [False, True]
-    assert result.failures == {0: "comparison failed (ZeroDivisionError)"}
+    assert result.failures == {0: "comparison failed: ZeroDivisionError"}
+
+
+def test_a_comparison_that_takes_too_long_is_given_up_and_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def search_for_ever(reference: Structure, structure: Structure) -> bool:
+        while len(structure) == 2:
+            pass
+        return False
+
+    monkeypatch.setattr(matching, "_fit", search_for_ever)
+    set_ = [CAESIUM_CHLORIDE, PEROVSKITE, CAESIUM_CHLORIDE, PEROVSKITE]
+    with joblib.parallel_config(backend="sequential"):
+        result = match(set_, [PEROVSKITE], progress=False, time_limit=0.1)
+    assert result.group == [0, 1, -1, 3]
+    assert result.failures == {2: "comparison takes too long: no result after 0.1 s"}
+
+
+def test_a_reduction_that_takes_too_long_is_given_up_and_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def search_for_ever(self: Structure, algorithm: str) -> None:
+        while True:
+            pass
+
+    monkeypatch.setattr(Structure, "get_reduced_structure", search_for_ever)
+    with joblib.parallel_config(backend="sequential"):
+        result = match([PEROVSKITE], [], progress=False, time_limit=0.1)
+    assert result.group == [-1]
+    assert result.failures == {0: "reduction takes too long: no result after 0.1 s"}
+
+
+class Fatal(Structure):
+    """Ends the process that it is sent to, as a fault in compiled code would."""
+
+    def __reduce__(self) -> Any:
+        return os._exit, (1,)
+
+
+def fatal(structure: Structure) -> Structure:
+    return Fatal(structure.lattice, structure.species, structure.frac_coords)
+
+
+def test_a_crystal_that_ends_its_process_is_the_only_failure() -> None:
+    set_ = [CAESIUM_CHLORIDE, fatal(PEROVSKITE), CAESIUM_CHLORIDE, PEROVSKITE]
+    result = match(set_, [PEROVSKITE], progress=False)
+    assert result.group == [0, -1, 0, 3]
+    assert result.known[3]
+    assert result.failures == {1: "reduction ended its process"}
+
+
+def test_a_comparison_that_ends_its_process_is_the_only_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heavy = CAESIUM_CHLORIDE.copy()
+    heavy.scale_lattice(80.0)
+    by_volume = {80: fatal(heavy)}
+
+    def reduce_and_poison(function: Any, tasks: Any, title: str, *args: Any, **kwargs: Any) -> Any:
+        if title != "reduction":
+            return in_processes(function, tasks, title, *args, **kwargs)
+        cells: list[Any] = list(in_processes(function, tasks, title, *args, **kwargs))
+        return iter([by_volume.get(round(cell.volume), cell) for cell in cells])
+
+    monkeypatch.setattr(matching, "in_processes", reduce_and_poison)
+    set_ = [CAESIUM_CHLORIDE, heavy, CAESIUM_CHLORIDE, PEROVSKITE]
+    result = match(set_, [ROCK_SALT], progress=False)
+    assert result.group == [0, -1, 0, 3]
+    assert result.failures == {1: "comparison with each other ended its process"}
 
 
 def random_crystals(num: int) -> list[Structure]:

@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import ase
 import ase.io
@@ -15,6 +16,7 @@ from pymatgen.io.cif import CifWriter
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation.cif import parse_cif
 from crystal_diffusion_jax.evaluation.inputs import read_structures
+from crystal_diffusion_jax.evaluation.validity import structural_defect
 from crystal_diffusion_jax.sampling.record import SampleFolder
 from crystal_diffusion_jax.sampling.settings import SampleSettings
 from crystal_diffusion_jax.structures import to_cif
@@ -67,6 +69,17 @@ def as_atoms(structure: Structure) -> ase.Atoms:
     )
 
 
+def record_of(structure: Structure) -> dict[str, Any]:
+    """What samples.json must hold to be read."""
+    entry = {
+        "index": 0,
+        "lattice": structure.lattice.matrix.tolist(),
+        "frac_coords": structure.frac_coords.tolist(),
+        "atomic_numbers": list(structure.atomic_numbers),
+    }
+    return {"settings": {"num": 1}, "rejected": [], "structures": [entry]}
+
+
 def assert_same(read: Structure | None, written: Structure, atol: float) -> None:
     """Same cell and same atoms, in whatever order."""
     assert read is not None
@@ -82,9 +95,11 @@ def assert_same(read: Structure | None, written: Structure, atol: float) -> None
 
 
 @pytest.mark.parametrize("writer", ["pymatgen", "ase"])
-def test_a_folder_of_cifs_is_read_in_the_order_of_names(tmp_path: Path, writer: str) -> None:
+def test_a_folder_of_cifs_is_read_in_the_order_of_numbers_in_names(
+    tmp_path: Path, writer: str
+) -> None:
     crystals = [crystal(seed) for seed in range(4)]
-    for index, structure in enumerate(crystals):
+    for index, structure in zip((2, 3, 10, 11), crystals, strict=True):
         path = tmp_path / f"{index}.cif"
         if writer == "pymatgen":
             CifWriter(structure).write_file(path)
@@ -92,7 +107,7 @@ def test_a_folder_of_cifs_is_read_in_the_order_of_names(tmp_path: Path, writer: 
             ase.io.write(path, as_atoms(structure))
     (tmp_path / "notes.txt").write_text("not a crystal")
     inputs = read_structures(tmp_path)
-    assert inputs.names == ["0.cif", "1.cif", "2.cif", "3.cif"]
+    assert inputs.names == ["2.cif", "3.cif", "10.cif", "11.cif"]
     assert inputs.failures == {}
     for read, written in zip(inputs.structures, crystals, strict=True):
         assert_same(read, written, atol=2e-5 if writer == "ase" else 1e-7)
@@ -144,15 +159,32 @@ def test_of_a_sample_folder_all_requested_crystals_count(tmp_path: Path, given: 
     assert inputs.failures[2].startswith("not sampled")
 
 
+@pytest.mark.parametrize("part", ["cif", "cif/00003_BaTiO3.cif", "samples.extxyz"])
+def test_a_part_of_a_sample_folder_is_refused_with_the_folder_to_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    out = tmp_path / "samples" / "min"
+    good = crystal(1)
+    numbers = [np.array(good.atomic_numbers)]
+    lattice, coords = [good.lattice.matrix], [good.frac_coords]
+    SampleFolder(out, SETTINGS).add([3], lattice, coords, numbers, 0.0, 0)
+    with pytest.raises(UserError, match=f"give the folder {out} instead"):
+        read_structures(out / part)
+    monkeypatch.chdir((out / part).parent)
+    with pytest.raises(UserError, match=f"give the folder {out} instead"):
+        read_structures(Path((out / part).name))
+
+
+def test_a_sample_folder_within_another_is_no_part_of_it(tmp_path: Path) -> None:
+    SampleFolder(tmp_path / "a", SETTINGS)
+    SampleFolder(tmp_path / "a" / "b", SETTINGS)
+    assert len(read_structures(tmp_path / "a" / "b").structures) == SETTINGS.num
+
+
 def test_a_spoilt_entry_of_a_record_is_a_failure_of_that_crystal_alone(tmp_path: Path) -> None:
-    good = crystal(0)
-    entry = {
-        "lattice": good.lattice.matrix.tolist(),
-        "frac_coords": good.frac_coords.tolist(),
-        "atomic_numbers": list(good.atomic_numbers),
-    }
+    (entry,) = record_of(crystal(0))["structures"]
     entries = [
-        entry | {"index": 0},
+        entry,
         entry | {"index": 1, "lattice": [[float("nan")] * 3] * 3},
         {"index": 2, "lattice": entry["lattice"], "atomic_numbers": [1]},
         entry | {"index": 3, "atomic_numbers": [0, 1, 1, 1, 1]},
@@ -162,7 +194,7 @@ def test_a_spoilt_entry_of_a_record_is_a_failure_of_that_crystal_alone(tmp_path:
     (tmp_path / "samples.json").write_text(json.dumps(record))
     failures = read_structures(tmp_path).failures
     assert failures[1] == "non-finite numbers"
-    assert "frac_coords" in failures[2]
+    assert failures[2] == "incomplete entry in samples.json: no 'frac_coords'"
     assert failures[3] == "unknown element"
     assert "do not fit" in failures[4]
     assert 0 not in failures
@@ -178,8 +210,40 @@ def test_a_spoilt_entry_of_a_record_is_a_failure_of_that_crystal_alone(tmp_path:
     ],
 )
 def test_two_atoms_at_one_site_are_never_merged(first: str, second: str, z: float) -> None:
-    with pytest.raises(ValueError, match="two atoms at one site"):
-        parse_cif(OVERLAP.format(first=first, second=second, z=z))
+    structure = parse_cif(OVERLAP.format(first=first, second=second, z=z))
+    assert sorted(site.specie.symbol for site in structure) == sorted([first, second])
+    assert structure.distance_matrix[0, 1] == pytest.approx(4.0 * (z - 0.1), abs=1e-9)
+    assert structural_defect(structure) is not None
+
+
+def test_two_atoms_at_one_site_of_a_space_group_have_all_their_images() -> None:
+    rock_salt = Structure.from_spacegroup(
+        "Fm-3m", Lattice.cubic(5.64), ["O", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]
+    )
+    text = to_cif(rock_salt, symprec=0.01).replace("_chemical_formula", "_other_formula")
+    (line,) = [line for line in text.splitlines() if line.split()[:1] == ["O"]]
+    structure = parse_cif(f"{text.rstrip()}\n{line.replace('O', 'H')}\n")
+    assert structure.composition.as_dict() == {"O": 4, "Cl": 4, "H": 4}
+    assert structural_defect(structure) is not None
+
+
+@pytest.mark.parametrize("kind", ["cif", "extxyz", "json"])
+def test_two_atoms_at_one_site_are_a_defect_of_the_structure_in_every_kind_of_file(
+    tmp_path: Path, kind: str
+) -> None:
+    structure = Structure(Lattice.cubic(4.0), ["Mg", "O"], np.zeros((2, 3)))
+    path = tmp_path / f"set.{kind}"
+    if kind == "cif":
+        CifWriter(structure).write_file(path)
+    elif kind == "extxyz":
+        ase.io.write(path, as_atoms(structure))
+    else:
+        path.write_text(json.dumps(record_of(structure)))
+    inputs = read_structures(path)
+    assert inputs.failures == {}
+    (read,) = inputs.structures
+    assert read is not None
+    assert structural_defect(read) == "two atoms closer than 0.5 A"
 
 
 def test_atoms_that_overlap_but_not_wholly_stay_two_atoms() -> None:

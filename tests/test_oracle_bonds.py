@@ -1,9 +1,11 @@
 """oracle/bonds.py: every structure gets its bonds or a reason, once."""
 
+import importlib.metadata
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -14,6 +16,8 @@ from crystal_diffusion_jax.oracle import bonds, graph
 GOOD = Structure(Lattice.cubic(3.35), ["Po"], [[0, 0, 0]])
 SALT = Structure(Lattice.cubic(4.1), ["Cs", "Cl"], [[0.0, 0.0, 0.0], [0.5, 0.5, 0.5]])
 DENSE = Structure(Lattice.cubic(0.5), ["Cu"], [[0, 0, 0]])
+FAR_LAYERS = Structure(Lattice.tetragonal(3.0, 1000.0), ["Si"], [[0, 0, 0]])
+PYMATGEN = importlib.metadata.version("pymatgen")
 AMERICIUM = Structure(Lattice.cubic(4.0), ["Am"], [[0, 0, 0]])
 
 
@@ -37,9 +41,10 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_failures_keep_their_place_and_stop_nothing() -> None:
-    graphs = bonds.build([AMERICIUM, GOOD, DENSE, SALT], progress=False)
+    lost = Structure(Lattice.cubic(4.0), ["Cu", "Cu"], [[0.0, 0.0, 0.0], [0.5, 0.5, 5e9]])
+    graphs = bonds.build([AMERICIUM, GOOD, DENSE, SALT, lost], progress=False)
     assert list(graphs.found) == [1, 3]
-    assert list(graphs.failures) == [0, 2]
+    assert list(graphs.failures) == [0, 2, 4]
     for index, structure in ((1, GOOD), (3, SALT)):
         np.testing.assert_array_equal(
             graphs.found[index].bonds, graph.bonds(*graph.arrays(structure))
@@ -65,6 +70,55 @@ def test_bonds_are_computed_once_for_the_same_numbers(
     np.testing.assert_array_equal(damaged.found[0].bonds, first.found[0].bonds)
 
 
+def after_an_update(distribution: str) -> str:
+    # Of the part of pymatgen that CrystalNN is in; the names of the two look alike.
+    return {"pymatgen": PYMATGEN, "pymatgen-core": "2999.1.1"}[distribution]
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "value"),
+    [
+        (graph, "TIME_LIMIT", 61.0),
+        (graph, "GRAPH_VERSION", graph.GRAPH_VERSION + 1),
+        (importlib.metadata, "version", after_an_update),
+    ],
+)
+def test_a_refused_structure_is_refused_at_once_until_something_changes(
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, value: object
+) -> None:
+    first = bonds.build([FAR_LAYERS, GOOD], progress=False)
+    assert first.failures[0].startswith("too dense or too thin")
+    counts = computed(monkeypatch)
+    again = bonds.build([GOOD, FAR_LAYERS], progress=False)
+    assert again.failures == {1: first.failures[0]}
+    monkeypatch.setattr(module, name, value)
+    anew = bonds.build([FAR_LAYERS, GOOD], progress=False)
+    assert anew.failures == first.failures
+    assert counts == [0, 2]
+
+
+def test_an_unforeseen_error_is_named_and_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(lattice: np.ndarray, *_: object) -> np.ndarray:
+        if lattice[0, 0] == 4.1:
+            raise OverflowError("Python integer 5000000000 out of bounds\nfor int32")
+        return np.zeros((1, 5), dtype=np.int32)
+
+    monkeypatch.setattr(graph, "bonds", fail)
+    monkeypatch.setattr(bonds, "_in_processes", in_this_process)
+    graphs = bonds.build([SALT, GOOD], progress=False)
+    assert list(graphs.found) == [1]
+    expected = "no bonds: OverflowError Python integer 5000000000 out of bounds"
+    assert graphs.failures == {0: expected}
+    counts = computed(monkeypatch)
+    bonds.build([SALT, GOOD], progress=False)
+    assert counts == [1]
+
+
+def in_this_process(cells: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Iterator[object]:
+    """Stands in for processes where these would not see what a test has put in place."""
+    return (bonds._bonds_or_reason(*cell) for cell in cells)
+
+
 def test_a_cache_that_cannot_be_written_is_only_a_warning(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,7 +134,7 @@ def test_a_structure_that_kills_its_process_is_the_only_one_to_fail(
     # Defined here, so that the processes get it by value.
     def deadly(
         lattice: np.ndarray, frac_coords: np.ndarray, atomic_numbers: np.ndarray
-    ) -> np.ndarray | str:
+    ) -> np.ndarray:
         if atomic_numbers[0] == 29:
             os._exit(1)
         return np.zeros((1, 5), dtype=np.int32)

@@ -59,7 +59,7 @@ def test_the_union_of_neighbor_lists_has_each_bond_in_both_directions() -> None:
         (2, 0, -1, 0, 0),
         *[(1, 1, 0, 1, 0), (1, 1, 0, -1, 0)] * 2,
     ]
-    assert graph.directed_bonds(iter(listed)).tolist() == sorted(map(list, expected))
+    assert graph.directed_bonds(listed).tolist() == sorted(map(list, expected))
 
 
 @pytest.mark.parametrize("oracle", ["perov5", "carbon24", "mp20"])
@@ -74,11 +74,32 @@ def test_bonds_are_those_of_the_original_program(oracle: str) -> None:
 
 def test_images_refer_to_coordinates_as_they_come() -> None:
     structure = Structure(Lattice.cubic(4.0), ["Cs", "Cl"], [[0.0, 0.0, 0.0], [0.5, 0.5, 0.5]])
-    moved = Structure(structure.lattice, structure.species, [[0.0, 0.0, 0.0], [3.5, -6.5, 0.5]])
-    shift = np.array([[0, 0, 0], [3, -7, 0]])
-    found = bonds_of(moved)
-    found[:, 2:] += shift[found[:, 0]] - shift[found[:, 1]]
-    assert sorted(found.tolist()) == bonds_of(structure).tolist()
+    # The last one is as far away as an atom may be.
+    for shift in ([3, -7, 0], [0, 0, -1], [999_999, -1_000_000, 0]):
+        cells = np.array([[0, 0, 0], shift])
+        moved = Structure(structure.lattice, structure.species, structure.frac_coords + cells)
+        found = bonds_of(moved)
+        found[:, 2:] += cells[found[:, 0]] - cells[found[:, 1]]
+        assert sorted(found.tolist()) == bonds_of(structure).tolist()
+
+
+def test_the_compiled_search_gets_all_atoms_within_one_cell(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # It walks through all cells between two atoms, and a signal cannot stop it.
+    given = []
+
+    def listen(self: CrystalNN, structure: Structure) -> list[list[dict[str, object]]]:
+        given.append(structure.frac_coords)
+        return [[{"site_index": 1, "image": (0, 0, 1)}], []]
+
+    monkeypatch.setattr(CrystalNN, "get_all_nn_info", listen)
+    found = graph.bonds(
+        4.0 * np.eye(3), np.array([[0.25, 0.5, -2.75], [1000.5, 0.0, 0.0]]), np.array([55, 17])
+    )
+    np.testing.assert_array_equal(given, [[[0.25, 0.5, 0.25], [0.5, 0.0, 0.0]]])
+    # Wrapped, atom 1 at z = 0 + 1 is 0.75 above atom 0 at 0.25; unwrapped, at 0 - 2 above -2.75.
+    assert found.tolist() == [[0, 1, 1000, 0, 2], [1, 0, -1000, 0, -2]]
 
 
 @pytest.mark.parametrize(
@@ -88,8 +109,10 @@ def test_images_refer_to_coordinates_as_they_come() -> None:
         (Structure(Lattice.cubic(4.0), [{"Fe": 0.5, "Ni": 0.5}], [[0, 0, 0]]), "partial occupancy"),
         (Structure(Lattice.cubic(4.0), ["Po"], [[0, 0, np.nan]]), "non-finite numbers"),
         (Structure(Lattice.cubic(np.inf), ["Po"], [[0, 0, 0]]), "non-finite numbers"),
-        (Structure(Lattice.cubic(4.0), ["Am"], [[0, 0, 0]]), "element Am: only 1 to 94"),
-        (Structure(Lattice.cubic(4.0), ["X"], [[0, 0, 0]]), "element X.*: only 1 to 94"),
+        (Structure(Lattice.cubic(4.0), ["Po"], [[0, 0, 5e9]]), "over 1000000 cells away"),
+        (Structure(Lattice.cubic(4.0), ["Po"], [[0, -1e300, 0]]), "over 1000000 cells away"),
+        (Structure(Lattice.cubic(4.0), ["Am"], [[0, 0, 0]]), "element unknown to the networks: Am"),
+        (Structure(Lattice.cubic(4.0), ["X"], [[0, 0, 0]]), "element unknown to the networks: X"),
         (Structure(Lattice.cubic(0.2), ["Po"], [[0, 0, 0]]), r"volume below 0\.1 A\^3"),
     ],
 )
@@ -99,20 +122,22 @@ def test_structures_that_cannot_be_judged_have_a_reason(structure: Structure, re
 
 
 @pytest.mark.parametrize(
-    ("lattice", "frac_coords"),
+    ("lattice", "frac_coords", "limit"),
     [
         # 7,000 and 57,000 atoms within the search radius.
-        (1.0 * np.eye(3), np.random.default_rng(0).random((5, 3))),
-        (0.5 * np.eye(3), np.random.default_rng(0).random((5, 3))),
+        (1.0 * np.eye(3), np.random.default_rng(0).random((5, 3)), "4000 atoms within"),
+        (0.5 * np.eye(3), np.random.default_rng(0).random((5, 3)), "4000 atoms within"),
         # Radii of hundreds of Angstrom until a layer finds its own image.
-        (np.diag([3.0, 3.0, 1000.0]), np.diag([0.5, 0.5, 0.0])),
+        (np.diag([3.0, 3.0, 1000.0]), np.diag([0.5, 0.5, 0.0]), "4000 atoms within"),
+        # Few atoms in the sphere, many in the box around it.
+        (np.diag([0.02, 0.02, 1000.0]), np.zeros((1, 3)), "200000 atoms to look through"),
     ],
-    ids=["1 A^3", "0.1 A^3", "far layers"],
+    ids=["1 A^3", "0.1 A^3", "far layers", "needle"],
 )
 def test_cells_that_would_take_minutes_are_refused(
-    lattice: np.ndarray, frac_coords: np.ndarray
+    lattice: np.ndarray, frac_coords: np.ndarray, limit: str
 ) -> None:
-    with pytest.raises(graph.NoGraph, match="too dense or too thin"):
+    with pytest.raises(graph.NoGraph, match=f"too dense or too thin a cell: over {limit}"):
         graph.bonds(lattice, frac_coords, np.full(len(frac_coords), 14))
 
 
@@ -125,6 +150,15 @@ def test_what_pymatgen_cannot_do_is_a_reason_of_one_line(monkeypatch: pytest.Mon
         graph.bonds(3.0 * np.eye(3), np.zeros((1, 3)), np.array([14]))
     expected = "CrystalNN failed: RuntimeError infinite vertex in the Voronoi construction"
     assert str(caught.value) == expected
+
+
+def test_too_little_memory_is_not_the_fault_of_the_crystal(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: CrystalNN, structure: Structure) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(CrystalNN, "get_all_nn_info", fail)
+    with pytest.raises(MemoryError):
+        graph.bonds(3.0 * np.eye(3), np.zeros((1, 3)), np.array([14]))
 
 
 def test_an_atom_without_neighbors_has_no_bonds(monkeypatch: pytest.MonkeyPatch) -> None:

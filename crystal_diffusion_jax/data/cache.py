@@ -1,6 +1,7 @@
 """Prepared tables as .npz files in the user's cache, each named by a hash of what it is made of."""
 
 import hashlib
+import importlib.metadata
 import json
 import logging
 import os
@@ -38,7 +39,9 @@ def content_key(source: Source, properties: Sequence[str], max_num_atoms: int) -
     """
     files = [source.table, *source.cif_files()]
     contents = [(file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files]
-    parts = [READER_VERSION, list(properties), max_num_atoms, contents]
+    # The distribution that pymatgen's reader of CIFs and its reduction are in.
+    pymatgen = importlib.metadata.version("pymatgen-core")
+    parts = [READER_VERSION, pymatgen, list(properties), max_num_atoms, contents]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

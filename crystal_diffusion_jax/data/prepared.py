@@ -75,5 +75,5 @@ def settle_bad_rows(tables: Iterable[Prepared], place: str, skip_bad_rows: bool)
     raise UserError(
         f"{len(bad_rows)} of {total} rows in {place} cannot be used (rows are counted from 1 "
         f"after the header):{listed}\nMend them, or go on without them: "
-        "--config.data.skip_bad_rows=True (--skip_bad_rows for experiments.prepare)."
+        "--skip_bad_rows (--config.data.skip_bad_rows=True for experiments.train)."
     )

@@ -167,7 +167,7 @@ def check_atoms(block: Mapping[str, Any]) -> None:
     for symbol in block.get("_atom_site_type_symbol", block.get("_atom_site_label", [])):
         letters = re.match("[A-Za-z]*", symbol).group()  # type: ignore[union-attr]
         if not Element.is_valid_symbol(letters):
-            raise ValueError(f"unknown element '{symbol}'")
+            raise ValueError(f"unknown element: '{symbol}'")
 
 
 def _number_or_nan(text: str) -> float:
@@ -187,8 +187,8 @@ def check_formula(block: Mapping[str, Any], structure: Structure) -> None:
     found = structure.composition.element_composition
     if not stated.almost_equals(found.fractional_composition, rtol=_FORMULA_TOLERANCE):
         raise ValueError(
-            f"the atoms ({found.formula}) disagree with the CIF's formula "
-            f"({block['_chemical_formula_sum']})"
+            f"the atoms disagree with the CIF's formula: {found.formula} instead of "
+            f"{block['_chemical_formula_sum']}"
         )
 
 

@@ -9,14 +9,15 @@ import warnings
 
 import numpy as np
 from pymatgen.core import Structure
-from pymatgen.io.cif import CifParser
+from pymatgen.io.cif import CifBlock, CifParser, str2float
+from pymatgen.util.coord import in_coord_list_pbc
 
 from crystal_diffusion_jax.data.read import check_atoms, check_cell, check_formula
 from crystal_diffusion_jax.structures import MIN_VOLUME, restore_structure
 
 # In fractional units. Symmetry images of one listed atom closer than this are one atom: a special
 # position written with four digits leaves images 1e-4 apart. Two *listed* atoms as close as this
-# are an error and never merged.
+# stay two, which the structure's validity is about.
 _SITE_TOLERANCE = 1e-3
 
 
@@ -24,8 +25,8 @@ def parse_cif(text: str) -> Structure:
     """The one structure in a CIF, in the cell and with the coordinates it states.
 
     Raises:
-      ValueError: there is no such structure, or it is none that can be judged (disordered, two
-        atoms at one site, unknown element, no volume); the message is the reason.
+      ValueError: there is no such structure, or it is none that can be judged (disordered, unknown
+        element, no volume); the message is "reason: particulars" or "reason".
     """
     if not text.strip():
         raise ValueError("empty file")
@@ -48,24 +49,45 @@ def parse_cif(text: str) -> Structure:
         try:
             check_cell(blocks[0])
         except ValueError as error:
-            if str(error).startswith("zero volume"):  # its numbers would make each reason another
+            if str(error).startswith("zero volume"):  # said as `checked_structure` says it
                 raise ValueError(f"volume below {MIN_VOLUME} A^3") from error
             raise
         check_atoms(blocks[0])
+        listed = _all_listed(parser, CifBlock(blocks[0], [], ""))
         try:
             (structure,) = parser.parse_structures(primitive=False, on_error="raise")
+            # The parser merges atoms of one element at one site, and makes of O and H there a
+            # hydroxyl group without coordinates for H.
+            structure = listed if len(structure) < len(listed) else structure
         except Exception as error:
             # Every occupancy is 1, so that the parser finds more only where two atoms coincide.
-            coincide = "Occupancy" in str(error)
-            reason = "two atoms at one site" if coincide else "unparsable CIF"
-            raise ValueError(reason) from error
-        num_listed = len(blocks[0]["_atom_site_fract_x"])
-        # An O and an H at one site pass the parser as a hydroxyl group without coordinates for H.
-        if len(structure) < num_listed:
-            raise ValueError("two atoms at one site")
+            if "Occupancy" not in str(error):
+                raise ValueError("unparsable CIF") from error
+            structure = listed
         check_formula(blocks[0], structure)
     numbers = np.array([site.specie.Z for site in structure])
     return checked_structure(structure.lattice.matrix, structure.frac_coords, numbers)
+
+
+def _all_listed(parser: CifParser, block: CifBlock) -> Structure:
+    """The structure in which every listed atom has its own symmetry images, wherever these lie."""
+    listed = zip(
+        block.data.get("_atom_site_type_symbol", block["_atom_site_label"]),
+        *(map(str2float, block[f"_atom_site_fract_{axis}"]) for axis in "xyz"),
+        strict=True,
+    )
+    operations = parser.get_symops(block)
+    symbols: list[str] = []
+    coords: list[np.ndarray] = []
+    for symbol, *position in listed:
+        images: list[np.ndarray] = []
+        for operation in operations:
+            image = operation.operate(position)
+            if not in_coord_list_pbc(images, image, atol=_SITE_TOLERANCE):
+                images.append(image)
+        symbols += [re.sub("[^A-Za-z].*", "", symbol)] * len(images)  # O2- and O17 are O
+        coords += images
+    return Structure(CifParser.get_lattice_no_exception(block), symbols, coords)
 
 
 def checked_structure(

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from crystal_diffusion_jax.evaluation.intervals import Rate, rate
+from crystal_diffusion_jax.evaluation.intervals import Rate
 
 
 class Cutoffs(NamedTuple):
@@ -53,10 +53,11 @@ class Coverage:
     """Coverage and the mean distances behind it.
 
     Attributes:
-      recall: COV-R, test crystals that a generated one is near to.
+      recall: COV-R, test crystals that a generated one is near to, out of all.
       precision: COV-P, generated crystals that a test one is near to, out of all asked for.
       mean_distances: mean nearest distance by name (amsd: structure, amcd: composition), over the
-        test set for recall and over the generated fingerprints for precision; None without any.
+        test fingerprints for recall and over the generated ones for precision; None where either
+        set has none.
     """
 
     recall: Rate
@@ -65,29 +66,32 @@ class Coverage:
 
 
 def coverage(
-    generated: Sequence[Fingerprint | None], reference: Sequence[Fingerprint], cutoffs: Cutoffs
+    generated: Sequence[Fingerprint | None],
+    reference: Sequence[Fingerprint | None],
+    cutoffs: Cutoffs,
 ) -> Coverage:
     """Coverage of a test set.
 
     Args:
       generated: n fingerprints, None where there is none: a miss for COV-P.
-      reference: those of the test crystals, at least one.
+      reference: those of the test crystals, None where there is none: not recalled.
       cutoffs: the data set's.
     """
     found = [fingerprint for fingerprint in generated if fingerprint is not None]
+    known = [fingerprint for fingerprint in reference if fingerprint is not None]
     names = ("amsd_recall", "amsd_precision", "amcd_recall", "amcd_precision")
-    if not found:
+    if not (found and known):
         nothing: dict[str, float | None] = dict.fromkeys(names)
         return Coverage(Rate(0, len(reference)), Rate(0, len(generated)), nothing)
-    structure = _distances([f.structure for f in found], [f.structure for f in reference])
-    composition = _distances([f.composition for f in found], [f.composition for f in reference])
+    structure = _distances([f.structure for f in found], [f.structure for f in known])
+    composition = _distances([f.composition for f in found], [f.composition for f in known])
     near = [
         (structure.min(axis) <= cutoffs.structure) & (composition.min(axis) <= cutoffs.composition)
         for axis in (0, 1)
     ]
     means = [matrix.min(axis).mean() for matrix in (structure, composition) for axis in (0, 1)]
     return Coverage(
-        recall=rate(near[0]),
+        recall=Rate(int(near[0].sum()), len(reference)),
         precision=Rate(int(near[1].sum()), len(generated)),
         mean_distances=dict(zip(names, map(float, means), strict=True)),
     )

@@ -1,22 +1,24 @@
 """Fingerprints for coverage, made by matminer, which only this file needs (extra `coverage`)."""
 
 import ast
+import functools
 import importlib.util
 import warnings
 from collections.abc import Sequence
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 
-import joblib
 import numpy as np
 from pymatgen.core import Structure
-from tqdm import tqdm
 
 from crystal_diffusion_jax.data.download import open_url
 from crystal_diffusion_jax.data.locate import cache_folder
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation.coverage import Fingerprint
+from crystal_diffusion_jax.evaluation.processes import in_processes
 from crystal_diffusion_jax.files import replace_text
+from crystal_diffusion_jax.time_limit import Interrupt, processor_time_limit
 
 # Means and standard deviations that CDVAE standardises the 132 Magpie numbers with. They belong to
 # the definition of the metric. A full commit, so that what is behind the address never changes.
@@ -25,7 +27,9 @@ _SCALER_URL = (
     "f857f598d6f6cca5dc1ea0582d228f12dcc2c2ea/cdvae/common/constants.py"
 )
 _NUM_MAGPIE = 132
+# Structures handed to a process at a time.
 _CHUNK = 20
+TIME_LIMIT = 60.0  # seconds of processor time for one structure
 
 
 def require_matminer() -> None:
@@ -36,8 +40,8 @@ def require_matminer() -> None:
     """
     if importlib.util.find_spec("matminer") is None:
         raise UserError(
-            "--coverage needs matminer, which is not installed: run `pip install .[coverage]` in "
-            "the repository, or leave --coverage out."
+            "--coverage needs matminer, which is not installed: run `pip install '.[coverage]'` "
+            "in the repository, or leave --coverage out."
         )
 
 
@@ -46,7 +50,8 @@ def fingerprints(
     means: np.ndarray,
     stds: np.ndarray,
     progress: bool = True,
-) -> list[Fingerprint | None]:
+    time_limit: float = TIME_LIMIT,
+) -> list[Fingerprint | str]:
     """Fingerprints of S crystals, on all cores.
 
     Args:
@@ -54,22 +59,19 @@ def fingerprints(
       means: [132] of `load_scaler`.
       stds: [132] likewise.
       progress: show a progress bar on stderr.
+      time_limit: seconds of processor time for one crystal.
 
     Returns:
-      S fingerprints, None where there is no crystal or matminer fails on one of its sites.
+      S fingerprints; where there is none, because there is no crystal, or matminer fails on one of
+      its sites or takes too long, the reason.
     """
-    chunks = [structures[i : i + _CHUNK] for i in range(0, len(structures), _CHUNK)]
-    parallel = joblib.Parallel(n_jobs=-1, return_as="generator")
-    results = parallel(joblib.delayed(_fingerprint_all)(chunk) for chunk in chunks)
-    made = [
-        item
-        for items in tqdm(results, "fingerprints", total=len(chunks), disable=not progress)
-        for item in items
-    ]
+    tasks = [(structure, time_limit) for structure in structures]
     return [
         # Magpie has no value for some properties of some elements; CDVAE then takes the mean.
-        item and Fingerprint(item.structure, np.nan_to_num((item.composition - means) / stds))
-        for item in made
+        made
+        if isinstance(made, str)
+        else Fingerprint(made.structure, np.nan_to_num((made.composition - means) / stds))
+        for made in in_processes(_fingerprint, tasks, "fingerprint", _CHUNK, progress)
     ]
 
 
@@ -118,24 +120,31 @@ def _parse_scaler(text: str) -> tuple[np.ndarray, np.ndarray]:
     return means, stds
 
 
-def _fingerprint_all(structures: Sequence[Structure | None]) -> list[Fingerprint | None]:
-    """Fingerprints with composition numbers as matminer gives them."""
+@functools.cache
+def _featurizers() -> tuple[Any, Any]:
+    """matminer's of a composition and of a site; made once a process, as that takes seconds."""
     # Imported here: matminer is an extra, and slow to import.
     from matminer.featurizers.composition.composite import ElementProperty
     from matminer.featurizers.site.fingerprint import CrystalNNFingerprint
 
-    results: list[Fingerprint | None] = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        magpie = ElementProperty.from_preset("magpie")
-        sites = CrystalNNFingerprint.from_preset("ops")
-        for structure in structures:
-            try:
-                if structure is None:
-                    raise ValueError("no crystal")
-                composition = np.array(magpie.featurize(structure.composition), dtype=np.float64)
-                per_site = [sites.featurize(structure, i) for i in range(len(structure))]
-                results.append(Fingerprint(np.mean(per_site, axis=0), composition))
-            except Exception:  # whatever matminer raises, CDVAE counts the crystal as not covered
-                results.append(None)
-    return results
+    return ElementProperty.from_preset("magpie"), CrystalNNFingerprint.from_preset("ops")
+
+
+def _fingerprint(structure: Structure | None, time_limit: float) -> Fingerprint | str:
+    """The fingerprint with composition numbers as matminer gives them, or why there is none."""
+    if structure is None:
+        return "no crystal"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            magpie, sites = _featurizers()
+            with processor_time_limit(time_limit):
+                # Wrapped, as far-away coordinates cost time without end where no signal reaches.
+                inside = Structure.from_sites(structure, to_unit_cell=True)
+                composition = np.array(magpie.featurize(inside.composition), dtype=np.float64)
+                per_site = [sites.featurize(inside, i) for i in range(len(inside))]
+                return Fingerprint(np.mean(per_site, axis=0), composition)
+    except Interrupt as interrupt:
+        return f"fingerprint takes too long: {interrupt.reason}"
+    except Exception as error:  # whatever matminer raises, CDVAE counts the crystal as not covered
+        return f"no fingerprint of every site: {type(error).__name__}"

@@ -6,6 +6,7 @@ the evaluation is a share of the crystals that were asked for.
 
 import dataclasses
 import json
+import re
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,9 +20,9 @@ from pymatgen.core import Structure
 from crystal_diffusion_jax.data.tables import read_rows
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation.cif import checked_structure, parse_cif
+from crystal_diffusion_jax.sampling.record import CIF_FOLDER, RECORD
 from crystal_diffusion_jax.structures import MIN_VOLUME
 
-RECORD = "samples.json"
 _KINDS = (
     f"a folder with {RECORD} or *.cif files, a .cif, .extxyz or .xyz file, {RECORD}, "
     "or a .csv or .csv.gz with a column `cif`"
@@ -37,7 +38,7 @@ class Inputs:
     Attributes:
       structures: S structures, None where there is none.
       names: S names: file, row, frame or index.
-      failures: index of each None -> the reason.
+      failures: index of each None -> "reason: particulars" or "reason".
     """
 
     structures: list[Structure | None]
@@ -54,10 +55,12 @@ def read_structures(path: Path) -> Inputs:
         XYZ file with one or more frames; a csv or csv.gz with a column `cif`.
 
     Raises:
-      UserError: there is no such file or it is none of these.
+      UserError: there is no such file, it is none of these, or it is one of the files that
+        `experiments.sample` derives from its record.
     """
     if not path.exists():
         raise UserError(f"{path} does not exist: give {_KINDS}.")
+    _refuse_part_of_samples(path)
     if path.is_dir():
         if (path / RECORD).is_file():
             return _read_record(path / RECORD)
@@ -77,10 +80,33 @@ def read_structures(path: Path) -> Inputs:
 
 
 def _read_cif_folder(folder: Path) -> Inputs:
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() == ".cif")
+    files = [file for file in folder.iterdir() if file.suffix.lower() == ".cif"]
+    files.sort(key=lambda file: _natural_order(file.name))
     if not files:
         raise UserError(f"{folder} holds neither {RECORD} nor *.cif files: give {_KINDS}.")
     return _collect([file.name for file in files], _parse_all([_read_text(f) for f in files]))
+
+
+def _natural_order(name: str) -> tuple[list[str | int], str]:
+    """Sorts 2.cif before 10.cif."""
+    parts = re.split(r"(\d+)", name)  # text and digits in turn, text first
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
+
+
+def _refuse_part_of_samples(path: Path) -> None:
+    """Refuses what lacks the rejected crystals, and holds symmetrised cells of the others.
+
+    The networks' predictions, in eV per cell for one of them, depend on the cell.
+    """
+    place = path.resolve()
+    if place.name == RECORD or (place / RECORD).is_file():
+        return
+    folder = place.parent.parent if place.parent.name == CIF_FOLDER else place.parent
+    if (folder / RECORD).is_file():
+        raise UserError(
+            f"{path} is only a part of what was sampled, without the rejected crystals and maybe "
+            f"in other cells: give the folder {folder} instead."
+        )
 
 
 def _read_csv(path: Path) -> Inputs:
@@ -149,10 +175,14 @@ def _restore(entry: dict[str, Any]) -> Structure | str:
     try:
         lattice = np.array(entry["lattice"], dtype=np.float64)
         frac_coords = np.array(entry["frac_coords"], dtype=np.float64)
-        return checked_structure(lattice, frac_coords, np.array(entry["atomic_numbers"], dtype=int))
+        atomic_numbers = np.array(entry["atomic_numbers"], dtype=int)
     except KeyError as error:
-        return f"the entry in {RECORD} has no {error}"
+        return f"incomplete entry in {RECORD}: no {error}"
     except (ValueError, TypeError) as error:
+        return f"unreadable entry in {RECORD}: {error}"
+    try:
+        return checked_structure(lattice, frac_coords, atomic_numbers)
+    except ValueError as error:
         return str(error)
 
 

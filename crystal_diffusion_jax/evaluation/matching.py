@@ -1,35 +1,40 @@
-"""Which crystals are the same: pymatgen's StructureMatcher, prescreened and on all cores.
+"""Which crystals are the same: pymatgen's StructureMatcher, prescreened, bounded, on all cores.
 
 Two crystals can match only if their reduced compositions and the numbers of sites of their reduced
 cells agree; the matcher itself says no to every other pair. So only such pairs are compared, and
-each crystal is brought to its primitive Niggli cell once instead of once a pair.
+each crystal is brought to its primitive Niggli cell once instead of once a pair. No crystal holds
+up the others: what takes too long, or ends its process, is the failure of that crystal alone.
 """
 
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-import joblib
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
-from tqdm import tqdm
 
 from crystal_diffusion_jax.evaluation.compositions import Composition, reduced_composition
+from crystal_diffusion_jax.evaluation.processes import in_processes
+from crystal_diffusion_jax.time_limit import Interrupt, processor_time_limit
 
 # The tolerances with which CDVAE judges its reconstructions (arXiv:2110.06197): lengths relative,
 # sites in units of the cube root of the volume per atom, angles in degrees. They are wider than
 # pymatgen's own (0.2, 0.3, 5), so that fewer crystals count as unique or new.
 LTOL, STOL, ANGLE_TOL = 0.3, 0.5, 10.0
 _MATCHER = StructureMatcher(LTOL, STOL, ANGLE_TOL)
-# Crystals that one task compares with known ones; few, so that a set of a single composition
-# spreads over all cores too.
-_CHUNK = 4
-# From about here on worker processes win back the seconds that starting them takes.
-_MIN_CRYSTALS_FOR_WORKERS = 200
+# Crystals handed to a process at a time: to be reduced; to be compared with known ones, few, so
+# that a set of a single composition spreads over all cores too.
+_REDUCED_AT_ONCE = 20
+_COMPARED_AT_ONCE = 4
 
-# A crystal in its reduced cell, or the reason why it could not be reduced.
-_Reduced = Structure | str
+# Seconds of processor time for the reduction of a crystal, for its comparison with the rest of the
+# set, and for that with known crystals. Measured: up to 0.1 s to reduce a crystal of Carbon-24 and
+# 8 s for 432 distorted atoms; 0.002 s to compare two of Carbon-24, so 2 s with a thousand.
+TIME_LIMIT = 20.0
+
+# Place of the same crystal among others, -1 without one, or the reason why that is not known.
+_Place = int | str
 
 
 class Matches(NamedTuple):
@@ -48,7 +53,10 @@ class Matches(NamedTuple):
 
 
 def match(
-    structures: Sequence[Structure], known: Sequence[Structure], progress: bool = True
+    structures: Sequence[Structure],
+    known: Sequence[Structure],
+    progress: bool = True,
+    time_limit: float = TIME_LIMIT,
 ) -> Matches:
     """Compares crystals with each other and with known crystals.
 
@@ -58,50 +66,53 @@ def match(
     Args:
       structures: S crystals.
       known: any number of crystals.
-      progress: show a progress bar on stderr.
+      progress: show progress bars on stderr.
+      time_limit: a crystal that takes longer to reduce, or to compare, is a failure.
     """
     keys = [reduced_composition(s.atomic_numbers) for s in structures]
     known_by_key = _by_key(known, [reduced_composition(s.atomic_numbers) for s in known])
     candidates = [s for key in set(keys) for s in known_by_key.get(key, [])]
-    num_jobs = 1 if len(structures) + len(candidates) < _MIN_CRYSTALS_FOR_WORKERS else -1
-    parallel = joblib.Parallel(n_jobs=num_jobs, batch_size=1, return_as="generator")
-
-    def run(tasks: list[Any], title: str) -> Iterable[Any]:
-        return tqdm(parallel(tasks), total=len(tasks), desc=title, disable=not progress)
-
     both = [*structures, *candidates]
-    chunks = [both[i : i + 50] for i in range(0, len(both), 50)]
-    tasks = [joblib.delayed(_reduce_all)(chunk) for chunk in chunks]
-    reduced = [item for items in run(tasks, "reduce") for item in items]
-    failures = {i: r for i, r in enumerate(reduced[: len(structures)]) if isinstance(r, str)}
-
-    buckets = _by_key(range(len(structures)), [_bucket(r) for r in reduced[: len(structures)]])
-    buckets.pop(None, None)
+    tasks: list[Any] = [(structure, time_limit) for structure in both]
+    reduced = list(in_processes(_reduce, tasks, "reduction", _REDUCED_AT_ONCE, progress))
+    cells: dict[int, Structure] = {}
+    failures: dict[int, str] = {}
+    for index, outcome in enumerate(reduced[: len(structures)]):
+        if isinstance(outcome, str):
+            failures[index] = outcome
+        else:
+            cells[index] = outcome
     # A training crystal that resists comes in its Niggli cell, which most often is primitive.
     known_cells = [
-        original if isinstance(cell, str) else cell
-        for original, cell in zip(candidates, reduced[len(structures) :], strict=True)
+        original if isinstance(outcome, str) else outcome
+        for original, outcome in zip(candidates, reduced[len(structures) :], strict=True)
     ]
-    known_buckets = _by_key(known_cells, [_bucket(r) for r in known_cells])
+    known_buckets = _by_key(known_cells, map(_bucket, known_cells))
+    buckets = _by_key(cells, map(_bucket, cells.values()))
 
     group = [-1] * len(structures)
-    tasks = [joblib.delayed(_group)(ids, [reduced[i] for i in ids]) for ids in buckets.values()]
-    for found, failed in run(tasks, "compare with each other"):
-        failures |= failed
-        for index, first in found.items():
-            group[index] = first
+    tasks = [([cells[i] for i in members], time_limit) for members in buckets.values()]
+    groups = in_processes(_group, tasks, "comparison with each other", progress=progress)
+    for members, task, found in zip(buckets.values(), tasks, groups, strict=True):
+        if isinstance(found, str):  # one of them ended the process
+            cells_of_group, _ = task
+            found = _group(cells_of_group, time_limit, _first_same_elsewhere)
+        for index, place in zip(members, found, strict=True):
+            if isinstance(place, str):
+                failures[index] = place
+            else:
+                group[index] = members[place]
 
     is_known = [False] * len(structures)
-    tasks = [
-        joblib.delayed(_find_known)(ids, [reduced[i] for i in ids], known_buckets[key])
-        for key, all_ids in buckets.items()
-        if key in known_buckets
-        for ids in (all_ids[i : i + _CHUNK] for i in range(0, len(all_ids), _CHUNK))
-    ]
-    for found, failed in run(tasks, "compare with training set"):
-        failures |= failed
-        for index in found:
-            is_known[index] = True
+    compared = [i for key, members in buckets.items() if key in known_buckets for i in members]
+    tasks = [(cells[i], known_buckets[_bucket(cells[i])], time_limit) for i in compared]
+    title = "comparison with the training set"
+    places = in_processes(_first_same, tasks, title, _COMPARED_AT_ONCE, progress)
+    for index, place in zip(compared, places, strict=True):
+        if isinstance(place, str):
+            failures.setdefault(index, place)
+        else:
+            is_known[index] = place >= 0
     for index in failures:
         group[index] = -1
     return Matches(group, is_known, failures)
@@ -114,25 +125,45 @@ def _by_key(items: Iterable[Any], keys: Iterable[Any]) -> dict[Any, list[Any]]:
     return dict(groups)
 
 
-def _bucket(reduced: _Reduced) -> tuple[Composition, int] | None:
-    """What two crystals must have in common to be compared; None for a failed reduction."""
-    if isinstance(reduced, str):
-        return None
+def _bucket(reduced: Structure) -> tuple[Composition, int]:
+    """What two crystals must have in common to be compared."""
     return reduced_composition(reduced.atomic_numbers), len(reduced)
 
 
-def _reduce_all(structures: Sequence[Structure]) -> list[_Reduced]:
-    """The cells that StructureMatcher would make of them."""
-    results: list[_Reduced] = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for structure in structures:
-            try:
-                niggli = structure.get_reduced_structure(reduction_algo="niggli")
-                results.append(niggli.get_primitive_structure())
-            except Exception as error:  # of a hostile cell nearly anything may be raised
-                results.append(f"no primitive cell found ({type(error).__name__})")
-    return results
+def _reduce(structure: Structure, time_limit: float) -> Structure | str:
+    """The cell that StructureMatcher would make of it, or the reason why there is none."""
+    try:
+        with warnings.catch_warnings(), processor_time_limit(time_limit):
+            warnings.simplefilter("ignore")
+            # Wrapped, as far-away coordinates cost time without end in places no signal reaches.
+            inside = Structure.from_sites(structure, to_unit_cell=True)
+            return inside.get_reduced_structure("niggli").get_primitive_structure()
+    except Interrupt as interrupt:
+        return f"reduction takes too long: {interrupt.reason}"
+    except Exception as error:  # of a hostile cell nearly anything may be raised
+        return f"no primitive cell found: {type(error).__name__}"
+
+
+def _first_same(structure: Structure, others: Sequence[Structure], time_limit: float) -> _Place:
+    """The first of the others that matches."""
+    try:
+        with warnings.catch_warnings(), processor_time_limit(time_limit):
+            warnings.simplefilter("ignore")
+            fits = (place for place, other in enumerate(others) if _fit(other, structure))
+            return next(fits, -1)
+    except Interrupt as interrupt:
+        return f"comparison takes too long: {interrupt.reason}"
+    except Exception as error:
+        return f"comparison failed: {type(error).__name__}"
+
+
+def _first_same_elsewhere(
+    structure: Structure, others: Sequence[Structure], time_limit: float
+) -> _Place:
+    """`_first_same` in a process of its own, which it may end."""
+    task = (structure, others, time_limit)
+    (place,) = in_processes(_first_same, [task], "comparison with each other", progress=False)
+    return place
 
 
 def _fit(reference: Structure, structure: Structure) -> bool:
@@ -140,38 +171,19 @@ def _fit(reference: Structure, structure: Structure) -> bool:
 
 
 def _group(
-    indices: Sequence[int], reduced: Sequence[Structure]
-) -> tuple[dict[int, int], dict[int, str]]:
-    """Index -> index of the first of its group; index -> why the comparison failed."""
-    firsts: list[tuple[int, Structure]] = []
-    found: dict[int, int] = {}
-    failed: dict[int, str] = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for index, structure in zip(indices, reduced, strict=True):
-            try:
-                same = next((i for i, first in firsts if _fit(first, structure)), None)
-            except Exception as error:
-                failed[index] = f"comparison failed ({type(error).__name__})"
-                continue
-            if same is None:
-                firsts.append((index, structure))
-            found[index] = index if same is None else same
-    return found, failed
-
-
-def _find_known(
-    indices: Sequence[int], reduced: Sequence[Structure], known: Sequence[Structure]
-) -> tuple[list[int], dict[int, str]]:
-    """The indices of crystals that are the same as a known one; index -> why that failed."""
-    found: list[int] = []
-    failed: dict[int, str] = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for index, structure in zip(indices, reduced, strict=True):
-            try:
-                if any(_fit(other, structure) for other in known):
-                    found.append(index)
-            except Exception as error:
-                failed[index] = f"comparison failed ({type(error).__name__})"
-    return found, failed
+    cells: Sequence[Structure],
+    time_limit: float,
+    find: Callable[[Structure, Sequence[Structure], float], _Place] = _first_same,
+) -> list[_Place]:
+    """For each cell the place of the first of its group, or why the comparison failed."""
+    firsts: list[int] = []
+    found: list[_Place] = []
+    for place, cell in enumerate(cells):
+        same = find(cell, [cells[first] for first in firsts], time_limit)
+        if isinstance(same, str):
+            found.append(same)
+            continue
+        if same < 0:
+            firsts.append(place)
+        found.append(place if same < 0 else firsts[same])
+    return found

@@ -13,6 +13,7 @@ from crystal_diffusion_jax.evaluation.compositions import reduced_composition
 from crystal_diffusion_jax.evaluation.coverage import CUTOFFS, Coverage, Fingerprint, coverage
 from crystal_diffusion_jax.evaluation.distributions import distances, draw_valid, finite
 from crystal_diffusion_jax.evaluation.diversity import Diversity, dataset_structures, diversity
+from crystal_diffusion_jax.evaluation.failures import Failure, list_failures
 from crystal_diffusion_jax.evaluation.inputs import Inputs
 from crystal_diffusion_jax.evaluation.intervals import Estimate, Rate, bootstrap, rate
 from crystal_diffusion_jax.evaluation.success_rate import success_rates
@@ -32,24 +33,8 @@ class PredictionsLike(Protocol):
 
 
 Predict = Callable[[Sequence[Structure]], PredictionsLike]
-MakeFingerprints = Callable[[Sequence[Structure | None]], Sequence[Fingerprint | None]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Failure:
-    """Why one crystal failed at one stage.
-
-    Attributes:
-      index: place in the set, from 0.
-      name: its name.
-      stage: "reading", "structure", "composition", "property", "comparison" or "fingerprint".
-      reason: a few words, equal for equal causes.
-    """
-
-    index: int
-    name: str
-    stage: str
-    reason: str
+# Text: why a crystal has none.
+MakeFingerprints = Callable[[Sequence[Structure | None]], Sequence[Fingerprint | str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +47,10 @@ class Report:
       num_predicted: those with a predicted property.
       num_train: crystals of the training split.
       num_test: crystals of the test split.
+      num_test_predicted: those of them with a predicted property; the others are missing from the
+        property's distance.
+      num_test_fingerprinted: those of them with a fingerprint; the others count as not recalled.
+        None without coverage.
       success: reading -> SR5, SR10, SR15, see `success_rates`.
       validity: "structure", "composition", "both".
       diversity: "unique", "novel", "unique_compositions", "novel_compositions".
@@ -81,6 +70,8 @@ class Report:
     num_predicted: int
     num_train: int
     num_test: int
+    num_test_predicted: int
+    num_test_fingerprinted: int | None
     success: Mapping[str, Mapping[str, Rate]]
     validity: Mapping[str, Rate]
     diversity: Mapping[str, Rate]
@@ -146,19 +137,21 @@ def evaluate(
     test_values = predict(test_structures).values
 
     covered = None
+    num_test_fingerprinted = None
     if make_fingerprints is not None:
         made = make_fingerprints([*inputs.structures, *test_structures])
-        generated, reference = made[:num], [f for f in made[num:] if f is not None]
-        covered = coverage(generated, reference, CUTOFFS[spec.name])
-        stages["fingerprint"] = {
-            i: "no fingerprint of every site" for i in present if generated[i] is None
-        }
+        found = [item if isinstance(item, Fingerprint) else None for item in made]
+        covered = coverage(found[:num], found[num:], CUTOFFS[spec.name])
+        num_test_fingerprinted = len(test) - found[num:].count(None)
+        stages["fingerprint"] = {i: text for i in present if isinstance(text := made[i], str)}
     return Report(
         num=num,
         num_read=len(present),
         num_predicted=len(finite(values)),
         num_train=len(train),
         num_test=len(test),
+        num_test_predicted=len(finite(test_values)),
+        num_test_fingerprinted=num_test_fingerprinted,
         success=success_rates(values, valid, spec.success_thresholds),
         validity={
             "structure": rate(structure_valid),
@@ -174,7 +167,7 @@ def evaluate(
         property_median=bootstrap(np.median, finite(values)),
         below_training_range=rate(finite(values) < train.properties[:, 0].min()),
         coverage=covered,
-        failures=_named(inputs.names, stages),
+        failures=list_failures(inputs.names, stages),
     )
 
 
@@ -196,12 +189,3 @@ def _mask(num: int, indices: Iterable[int]) -> np.ndarray:
     mask = np.zeros(num, dtype=bool)
     mask[list(indices)] = True
     return mask
-
-
-def _named(names: Sequence[str], stages: Mapping[str, Mapping[int, str]]) -> list[Failure]:
-    return [
-        Failure(index, name, stage, reasons[index])
-        for index, name in enumerate(names)
-        for stage, reasons in stages.items()
-        if index in reasons
-    ]

@@ -11,7 +11,8 @@ interval, and the number of crystals in each sample. What cannot be computed is 
   thresholds       {"SR5", "SR10", "SR15"}, in that unit
   versions         of crystal_diffusion_jax, pymatgen and smact; of matminer with coverage
   matcher          {"ltol", "stol", "angle_tol"} of StructureMatcher, for unique and novel
-  counts           {"asked_for", "read", "predicted", "train", "test"}
+  counts           {"asked_for", "read", "predicted", "train", "test", "test_predicted",
+                   "test_fingerprinted"}, the last one null without coverage
   success_rate     {"single", "single_valid", "best_of_10"} -> {"SR5", "SR10", "SR15"} -> rate
   validity         {"structure", "composition", "both"} -> rate
   diversity        {"unique", "novel", "unique_compositions", "novel_compositions"} -> rate
@@ -21,7 +22,8 @@ interval, and the number of crystals in each sample. What cannot be computed is 
   coverage         {"recall": rate, "precision": rate, "amsd_recall", "amsd_precision",
                    "amcd_recall", "amcd_precision"}, null unless asked for
   failures         {"by_reason": {"stage: reason": count},
-                   "list": [{"index", "name", "stage", "reason"}, ...]}
+                   "list": [{"index", "name", "stage", "reason", "detail"}, ...]}
+                   equal reasons for equal causes; the detail, often "", is a crystal's own
 """
 
 import dataclasses
@@ -76,6 +78,8 @@ def to_json(report: Report, structures: str, spec: DatasetSpec) -> dict[str, Any
             "predicted": report.num_predicted,
             "train": report.num_train,
             "test": report.num_test,
+            "test_predicted": report.num_test_predicted,
+            "test_fingerprinted": report.num_test_fingerprinted,
         },
         "success_rate": {
             reading: {name: _rate(item) for name, item in rates.items()}
@@ -132,6 +136,9 @@ def to_table(report: Report, spec: DatasetSpec) -> str:
             lines.append(
                 f"        and {len(failures) - _MAX_LISTED} rarer reasons in the JSON file"
             )
+    if report.num_test_predicted < report.num_test:
+        known = f"{report.num_test_predicted} of {report.num_test} test crystals"
+        lines += ["", f"{known} have a predicted property"]
     lines += ["", f"composition validity by SMACT {SMACT_VERSION}, oxidation states of 2014"]
     return "\n".join(lines)
 

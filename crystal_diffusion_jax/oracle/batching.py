@@ -140,7 +140,7 @@ def _common_shape(
     crystals, atoms, triplets = np.max([sizes(group) for group in groups], axis=0).tolist()
     return BatchShape(
         crystals=_round_up(crystals, capacity // 32),
-        atoms=_round_up(atoms, capacity // 32),
+        atoms=_round_up(atoms, capacity // 64),
         bonds=capacity,
         triplets=_round_up(triplets, capacity // 2),
     )

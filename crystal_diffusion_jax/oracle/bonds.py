@@ -29,6 +29,17 @@ _Cell = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
+class _Failure:
+    """Why a crystal has no bonds, and whether it would have none the next time either."""
+
+    reason: str
+    lasting: bool
+
+
+_Outcome = np.ndarray | _Failure
+
+
+@dataclasses.dataclass(frozen=True)
 class Graphs:
     """Bond graphs of S structures, by index.
 
@@ -42,14 +53,16 @@ class Graphs:
 
 
 def build(structures: Sequence[graph.Structure], progress: bool = True) -> Graphs:
-    """Bond graphs of all structures that have one; computed ones are kept in the user's cache.
+    """Bond graphs of all structures that have one.
+
+    What was computed once, bonds or the reason why there are none, is kept in the user's cache.
 
     Args:
       structures: S of them.
       progress: show a progress bar on stderr.
     """
     cells: dict[int, _Cell] = {}
-    bonds: dict[int, np.ndarray] = {}
+    outcomes: dict[int, _Outcome] = {}
     failures: dict[int, str] = {}
     for index, structure in enumerate(structures):
         try:
@@ -59,18 +72,17 @@ def build(structures: Sequence[graph.Structure], progress: bool = True) -> Graph
             continue
         cached = _fetch(_path(cells[index]))
         if cached is not None:
-            bonds[index] = cached
-    missing = {index: cell for index, cell in cells.items() if index not in bonds}
+            outcomes[index] = cached
+    missing = {index: cell for index, cell in cells.items() if index not in outcomes}
     not_cached: OSError | None = None
     with tqdm(
         total=len(missing), desc="bonds", unit="crystal", disable=not (progress and missing)
     ) as bar:
         for index, outcome in _compute(missing):
             bar.update()
-            if isinstance(outcome, str):
-                failures[index] = outcome
+            outcomes[index] = outcome
+            if isinstance(outcome, _Failure) and not outcome.lasting:
                 continue
-            bonds[index] = outcome
             try:
                 _store(_path(cells[index]), outcome)
             except OSError as error:
@@ -81,11 +93,16 @@ def build(structures: Sequence[graph.Structure], progress: bool = True) -> Graph
             "CRYSTAL_DIFFUSION_CACHE to a folder that can be written.",
             stacklevel=3,
         )
-    found = {index: CrystalGraph(*cells[index], bonds[index]) for index in sorted(bonds)}
-    return Graphs(found, failures)
+    found = {}
+    for index, outcome in sorted(outcomes.items()):
+        if isinstance(outcome, _Failure):
+            failures[index] = outcome.reason
+        else:
+            found[index] = CrystalGraph(*cells[index], outcome)
+    return Graphs(found, dict(sorted(failures.items())))
 
 
-def _compute(cells: Mapping[int, _Cell]) -> Iterator[tuple[int, np.ndarray | str]]:
+def _compute(cells: Mapping[int, _Cell]) -> Iterator[tuple[int, _Outcome]]:
     """(index, bonds or the reason why there are none) of each cell."""
     waiting = dict(cells)
     try:
@@ -98,10 +115,11 @@ def _compute(cells: Mapping[int, _Cell]) -> Iterator[tuple[int, np.ndarray | str
             try:
                 yield index, next(_in_processes([cell]))
             except BrokenProcessPool:
-                yield index, "CrystalNN ended its process (out of memory, or a fault in qhull)"
+                reason = "CrystalNN ended its process (out of memory, or a fault in qhull)"
+                yield index, _Failure(reason, lasting=False)
 
 
-def _in_processes(cells: Sequence[_Cell]) -> Iterator[np.ndarray | str]:
+def _in_processes(cells: Sequence[_Cell]) -> Iterator[_Outcome]:
     """`_bonds_or_reason` of each cell, in their order; never in this process."""
     parallel = joblib.Parallel(
         n_jobs=max(2, joblib.cpu_count()), batch_size=_CHUNK, return_as="generator"
@@ -111,17 +129,21 @@ def _in_processes(cells: Sequence[_Cell]) -> Iterator[np.ndarray | str]:
 
 def _bonds_or_reason(
     lattice: np.ndarray, frac_coords: np.ndarray, atomic_numbers: np.ndarray
-) -> np.ndarray | str:
+) -> _Outcome:
     try:
         return graph.bonds(lattice, frac_coords, atomic_numbers)
     except graph.NoGraph as reason:
-        return str(reason)
+        return _Failure(str(reason), lasting=True)
+    except Exception as error:  # one crystal's surprise must not stop the others
+        return _Failure(f"no bonds: {graph.in_one_line(error)}", lasting=False)
 
 
 def _path(cell: _Cell) -> Path:
-    """The cache's file for a crystal, named by everything that its bonds depend on."""
+    """The cache's file for a crystal, named by everything that its bonds or reason depend on."""
     digest = hashlib.sha256()
-    digest.update(f"{graph.GRAPH_VERSION} {importlib.metadata.version('pymatgen')}".encode())
+    # The distribution that CrystalNN is in; `pymatgen` itself has next to no code.
+    pymatgen = importlib.metadata.version("pymatgen-core")
+    digest.update(f"{graph.GRAPH_VERSION} {pymatgen} {graph.TIME_LIMIT}".encode())
     lattice, frac_coords, atomic_numbers = cell
     for array in (lattice.astype("<f8"), frac_coords.astype("<f8"), atomic_numbers.astype("<i8")):
         digest.update(str(array.shape).encode() + array.tobytes())
@@ -129,21 +151,25 @@ def _path(cell: _Cell) -> Path:
     return cache_folder() / "bonds" / key[:2] / f"{key}.npy"
 
 
-def _fetch(path: Path) -> np.ndarray | None:
-    """Cached bonds; None where there are none, or the file is damaged."""
+def _fetch(path: Path) -> _Outcome | None:
+    """Cached bonds or reason; None where there is neither, or the file is damaged."""
     try:
-        bonds: np.ndarray = np.load(path, allow_pickle=False)
+        stored: np.ndarray = np.load(path, allow_pickle=False)
     except (OSError, EOFError, ValueError):
         return None
-    return bonds if bonds.ndim == 2 and bonds.shape[1] == 5 and len(bonds) > 0 else None
+    if stored.ndim == 0 and stored.dtype.kind == "U":
+        return _Failure(str(stored), lasting=True)
+    return stored if stored.ndim == 2 and stored.shape[1] == 5 and len(stored) > 0 else None
 
 
-def _store(path: Path, bonds: np.ndarray) -> None:
+def _store(path: Path, outcome: _Outcome) -> None:
+    # A reason is an array as well: one text without dimensions.
+    array = np.array(outcome.reason) if isinstance(outcome, _Failure) else outcome
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.stem}.{os.getpid()}.part")
     try:
         with open(partial, "wb") as file:
-            np.save(file, bonds, allow_pickle=False)
+            np.save(file, array, allow_pickle=False)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

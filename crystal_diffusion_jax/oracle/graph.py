@@ -7,22 +7,23 @@ predictions.
 """
 
 import math
-import signal
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from pymatgen.core import Element, Lattice, Structure
 from pymatgen.core.local_env import CrystalNN
 
-# To be raised whenever this file would make other bonds of the same structure.
+from crystal_diffusion_jax.time_limit import Interrupt, processor_time_limit
+
+# To be raised whenever this file would make other bonds, or give another reason, of the same
+# structure.
 GRAPH_VERSION = 1
 
 MAX_ATOMIC_NUMBER = 94  # rows of the networks' table of elements
 MIN_VOLUME = 0.1  # Angstrom^3; CDVAE discards cells below it
+MAX_CELLS_AWAY = 1e6  # so far out float64 still has nine digits for a place within the cell
 
 # Atoms around a site that CrystalNN may have to look through. Diamond has 250 within its 7
 # Angstrom; only cells of a few Angstrom^3, and thin ones whose search radius has to be doubled
@@ -36,15 +37,7 @@ TIME_LIMIT = 60.0  # seconds of processor time for one structure
 
 
 class NoGraph(Exception):
-    """The reason, in a few words, why a structure has no bond graph."""
-
-
-class _Interrupt(BaseException):
-    """Leaves pymatgen from anywhere: a BaseException, as some of it catches every Exception."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
+    """Why a structure has no bond graph: "reason: particulars", or "reason" in a few words."""
 
 
 class _BoundedStructure(Structure):
@@ -53,11 +46,17 @@ class _BoundedStructure(Structure):
     def get_sites_in_sphere(self, pt: Any, r: float, *args: Any, **kwargs: Any) -> Any:
         spacings = self.lattice.reciprocal_lattice_crystallographic.lengths
         translations = math.prod(2 * math.ceil(r * inverse) + 1 for inverse in spacings)
-        if translations * len(self) <= _MAX_CANDIDATES:
-            sites = super().get_sites_in_sphere(pt, r, *args, **kwargs)
-            if len(sites) <= MAX_NEIGHBORS:
-                return sites
-        raise _Interrupt(f"too dense or too thin a cell: over {MAX_NEIGHBORS} atoms in {r:.0f} A")
+        if translations * len(self) > _MAX_CANDIDATES:
+            raise Interrupt(
+                f"too dense or too thin a cell: over {_MAX_CANDIDATES} atoms to look through for "
+                f"those within {r:.0f} A"
+            )
+        sites = super().get_sites_in_sphere(pt, r, *args, **kwargs)
+        if len(sites) > MAX_NEIGHBORS:
+            raise Interrupt(
+                f"too dense or too thin a cell: over {MAX_NEIGHBORS} atoms within {r:.0f} A"
+            )
+        return sites
 
 
 def arrays(structure: Structure) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -73,11 +72,13 @@ def arrays(structure: Structure) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     lattice, frac_coords = structure.lattice.matrix, structure.frac_coords
     if not (np.isfinite(lattice).all() and np.isfinite(frac_coords).all()):
         raise NoGraph("non-finite numbers")
+    if np.abs(frac_coords).max() > MAX_CELLS_AWAY:
+        raise NoGraph(f"an atom over {MAX_CELLS_AWAY:.0f} cells away from the origin")
     # `Z` of a species without one, a dummy, is 0 or missing.
     numbers = np.array([getattr(site.specie, "Z", 0) for site in structure], dtype=np.int64)
     for site, number in zip(structure, numbers, strict=True):
         if not 1 <= number <= MAX_ATOMIC_NUMBER:
-            raise NoGraph(f"element {site.specie}: only 1 to {MAX_ATOMIC_NUMBER} are known")
+            raise NoGraph(f"element unknown to the networks: {site.specie}")
     if not structure.lattice.volume >= MIN_VOLUME:
         raise NoGraph(f"volume below {MIN_VOLUME} A^3")
     return lattice, frac_coords, numbers
@@ -93,7 +94,7 @@ def bonds(
 
     Args:
       lattice: [3, 3] in Angstrom.
-      frac_coords: [N, 3]; not wrapped here, so that the images refer to them as they are.
+      frac_coords: [N, 3], up to `MAX_CELLS_AWAY`; the images refer to them as they are.
       atomic_numbers: [N].
       time_limit: seconds of processor time; kept in the main thread of a process.
 
@@ -102,31 +103,37 @@ def bonds(
 
     Raises:
       NoGraph: CrystalNN fails, takes too long, or finds no bonds.
+      MemoryError: there is too little of it, which says nothing about the crystal.
     """
+    # pymatgen's compiled search walks through all cells between two atoms, deaf to the time limit.
+    cell = np.floor(frac_coords).astype(np.int64)
     species = [Element.from_Z(number) for number in atomic_numbers]
-    structure = _BoundedStructure(Lattice(lattice), species, frac_coords)
+    structure = _BoundedStructure(Lattice(lattice), species, frac_coords - cell)
     finder = CrystalNN(distance_cutoffs=None, x_diff_weight=-1, porous_adjustment=False)
     try:
-        with warnings.catch_warnings(), _processor_time_limit(time_limit):
+        with warnings.catch_warnings(), processor_time_limit(time_limit):
             # pymatgen warns of each element without an electronegativity, which is not used.
             warnings.simplefilter("ignore")
             neighbors = finder.get_all_nn_info(structure)
-    except _Interrupt as interrupt:
+    except Interrupt as interrupt:
         raise NoGraph(interrupt.reason) from None
+    except MemoryError:
+        raise
     except Exception as error:  # qhull and pymatgen fail in many ways on impossible crystals
-        detail = (str(error).splitlines() or [""])[0][:120]
-        raise NoGraph(f"CrystalNN failed: {type(error).__name__} {detail}".rstrip()) from error
-    directed = directed_bonds(
-        (site, neighbor["site_index"], *(int(n) for n in neighbor["image"]))
-        for site, found in enumerate(neighbors)
-        for neighbor in found
-    )
+        raise NoGraph(f"CrystalNN failed: {in_one_line(error)}") from error
+    listed = []
+    for i, found in enumerate(neighbors):
+        for neighbor in found:
+            j = neighbor["site_index"]
+            image = np.asarray(neighbor["image"], dtype=np.int64) + cell[i] - cell[j]
+            listed.append((i, j, *image.tolist()))
+    directed = directed_bonds(listed)
     if len(directed) == 0:
         raise NoGraph("CrystalNN finds no bonds")
     return directed
 
 
-def directed_bonds(neighbors: Iterator[tuple[int, int, int, int, int]]) -> np.ndarray:
+def directed_bonds(neighbors: Iterable[tuple[int, int, int, int, int]]) -> np.ndarray:
     """The union of all neighbour lists, each bond in both directions.
 
     Args:
@@ -144,18 +151,7 @@ def directed_bonds(neighbors: Iterator[tuple[int, int, int, int, int]]) -> np.nd
     return np.array(sorted(rows), dtype=np.int32).reshape(-1, 5)
 
 
-@contextmanager
-def _processor_time_limit(seconds: float) -> Iterator[None]:
-    """Raises `_Interrupt` in the main thread when the process has computed for so long."""
-
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        raise _Interrupt(f"no result after {seconds:g} s")
-
-    before = signal.signal(signal.SIGPROF, stop)
-    # Once more each second, should the first one be lost in a finaliser.
-    signal.setitimer(signal.ITIMER_PROF, seconds, 1.0)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0.0)
-        signal.signal(signal.SIGPROF, before)
+def in_one_line(error: Exception) -> str:
+    """Kind of an error and the beginning of its message."""
+    detail = (str(error).splitlines() or [""])[0][:120]
+    return f"{type(error).__name__} {detail}".rstrip()

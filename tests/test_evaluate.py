@@ -1,0 +1,222 @@
+"""experiments/evaluate.py: from files to a report, whatever is in the files."""
+
+import csv
+import functools
+import json
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import numpy as np
+import pytest
+from pymatgen.core import Lattice, Structure
+from pymatgen.io.ase import AseAtomsAdaptor
+from pymatgen.io.cif import CifWriter
+
+from crystal_diffusion_jax.data import cache
+from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.evaluation import diversity as evaluation_diversity
+from crystal_diffusion_jax.evaluation.matching import match
+from crystal_diffusion_jax.oracle import bonds
+from experiments import cli
+from experiments import evaluate as program
+from tests import golden
+from tests.test_evaluation_report import OVERLAP, SITES, SPEC, TEST, TRAIN, judge, perovskite
+
+
+def cif(structure: Structure) -> str:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "No Pauling electronegativity", UserWarning)
+        return str(CifWriter(structure))
+
+
+HOSTILE: dict[str, tuple[Structure | str, str]] = {
+    "overlap": (OVERLAP, "structure: two atoms closer"),
+    "same_site": (
+        Structure(Lattice.cubic(4), ["Mg", "O"], [[0, 0, 0]] * 2),
+        "structure: two atoms",
+    ),
+    "tiny": (Structure(Lattice.cubic(0.2154), ["Fe"], [[0, 0, 0]]), "reading: volume below"),
+    "americium": (perovskite("Am"), "property: element unknown to the networks"),
+    "oganesson": (Structure(Lattice.cubic(5), ["Og", "O"], SITES[:2]), "unknown to SMACT"),
+    "nan": (cif(perovskite("Ca")).replace("0.50000000", "nan", 1), "reading: unparsable CIF"),
+    "far_away": (cif(perovskite("Sr")).replace("0.50000000", "5e9", 1), "structure: two atoms"),
+    "empty": ("", "reading: empty file"),
+    "noise": ("\x00\x01 data_", "reading: unparsable CIF"),
+}
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int | str | None]:
+    """Runs the program with the small data set and the judge above; gives its exit status."""
+    monkeypatch.setattr(program, "load", lambda config: {"train": TRAIN, "test": TEST})
+    monkeypatch.setattr(program, "predict", judge)
+
+    def start(*arguments: str) -> int | str | None:
+        monkeypatch.setattr(sys, "argv", ["evaluate", *arguments])
+        try:
+            cli.run(program.main)
+        except SystemExit as stop:
+            return stop.code
+        return 0
+
+    return start
+
+
+def read_strictly(path: Path) -> dict[str, Any]:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    content: dict[str, Any] = json.loads(path.read_text(), parse_constant=refuse)
+    return content
+
+
+def write_hostile(folder: Path) -> Path:
+    """All of `HOSTILE` and two good crystals as CIFs."""
+    folder.mkdir()
+    for name, (hostile, _) in HOSTILE.items():
+        text = hostile if isinstance(hostile, str) else cif(hostile)
+        (folder / f"{name}.cif").write_text(text)
+    (folder / "one_atom.cif").write_text(cif(Structure(Lattice.cubic(3), ["Fe"], [[0, 0, 0]])))
+    (folder / "good.cif").write_text(cif(perovskite("Ca")))
+    return folder
+
+
+def assert_hostile_are_named(content: dict[str, Any]) -> None:
+    named: dict[str, list[str]] = {}
+    for failure in content["failures"]["list"]:
+        named.setdefault(failure["name"], []).append(f"{failure['stage']}: {failure['reason']}")
+    for name, (_, reason) in HOSTILE.items():
+        assert any(reason in text for text in named[f"{name}.cif"]), named
+    assert "good.cif" not in named
+    assert "one_atom.cif" not in named
+    num = content["counts"]["asked_for"]
+    assert num >= len(HOSTILE) + 2
+    assert content["success_rate"]["single_valid"]["SR5"]["n"] == num
+
+
+def test_hostile_and_odd_crystals_are_counted_and_named_beside_good_ones(
+    tmp_path: Path, run: Callable[..., int | str | None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_hostile(tmp_path / "set")
+    out = tmp_path / "new" / "metrics.json"
+    assert run(f"--structures={folder}", "--dataset=perov5", f"--out={out}") == 0
+    content = read_strictly(out)
+    failures = content["failures"]["list"]
+    assert_hostile_are_named(content)
+    by_reason = Counter(f"{f['stage']}: {f['reason']}" for f in failures)
+    assert content["failures"]["by_reason"] == by_reason
+    assert str(out) in capsys.readouterr().out
+
+
+def test_the_real_networks_judge_a_hostile_set_from_end_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    golden.network("perov5")
+    folder = write_hostile(tmp_path / "set")
+    rng = np.random.default_rng(0)
+    for name in ("big", "also_big"):
+        big = Structure(Lattice.cubic(25), ["C"] * 500, rng.random((500, 3)))
+        (folder / f"{name}.cif").write_text(cif(big))
+    root = tmp_path / "data"
+    root.mkdir()
+    for split, elements in (("train", "BaMg"), ("val", "SrCa"), ("test", "PbSr")):
+        with (root / f"{split}.csv").open("w", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(["material_id", SPEC.property_name, "cif"])
+            table.writerow(["bad", 1.0, "nonsense"])
+            for symbol in (elements[:2], elements[2:]):
+                table.writerow([symbol, 1.0, cif(perovskite(symbol))])
+    monkeypatch.setattr(bonds, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr(cache, "cache_folder", lambda: tmp_path / "cache")
+    # The two big ones would take their full 20 s each.
+    monkeypatch.setattr(evaluation_diversity, "match", functools.partial(match, time_limit=1.0))
+    out = tmp_path / "metrics.json"
+    flags = [f"--structures={folder}", "--dataset=perov5", f"--root={root}", f"--out={out}"]
+    monkeypatch.setattr(sys, "argv", ["evaluate", *flags, "--skip_bad_rows"])
+    cli.run(program.main)
+    content = read_strictly(out)
+    assert_hostile_are_named(content)
+    counts = content["counts"]
+    assert (counts["train"], counts["test"], counts["test_predicted"]) == (2, 2, 2)
+    too_long = {
+        failure["name"]
+        for failure in content["failures"]["list"]
+        if failure["stage"] == "comparison" and "too long" in failure["reason"]
+    }
+    assert too_long == {"big.cif", "also_big.cif"}
+
+
+def test_bad_rows_of_the_data_set_are_refused_with_the_flag_that_skips_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cache, "cache_folder", lambda: tmp_path / "cache")
+    for split in ("train", "val", "test"):
+        (tmp_path / f"{split}.csv").write_text(f"material_id,{SPEC.property_name},cif\nx,1,no\n")
+    (tmp_path / "a.cif").write_text(cif(perovskite("Ca")))
+    flags = [f"--structures={tmp_path / 'a.cif'}", f"--root={tmp_path}", "--dataset=perov5"]
+    monkeypatch.setattr(sys, "argv", ["evaluate", *flags, f"--out={tmp_path / 'm.json'}"])
+    with pytest.raises(SystemExit) as stop:
+        cli.run(program.main)
+    assert stop.value.code == 2
+    message = capsys.readouterr().err
+    assert "3 of 3 rows" in message
+    assert "go on without them: --skip_bad_rows" in message
+
+
+def test_not_a_number_in_an_extxyz_is_a_named_failure(
+    tmp_path: Path, run: Callable[..., int | str | None]
+) -> None:
+    atoms = [AseAtomsAdaptor.get_atoms(perovskite(a)) for a in ("Ca", "Ca", "Sr")]
+    atoms[1].positions[2, 0] = np.nan
+    ase.io.write(tmp_path / "set.extxyz", atoms, format="extxyz")
+    out = tmp_path / "m.json"
+    assert run(f"--structures={tmp_path / 'set.extxyz'}", "--dataset=perov5", f"--out={out}") == 0
+    content = read_strictly(out)
+    assert content["failures"]["by_reason"] == {"reading: non-finite numbers": 1}
+    assert content["validity"]["both"]["k"] == 2
+    assert content["validity"]["both"]["n"] == 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--structures={}/absent", "--out={}/m.json"], "absent does not exist"),
+        (["--structures={}/no.cif", "--out={}/m.json"], "no.cif is no CIF"),
+        (["--structures={}", "--out={}/no.cif/m.json"], "m.json cannot be written"),
+        (["--structures={}", "--out={}"], "is a folder"),
+    ],
+)
+def test_a_users_mistake_ends_with_status_2_and_one_sentence(
+    tmp_path: Path,
+    run: Callable[..., int | str | None],
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    sentence: str,
+) -> None:
+    (tmp_path / "no.cif").write_text("hello")
+    assert run(*[flag.format(tmp_path) for flag in flags], "--dataset=perov5") == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert sentence in message
+    assert message.count("\n") == 1
+
+
+def test_coverage_without_its_extra_is_refused_before_any_work(
+    tmp_path: Path,
+    run: Callable[..., int | str | None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse() -> None:
+        raise UserError("matminer is missing")
+
+    monkeypatch.setattr(program, "require_matminer", refuse)
+    monkeypatch.setattr(program, "load", None)
+    flags = [f"--structures={tmp_path}", "--dataset=perov5", f"--out={tmp_path / 'm.json'}"]
+    assert run(*flags, "--coverage") == 2
+    assert "matminer is missing" in capsys.readouterr().err
