@@ -106,7 +106,7 @@ def test_progress_lines_tell_the_size_of_the_job_each_step_and_the_best_checkpoi
     assert [line.split()[1] for line in lines if "structures/s" in line] == [
         f"{step}/20" for step in (5, 10, 15, 20)
     ]
-    assert lines[-1] == "best validation loss at step 20"
+    assert lines[-1].endswith("model is that of step 20; the lowest validation loss was at step 20")
 
 
 @pytest.mark.parametrize(
