@@ -2,7 +2,7 @@
 
     python -m experiments.train --config=configs/perov5_cds.py --workdir=runs/perov5_cds
 
-Two cores of an AMD EPYC: 3,800 structures/s when idle (30 minutes), 41 minutes on a busy machine.
+Two cores of an AMD EPYC: 3,300 structures/s when idle (34 minutes), 41 minutes on a busy machine.
 Expected, measured on 6,572 training crystals (58 % of the official split), seed 0: validation loss
 0.586; 200 crystals at --target=min: SR5 / SR10 / SR15 0.92 / 0.975 / 0.985, with --guidance=1
 0.985 / 1.0 / 1.0, all structurally valid.

@@ -58,7 +58,7 @@ def reverse_process(
       keys: [B] PRNG keys.
       mask: [B, N] real atoms.
       num_species: K.
-      times: [S + 1] decreasing, from T to 0.
+      times: [S + 1] decreasing to 0, see `sampling_times`.
       gamma: step of the corrector at t = 1.
       schedule: the tables.
 
