@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from crystal_diffusion_jax import devices
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.files import replace_text, temporary_path
 
@@ -57,6 +58,7 @@ def run(main: Callable[[], None]) -> None:
     Exit status: 0 done, 2 a user's mistake, 130 interrupted with Ctrl-C (128 + SIGINT, as shells
     have it), 1 an error of the program, with its traceback.
     """
+    devices.use_every_core()
     try:
         main()
     except UserError as error:

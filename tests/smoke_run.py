@@ -13,18 +13,23 @@ from configs import quickstart
 from crystal_diffusion_jax import config as config_module
 from crystal_diffusion_jax import devices
 from crystal_diffusion_jax.config import ExperimentConfig
-from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.data.arrays import CrystalDataset, DatasetStatistics, dataset_statistics
 from crystal_diffusion_jax.data.batches import Batches
 from crystal_diffusion_jax.data.load import load
 from crystal_diffusion_jax.diffusion.schedules import noise_schedule
 from crystal_diffusion_jax.models.denoiser import Denoiser
-from crystal_diffusion_jax.training.state import TrainState, initial_state, make_optimizer
+from crystal_diffusion_jax.training.state import (
+    TrainState,
+    Unflatten,
+    initial_state,
+    make_optimizer,
+)
 from crystal_diffusion_jax.training.step import (
+    Arrays,
     EvaluationStep,
-    TrainStep,
+    TrainSteps,
     make_evaluation_step,
-    make_train_step,
+    make_train_steps,
 )
 
 # Compiling the same program again takes most of the time of these tests, so compiled programs are
@@ -62,25 +67,36 @@ class StepInputs:
         self.key = jax.random.key(3)
         self._optimizer = make_optimizer(CONFIG.training)
         self._batches = Batches(
-            splits()["train"], statistics(), CONFIG.training.batch_size, CONFIG.seed
+            splits()["train"],
+            statistics(),
+            CONFIG.training.batch_size,
+            CONFIG.seed,
+            CONFIG.training.steps_per_call,
         )
 
     def state(self) -> TrainState:
         """Fresh weights, the same on any number of devices."""
-        batch = self._batches.batch(0)
-        state = initial_state(denoiser(), self._optimizer, jax.random.key(1), batch)
-        return jax.device_put(state, devices.replicated(self.mesh))
+        return jax.device_put(self._initial()[0], devices.replicated(self.mesh))
 
-    def batch(self, step: int) -> tuple[Crystals, Array, Array]:
-        """Crystals, properties and weight."""
-        batch = self._batches.batch(step)
-        arrays: Any = (batch.crystals, batch.properties, batch.weight)
-        placed: tuple[Crystals, Array, Array] = jax.device_put(arrays, devices.by_batch(self.mesh))
+    def _initial(self) -> tuple[TrainState, Unflatten]:
+        batch = jax.tree.map(lambda array: array[0], self._batches.group(0))
+        return initial_state(denoiser(), self._optimizer, jax.random.key(1), batch)
+
+    def named(self, params: Array) -> Any:
+        """The vector of weights as the denoiser's parameters."""
+        return self._initial()[1](params)
+
+    def batches(self, group: int) -> Arrays:
+        """Crystals, properties and weight, with a leading axis of steps."""
+        batch = self._batches.group(group)
+        arrays: Arrays = (batch.crystals, batch.properties, batch.weight)
+        placed: Arrays = jax.device_put(arrays, devices.by_batch(self.mesh, axis=1))
         return placed
 
-    def train_step(self) -> TrainStep:
-        return make_train_step(
+    def train_steps(self) -> TrainSteps:
+        return make_train_steps(
             denoiser(),
+            self._initial()[1],
             noise_schedule(CONFIG.noise),
             CONFIG.loss,
             self._optimizer,
@@ -90,15 +106,16 @@ class StepInputs:
 
     def evaluation_step(self) -> EvaluationStep:
         schedule = noise_schedule(CONFIG.noise)
-        return make_evaluation_step(denoiser(), schedule, CONFIG.loss, self.mesh)
+        unflatten = self._initial()[1]
+        return make_evaluation_step(denoiser(), unflatten, schedule, CONFIG.loss, self.mesh)
 
 
-def loss_curve(num_steps: int) -> list[float]:
-    """Losses of the first steps."""
+def loss_curve(num_groups: int) -> list[float]:
+    """Losses of the first groups of steps."""
     inputs = StepInputs()
-    state, step = inputs.state(), inputs.train_step()
-    losses = []
-    for index in range(num_steps):
-        state, metrics = step(state, *inputs.batch(index), inputs.key)
-        losses.append(metrics["loss"])
-    return [float(np.asarray(loss)) for loss in losses]
+    state, steps = inputs.state(), inputs.train_steps()
+    losses: list[float] = []
+    for index in range(num_groups):
+        state, metrics = steps(state, inputs.batches(index), inputs.key)
+        losses += np.asarray(metrics["loss"]).tolist()
+    return losses

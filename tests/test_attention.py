@@ -1,35 +1,39 @@
 """The efficient attention against a textbook one: explicit alpha_ij and beta_ij for every pair."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
-from crystal_diffusion_jax.models.attention import CrystalAttention
+from crystal_diffusion_jax.models.attention import BATCHED_PRODUCTS_FROM, CrystalAttention
 
 WIDTH, HEADS, PAIR_WIDTH = 12, 3, 5
 PER_HEAD = WIDTH // HEADS
 NUM_ATOMS = (4, 2, 1)
-PADDED = 4
 NUM_FEATURES = 6
 
 MODULE = CrystalAttention(WIDTH, HEADS, PAIR_WIDTH, "silu")
 
 
-@pytest.fixture(scope="module")
-def inputs() -> dict[str, np.ndarray]:
-    """atoms, pairs, gram, mask and condition of three crystals."""
+def random_inputs(num_atoms: Sequence[int]) -> dict[str, np.ndarray]:
+    """atoms, pairs, gram, mask and condition of crystals with these numbers of atoms."""
     rng = np.random.default_rng(0)
-    count = len(NUM_ATOMS)
+    count, padded = len(num_atoms), max(num_atoms)
     normal = {
-        "atoms": (count, PADDED, WIDTH),
-        "pairs": (count, PADDED, PADDED, NUM_FEATURES),
+        "atoms": (count, padded, WIDTH),
+        "pairs": (count, padded, padded, NUM_FEATURES),
         "gram": (count, 6),
         "condition": (count, WIDTH),
     }
     arrays = {name: rng.normal(size=shape).astype(np.float32) for name, shape in normal.items()}
-    return arrays | {"mask": np.arange(PADDED) < np.array(NUM_ATOMS)[:, None]}
+    return arrays | {"mask": np.arange(padded) < np.array(num_atoms)[:, None]}
+
+
+@pytest.fixture(scope="module")
+def inputs() -> dict[str, np.ndarray]:
+    return random_inputs(NUM_ATOMS)
 
 
 @pytest.fixture(scope="module")
@@ -56,24 +60,28 @@ def textbook(params: Any, inputs: dict[str, np.ndarray], with_condition: bool) -
     p = jax.tree.map(lambda leaf: leaf.astype(np.float64), params)
     x = {name: array.astype(np.float64) for name, array in inputs.items()}
     out = np.full(inputs["atoms"].shape, np.nan)
-    for b, count in enumerate(NUM_ATOMS):
+    for b, count in enumerate(inputs["mask"].sum(axis=1)):
         z = x["atoms"][b, :count] @ p["qkv"]["kernel"] + p["qkv"]["bias"]
         if with_condition:
             z = z + x["condition"][b] @ p["qkv_condition"]["kernel"]
         query, key, value = z[:, :WIDTH], z[:, WIDTH : 2 * WIDTH], z[:, 2 * WIDTH :]
         alpha = np.zeros((count, count, HEADS))
         beta = np.zeros((count, count, WIDTH))
-        first = np.concatenate([p["pair_hidden"]["kernel"], p["gram_hidden"]["kernel"]])
+        first = {
+            name: np.concatenate([p[f"{name}_pair"]["kernel"], p[f"{name}_gram"]["kernel"]])
+            for name in ("alpha", "beta")
+        }
         for i in range(count):
             for j in range(count):
                 features = np.concatenate([x["pairs"][b, i, j], x["gram"][b]])
-                hidden = silu(features @ first + p["gram_hidden"]["bias"])
-                alpha[i, j] = hidden[:PAIR_WIDTH] @ p["alpha"]["kernel"]
+                hidden = {
+                    name: silu(features @ kernel + p[f"{name}_gram"]["bias"])
+                    for name, kernel in first.items()
+                }
+                alpha[i, j] = hidden["alpha"] @ p["alpha"]["kernel"]
                 for h in range(HEADS):
                     channels = slice(h * PER_HEAD, (h + 1) * PER_HEAD)
-                    beta[i, j, channels] = (
-                        hidden[PAIR_WIDTH:] @ p["beta_kernel"][h] + p["beta_bias"][h]
-                    )
+                    beta[i, j, channels] = hidden["beta"] @ p["beta_kernel"][h] + p["beta_bias"][h]
         heads = []
         for h in range(HEADS):
             channels = slice(h * PER_HEAD, (h + 1) * PER_HEAD)
@@ -86,7 +94,9 @@ def textbook(params: Any, inputs: dict[str, np.ndarray], with_condition: bool) -
 
 
 @pytest.mark.parametrize("with_condition", [True, False])
-def test_the_efficient_form_equals_the_textbook_form(params, inputs, with_condition):
+@pytest.mark.parametrize("num_atoms", [NUM_ATOMS, (BATCHED_PRODUCTS_FROM, 3)])
+def test_the_efficient_form_equals_the_textbook_form(params, num_atoms, with_condition):
+    inputs = random_inputs(num_atoms)
     changed = {} if with_condition else {"condition": None}
     found = attend(params, inputs, **changed)
     mask = inputs["mask"]

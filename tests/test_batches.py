@@ -1,6 +1,7 @@
 import dataclasses
 import itertools
 
+import jax
 import numpy as np
 import pytest
 
@@ -9,6 +10,7 @@ from crystal_diffusion_jax.data.batches import (
     MAX_BUCKETS,
     Batch,
     Batches,
+    batch_sizes,
     bucket_sizes,
     evaluation_batches,
 )
@@ -38,6 +40,13 @@ def batches(num_atoms: np.ndarray = SIZES, batch_size: int = 8, seed: int = 0) -
     return Batches(dataset, dataset_statistics(dataset, True), batch_size, seed)
 
 
+def batch_of(source: Batches, step: int) -> Batch:
+    """The batch of a group of one step, without the axis of steps."""
+    group = source.group(step)
+    assert len(group.weight) == 1
+    return jax.tree.map(lambda array: array[0], group)
+
+
 def rows_of(batch: Batch, num_atoms: np.ndarray = SIZES) -> np.ndarray:
     """Which crystals a batch holds, from the z-scores of the property."""
     row = np.arange(len(num_atoms))
@@ -57,16 +66,17 @@ def assert_same(left: Batch, right: Batch) -> None:
 def test_a_batch_depends_on_seed_and_step_alone():
     first, second = batches(), batches()
     steps = [0, 1, 7, 40, 123, 10_000]
-    forward = [first.batch(step) for step in steps]
-    backward = [second.batch(step) for step in reversed(steps)]
+    forward = [batch_of(first, step) for step in steps]
+    backward = [batch_of(second, step) for step in reversed(steps)]
     for left, right in zip(forward, reversed(backward), strict=True):
         assert_same(left, right)
-    assert_same(first.batch(7), forward[2])
+    assert_same(batch_of(first, 7), forward[2])
 
 
 def test_another_seed_gives_another_order():
     orders = [
-        [rows_of(batches(seed=seed).batch(step)).tolist() for step in range(4)] for seed in (0, 1)
+        [rows_of(batch_of(batches(seed=seed), step)).tolist() for step in range(4)]
+        for seed in (0, 1)
     ]
     assert orders[0] != orders[1]
 
@@ -75,15 +85,18 @@ def test_another_seed_gives_another_order():
 @pytest.mark.parametrize(
     "num_atoms", [SIZES, np.array([5] * 9), np.array([1, 2, 2, 9])], ids=["mixed", "equal", "few"]
 )
-def test_after_as_many_epochs_as_the_batch_size_every_crystal_was_seen_equally_often(
+def test_after_a_multiple_of_the_batch_sizes_in_epochs_every_crystal_was_seen_equally_often(
     batch_size, num_atoms
 ):
-    # B epochs of n crystals are n batches of B, for the whole set and for each of its buckets.
+    # After a multiple of all batch sizes no bucket is in the middle of a batch.
     source = batches(num_atoms, batch_size)
-    seen = np.concatenate(
-        [rows_of(source.batch(step), num_atoms) for step in range(len(num_atoms))]
+    epochs = int(np.lcm.reduce(source.batch_sizes))
+    bucket = np.searchsorted(source.sizes, num_atoms)
+    steps = sum(
+        epochs * np.sum(bucket == index) // size for index, size in enumerate(source.batch_sizes)
     )
-    np.testing.assert_array_equal(np.bincount(seen, minlength=len(num_atoms)), batch_size)
+    seen = np.concatenate([rows_of(batch_of(source, step), num_atoms) for step in range(steps)])
+    np.testing.assert_array_equal(np.bincount(seen, minlength=len(num_atoms)), epochs)
 
 
 def test_counts_within_a_bucket_never_differ_by_more_than_one():
@@ -92,14 +105,14 @@ def test_counts_within_a_bucket_never_differ_by_more_than_one():
     bucket = np.searchsorted(source.sizes, SIZES)
     counts = np.zeros(len(SIZES), int)
     for step in range(60):
-        counts += np.bincount(rows_of(source.batch(step)), minlength=len(SIZES))
+        counts += np.bincount(rows_of(batch_of(source, step)), minlength=len(SIZES))
         for index in range(len(source.sizes)):
             assert np.ptp(counts[bucket == index]) <= 1
 
 
 def test_epochs_are_shuffled_anew():
     source = batches(np.full(8, 3))
-    epochs = [rows_of(source.batch(step), np.full(8, 3)) for step in range(5)]
+    epochs = [rows_of(batch_of(source, step), np.full(8, 3)) for step in range(5)]
     assert all(sorted(epoch) == list(range(8)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 5
 
@@ -108,7 +121,8 @@ def test_a_batch_holds_the_crystals_it_names_in_network_units():
     dataset = made_up(SIZES)
     statistics = dataset_statistics(dataset, True)
     offsets = dataset.offsets
-    batch = Batches(dataset, statistics, 16, seed=3).batch(5)
+    source = Batches(dataset, statistics, 16, seed=3)
+    batch = batch_of(source, 5)
     assert batch.properties.dtype == batch.crystals.lattice.dtype == np.float32
     for member, row in enumerate(rows_of(batch)):
         count, atoms = SIZES[row], slice(offsets[row], offsets[row + 1])
@@ -125,14 +139,64 @@ def test_a_batch_holds_the_crystals_it_names_in_network_units():
         np.testing.assert_array_equal(elements, dataset.atomic_numbers[atoms])
     z_scores = (dataset.properties - dataset.properties.mean()) / dataset.properties.std()
     np.testing.assert_allclose(batch.properties, z_scores[rows_of(batch)], rtol=1e-5)
-    np.testing.assert_array_equal(batch.weight, 1.0)
+    np.testing.assert_allclose(batch.weight, len(batch.weight) / 16)
+
+
+def test_a_group_holds_the_batches_of_its_steps_one_after_the_other():
+    num_atoms = np.full(40, 3)
+    dataset = made_up(num_atoms)
+    statistics = dataset_statistics(dataset, True)
+    single = Batches(dataset, statistics, 4, seed=1)
+    grouped = Batches(dataset, statistics, 4, seed=1, steps_per_group=5)
+    for index in range(4):
+        group = grouped.group(index)
+        assert group.weight.shape == (5, 4)
+        for step in range(5):
+            one = jax.tree.map(lambda array, step=step: array[step], group)
+            assert_same(one, batch_of(single, 5 * index + step))
+
+
+@pytest.mark.parametrize("multiple", [3, 5, 64])
+def test_a_batch_is_filled_up_to_a_multiple_with_crystals_of_weight_0(multiple):
+    plain, filled = batches().group(2), batches().group(2, multiple)
+    size = plain.weight.shape[1]
+    assert filled.weight.shape[1] % multiple == 0
+    assert filled.weight.shape[1] - size < multiple
+    np.testing.assert_array_equal(filled.weight[:, size:], 0.0)
+    assert_same(jax.tree.map(lambda array: array[:, :size], filled), plain)
+
+
+@pytest.mark.parametrize("batch_size", [16, 256, 1000])
+def test_batches_of_all_sizes_cost_about_the_same_and_hold_batch_size_on_average(batch_size):
+    sizes, counts = (4, 9, 16, 25), (400, 300, 200, 100)
+    found = np.array(batch_sizes(sizes, counts, batch_size))
+    cost = found * np.array(sizes) ** 1.5
+    unit = max(1, batch_size // 16)
+    assert np.ptp(cost) <= 2 * unit * 25**1.5
+    per_epoch = np.array(counts) / found
+    assert abs(np.sum(counts) / np.sum(per_epoch) - batch_size) <= unit
+
+
+def test_crystals_of_one_size_come_in_batches_of_exactly_the_size_asked_for():
+    assert batch_sizes((5,), (77,), 37) == (37,)
+
+
+def test_over_an_epoch_every_crystal_has_the_same_weight_in_all():
+    # Many small crystals per step, or few large ones in more steps: the sum is what counts.
+    source = batches(batch_size=16)
+    total = np.zeros(len(SIZES))
+    steps = np.prod(source.batch_sizes) * len(SIZES) // 16
+    for step in range(steps):
+        batch = batch_of(source, step)
+        np.add.at(total, rows_of(batch), batch.weight / len(batch.weight))
+    np.testing.assert_allclose(total, total.mean(), rtol=0.2)
 
 
 def test_a_batch_is_padded_to_the_smallest_bucket_that_holds_its_crystals():
     source = batches()
     assert len(source.sizes) <= MAX_BUCKETS
     for step in range(40):
-        batch = source.batch(step)
+        batch = batch_of(source, step)
         largest = SIZES[rows_of(batch)].max()
         assert batch.crystals.mask.shape[1] == min(size for size in source.sizes if size >= largest)
 
@@ -187,9 +251,9 @@ def test_fewer_crystals_than_the_batch_size_still_fill_batches(num_atoms):
     num_atoms = np.array(num_atoms)
     source = batches(num_atoms, batch_size=16)
     seen = set()
-    for step in range(3 * len(num_atoms)):
-        batch = source.batch(step)
-        assert batch.weight.shape == (16,)
+    for step in range(40 * len(num_atoms)):
+        batch = batch_of(source, step)
+        assert len(batch.weight) in source.batch_sizes
         seen |= set(rows_of(batch, num_atoms).tolist())
     assert seen == set(range(len(num_atoms)))
 

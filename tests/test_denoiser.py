@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 from scipy.stats import ortho_group
 
 from crystal_diffusion_jax import denoising, devices
@@ -21,7 +22,7 @@ from crystal_diffusion_jax.models.denoiser import CONDITIONINGS, Denoiser, Denoi
 from crystal_diffusion_jax.models.embeddings import Condition
 from crystal_diffusion_jax.training.loss import LossConfig
 from crystal_diffusion_jax.training.state import TrainingConfig, TrainState, make_optimizer
-from crystal_diffusion_jax.training.step import make_train_step
+from crystal_diffusion_jax.training.step import make_train_steps
 
 # The largest error that a symmetry may show in float32.
 TOLERANCE = 1e-4
@@ -121,6 +122,7 @@ class Training:
     """A train step compiled for one network, the weights before and after 200 steps, the losses."""
 
     step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
+    unflatten: Callable[[jax.Array], Any]
     before: TrainState
     after: TrainState
     losses: np.ndarray
@@ -141,7 +143,7 @@ def trained(schedule) -> Callable[[str, str], Training]:
     key = jax.device_put(jax.random.key(2), devices.replicated(mesh))
 
     def arrays(index: int) -> tuple[Crystals, np.ndarray, np.ndarray]:
-        batch = batches.batch(index)
+        batch = jax.tree.map(lambda array: array[0], batches.group(index))
         padding = ((0, 0), (0, 2))
         padded: dict[str, Any] = {
             "frac_coords": np.pad(batch.crystals.frac_coords, (*padding, (0, 0))),
@@ -150,39 +152,43 @@ def trained(schedule) -> Callable[[str, str], Training]:
         }
         crystals = dataclasses.replace(batch.crystals, **padded)
         placed = (crystals, batch.properties, batch.weight)
-        return jax.device_put(placed, devices.by_batch(mesh))
+        # Groups of one step.
+        placed = jax.tree.map(lambda array: array[None], placed)
+        return jax.device_put(placed, devices.by_batch(mesh, axis=1))
 
     def train(conditioning: str, norm: str) -> Training:
         optimizer = make_optimizer(config)
-        params = random_params(conditioning, norm)
+        params, unflatten = ravel_pytree(random_params(conditioning, norm))
         state = TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
-            ema_params=params,
+            ema_params=jnp.copy(params),
             opt_state=optimizer.init(params),
         )
         before = jax.device_get(state)
         state = jax.device_put(state, devices.replicated(mesh))
-        step: Any = make_train_step(
+        step: Any = make_train_steps(
             denoiser(conditioning, norm),
+            unflatten,
             schedule,
             LossConfig(),
             optimizer,
             config.ema_decay,
             mesh,
         )
-        compiled = step.lower(state, *arrays(0), key).compile(compiler_options=QUICK_COMPILATION)
+        compiled = step.lower(state, arrays(0), key).compile(compiler_options=QUICK_COMPILATION)
         losses = []
         for index in range(config.num_steps):
             batch = arrays(index)
-            state, metrics = compiled(state, *batch, key)
-            losses.append(metrics["loss"])
+            state, metrics = compiled(state, batch, key)
+            losses.append(metrics["loss"][0])
         return Training(
-            step=lambda state, *batch: compiled(
+            step=lambda state, batch: compiled(
                 jax.device_put(state, devices.replicated(mesh)),
-                *jax.device_put(batch, devices.by_batch(mesh)),
+                jax.device_put(batch, devices.by_batch(mesh, axis=1)),
                 key,
             ),
+            unflatten=unflatten,
             before=before,
             after=jax.device_get(state),
             losses=np.array(losses),
@@ -213,7 +219,8 @@ def network(request, trained) -> Network:
     if weights == "random":
         params = random_params(conditioning, norm)
     else:
-        params = trained(conditioning, norm).after.params
+        training = trained(conditioning, norm)
+        params = training.unflatten(training.after.params)
     return Network(conditioning, jitted(conditioning, norm), params)
 
 
@@ -354,14 +361,14 @@ def test_junk_on_the_padding_changes_no_loss_and_no_gradient(trained, conditioni
     training = trained(conditioning, norm)
     crystals, *rest = training.last_batch
     # Adam's first moment after one step is a constant times the clipped gradient.
-    plain_state, plain = training.step(training.before, crystals, *rest)
-    junk_state, junk = training.step(training.before, with_junk(crystals), *rest)
+    plain_state, plain = training.step(training.before, (crystals, *rest))
+    junk_state, junk = training.step(training.before, (with_junk(crystals), *rest))
     for name, value in plain.items():
         np.testing.assert_allclose(junk[name], value, rtol=1e-5, err_msg=name)
     moments = [jax.tree.leaves(state.opt_state) for state in (junk_state, plain_state)]
     for found, expected in zip(*moments, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
-    assert float(plain["grad_norm"]) > 0.01
+    assert plain["grad_norm"][0] > 0.01
 
 
 def test_the_jitted_network_computes_what_the_eager_one_does():

@@ -18,6 +18,7 @@ from crystal_diffusion_jax.training.loss import (
     diffusion_loss,
     draw_times,
     drop_conditions,
+    noise_batch,
 )
 
 NUM_SPECIES = 3
@@ -56,9 +57,10 @@ def loss_and_parts(
     config: LossConfig = DEFAULT,
     mean_free_score: bool = True,
 ):
-    return diffusion_loss(
-        denoise, KEY, crystals, PROPERTIES, weight, NUM_SPECIES, schedule, config, mean_free_score
+    batch = noise_batch(
+        KEY, crystals, PROPERTIES, weight, NUM_SPECIES, schedule, config.condition_dropout
     )
+    return diffusion_loss(denoise, batch, schedule, config, mean_free_score)
 
 
 def draw(schedule, crystals: Crystals):
@@ -202,8 +204,22 @@ def test_weights_count_a_crystal_as_often_as_they_say(schedule):
         loss_and_parts(guess, schedule, crystals, weight=jnp.eye(4)[index])[1] for index in range(4)
     ]
     _, mixed = loss_and_parts(guess, schedule, crystals, weight=jnp.array([1.0, 2.0, 0.0, 0.0]))
-    lattice = (parts[0]["lattice"] + 2 * parts[1]["lattice"]) / 3
+    # A mean over two crystals, of which the second counts twice.
+    lattice = (parts[0]["lattice"] + 2 * parts[1]["lattice"]) / 2
     np.testing.assert_allclose(mixed["lattice"], lattice, rtol=1e-5)
-    # Per atom: four atoms of weight 1 and two of weight 2.
-    score = (4 * parts[0]["frac_coords"] + 4 * parts[1]["frac_coords"]) / 8
+    # Six atoms: four of weight 1 and two of weight 2.
+    score = (4 * parts[0]["frac_coords"] + 4 * parts[1]["frac_coords"]) / 6
     np.testing.assert_allclose(mixed["frac_coords"], score, rtol=1e-5)
+
+
+def test_the_losses_of_the_parts_of_a_batch_add_up_to_that_of_the_whole(schedule):
+    batch = noise_batch(KEY, clean_batch(), PROPERTIES, WEIGHT, NUM_SPECIES, schedule, 0.0)
+
+    def losses(rows: slice):
+        part = jax.tree.map(lambda array: array[rows], batch)
+        total, parts = diffusion_loss(guess, part, schedule, DEFAULT, True)
+        return {"total": total, **parts}
+
+    whole, first, second = losses(slice(None)), losses(slice(0, 1)), losses(slice(1, None))
+    for name, value in whole.items():
+        np.testing.assert_allclose(first[name] + second[name], value, rtol=1e-5, err_msg=name)

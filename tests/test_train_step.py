@@ -15,10 +15,11 @@ import pytest
 from crystal_diffusion_jax import denoising
 from crystal_diffusion_jax.devices import replicated
 from crystal_diffusion_jax.training.state import TrainingConfig, TrainState, make_optimizer
-from crystal_diffusion_jax.training.step import TrainStep
+from crystal_diffusion_jax.training.step import Arrays, TrainSteps
 from tests.smoke_run import CONFIG, StepInputs, loss_curve
 
-NUM_STEPS = 20
+NUM_GROUPS = 4
+NUM_STEPS = NUM_GROUPS * CONFIG.training.steps_per_call
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def traces() -> Iterator[list[None]]:
 
 @pytest.fixture(scope="module")
 def one_device_curve(traces) -> list[float]:
-    return loss_curve(NUM_STEPS)
+    return loss_curve(NUM_GROUPS)
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +48,21 @@ def inputs() -> StepInputs:
 
 
 @pytest.fixture(scope="module")
-def step(inputs) -> TrainStep:
-    return inputs.train_step()
+def batch(inputs) -> Arrays:
+    """The batch of the first step, with its axis of steps."""
+    return jax.tree.map(lambda array: array[:1], inputs.batches(0))
+
+
+@pytest.fixture(scope="module")
+def step(inputs) -> TrainSteps:
+    """One step at a time."""
+    steps = inputs.train_steps()
+
+    def one(state, batch, key):
+        state, metrics = steps(state, batch, key)
+        return state, {name: values[0] for name, values in metrics.items()}
+
+    return one
 
 
 def copy(state: TrainState) -> TrainState:
@@ -76,7 +90,7 @@ def test_eight_devices_give_the_loss_curve_of_one_from_a_single_trace(one_device
         "import json; from unittest.mock import patch; import jax;"
         "from crystal_diffusion_jax import denoising; from tests.smoke_run import loss_curve\n"
         "with patch.object(denoising, 'bind', wraps=denoising.bind) as bind:\n"
-        f"    curve = loss_curve({NUM_STEPS})\n"
+        f"    curve = loss_curve({NUM_GROUPS})\n"
         "print(json.dumps([jax.device_count(), bind.call_count, curve]))"
     )
     flags = "--xla_force_host_platform_device_count=8"
@@ -96,22 +110,22 @@ def test_eight_devices_give_the_loss_curve_of_one_from_a_single_trace(one_device
 
 def test_the_compiled_losses_are_the_eager_ones(inputs):
     evaluate, state = inputs.evaluation_step(), inputs.state()
-    compiled = evaluate(state, *inputs.batch(0), inputs.key)
-    eager = inspect.unwrap(evaluate)(state, *inputs.batch(0), inputs.key)
+    batch = jax.tree.map(lambda array: array[0], inputs.batches(0))
+    compiled = evaluate(state, batch, inputs.key)
+    eager = inspect.unwrap(evaluate)(state, batch, inputs.key)
     assert_trees_close(compiled, eager)
 
 
-def test_the_gradient_is_the_slope_of_the_loss(inputs, step):
-    start, batch = inputs.state(), inputs.batch(0)
-    after, metrics = step(copy(start), *batch, inputs.key)
+def test_the_gradient_is_the_slope_of_the_loss(inputs, step, batch):
+    start = inputs.state()
+    after, metrics = step(copy(start), batch, inputs.key)
     # Adam's first moment is a multiple of the gradient after one step.
     moment, weights = jax.device_get((optax.tree.get(after.opt_state, "mu"), start.params))
-    length = np.sqrt(sum(np.sum(leaf**2) for leaf in jax.tree.leaves(moment)))
+    direction = moment / np.linalg.norm(moment)
 
     def loss_at(distance: float) -> float:
-        params = jax.tree.map(lambda leaf, up: leaf + distance / length * up, weights, moment)
-        params = jax.device_put(params, replicated(inputs.mesh))
-        _, found = step(copy(dataclasses.replace(start, params=params)), *batch, inputs.key)
+        params = jax.device_put(weights + distance * direction, replicated(inputs.mesh))
+        _, found = step(copy(dataclasses.replace(start, params=params)), batch, inputs.key)
         return float(found["loss"])
 
     slope = (loss_at(0.01) - loss_at(-0.01)) / 0.02
@@ -119,25 +133,24 @@ def test_the_gradient_is_the_slope_of_the_loss(inputs, step):
 
 
 @pytest.mark.parametrize(("age", "decay"), [(0, 0.1), (9, 10 / 19), (10**6, 0.999)])
-def test_the_average_weights_move_by_the_decay_of_their_age(inputs, step, age, decay):
+def test_the_average_weights_move_by_the_decay_of_their_age(inputs, step, batch, age, decay):
     assert CONFIG.training.ema_decay == 0.999
     # After one step, because the learning rate of the very first is 0.
-    state, _ = step(inputs.state(), *inputs.batch(0), inputs.key)
-    ones = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), state.params)
+    state, _ = step(inputs.state(), batch, inputs.key)
+    ones = np.ones(state.params.shape, np.float32)
     placed = jax.device_put((np.int32(age), ones), replicated(inputs.mesh))
     state = dataclasses.replace(state, step=placed[0], ema_params=placed[1])
-    after, _ = step(state, *inputs.batch(0), inputs.key)
-    weights = jax.device_get(after.params)
-    expected = jax.tree.map(lambda new: decay * 1.0 + (1 - decay) * new, weights)
-    assert_trees_close(after.ema_params, expected)
+    after, _ = step(state, batch, inputs.key)
+    expected = decay * 1.0 + (1 - decay) * np.asarray(after.params)
+    np.testing.assert_allclose(after.ema_params, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_step_draws_other_noise_than_the_next_and_the_same_when_repeated(inputs, step):
-    state, batch = inputs.state(), inputs.batch(0)
-    _, first = step(copy(state), *batch, inputs.key)
-    _, again = step(copy(state), *batch, inputs.key)
+def test_a_step_draws_other_noise_than_the_next_and_the_same_when_repeated(inputs, step, batch):
+    state = inputs.state()
+    _, first = step(copy(state), batch, inputs.key)
+    _, again = step(copy(state), batch, inputs.key)
     later = dataclasses.replace(state, step=state.step + 1)
-    _, second = step(copy(later), *batch, inputs.key)
+    _, second = step(copy(later), batch, inputs.key)
     assert first["loss"] == again["loss"]
     assert first["loss"] != second["loss"]
 
@@ -201,6 +214,8 @@ def test_gradients_are_clipped_before_adam_and_weights_decay():
         ({"ema_decay": 1.0}, "ema_decay"),
         ({"num_steps": 10, "warmup_steps": 10}, "warmup_steps"),
         ({"log_every": 100, "checkpoint_every": 250}, "checkpoint_every"),
+        ({"log_every": 100, "steps_per_call": 30}, "steps_per_call"),
+        ({"num_steps": 1001}, "steps_per_call"),
     ],
 )
 def test_impossible_training_settings_are_refused_by_name(changes, named):

@@ -7,6 +7,10 @@ from jax import Array
 
 from crystal_diffusion_jax.models.embeddings import ACTIVATIONS
 
+# From this many atoms on, products of queries, keys and values run as batched matrix products;
+# below, multiply-and-sum is quicker on CPUs (benchmarks/README.md).
+BATCHED_PRODUCTS_FROM = 12
+
 
 class CrystalAttention(nn.Module):
     """Multi-head attention whose scores and values carry terms alpha_ij and beta_ij.
@@ -15,7 +19,8 @@ class CrystalAttention(nn.Module):
     number per head) and beta (split over heads) MLPs of the pair's Fourier features and the
     crystal's Gram matrix, eqs. (12), (13). beta's last layer is linear and the weights sum to 1,
     so the hidden vectors are averaged first and projected once per atom; the Gram matrix enters the
-    first layer once per crystal. Both are exact and save most of the work over pairs.
+    first layer once per crystal. Both are exact and save most of the work over pairs. What else was
+    measured, and kept or dropped, is in benchmarks/README.md.
 
     Attributes:
       width: D, a multiple of num_heads.
@@ -55,21 +60,28 @@ class CrystalAttention(nn.Module):
             ]
         query, key, value = (part.reshape(per_head) for part in jnp.split(qkv, 3, axis=-1))
 
-        # First layers of alpha's and beta's MLPs side by side: [B, N, N, 2 * pair_width].
-        hidden = nn.Dense(2 * self.pair_width, use_bias=False, name="pair_hidden")(pairs)
-        hidden += nn.Dense(2 * self.pair_width, name="gram_hidden")(gram)[:, None, None]
-        hidden_alpha, hidden_beta = jnp.split(ACTIVATIONS[self.activation](hidden), 2, axis=-1)
+        def hidden(name: str) -> Array:
+            """First layer of a pair MLP, [B, N, N, pair_width]."""
+            of_pair = nn.Dense(self.pair_width, use_bias=False, name=f"{name}_pair")(pairs)
+            of_crystal = nn.Dense(self.pair_width, name=f"{name}_gram")(gram)
+            return ACTIVATIONS[self.activation](of_pair + of_crystal[:, None, None])
 
         # A bias of alpha would cancel in the softmax.
-        alpha = nn.Dense(self.num_heads, use_bias=False, name="alpha")(hidden_alpha)
-        # Heads have few channels: multiply-and-sum beats a batched matrix product on CPUs.
-        products = jnp.sum(query[:, :, None] * key[:, None], axis=-1)  # [B, N, N, H]
+        alpha = nn.Dense(self.num_heads, use_bias=False, name="alpha")(hidden("alpha"))
+        batched = num_atoms >= BATCHED_PRODUCTS_FROM
+        if batched:
+            products = jnp.einsum("bihd,bjhd->bijh", query, key)
+        else:
+            products = jnp.sum(query[:, :, None] * key[:, None], axis=-1)
         scores = products / jnp.sqrt(per_head[-1]) + alpha
         scores = jnp.where(mask[:, None, :, None], scores, -1e9)
         weights = jax.nn.softmax(scores, axis=2)  # [B, N, N, H]
 
-        mean_value = jnp.sum(weights[..., None] * value[:, None], axis=2)
-        mean_hidden = jnp.einsum("bijh,bijc->bihc", weights, hidden_beta)
+        if batched:
+            mean_value = jnp.einsum("bijh,bjhd->bihd", weights, value)
+        else:
+            mean_value = jnp.sum(weights[..., None] * value[:, None], axis=2)
+        mean_hidden = jnp.einsum("bijh,bijc->bihc", weights, hidden("beta"))
         beta_kernel = self.param(
             "beta_kernel",
             nn.initializers.lecun_normal(in_axis=1, out_axis=(0, 2)),

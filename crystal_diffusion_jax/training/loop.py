@@ -1,7 +1,6 @@
 """The training loop: resume, step, log, validate, checkpoint, export the model folder."""
 
 import json
-import math
 import os
 import platform
 import time
@@ -15,7 +14,6 @@ import numpy as np
 from crystal_diffusion_jax import __version__, devices, model_folder
 from crystal_diffusion_jax import config as config_module
 from crystal_diffusion_jax.config import ExperimentConfig
-from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.data.arrays import (
     CrystalDataset,
     DatasetStatistics,
@@ -30,9 +28,10 @@ from crystal_diffusion_jax.training.checkpoint import Checkpoints
 from crystal_diffusion_jax.training.logbook import Logbook, duration, progress_line
 from crystal_diffusion_jax.training.state import TrainState, initial_state, make_optimizer
 from crystal_diffusion_jax.training.step import (
+    Arrays,
     EvaluationStep,
     make_evaluation_step,
-    make_train_step,
+    make_train_steps,
 )
 
 # Draws of noise per validation crystal: four keep the noise of the loss below its trend.
@@ -99,16 +98,12 @@ def train(
       say: takes the progress lines.
 
     Raises:
-      UserError: another config in `workdir`, a batch that the devices cannot share, or a loss that
-        is not finite.
+      UserError: another config in `workdir`, or a loss that is not finite.
     """
     mesh = devices.data_mesh()
-    if config.training.batch_size % mesh.size:
-        raise UserError(
-            f"config.training.batch_size={config.training.batch_size} must be a multiple of the "
-            f"{mesh.size} devices"
-        )
-    data = _prepare(config, splits)  # before the folder is claimed: bad data must not claim it
+    data = _prepare(
+        config, splits, mesh
+    )  # before the folder is claimed: bad data must not claim it
     claim_workdir(workdir, config, splits)
     with Checkpoints(workdir / "checkpoints", config.training.keep_last) as checkpoints:
         start = checkpoints.latest_step() or 0
@@ -132,13 +127,22 @@ class _Data(NamedTuple):
     num_train: int
 
 
-def _prepare(config: ExperimentConfig, splits: Mapping[str, CrystalDataset]) -> _Data:
-    batch_size = config.training.batch_size
+def _prepare(
+    config: ExperimentConfig, splits: Mapping[str, CrystalDataset], mesh: jax.sharding.Mesh
+) -> _Data:
+    training = config.training
     statistics = dataset_statistics(splits["train"], config.scale_by_num_atoms)
+    shared = -(-training.batch_size // mesh.size) * mesh.size
     return _Data(
         statistics=statistics,
-        batches=Batches(splits["train"], statistics, batch_size, config.seed),
-        validation=evaluation_batches(splits["val"], statistics, batch_size),
+        batches=Batches(
+            splits["train"],
+            statistics,
+            training.batch_size,
+            config.seed,
+            training.steps_per_call,
+        ),
+        validation=evaluation_batches(splits["val"], statistics, shared),
         num_train=len(splits["train"]),
     )
 
@@ -157,45 +161,47 @@ def _train_from(
     schedule = noise_schedule(config.noise)
     optimizer = make_optimizer(config.training)
     key_init, key_train, key_validation = jax.random.split(jax.random.key(config.seed), 3)
-    step_fn = make_train_step(
-        denoiser, schedule, config.loss, optimizer, config.training.ema_decay, mesh
-    )
-    evaluate_fn = make_evaluation_step(denoiser, schedule, config.loss, mesh)
-    state = initial_state(denoiser, optimizer, key_init, data.batches.batch(0))
+    example = jax.tree.map(lambda array: array[0], data.batches.group(0))
+    state, unflatten = initial_state(denoiser, optimizer, key_init, example)
     state = jax.device_put(state, devices.replicated(mesh))
-    num_parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    steps_fn = make_train_steps(
+        denoiser, unflatten, schedule, config.loss, optimizer, config.training.ema_decay, mesh
+    )
+    evaluate_fn = make_evaluation_step(denoiser, unflatten, schedule, config.loss, mesh)
     if start:
         state = checkpoints.restore(start, state)
         say(f"resuming from the checkpoint of step {start} in {workdir}")
     say(
-        f"{num_parameters:,} parameters, {data.num_train:,} crystals, padded to "
-        f"{data.batches.sizes} atoms, on {devices.describe()}"
+        f"{state.params.size:,} parameters, {data.num_train:,} crystals in batches of "
+        f"{data.batches.batch_sizes} padded to {data.batches.sizes} atoms, on {devices.describe()}"
     )
     with Logbook(workdir, resume_step=start) as logbook:
         clock = _Clock(config, start, logbook.seconds, say)
         pending: list[dict[str, jax.Array]] = []
-        for step in range(start, config.training.num_steps):
-            batch = data.batches.batch(step)
-            state, metrics = step_fn(state, *_on_devices(batch, mesh), key_train)
+        per_call = config.training.steps_per_call
+        for done in range(start + per_call, config.training.num_steps + 1, per_call):
+            batches = data.batches.group(done // per_call - 1, mesh.size)
+            state, metrics = steps_fn(state, _on_devices(batches, mesh, axis=1), key_train)
             pending.append(metrics)
-            done = step + 1
             last = done == config.training.num_steps
             if done % config.training.log_every == 0 or last:
-                rows = jax.device_get(pending)
-                for row, at in zip(rows, range(done - len(rows) + 1, done + 1), strict=True):
-                    _refuse_not_finite(row, f"step {at}", workdir, checkpoints.latest_step())
-                means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+                fetched = jax.device_get(pending)
+                rows = {name: np.concatenate([row[name] for row in fetched]) for name in fetched[0]}
+                _refuse_not_finite(rows, done, workdir, checkpoints.latest_step())
+                means = {name: float(np.mean(values)) for name, values in rows.items()}
                 pending = []
                 logbook.write("train", done, clock.lap(done, means))
             if done % config.training.checkpoint_every == 0 or last:
                 scores = _validate(evaluate_fn, state, data.validation, mesh, key_validation)
-                where = f"the validation after step {done}"
-                _refuse_not_finite(scores, where, workdir, checkpoints.latest_step())
+                _refuse_not_finite(scores, done, workdir, checkpoints.latest_step())
                 logbook.write("validation", done, scores)
                 say(f"step {done}  validation loss {scores['loss']:.4f}")
                 training = _training_record(done, means, scores, clock.seconds)
                 model = model_folder.TrainedModel(
-                    jax.device_get(state.ema_params), config, data.statistics, training
+                    jax.device_get(unflatten(state.ema_params)),
+                    config,
+                    data.statistics,
+                    training,
                 )
                 # Before the checkpoint, so that a run that is resumed no more has its last model.
                 model_folder.save(model, workdir / "model")
@@ -227,16 +233,26 @@ class _Clock:
         return {**means, "structures_per_second": rate, "seconds": self.seconds}
 
 
-def _on_devices(batch: Batch, mesh: jax.sharding.Mesh) -> tuple[Crystals, jax.Array, jax.Array]:
+def _on_devices(batch: Batch, mesh: jax.sharding.Mesh, axis: int = 0) -> Arrays:
     """Crystals, properties and weight, split over the mesh."""
-    return jax.device_put((batch.crystals, batch.properties, batch.weight), devices.by_batch(mesh))
+    arrays: Arrays = jax.device_put(
+        (batch.crystals, batch.properties, batch.weight), devices.by_batch(mesh, axis)
+    )
+    return arrays
 
 
 def _refuse_not_finite(
-    losses: Mapping[str, float], where: str, workdir: Path, good_step: int | None
+    losses: Mapping[str, Any], done: int, workdir: Path, good_step: int | None
 ) -> None:
-    """Stops the run before numbers gone wrong reach the log, a checkpoint or the model folder."""
-    wrong = [name for name, value in losses.items() if not math.isfinite(value)]
+    """Stops the run before numbers gone wrong reach the log, a checkpoint or the model folder.
+
+    `losses` holds numbers of the validation after step `done`, or rows of the steps up to it.
+    """
+    finite = np.all([np.isfinite(values) for values in losses.values()], axis=0)
+    wrong = [name for name, values in losses.items() if not np.all(np.isfinite(values))]
+    where = f"the validation after step {done}"
+    if np.ndim(finite):
+        where = f"step {done - len(finite) + 1 + int(np.argmin(finite))}"
     if wrong:
         kept = f"the checkpoint of step {good_step}" if good_step else "no checkpoint yet"
         raise UserError(
@@ -259,7 +275,7 @@ def _validate(
         arrays = _on_devices(batch, mesh)
         for draw in range(VALIDATION_DRAWS):
             fixed = jax.random.fold_in(jax.random.fold_in(key, index), draw)
-            rows.append(evaluate_fn(state, *arrays, fixed))
+            rows.append(evaluate_fn(state, arrays, fixed))
             weights.append(batch.weight.sum())
     rows = jax.device_get(rows)
     return {

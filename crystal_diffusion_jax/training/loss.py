@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -11,6 +12,7 @@ from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.denoising import ConditionalDenoise
 from crystal_diffusion_jax.diffusion import joint, species
 from crystal_diffusion_jax.diffusion.coordinates import mean_free
+from crystal_diffusion_jax.diffusion.joint import Targets
 from crystal_diffusion_jax.diffusion.schedules import NoiseSchedule
 from crystal_diffusion_jax.models.embeddings import Condition
 
@@ -69,26 +71,77 @@ def drop_conditions(key: Array, properties: Array, probability: float) -> Condit
     return Condition(values=properties, present=present)
 
 
-def diffusion_loss(
-    denoise: ConditionalDenoise,
+@flax.struct.dataclass
+class NoisyBatch:
+    """A batch with noise, and what the loss compares with; rows are independent of one another.
+
+    Attributes:
+      crystals: noisy, lattice in units of its scale.
+      species: [B, N] clean species.
+      t: [B] int times.
+      condition: what the denoiser is told.
+      targets: what it regresses on.
+      crystal_weight: [B] share of each crystal in a mean over crystals, times its weight.
+      atom_weight: [B, N] share of each atom in a mean over atoms, times its crystal's weight.
+    """
+
+    crystals: Crystals
+    species: Array
+    t: Array
+    condition: Condition
+    targets: Targets
+    crystal_weight: Array
+    atom_weight: Array
+
+
+def noise_batch(
     key: Array,
     crystals: Crystals,
     properties: Array,
     weight: Array,
     num_species: int,
     schedule: NoiseSchedule,
+    condition_dropout: float,
+) -> NoisyBatch:
+    """Draws times, noise and hidden conditions for a batch.
+
+    Args:
+      key: PRNG key.
+      crystals: clean batch, lattice in units of its scale.
+      properties: [B, P] z-scores.
+      weight: [B] weight of each crystal, 0 for those that only fill the batch.
+      num_species: K.
+      schedule: the tables.
+      condition_dropout: probability of hiding a crystal's properties.
+    """
+    key_time, key_noise, key_condition = jax.random.split(key, 3)
+    t = draw_times(key_time, len(weight), schedule.sigma.shape[0] - 1)
+    noisy, targets = joint.noise(key_noise, crystals, t, num_species, schedule)
+    counted = weight > 0
+    num_atoms = jnp.sum(crystals.mask & counted[:, None])
+    return NoisyBatch(
+        crystals=noisy,
+        species=crystals.species,
+        t=t,
+        condition=drop_conditions(key_condition, properties, condition_dropout),
+        targets=targets,
+        crystal_weight=weight / jnp.sum(counted),
+        atom_weight=crystals.mask * weight[:, None] / num_atoms,
+    )
+
+
+def diffusion_loss(
+    denoise: ConditionalDenoise,
+    batch: NoisyBatch,
+    schedule: NoiseSchedule,
     config: LossConfig,
     mean_free_score: bool,
 ) -> tuple[Array, dict[str, Array]]:
-    """Weighted loss of one batch and its parts.
+    """Weighted sums over the rows; over a whole batch they are the means that are minimised.
 
     Args:
-      denoise: the denoiser with its parameters.
-      key: PRNG key of this step.
-      crystals: clean batch, lattice in units of its scale.
-      properties: [B, P] z-scores.
-      weight: [B] weight of each crystal.
-      num_species: K.
+      denoise: the denoiser.
+      batch: all rows of a `noise_batch`, or some of them.
       schedule: the tables.
       config: weights of the parts.
       mean_free_score: compare with the mean-free target; see `DenoiserConfig`.
@@ -97,32 +150,27 @@ def diffusion_loss(
       The scalar loss, and its unweighted parts: lattice and frac_coords (mean squared errors per
       component), species_kl and species_cross_entropy (nats per atom).
     """
-    key_time, key_noise, key_condition = jax.random.split(key, 3)
-    num_steps = schedule.sigma.shape[0] - 1
-    t = draw_times(key_time, len(weight), num_steps)
-    noisy, targets = joint.noise(key_noise, crystals, t, num_species, schedule)
-    condition = drop_conditions(key_condition, properties, config.condition_dropout)
-    prediction = denoise(noisy, t, condition)
-
-    score = targets.scaled_score
+    crystals, t = batch.crystals, batch.t
+    prediction = denoise(crystals, t, batch.condition)
+    score = batch.targets.scaled_score
     if mean_free_score:
         score = mean_free(score, crystals.mask)
-    atom_weight = crystals.mask * weight[:, None]
 
     def mean_over_atoms(per_atom: Array) -> Array:
-        kept = jnp.where(crystals.mask, per_atom, 0.0)
-        return jnp.sum(kept * atom_weight) / jnp.sum(atom_weight)
+        return jnp.sum(jnp.where(crystals.mask, per_atom, 0.0) * batch.atom_weight)
 
-    lattice_error = jnp.mean(jnp.square(prediction.lattice_eps - targets.lattice_eps), axis=(1, 2))
+    lattice_error = jnp.mean(
+        jnp.square(prediction.lattice_eps - batch.targets.lattice_eps), axis=(1, 2)
+    )
     score_error = jnp.mean(jnp.square(prediction.scaled_score - score), axis=-1)
     logits = prediction.species_logits
     parts = {
-        "lattice": jnp.sum(lattice_error * weight) / jnp.sum(weight),
+        "lattice": jnp.sum(lattice_error * batch.crystal_weight),
         "frac_coords": mean_over_atoms(score_error),
         "species_kl": mean_over_atoms(
-            species.kl_divergence(logits, noisy.species, crystals.species, t, schedule)
+            species.kl_divergence(logits, crystals.species, batch.species, t, schedule)
         ),
-        "species_cross_entropy": mean_over_atoms(species.cross_entropy(logits, crystals.species)),
+        "species_cross_entropy": mean_over_atoms(species.cross_entropy(logits, batch.species)),
     }
     total = sum((getattr(config, name) * part for name, part in parts.items()), jnp.zeros(()))
     return total, parts

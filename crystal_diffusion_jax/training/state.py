@@ -2,10 +2,12 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import optax
 from jax import Array
@@ -28,6 +30,8 @@ class TrainingConfig:
       weight_decay: of AdamW; 0 is Adam.
       gradient_clip: largest global norm of the gradient.
       ema_decay: of the moving average of the weights, which is what is validated and sampled.
+      steps_per_call: steps that run as one program, without a return to Python; log_every and
+        num_steps must be multiples of it.
       log_every: steps between lines of the log.
       checkpoint_every: steps between validations with a checkpoint each; a multiple of log_every.
       keep_last: checkpoints kept besides the one of the lowest validation loss.
@@ -41,13 +45,21 @@ class TrainingConfig:
     weight_decay: float = 0.0
     gradient_clip: float = 1.0
     ema_decay: float = 0.999
+    steps_per_call: int = 10
     log_every: int = 100
     checkpoint_every: int = 1000
     keep_last: int = 2
 
     def __post_init__(self) -> None:
         """Rejects values that cannot be run."""
-        for field in ("num_steps", "batch_size", "log_every", "checkpoint_every", "keep_last"):
+        for field in (
+            "num_steps",
+            "batch_size",
+            "steps_per_call",
+            "log_every",
+            "checkpoint_every",
+            "keep_last",
+        ):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 1, not {getattr(self, field)}")
         for field in ("learning_rate", "gradient_clip"):
@@ -62,6 +74,12 @@ class TrainingConfig:
             raise ValueError(f"ema_decay must be in [0, 1), not {self.ema_decay}")
         if not 0 <= self.warmup_steps < self.num_steps:
             raise ValueError("warmup_steps must be at least 0 and fewer than num_steps")
+        for field in ("num_steps", "log_every"):
+            if getattr(self, field) % self.steps_per_call:
+                raise ValueError(
+                    f"{field} ({getattr(self, field)}) must be a multiple of steps_per_call "
+                    f"({self.steps_per_call})"
+                )
         if self.checkpoint_every % self.log_every:
             raise ValueError(
                 f"checkpoint_every ({self.checkpoint_every}) must be a multiple of log_every "
@@ -73,17 +91,24 @@ class TrainingConfig:
 class TrainState:
     """All that changes during training.
 
+    The weights are one vector, so that the optimizer is a handful of operations instead of a
+    handful per weight matrix, and the gradient one all-reduce between devices.
+
     Attributes:
       step: scalar int32, steps taken.
-      params: the weights.
-      ema_params: their exponential moving average.
+      params: [W] the weights; `Unflatten` gives them their names and shapes.
+      ema_params: [W] their exponential moving average.
       opt_state: of optax.
     """
 
     step: Array
-    params: Any
-    ema_params: Any
+    params: Array
+    ema_params: Array
     opt_state: Any
+
+
+# [W] vector -> the parameters of the denoiser
+Unflatten = Callable[[Array], Any]
 
 
 def make_optimizer(config: TrainingConfig) -> optax.GradientTransformation:
@@ -103,21 +128,20 @@ def make_optimizer(config: TrainingConfig) -> optax.GradientTransformation:
 
 def initial_state(
     denoiser: Denoiser, optimizer: optax.GradientTransformation, key: Array, batch: Batch
-) -> TrainState:
-    """Fresh weights; `batch` gives the shapes only."""
-    condition = Condition(
-        values=jnp.asarray(batch.properties), present=jnp.ones(batch.properties.shape, bool)
+) -> tuple[TrainState, Unflatten]:
+    """Fresh weights and their layout; `batch` gives the shapes only."""
+    # One crystal is enough for the shapes, and quicker to compile.
+    crystals, properties = jax.tree.map(lambda rows: rows[:1], (batch.crystals, batch.properties))
+    condition = Condition(values=jnp.asarray(properties), present=jnp.ones(properties.shape, bool))
+
+    def initialise(key: Array) -> Any:
+        return denoiser.init(key, crystals, jnp.ones(1, jnp.int32), condition)["params"]
+
+    params, unflatten = jax.flatten_util.ravel_pytree(jax.jit(initialise)(key))
+    state = TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        ema_params=jnp.copy(params),
+        opt_state=optimizer.init(params),
     )
-    t = jnp.ones(len(batch.weight), jnp.int32)
-
-    @jax.jit
-    def initialise(key: Array) -> TrainState:
-        params = denoiser.init(key, batch.crystals, t, condition)["params"]
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            ema_params=jax.tree.map(jnp.copy, params),
-            opt_state=optimizer.init(params),
-        )
-
-    return initialise(key)
+    return state, unflatten

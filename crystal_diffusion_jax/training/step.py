@@ -1,6 +1,5 @@
-"""The jitted train step and the validation step."""
+"""The jitted train steps and the validation step."""
 
-import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -9,96 +8,113 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from crystal_diffusion_jax import denoising, devices
+from crystal_diffusion_jax import denoising, devices, parallel
 from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.diffusion.schedules import NoiseSchedule
 from crystal_diffusion_jax.models.denoiser import Denoiser
-from crystal_diffusion_jax.training.loss import LossConfig, diffusion_loss
-from crystal_diffusion_jax.training.state import TrainState
+from crystal_diffusion_jax.training.loss import LossConfig, NoisyBatch, diffusion_loss, noise_batch
+from crystal_diffusion_jax.training.state import TrainState, Unflatten
 
-# (state, crystals, properties [B, P], weight [B], key) -> (state, metrics)
-TrainStep = Callable[
-    [TrainState, Crystals, Array, Array, Array], tuple[TrainState, dict[str, Array]]
-]
-# (state, crystals, properties, weight, key) -> metrics
-EvaluationStep = Callable[[TrainState, Crystals, Array, Array, Array], dict[str, Array]]
+# (crystals, properties [B, P], weight [B])
+Arrays = tuple[Crystals, Array, Array]
+# (state, batches with a leading axis of steps, key) -> (state, metrics with that axis)
+TrainSteps = Callable[[TrainState, Arrays, Array], tuple[TrainState, dict[str, Array]]]
+# (state, batch, key) -> metrics
+EvaluationStep = Callable[[TrainState, Arrays, Array], dict[str, Array]]
 
 
-def make_train_step(
+def make_train_steps(
     denoiser: Denoiser,
+    unflatten: Unflatten,
     schedule: NoiseSchedule,
     config: LossConfig,
     optimizer: optax.GradientTransformation,
     ema_decay: float,
     mesh: Mesh,
-) -> TrainStep:
-    """One optimizer step, jitted, with the batch split over the mesh and the state donated.
+) -> TrainSteps:
+    """Optimizer steps as one jitted scan, each batch split over the mesh, the state donated.
 
     The key of step n is fold_in(key, n), so a resumed run draws the same noise.
     """
 
-    def train_step(
-        state: TrainState, crystals: Crystals, properties: Array, weight: Array, key: Array
+    def loss_and_gradient(params: Array, rows: NoisyBatch) -> tuple[dict[str, Array], Array]:
+        def loss(params: Array) -> tuple[Array, dict[str, Array]]:
+            denoise = denoising.bind(denoiser, unflatten(params))
+            mean_free_score = denoiser.config.mean_free_score
+            return diffusion_loss(denoise, rows, schedule, config, mean_free_score)
+
+        (total, parts), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+        return {"loss": total, **parts}, gradient
+
+    def train_steps(
+        state: TrainState, batches: Arrays, key: Array
     ) -> tuple[TrainState, dict[str, Array]]:
-        def loss_fn(params: object) -> tuple[Array, dict[str, Array]]:
-            return diffusion_loss(
-                denoising.bind(denoiser, params),
+        size = _elements_per_crystal(denoiser, batches[0])
+        batch_gradient = parallel.sum_over_rows(loss_and_gradient, size, mesh)
+
+        def train_step(state: TrainState, batch: Arrays) -> tuple[TrainState, dict[str, Array]]:
+            noisy = noise_batch(
                 jax.random.fold_in(key, state.step),
-                crystals,
-                properties,
-                weight,
+                *batch,
                 denoiser.num_species,
                 schedule,
-                config,
-                denoiser.config.mean_free_score,
+                config.condition_dropout,
             )
+            metrics, gradient = batch_gradient(state.params, noisy)
+            updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+            # A short memory at first, so that the average forgets the random initial weights.
+            decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
+            ema_params = optax.incremental_update(params, state.ema_params, 1.0 - decay)
+            metrics |= {"grad_norm": optax.tree.norm(gradient)}
+            new_state = TrainState(
+                step=state.step + 1, params=params, ema_params=ema_params, opt_state=opt_state
+            )
+            return new_state, metrics
 
-        (loss, parts), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        # A short memory at first, so that the average forgets the random initial weights.
-        decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
-        ema_params = optax.incremental_update(params, state.ema_params, 1.0 - decay)
-        metrics = {"loss": loss, **parts, "grad_norm": optax.tree.norm(grads)}
-        new_state = TrainState(
-            step=state.step + 1, params=params, ema_params=ema_params, opt_state=opt_state
-        )
-        return new_state, metrics
+        return jax.lax.scan(train_step, state, batches)
 
-    replicated, by_batch = devices.replicated(mesh), devices.by_batch(mesh)
+    replicated = devices.replicated(mesh)
     return jax.jit(
-        train_step,
-        in_shardings=(replicated, by_batch, by_batch, by_batch, replicated),
+        train_steps,
+        in_shardings=(replicated, devices.by_batch(mesh, axis=1), replicated),
         out_shardings=replicated,
         donate_argnums=0,
     )
 
 
 def make_evaluation_step(
-    denoiser: Denoiser, schedule: NoiseSchedule, config: LossConfig, mesh: Mesh
+    denoiser: Denoiser,
+    unflatten: Unflatten,
+    schedule: NoiseSchedule,
+    config: LossConfig,
+    mesh: Mesh,
 ) -> EvaluationStep:
     """Loss of the averaged weights with every property given, jitted."""
-    config = dataclasses.replace(config, condition_dropout=0.0)
 
-    def evaluation_step(
-        state: TrainState, crystals: Crystals, properties: Array, weight: Array, key: Array
-    ) -> dict[str, Array]:
-        loss, parts = diffusion_loss(
-            denoising.bind(denoiser, state.ema_params),
-            key,
-            crystals,
-            properties,
-            weight,
-            denoiser.num_species,
-            schedule,
-            config,
-            denoiser.config.mean_free_score,
-        )
+    def losses(params: Array, rows: NoisyBatch) -> dict[str, Array]:
+        denoise = denoising.bind(denoiser, unflatten(params))
+        mean_free_score = denoiser.config.mean_free_score
+        loss, parts = diffusion_loss(denoise, rows, schedule, config, mean_free_score)
         return {"loss": loss, **parts}
 
-    replicated, by_batch = devices.replicated(mesh), devices.by_batch(mesh)
+    def evaluation_step(state: TrainState, batch: Arrays, key: Array) -> dict[str, Array]:
+        noisy = noise_batch(key, *batch, denoiser.num_species, schedule, condition_dropout=0.0)
+        size = _elements_per_crystal(denoiser, batch[0])
+        metrics: dict[str, Array] = parallel.sum_over_rows(losses, size, mesh)(
+            state.ema_params, noisy
+        )
+        return metrics
+
+    replicated = devices.replicated(mesh)
     return jax.jit(
         evaluation_step,
-        in_shardings=(replicated, by_batch, by_batch, by_batch, replicated),
+        in_shardings=(replicated, devices.by_batch(mesh), replicated),
         out_shardings=replicated,
     )
+
+
+def _elements_per_crystal(denoiser: Denoiser, crystals: Crystals) -> int:
+    """Numbers in the hidden layer of a pair MLP."""
+    num_atoms: int = crystals.mask.shape[-1]
+    return num_atoms**2 * denoiser.config.pair_width
