@@ -1,6 +1,7 @@
 """The one place that knows of devices: a mesh with the single axis `data`, and its shardings."""
 
 import os
+from typing import Any
 
 import jax
 import numpy as np
@@ -31,11 +32,20 @@ def use_every_core() -> None:
 
 
 def data_mesh() -> Mesh:
-    """All devices along the axis `data`.
+    """All devices along the axis `data`, those of each process beside one another.
 
     Auto axes: the default (explicit) ones would need sharding rules in every operation.
     """
-    return jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(AxisType.Auto,))
+    # `jax.make_mesh` may order the devices of a pod by their cables instead.
+    ordered = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(ordered), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def local_part(mesh: Mesh) -> range:
+    """Places of this process's devices along the axis."""
+    owners = [device.process_index for device in mesh.devices.flat]
+    start = owners.index(jax.process_index())
+    return range(start, start + owners.count(jax.process_index()))
 
 
 def cached_elements(mesh: Mesh) -> int:
@@ -52,6 +62,42 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def by_batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
     """The given axis is split over the devices."""
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Arrays that every device holds whole, of arrays that every process computed alike."""
+    # `jax.device_put` takes no jax array to another process's devices.
+    return jax.jit(lambda same: same, out_shardings=replicated(mesh))(tree)
+
+
+def from_local_rows(rows: Any, mesh: Mesh, axis: int = 0) -> Any:
+    """Arrays split over the mesh, of which each process holds its own part.
+
+    Args:
+      rows: tree of numpy arrays; of the whole `axis` they hold the part of this process's devices.
+      mesh: the devices.
+      axis: which axis is split.
+    """
+    sharding = by_batch(mesh, axis)
+    whole = mesh.size // len(local_part(mesh))
+
+    def place(part: np.ndarray) -> jax.Array:
+        shape = (*part.shape[:axis], part.shape[axis] * whole, *part.shape[axis + 1 :])
+        return jax.make_array_from_process_local_data(sharding, part, shape)
+
+    return jax.tree.map(place, rows)
+
+
+def in_turn(results: Any) -> Any:
+    """Returns what it is given, when it is there if programs must not be in flight side by side.
+
+    Accelerators run programs in the order of their calls. A CPU runs them side by side, and the
+    collectives of several processes then keep one another waiting for ever (jax 0.10.1, two
+    devices in each of two processes).
+    """
+    if jax.process_count() > 1 and jax.default_backend() == "cpu":
+        jax.block_until_ready(results)
+    return results
 
 
 def describe() -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from crystal_diffusion_jax import devices
+from crystal_diffusion_jax import compilation, devices
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.files import replace_text, temporary_path
 
@@ -59,6 +59,7 @@ def run(main: Callable[[], None]) -> None:
     have it), 1 an error of the program, with its traceback.
     """
     devices.use_every_core()
+    compilation.keep_compiled_programs()
     try:
         main()
     except UserError as error:

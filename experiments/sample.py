@@ -22,9 +22,18 @@ from crystal_diffusion_jax.sampling.request import (
     outside_training_range,
     parse_target,
 )
-from crystal_diffusion_jax.sampling.settings import SampleSettings
+from crystal_diffusion_jax.sampling.settings import (
+    PREDICTOR_CORRECTOR,
+    SECOND_ORDER,
+    SOLVERS,
+    SampleSettings,
+)
 from crystal_diffusion_jax.sampling.summary import summary
 from experiments import cli
+
+# At so many network calls the second-order solver is as good as the whole chain of the
+# predictor-corrector (docs/few_step_sampling.md).
+FEW_STEPS = 100
 
 
 def parser() -> cli.Parser:
@@ -40,8 +49,21 @@ def parser() -> cli.Parser:
     )
     flags.add_argument("--num", type=int, default=200, help="crystals (default: %(default)s)")
     flags.add_argument("--guidance", type=float, default=0.0, help="weight (default: %(default)s)")
-    flags.add_argument("--num_steps", type=int, help="sampling steps (default: as trained)")
-    flags.add_argument("--gamma", type=float, help="corrector step (default: the config's)")
+    flags.add_argument(
+        "--solver",
+        choices=SOLVERS,
+        default=PREDICTOR_CORRECTOR,
+        help="two network calls a step for the predictor-corrector, one for the others; "
+        "second_order is for few steps (default: %(default)s)",
+    )
+    flags.add_argument(
+        "--num_steps",
+        type=int,
+        help=f"sampling steps (default: as trained; {FEW_STEPS} with --solver=second_order)",
+    )
+    flags.add_argument(
+        "--gamma", type=float, help="step of the predictor-corrector's corrector (default: config)"
+    )
     flags.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     flags.add_argument("--batch_size", type=int, default=100, help="(default: %(default)s)")
     flags.add_argument("--elements", help="only these, for example Ba,Ti,O (default: all)")
@@ -79,8 +101,15 @@ def main() -> None:
     flags = parser().parse_args()
     model = model_folder.load(flags.model)
     trained_steps = model.config.noise.num_steps
-    num_steps = trained_steps if flags.num_steps is None else flags.num_steps
-    gamma = model.config.sampling.gamma if flags.gamma is None else flags.gamma
+    many = trained_steps if flags.solver != SECOND_ORDER else min(FEW_STEPS, trained_steps)
+    num_steps = many if flags.num_steps is None else flags.num_steps
+    if flags.solver != PREDICTOR_CORRECTOR and flags.gamma is not None:
+        raise UserError(
+            f"--gamma={flags.gamma} is the corrector's step, and --solver={flags.solver} has no "
+            "corrector: leave it out"
+        )
+    trained_gamma = model.config.sampling.gamma if flags.solver == PREDICTOR_CORRECTOR else 0.0
+    gamma = trained_gamma if flags.gamma is None else flags.gamma
     for name, value, low, high in (
         ("num", flags.num, 1, math.inf),
         ("batch_size", flags.batch_size, 1, math.inf),
@@ -123,6 +152,7 @@ def main() -> None:
         elements=None if numbers is None else sorted({Element.from_Z(z).symbol for z in numbers}),
         num_atoms=flags.num_atoms,
         symprec=flags.symprec,
+        solver=flags.solver,
     )
     folder = SampleFolder(flags.out, settings)
     generate(model, settings, allowed, folder, flags.batch_size)

@@ -2,16 +2,22 @@
 
     python -m experiments.train --config=configs/perov5_cds.py --workdir=runs/perov5_cds
 
-Any field can be overridden, for example --config.training.num_steps=5000.
+Any field can be overridden, for example --config.training.num_steps=5000. Several processes train
+one model together with --distributed, or --coordinator and the numbers; see docs/scaling.md.
 """
 
+import contextlib
+import os
 import sys
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from crystal_diffusion_jax import config as config_module
+from crystal_diffusion_jax import processes
 from crystal_diffusion_jax.data.load import load
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.model_folder import example_target
@@ -20,6 +26,10 @@ from experiments import cli
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, a file of configs/.")
 flags.DEFINE_string("workdir", None, "Folder of this run; an interrupted run resumes.")
+flags.DEFINE_bool("distributed", False, "Join the other processes of a TPU pod, Slurm or Open MPI.")
+flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where nothing is detected.")
+flags.DEFINE_integer("num_processes", None, "Processes in all, with --coordinator.")
+flags.DEFINE_integer("process_id", None, "Number of this process from 0, with --coordinator.")
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -58,21 +68,53 @@ def _sentence(error: Exception) -> str:
 
 
 def run(argv: list[str]) -> None:
-    """Loads the data and trains."""
+    """Joins the other processes if there are any, loads the data and trains."""
     del argv
     if not flags.FLAGS["verbosity"].present:
         # The libraries' reports of every checkpoint file would bury the progress lines.
         logging.set_verbosity(logging.WARNING)
+    values = flags.FLAGS
+    meeting = (values.coordinator, values.num_processes, values.process_id)
+    if not values.distributed and meeting == (None, None, None):
+        run_training()
+        return
+    processes.join(*meeting)
+    with leaving_at_once():
+        run_training()
+
+
+def run_training() -> None:
+    """Loads the data and trains."""
     config = config_module.from_dict(_CONFIG.value.to_dict())
-    splits = load(config.data)
+    splits = processes.everywhere(lambda: load(config.data, progress=processes.is_first()))
     workdir = Path(flags.FLAGS.workdir)
     folder = train(config, splits, workdir)
-    print(f"trained model: {folder}")
-    target = example_target(config.model.conditioning, splits["train"].property_names)
-    print(
-        f"sample from it with: python -m experiments.sample --model={workdir} --target={target} "
-        f"--num=200 --out=samples/{workdir.name}"
-    )
+    if processes.is_first():
+        print(f"trained model: {folder}")
+        target = example_target(config.model.conditioning, splits["train"].property_names)
+        print(
+            f"sample from it with: python -m experiments.sample --model={workdir} "
+            f"--target={target} --num=200 --out=samples/{workdir.name}"
+        )
+
+
+@contextlib.contextmanager
+def leaving_at_once() -> Iterator[None]:
+    """Says an error and ends this process without the usual farewell to the others.
+
+    The farewell waits for the others, and they would wait for this process in a collective. Once
+    it has gone they are ended by the runtime.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, UserError):
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(2 if isinstance(error, UserError) else 1)
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from crystal_diffusion_jax.models import attention
 from crystal_diffusion_jax.models.attention import BATCHED_PRODUCTS_FROM, CrystalAttention
 
 WIDTH, HEADS, PAIR_WIDTH = 12, 3, 5
@@ -95,7 +96,11 @@ def textbook(params: Any, inputs: dict[str, np.ndarray], with_condition: bool) -
 
 @pytest.mark.parametrize("with_condition", [True, False])
 @pytest.mark.parametrize("num_atoms", [NUM_ATOMS, (BATCHED_PRODUCTS_FROM, 3)])
-def test_the_efficient_form_equals_the_textbook_form(params, num_atoms, with_condition):
+@pytest.mark.parametrize("average_from", [0, 10**9], ids=["average first", "every pair"])
+def test_the_efficient_form_equals_the_textbook_form(
+    params, num_atoms, average_from, with_condition, monkeypatch
+):
+    monkeypatch.setattr(attention, "AVERAGE_HIDDEN_FROM", average_from)
     inputs = random_inputs(num_atoms)
     changed = {} if with_condition else {"condition": None}
     found = attend(params, inputs, **changed)

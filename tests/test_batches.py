@@ -6,14 +6,8 @@ import numpy as np
 import pytest
 
 from crystal_diffusion_jax.data.arrays import CrystalDataset, dataset_statistics
-from crystal_diffusion_jax.data.batches import (
-    MAX_BUCKETS,
-    Batch,
-    Batches,
-    batch_sizes,
-    bucket_sizes,
-    evaluation_batches,
-)
+from crystal_diffusion_jax.data.batches import Batch, Batches, evaluation_batches
+from crystal_diffusion_jax.data.buckets import MAX_BUCKETS, batch_sizes, bucket_sizes
 from crystal_diffusion_jax.errors import UserError
 
 
@@ -185,11 +179,11 @@ def test_over_an_epoch_every_crystal_has_the_same_weight_in_all():
     # Many small crystals per step, or few large ones in more steps: the sum is what counts.
     source = batches(batch_size=16)
     total = np.zeros(len(SIZES))
-    steps = np.prod(source.batch_sizes) * len(SIZES) // 16
-    for step in range(steps):
+    for step in range(100 * len(SIZES) // 16):
         batch = batch_of(source, step)
         np.add.at(total, rows_of(batch), batch.weight / len(batch.weight))
-    np.testing.assert_allclose(total, total.mean(), rtol=0.2)
+    # One more or one less of 100 visits, and a group that the last epoch leaves unfinished.
+    np.testing.assert_allclose(total, total.mean(), rtol=0.03)
 
 
 def test_a_batch_is_padded_to_the_smallest_bucket_that_holds_its_crystals():

@@ -10,6 +10,7 @@ from experiments import cli, sample
 from tests import smoke_run
 
 ROOT = Path(__file__).parent.parent
+SHIPPED = ROOT / "crystal_diffusion_jax" / "checkpoints" / "perov5_cds"
 SMOKE = "--config=configs/quickstart.py:smoke"
 
 # Each mistake in a child of one program, which saves importing everything once for each.
@@ -79,6 +80,11 @@ SAMPLING_MISTAKES = {
     "no batch": (["--model=MODEL", "--out=OUT", "--batch_size=0"], "--batch_size=0"),
     "no steps": (["--model=MODEL", "--out=OUT", "--num_steps=0"], "within 1 .. 50"),
     "more steps than trained": (["--model=MODEL", "--out=OUT", "--num_steps=51"], "1 .. 50"),
+    "corrector of a solver without one": (
+        ["--model=MODEL", "--out=OUT", "--solver=second_order", "--gamma=1e-6"],
+        "--solver=second_order has no corrector",
+    ),
+    "unknown solver": (["--model=MODEL", "--out=OUT", "--solver=fast"], "'fast'"),
     "too many atoms": (["--model=MODEL", "--out=OUT", "--num_atoms=9"], "--num_atoms=9"),
     "guidance": (["--model=MODEL", "--out=OUT", "--guidance=nan"], "--guidance=nan must be finite"),
     "corrector step": (["--model=MODEL", "--out=OUT", "--gamma=-1"], "--gamma=-1.0"),
@@ -196,6 +202,25 @@ def test_a_target_outside_the_training_range_is_warned_of(workdir, tmp_path, mon
     said = capsys.readouterr().err
     assert said.startswith("warning: the target tolerance_factor=1.5 is outside")
     assert f"{statistics.property_min[0]:g} .. {statistics.property_max[0]:g}" in said
+
+
+@pytest.mark.parametrize(
+    ("flags", "solver", "num_steps", "gamma"),
+    [
+        ([], "predictor_corrector", 1000, 1e-6),
+        (["--solver=ancestral"], "ancestral", 1000, 0.0),
+        (["--solver=second_order"], "second_order", sample.FEW_STEPS, 0.0),
+        (["--solver=second_order", "--num_steps=200"], "second_order", 200, 0.0),
+    ],
+)
+def test_steps_and_corrector_follow_from_the_solver_unless_given(
+    flags, solver, num_steps, gamma, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(sample, "generate", lambda *_: None)
+    run_sample(monkeypatch, f"--model={SHIPPED}", f"--out={tmp_path / 'new'}", *flags)
+    settings = json.loads((tmp_path / "new" / "samples.json").read_text())["settings"]
+    found = (settings["solver"], settings["num_steps"], settings["gamma"])
+    assert found == (solver, num_steps, gamma)
 
 
 @pytest.mark.parametrize("mistake", TRAINING_MISTAKES)

@@ -18,11 +18,11 @@ from tests import smoke_run
 def model() -> TrainedModel:
     """Twenty steps of the smoke run: crystals that mean nothing, but by the real path."""
     inputs = smoke_run.StepInputs()
-    state, step = inputs.state(), inputs.train_step()
-    for index in range(20):
-        state, _ = step(state, *inputs.batch(index), inputs.key)
+    state, steps = inputs.state(), inputs.train_steps()
+    for index in range(4):
+        state, _ = steps(state, inputs.batches(index), inputs.key)
     return TrainedModel(
-        params=jax.device_get(state.ema_params),
+        params=jax.device_get(inputs.named(state.ema_params)),
         config=smoke_run.CONFIG,
         statistics=smoke_run.statistics(),
         training={},
@@ -96,14 +96,16 @@ def test_the_batch_size_does_not_change_the_crystals(model, tmp_path):
         np.testing.assert_allclose(one["volume"], other["volume"], rtol=1e-3)
 
 
-def test_counts_and_network_calls_are_reported(model, tmp_path):
-    record = run(model, tmp_path / "out", settings(5, num_steps=4), batch_size=2)
+@pytest.mark.parametrize(("solver", "calls_a_step"), [("predictor_corrector", 2), ("ancestral", 1)])
+def test_counts_and_network_calls_are_reported(model, tmp_path, solver, calls_a_step):
+    request = settings(5, num_steps=4, solver=solver)
+    record = run(model, tmp_path / "out", request, batch_size=2)
 
     counts = record["counts"]
     assert counts["requested"] == counts["written"] + counts["rejected"] == 5
     assert counts["written"] == len(record["structures"])
-    # Corrector and predictor call the network once each, in three batches of two.
-    assert record["network_calls"] == 3 * 4 * 2
+    # Corrector and predictor call the network once each; three batches.
+    assert record["network_calls"] == 3 * 4 * calls_a_step
 
 
 def test_the_fixed_elements_are_the_only_ones(model, tmp_path):

@@ -174,14 +174,14 @@ def with_nan(batch: Batch) -> Batch:
     lattice = np.array(batch.crystals.lattice)
     lattice[(2, 3, 1, 1)[-lattice.ndim :]] = np.nan  # of the third step, if there are steps
     spoilt = dataclasses.replace(batch.crystals, lattice=jnp.asarray(lattice))
-    return dataclasses.replace(batch, crystals=spoilt)
+    return batch._replace(crystals=spoilt)
 
 
 class SpoiltBatches(Batches):
     """The batch of the 13th step holds a NaN."""
 
-    def group(self, index: int, multiple: int = 1) -> Batch:
-        batches = super().group(index, multiple)
+    def group(self, index: int, multiple: int = 1, part: range | None = None) -> Batch:
+        batches = super().group(index, multiple, part)
         return with_nan(batches) if index == 2 else batches  # five steps a group
 
 

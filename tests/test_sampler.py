@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import Array
 
-from crystal_diffusion_jax import denoising
+from crystal_diffusion_jax import denoising, devices
 from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.diffusion import wrapped_normal
 from crystal_diffusion_jax.diffusion.joint import Denoise, Prediction
@@ -25,12 +25,20 @@ from crystal_diffusion_jax.sampling.sampler import (
     restrict_species,
     reverse_process,
 )
+from crystal_diffusion_jax.sampling.settings import (
+    ANCESTRAL,
+    PREDICTOR_CORRECTOR,
+    SECOND_ORDER,
+    SampleSettings,
+    Solver,
+)
 
 NUM_SPECIES = 4
 LATTICE = np.array([[1.0, 0.0, 0.1], [-0.2, 0.9, 0.0], [0.0, 0.1, 1.3]], dtype=np.float32)
 FRAC_COORDS = np.array([[0.0, 0.0, 0.0], [0.5, 0.5, 0.99], [0.3, 0.01, 0.2]], dtype=np.float32)
 SPECIES = np.array([3, 0, 2])
 NOISE = NoiseConfig(num_steps=20)
+MESH = devices.data_mesh()
 NETWORK = Denoiser(
     DenoiserConfig(conditioning="cds", width=16, num_blocks=1, num_heads=2, pair_width=16),
     num_species=NUM_SPECIES,
@@ -74,23 +82,56 @@ def request(batch_size: int, value: float = -1.5) -> Condition:
     return Condition(values=jnp.full(shape, value), present=jnp.ones(shape, bool))
 
 
-def draw(params, key_numbers, num_steps=20, guidance=0.0, allowed=None, size=3) -> Crystals:
-    sampler = make_sampler(NETWORK, NOISE, num_steps, use_guidance=guidance != 0)
+def settings_with(solver: Solver) -> SampleSettings:
+    """A request of seven steps."""
+    return SampleSettings(
+        model="",
+        model_sha256="",
+        conditions={},
+        num=2,
+        seed=0,
+        guidance=0.0,
+        num_steps=7,
+        gamma=0.0,
+        elements=None,
+        num_atoms=None,
+        symprec=0.0,
+        solver=solver,
+    )
+
+
+def draw(
+    params,
+    key_numbers,
+    num_steps=20,
+    guidance=0.0,
+    allowed=None,
+    size=3,
+    gamma=1e-6,
+    solver=PREDICTOR_CORRECTOR,
+) -> Crystals:
+    sampler = make_sampler(NETWORK, NOISE, num_steps, guidance != 0, MESH, solver)
     count = len(key_numbers)
     mask = jnp.broadcast_to(jnp.arange(size) < 3, (count, size))
     allowed = jnp.ones(NUM_SPECIES, bool) if allowed is None else jnp.asarray(allowed)
     return sampler(
-        params, keys(*key_numbers), mask, request(count), jnp.float32(guidance), 1e-6, allowed
+        params, keys(*key_numbers), mask, request(count), jnp.float32(guidance), gamma, allowed
     )
 
 
-@pytest.mark.parametrize("num_steps", [1000, 100])
-def test_the_reverse_process_recovers_a_known_crystal(schedule, num_steps):
+@pytest.mark.parametrize(
+    ("num_steps", "solver"),
+    [(1000, PREDICTOR_CORRECTOR), (100, PREDICTOR_CORRECTOR), (50, ANCESTRAL), (50, SECOND_ORDER)],
+)
+def test_the_reverse_process_recovers_a_known_crystal(schedule, num_steps, solver):
     times = jnp.asarray(sampling_times(1000, num_steps))
     mask = jnp.ones((16, 3), bool)
     denoise = knows_one_crystal(schedule)
 
-    run = jax.jit(lambda k: reverse_process(denoise, k, mask, NUM_SPECIES, times, 1e-6, schedule))
+    @jax.jit
+    def run(keys: Array) -> Crystals:
+        return reverse_process(denoise, keys, mask, NUM_SPECIES, times, 1e-6, schedule, solver)
+
     crystals = run(keys(*range(16)))
 
     distance = crystals.frac_coords - FRAC_COORDS
@@ -157,9 +198,42 @@ def test_excluded_species_never_come_out_even_if_the_network_insists(schedule):
     np.testing.assert_array_equal(crystals.species[:, 2], 2)
 
 
-def test_a_crystal_does_not_depend_on_its_batch(params):
+def test_without_the_corrector_crystals_are_those_of_a_corrector_step_of_size_zero(params):
+    none = draw(params, [5, 6], num_steps=4, solver=ANCESTRAL, gamma=jnp.nan)
+    still = draw(params, [5, 6], num_steps=4, gamma=0.0)
+
+    np.testing.assert_allclose(none.lattice, still.lattice, rtol=1e-4, atol=1e-4)
+    distance = none.frac_coords - still.frac_coords
+    np.testing.assert_allclose(distance - np.round(distance), 0.0, atol=1e-4)
+    np.testing.assert_array_equal(none.species, still.species)
+
+
+@pytest.mark.parametrize(
+    ("solver", "calls"), [(PREDICTOR_CORRECTOR, 14), (ANCESTRAL, 7), (SECOND_ORDER, 7)]
+)
+def test_network_calls_are_two_a_step_with_the_corrector_and_one_without(schedule, solver, calls):
+    counted = []
+    known = knows_one_crystal(schedule)
+
+    def denoise(crystals: Crystals, t: Array) -> Prediction:
+        jax.debug.callback(lambda: counted.append(1))
+        return known(crystals, t)
+
+    times, mask = jnp.asarray(sampling_times(1000, 7)), jnp.ones((2, 3), bool)
+    run = jax.jit(
+        lambda k: reverse_process(denoise, k, mask, NUM_SPECIES, times, 1e-6, schedule, solver)
+    )
+    run(keys(0, 1))
+    jax.effects_barrier()
+
+    assert len(counted) == calls == settings_with(solver).network_calls
+
+
+@pytest.mark.parametrize("solver", [PREDICTOR_CORRECTOR, SECOND_ORDER])
+def test_a_crystal_does_not_depend_on_its_batch(params, solver):
     # Few steps, because rounding that differs between batch shapes grows along the chain.
-    together, alone = draw(params, [5, 6, 7], num_steps=4), draw(params, [6], num_steps=4)
+    together = draw(params, [5, 6, 7], num_steps=4, solver=solver)
+    alone = draw(params, [6], num_steps=4, solver=solver)
 
     np.testing.assert_allclose(together.lattice[1], alone.lattice[0], rtol=1e-4, atol=1e-4)
     distance = together.frac_coords[1] - alone.frac_coords[0]
@@ -167,8 +241,10 @@ def test_a_crystal_does_not_depend_on_its_batch(params):
     np.testing.assert_array_equal(together.species[1], alone.species[0])
 
 
-def test_padding_does_not_change_a_crystal(params):
-    tight, padded = draw(params, [5, 6], num_steps=4), draw(params, [5, 6], num_steps=4, size=5)
+@pytest.mark.parametrize("solver", [PREDICTOR_CORRECTOR, SECOND_ORDER])
+def test_padding_does_not_change_a_crystal(params, solver):
+    tight = draw(params, [5, 6], num_steps=4, solver=solver)
+    padded = draw(params, [5, 6], num_steps=4, size=5, solver=solver)
 
     np.testing.assert_allclose(tight.lattice, padded.lattice, rtol=1e-4, atol=1e-4)
     distance = tight.frac_coords - padded.frac_coords[:, :3]
@@ -185,7 +261,7 @@ def test_the_sampler_is_traced_once_per_shape(params, monkeypatch):
         return plain_bind(*args)
 
     monkeypatch.setattr(denoising, "bind", counting_bind)
-    sampler = make_sampler(NETWORK, NOISE, 3, use_guidance=True)
+    sampler = make_sampler(NETWORK, NOISE, 3, use_guidance=True, mesh=MESH)
     mask, allowed = jnp.ones((2, 3), bool), jnp.ones(NUM_SPECIES, bool)
     for guidance, number in ((1.0, 0), (2.0, 1), (3.0, 2)):
         numbers = keys(number, number + 1)
@@ -222,7 +298,7 @@ def test_the_jitted_step_equals_the_eager_one(params):
 @pytest.mark.parametrize("num_steps", [0, 21])
 def test_more_steps_than_trained_or_none_are_refused(num_steps):
     with pytest.raises(ValueError, match=r"1\.\.20"):
-        make_sampler(NETWORK, NOISE, num_steps, use_guidance=False)
+        make_sampler(NETWORK, NOISE, num_steps, use_guidance=False, mesh=MESH)
 
 
 def test_a_negative_corrector_step_is_refused():

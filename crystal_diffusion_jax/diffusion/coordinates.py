@@ -79,19 +79,15 @@ def corrector_step(
     return wrap(frac_coords_t + step * score + jnp.where(last, 0.0, jnp.sqrt(2.0 * step)) * noise)
 
 
-def predictor_step(
-    noise: Array,
-    frac_coords_t: Array,
-    prediction: Array,
-    t: Array,
-    s: Array,
-    schedule: NoiseSchedule,
+def predictor_move(
+    noise: Array, prediction: Array, t: Array, s: Array, schedule: NoiseSchedule
 ) -> Array:
-    """Ancestral step of the variance-exploding process from t to s < t; noiseless at s = 0.
+    """Displacement of the ancestral step of the variance-exploding process from t to s < t.
+
+    While narrow, it is the draw of q(F_s | F_t, F_0) with the expected F_0. Noiseless at s = 0.
 
     Args:
       noise: [B, N, 3] standard normal.
-      frac_coords_t: [B, N, 3].
       prediction: [B, N, 3] scaled score.
       t: [B] int, the present time.
       s: [B] int, the earlier time to go to.
@@ -101,4 +97,4 @@ def predictor_step(
     sigma_s = per_crystal(schedule.sigma, s, 3)
     step = jnp.square(sigma_t) - jnp.square(sigma_s)
     score = prediction / per_crystal(schedule.score_scale, t, 3)
-    return wrap(frac_coords_t + step * score + sigma_s * jnp.sqrt(step) / sigma_t * noise)
+    return step * score + sigma_s * jnp.sqrt(step) / sigma_t * noise

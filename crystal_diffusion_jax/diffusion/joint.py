@@ -11,7 +11,7 @@ import flax.struct
 import jax
 from jax import Array
 
-from crystal_diffusion_jax.crystals import Crystals
+from crystal_diffusion_jax.crystals import Crystals, wrap
 from crystal_diffusion_jax.diffusion import coordinates, lattice, species
 from crystal_diffusion_jax.diffusion.schedules import NoiseSchedule
 
@@ -129,7 +129,20 @@ def predictor_step(
     s: Array,
     schedule: NoiseSchedule,
 ) -> Crystals:
-    """Ancestral step of all three parts from t to an earlier s.
+    """Ancestral step of all three parts from t to an earlier s; see `unwrapped_predictor_step`."""
+    moved = unwrapped_predictor_step(keys, crystals, prediction, t, s, schedule)
+    return dataclasses.replace(moved, frac_coords=wrap(moved.frac_coords))
+
+
+def unwrapped_predictor_step(
+    keys: Array,
+    crystals: Crystals,
+    prediction: Prediction,
+    t: Array,
+    s: Array,
+    schedule: NoiseSchedule,
+) -> Crystals:
+    """The predictor step with coordinates as far as they went, maybe out of the unit cell.
 
     Args:
       keys: [B] one PRNG key per crystal.
@@ -151,13 +164,9 @@ def predictor_step(
             s,
             schedule,
         ),
-        frac_coords=coordinates.predictor_step(
-            _normal(_fold(keys, 1), crystals.frac_coords),
-            crystals.frac_coords,
-            prediction.scaled_score,
-            t,
-            s,
-            schedule,
+        frac_coords=crystals.frac_coords
+        + coordinates.predictor_move(
+            _normal(_fold(keys, 1), crystals.frac_coords), prediction.scaled_score, t, s, schedule
         ),
         species=species.reverse_step(gumbel, logits, crystals.species, t, s, schedule),
     )

@@ -43,6 +43,10 @@ def log_posterior(
     Sums the joint q(a_s, a_t | a_0) over a_0 with the weights of `log_probs_0`, then normalises
     once. With a one-hot distribution this is the exact posterior q(a_s | a_t, a_0).
 
+    The likelihood of the atom's own noisy species is in q(a_s, a_t | a_0) already. So for any
+    stride the best `log_probs_0` is the distribution of a_0 given everything but that species, and
+    with it the draw is exact for each atom; given that species too, it would count twice.
+
     Args:
       log_probs_0: [B, N, K] log probabilities of a_0 (exact or predicted).
       species_t: [B, N] noisy species.

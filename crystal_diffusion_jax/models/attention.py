@@ -7,6 +7,9 @@ from jax import Array
 
 from crystal_diffusion_jax.models.embeddings import ACTIVATIONS
 
+# From this product of atoms and hidden width on, beta's hidden vectors are averaged over the pairs
+# before the last layer; below, that layer on every pair is quicker (benchmarks/README.md).
+AVERAGE_HIDDEN_FROM = 400
 # From this many atoms on, products of queries, keys and values run as batched matrix products;
 # below, multiply-and-sum is quicker on CPUs (benchmarks/README.md).
 BATCHED_PRODUCTS_FROM = 12
@@ -18,9 +21,9 @@ class CrystalAttention(nn.Module):
     out_i = sum_j softmax_j(q_i k_j / sqrt(d) + alpha_ij) (v_j + beta_ij), eq. (11), with alpha (one
     number per head) and beta (split over heads) MLPs of the pair's Fourier features and the
     crystal's Gram matrix, eqs. (12), (13). beta's last layer is linear and the weights sum to 1,
-    so the hidden vectors are averaged first and projected once per atom; the Gram matrix enters the
-    first layer once per crystal. Both are exact and save most of the work over pairs. What else was
-    measured, and kept or dropped, is in benchmarks/README.md.
+    so the hidden vectors can be averaged first and projected once per atom; the Gram matrix enters
+    the first layer once per crystal. Both are exact and save most of the work over pairs. What
+    else was measured, and kept or dropped, is in benchmarks/README.md.
 
     Attributes:
       width: D, a multiple of num_heads.
@@ -77,18 +80,22 @@ class CrystalAttention(nn.Module):
         scores = jnp.where(mask[:, None, :, None], scores, -1e9)
         weights = jax.nn.softmax(scores, axis=2)  # [B, N, N, H]
 
-        if batched:
-            mean_value = jnp.einsum("bijh,bjhd->bihd", weights, value)
-        else:
-            mean_value = jnp.sum(weights[..., None] * value[:, None], axis=2)
-        mean_hidden = jnp.einsum("bijh,bijc->bihc", weights, hidden("beta"))
         beta_kernel = self.param(
             "beta_kernel",
             nn.initializers.lecun_normal(in_axis=1, out_axis=(0, 2)),
             (self.num_heads, self.pair_width, per_head[-1]),
         )
         beta_bias = self.param("beta_bias", nn.initializers.zeros, per_head[-2:])
-        mean_beta = jnp.einsum("bihc,hcd->bihd", mean_hidden, beta_kernel) + beta_bias
-
-        out = (mean_value + mean_beta).reshape(num_crystals, num_atoms, self.width)
+        if num_atoms * self.pair_width < AVERAGE_HIDDEN_FROM:
+            kernel = jnp.swapaxes(beta_kernel, 0, 1).reshape(self.pair_width, self.width)
+            beta = (hidden("beta") @ kernel).reshape(*pairs.shape[:3], *per_head[-2:])
+            mean = jnp.sum(weights[..., None] * (value[:, None] + beta), axis=2)
+        else:
+            mean_hidden = jnp.einsum("bijh,bijc->bihc", weights, hidden("beta"))
+            mean = jnp.einsum("bihc,hcd->bihd", mean_hidden, beta_kernel)
+            if batched:
+                mean += jnp.einsum("bijh,bjhd->bihd", weights, value)
+            else:
+                mean += jnp.sum(weights[..., None] * value[:, None], axis=2)
+        out = (mean + beta_bias).reshape(num_crystals, num_atoms, self.width)
         return nn.Dense(self.width, name="out")(out)

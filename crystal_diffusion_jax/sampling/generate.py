@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from crystal_diffusion_jax.data.batches import bucket_sizes
+from crystal_diffusion_jax import devices
+from crystal_diffusion_jax.data.buckets import bucket_sizes
 from crystal_diffusion_jax.model_folder import TrainedModel
 from crystal_diffusion_jax.sampling.record import SampleFolder
 from crystal_diffusion_jax.sampling.request import condition_arrays, draw_num_atoms
@@ -44,15 +45,20 @@ def generate(
     statistics = model.statistics
     num_atoms = draw_num_atoms(settings.num, settings.seed, settings.num_atoms, statistics)
     use_guidance = settings.guidance != 0
-    sample = make_sampler(model.denoiser, model.config.noise, settings.num_steps, use_guidance)
+    mesh = devices.data_mesh()
+    sample = make_sampler(
+        model.denoiser, model.config.noise, settings.num_steps, use_guidance, mesh, settings.solver
+    )
     key = jax.random.key(settings.seed)
     remaining = np.array(folder.remaining(), dtype=np.int64)
     begin, todo = time.monotonic(), len(remaining)
     for rows, size, shape in _batches(remaining, num_atoms, batch_size):
         start = time.monotonic()
         count = len(rows)
-        # A batch that is not full is filled up, so that it compiles nothing new.
-        filled = np.concatenate([rows, np.full(shape - count, rows[0])])
+        # A batch that is not full is filled up, so that it compiles nothing new and the devices
+        # can share it.
+        shared = -(-shape // mesh.size) * mesh.size
+        filled = np.concatenate([rows, np.full(shared - count, rows[0])])
         crystals = sample(
             model.params,
             jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.asarray(filled)),
@@ -74,8 +80,7 @@ def generate(
             [coords[:n] for coords, n in zip(frac_coords, num_atoms[rows], strict=True)],
             [numbers[:n] for numbers, n in zip(atomic_numbers, num_atoms[rows], strict=True)],
             wall_seconds=time.monotonic() - start,
-            # Two branches of guidance run as one call of twice the batch.
-            network_calls=2 * settings.num_steps,
+            network_calls=settings.network_calls,
         )
         left = len(folder.remaining())
         elapsed = time.monotonic() - begin

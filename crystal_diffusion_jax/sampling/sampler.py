@@ -1,4 +1,4 @@
-"""The reverse process as one scan over predictor-corrector steps, with optional guidance."""
+"""The reverse process as one scan over steps, with optional guidance."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,11 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import Mesh
 
-from crystal_diffusion_jax import denoising
+from crystal_diffusion_jax import denoising, parallel
 from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.denoising import ConditionalDenoise
-from crystal_diffusion_jax.diffusion import joint
+from crystal_diffusion_jax.diffusion import joint, second_order
 from crystal_diffusion_jax.diffusion.joint import Denoise, Prediction
 from crystal_diffusion_jax.diffusion.schedules import (
     NoiseConfig,
@@ -21,6 +22,7 @@ from crystal_diffusion_jax.diffusion.schedules import (
 )
 from crystal_diffusion_jax.models.denoiser import Denoiser
 from crystal_diffusion_jax.models.embeddings import Condition
+from crystal_diffusion_jax.sampling.settings import PREDICTOR_CORRECTOR, SECOND_ORDER, Solver
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +41,10 @@ class SamplingConfig:
             raise ValueError(f"gamma must be at least 0, not {self.gamma}")
 
 
+# The present crystals, and the estimate that the second-order solver carries along.
+_State = tuple[Crystals, second_order.Estimate | None]
+
+
 def reverse_process(
     denoise: Denoise,
     keys: Array,
@@ -47,41 +53,47 @@ def reverse_process(
     times: Array,
     gamma: float | Array,
     schedule: NoiseSchedule,
+    solver: Solver = PREDICTOR_CORRECTOR,
 ) -> Crystals:
-    """From pure noise to crystals: at each time a corrector step, then a predictor step.
+    """From pure noise to crystals, step by step.
 
     Each crystal's noise comes from its own key alone, so it does not depend on its batch. Call it
     under jax.jit.
 
     Args:
-      denoise: (crystals, t [B]) -> Prediction; called twice per time.
+      denoise: (crystals, t [B]) -> Prediction; called twice a step by the predictor-corrector,
+        once by the other solvers.
       keys: [B] PRNG keys.
       mask: [B, N] real atoms.
       num_species: K.
       times: [S + 1] decreasing to 0, see `sampling_times`.
-      gamma: step of the corrector at t = 1.
+      gamma: step of the corrector at t = 1; the other solvers do not look at it.
       schedule: the tables.
+      solver: what a step is, see `settings.SOLVERS`.
 
     Returns:
       Crystals with the lattice in units of its scale.
     """
     fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
 
-    def step(crystals: Crystals, interval: tuple[Array, Array]) -> tuple[Crystals, None]:
+    def step(state: _State, interval: tuple[Array, Array]) -> tuple[_State, None]:
+        crystals, previous = state
         t = jnp.full(mask.shape[:1], interval[0])
         s = jnp.full(mask.shape[:1], interval[1])
         here = fold(keys, interval[0])
-        crystals = joint.corrector_step(
-            fold(here, 0), crystals, denoise(crystals, t), t, gamma, schedule
-        )
-        crystals = joint.predictor_step(
-            fold(here, 1), crystals, denoise(crystals, t), t, s, schedule
-        )
-        return crystals, None
+        if solver == PREDICTOR_CORRECTOR:
+            crystals = joint.corrector_step(
+                fold(here, 0), crystals, denoise(crystals, t), t, gamma, schedule
+            )
+        prediction, here = denoise(crystals, t), fold(here, 1)
+        if previous is None:
+            return (joint.predictor_step(here, crystals, prediction, t, s, schedule), None), None
+        return second_order.step(here, crystals, prediction, previous, t, s, schedule), None
 
     # t runs from T to 1, so that 0 is free for the prior's keys.
     init = joint.prior(fold(keys, 0), mask, num_species)
-    crystals, _ = jax.lax.scan(step, init, (times[:-1], times[1:]))
+    previous = second_order.no_estimate(init, num_species) if solver == SECOND_ORDER else None
+    (crystals, _), _ = jax.lax.scan(step, (init, previous), (times[:-1], times[1:]))
     return crystals
 
 
@@ -132,15 +144,22 @@ Sampler = Callable[[Any, Array, Array, Condition, float | Array, float | Array, 
 
 
 def make_sampler(
-    denoiser: Denoiser, noise_config: NoiseConfig, num_steps: int, use_guidance: bool
+    denoiser: Denoiser,
+    noise_config: NoiseConfig,
+    num_steps: int,
+    use_guidance: bool,
+    mesh: Mesh,
+    solver: Solver = PREDICTOR_CORRECTOR,
 ) -> Sampler:
-    """The jitted sampler; it compiles once per shape of `mask`.
+    """The jitted sampler, its batch split over the mesh; it compiles once per shape of `mask`.
 
     Args:
       denoiser: the network.
       noise_config: the forward process that it was trained on.
-      num_steps: S predictor-corrector steps, at most T.
+      num_steps: S, at most T.
       use_guidance: evaluate the unconditional branch too; without it `guidance` is ignored.
+      mesh: the devices; their number must divide the batch.
+      solver: what a step is, see `settings.SOLVERS`; only the predictor-corrector uses `gamma`.
 
     Raises:
       ValueError: num_steps outside 1..T.
@@ -157,13 +176,24 @@ def make_sampler(
         gamma: Array,
         allowed: Array,
     ) -> Crystals:
-        conditional = denoising.bind(denoiser, params)
+        def sample_rows(shared: Any, rows: tuple[Array, Array, Condition]) -> Crystals:
+            (params, guidance, gamma, allowed), (keys, mask, condition) = shared, rows
+            conditional = denoising.bind(denoiser, params)
 
-        def plain(crystals: Crystals, t: Array) -> Prediction:
-            return conditional(crystals, t, condition)
+            def plain(crystals: Crystals, t: Array) -> Prediction:
+                return conditional(crystals, t, condition)
 
-        denoise = guided(conditional, condition, guidance) if use_guidance else plain
-        denoise = restrict_species(denoise, allowed)
-        return reverse_process(denoise, keys, mask, denoiser.num_species, times, gamma, schedule)
+            denoise = guided(conditional, condition, guidance) if use_guidance else plain
+            denoise = restrict_species(denoise, allowed)
+            return reverse_process(
+                denoise, keys, mask, denoiser.num_species, times, gamma, schedule, solver
+            )
+
+        branches = 2 if use_guidance else 1
+        size = branches * mask.shape[1] ** 2 * denoiser.config.pair_width
+        crystals: Crystals = parallel.map_rows(sample_rows, size, mesh)(
+            (params, guidance, gamma, allowed), (keys, mask, condition)
+        )
+        return crystals
 
     return jax.jit(sample)

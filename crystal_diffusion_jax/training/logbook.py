@@ -17,12 +17,17 @@ class Logbook:
       workdir: the run's folder.
       resume_step: rows of later steps are removed first: they belong to work that was lost and
         will be done again.
+      writes: False for a process that leaves the log to another.
 
     Attributes:
       seconds: of training up to `resume_step`, as the remaining rows tell.
     """
 
-    def __init__(self, workdir: Path, resume_step: int) -> None:
+    def __init__(self, workdir: Path, resume_step: int, writes: bool = True) -> None:
+        self.seconds = 0.0
+        self._writes = writes
+        if not writes:
+            return
         path = workdir / "metrics.jsonl"
         rows = path.read_text().splitlines(keepends=True) if path.exists() else []
         rows = [row for row in rows if _step_of(row) <= resume_step]
@@ -40,11 +45,14 @@ class Logbook:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._file.close()
-        self._tensorboard.close()
+        if self._writes:
+            self._file.close()
+            self._tensorboard.close()
 
     def write(self, kind: str, step: int, metrics: dict[str, float]) -> None:
         """Adds one row; `kind` is "train" or "validation"."""
+        if not self._writes:
+            return
         row: dict[str, Any] = {"kind": kind, "step": step, **metrics}
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()

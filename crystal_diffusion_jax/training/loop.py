@@ -1,6 +1,5 @@
 """The training loop: resume, step, log, validate, checkpoint, export the model folder."""
 
-import json
 import os
 import platform
 import time
@@ -9,10 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from crystal_diffusion_jax import __version__, devices, model_folder
-from crystal_diffusion_jax import config as config_module
+from crystal_diffusion_jax import __version__, devices, model_folder, processes
 from crystal_diffusion_jax.config import ExperimentConfig
 from crystal_diffusion_jax.data.arrays import (
     CrystalDataset,
@@ -22,63 +21,19 @@ from crystal_diffusion_jax.data.arrays import (
 from crystal_diffusion_jax.data.batches import Batch, Batches, evaluation_batches
 from crystal_diffusion_jax.diffusion.schedules import noise_schedule
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.files import replace_text
 from crystal_diffusion_jax.models.denoiser import Denoiser
 from crystal_diffusion_jax.training.checkpoint import Checkpoints
 from crystal_diffusion_jax.training.logbook import Logbook, duration, progress_line
 from crystal_diffusion_jax.training.state import TrainState, initial_state, make_optimizer
 from crystal_diffusion_jax.training.step import (
-    Arrays,
     EvaluationStep,
     make_evaluation_step,
     make_train_steps,
 )
+from crystal_diffusion_jax.training.workdir import claim_workdir
 
 # Draws of noise per validation crystal: four keep the noise of the loss below its trend.
 VALIDATION_DRAWS = 4
-
-
-def claim_workdir(
-    workdir: Path, config: ExperimentConfig, splits: Mapping[str, CrystalDataset]
-) -> None:
-    """Creates the run's folder, or checks that an existing one belongs to the same run.
-
-    Raises:
-      UserError: the folder holds a run of another config (the differing fields are named) or of
-        other data, or cannot be written.
-    """
-    checksums = {split: splits[split].checksum() for split in ("train", "val")}
-    path = workdir / "config.json"
-    if path.exists():
-        try:
-            recorded = json.loads(path.read_text())
-            earlier = config_module.from_dict(recorded["config"])
-            other_data = [name for name in checksums if recorded["data"][name] != checksums[name]]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{path} cannot be read ({error}); use another --workdir or remove this one"
-            ) from error
-        changed = config_module.differences(earlier, config)
-        if changed:
-            raise UserError(
-                f"{workdir} holds a run with another config; differing fields: "
-                f"{'; '.join(changed)}. Use another --workdir, or restore these fields to resume"
-            )
-        if other_data:
-            raise UserError(
-                f"{workdir} holds a run on other data: the crystals of {', '.join(other_data)} "
-                "have changed since. Use another --workdir, or restore the data to resume"
-            )
-        return
-    record = {"config": config_module.to_dict(config), "data": checksums}
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        replace_text(path, json.dumps(record, indent=1) + "\n")
-    except OSError as error:
-        raise UserError(
-            f"--workdir={workdir} is no folder that can be written ({error.strerror}); "
-            "use another --workdir"
-        ) from error
 
 
 def train(
@@ -89,7 +44,8 @@ def train(
 ) -> Path:
     """Trains, or resumes from the last checkpoint in `workdir`; returns the model folder.
 
-    A run that has reached its last step is left as it is.
+    A run that has reached its last step is left as it is. Several processes (processes.py) train
+    as one: each calls this function, and the first one writes and speaks.
 
     Args:
       config: the experiment.
@@ -101,9 +57,10 @@ def train(
       UserError: another config in `workdir`, or a loss that is not finite.
     """
     mesh = devices.data_mesh()
-    data = _prepare(
-        config, splits, mesh
-    )  # before the folder is claimed: bad data must not claim it
+    if not processes.is_first():
+        say = _say_nothing
+    # Before the folder is claimed: bad data must not claim it.
+    data = processes.everywhere(lambda: _prepare(config, splits, mesh))
     claim_workdir(workdir, config, splits)
     with Checkpoints(workdir / "checkpoints", config.training.keep_last) as checkpoints:
         start = checkpoints.latest_step() or 0
@@ -116,6 +73,10 @@ def train(
             f"validation loss was at step {checkpoints.best_step()}"
         )
     return workdir / "model"
+
+
+def _say_nothing(line: str) -> None:
+    """The progress lines of all processes but the first."""
 
 
 class _Data(NamedTuple):
@@ -142,7 +103,9 @@ def _prepare(
             config.seed,
             training.steps_per_call,
         ),
-        validation=evaluation_batches(splits["val"], statistics, shared),
+        validation=evaluation_batches(
+            splits["val"], statistics, shared, mesh.size, devices.local_part(mesh)
+        ),
         num_train=len(splits["train"]),
     )
 
@@ -161,9 +124,10 @@ def _train_from(
     schedule = noise_schedule(config.noise)
     optimizer = make_optimizer(config.training)
     key_init, key_train, key_validation = jax.random.split(jax.random.key(config.seed), 3)
-    example = jax.tree.map(lambda array: array[0], data.batches.group(0))
+    part = devices.local_part(mesh)
+    example = jax.tree.map(lambda array: array[0], data.batches.group(0, mesh.size, part))
     state, unflatten = initial_state(denoiser, optimizer, key_init, example)
-    state = jax.device_put(state, devices.replicated(mesh))
+    state, key_train, key_validation = devices.replicate((state, key_train, key_validation), mesh)
     steps_fn = make_train_steps(
         denoiser, unflatten, schedule, config.loss, optimizer, config.training.ema_decay, mesh
     )
@@ -175,20 +139,23 @@ def _train_from(
         f"{state.params.size:,} parameters, {data.num_train:,} crystals in batches of "
         f"{data.batches.batch_sizes} padded to {data.batches.sizes} atoms, on {devices.describe()}"
     )
-    with Logbook(workdir, resume_step=start) as logbook:
+    with Logbook(workdir, start, writes=processes.is_first()) as logbook:
         clock = _Clock(config, start, logbook.seconds, say)
         pending: list[dict[str, jax.Array]] = []
         per_call = config.training.steps_per_call
         for done in range(start + per_call, config.training.num_steps + 1, per_call):
-            batches = data.batches.group(done // per_call - 1, mesh.size)
-            state, metrics = steps_fn(state, _on_devices(batches, mesh, axis=1), key_train)
+            batches = data.batches.group(done // per_call - 1, mesh.size, part)
+            rows = devices.from_local_rows(batches, mesh, axis=1)
+            state, metrics = devices.in_turn(steps_fn(state, tuple(rows), key_train))
             pending.append(metrics)
             last = done == config.training.num_steps
             if done % config.training.log_every == 0 or last:
                 fetched = jax.device_get(pending)
-                rows = {name: np.concatenate([row[name] for row in fetched]) for name in fetched[0]}
-                _refuse_not_finite(rows, done, workdir, checkpoints.latest_step())
-                means = {name: float(np.mean(values)) for name, values in rows.items()}
+                losses = {
+                    name: np.concatenate([row[name] for row in fetched]) for name in fetched[0]
+                }
+                _refuse_not_finite(losses, done, workdir, checkpoints.latest_step())
+                means = {name: float(np.mean(values)) for name, values in losses.items()}
                 pending = []
                 logbook.write("train", done, clock.lap(done, means))
             if done % config.training.checkpoint_every == 0 or last:
@@ -196,15 +163,12 @@ def _train_from(
                 _refuse_not_finite(scores, done, workdir, checkpoints.latest_step())
                 logbook.write("validation", done, scores)
                 say(f"step {done}  validation loss {scores['loss']:.4f}")
-                training = _training_record(done, means, scores, clock.seconds)
-                model = model_folder.TrainedModel(
-                    jax.device_get(unflatten(state.ema_params)),
-                    config,
-                    data.statistics,
-                    training,
-                )
-                # Before the checkpoint, so that a run that is resumed no more has its last model.
-                model_folder.save(model, workdir / "model")
+                if processes.is_first():
+                    # Before the checkpoint: a run that is resumed no more has its last model.
+                    training = _training_record(done, means, scores, clock.seconds)
+                    params = unflatten(jnp.asarray(jax.device_get(state.ema_params)))
+                    model = model_folder.TrainedModel(params, config, data.statistics, training)
+                    model_folder.save(model, workdir / "model")
                 checkpoints.save(done, state, scores)
 
 
@@ -231,14 +195,6 @@ class _Clock:
         self._lap, self._lap_step = now, step
         self._say(progress_line(step, self._config.num_steps, means, rate, left))
         return {**means, "structures_per_second": rate, "seconds": self.seconds}
-
-
-def _on_devices(batch: Batch, mesh: jax.sharding.Mesh, axis: int = 0) -> Arrays:
-    """Crystals, properties and weight, split over the mesh."""
-    arrays: Arrays = jax.device_put(
-        (batch.crystals, batch.properties, batch.weight), devices.by_batch(mesh, axis)
-    )
-    return arrays
 
 
 def _refuse_not_finite(
@@ -270,16 +226,17 @@ def _validate(
     key: jax.Array,
 ) -> dict[str, float]:
     """Mean over the validation split with the same noise every time."""
-    rows, weights = [], []
+    losses, weights = [], []
     for index, batch in enumerate(validation):
-        arrays = _on_devices(batch, mesh)
+        rows = devices.from_local_rows(batch, mesh)
         for draw in range(VALIDATION_DRAWS):
             fixed = jax.random.fold_in(jax.random.fold_in(key, index), draw)
-            rows.append(evaluate_fn(state, arrays, fixed))
-            weights.append(batch.weight.sum())
-    rows = jax.device_get(rows)
+            losses.append(devices.in_turn(evaluate_fn(state, tuple(rows), fixed)))
+            weights.append(devices.in_turn(rows.weight.sum()))
+    losses, weights = jax.device_get((losses, weights))
     return {
-        name: float(np.average([row[name] for row in rows], weights=weights)) for name in rows[0]
+        name: float(np.average([one[name] for one in losses], weights=weights))
+        for name in losses[0]
     }
 
 

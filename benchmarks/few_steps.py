@@ -1,0 +1,185 @@
+"""Quality of the crystals against the network calls that they cost, for each solver.
+
+    python -m benchmarks.few_steps --out=few_steps.json --plot=docs/images/few_steps.png
+
+Every point is added to --out when it is done; the same command measures what is missing there, or
+only draws the picture. All points take the same seed. The judge is that of `experiments.evaluate`.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from pymatgen.core import Structure
+
+from crystal_diffusion_jax import devices, model_folder
+from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
+from crystal_diffusion_jax.evaluation.compositions import reduced_composition
+from crystal_diffusion_jax.evaluation.success_rate import success_rates
+from crystal_diffusion_jax.evaluation.validity import composition_defect, structural_defect
+from crystal_diffusion_jax.files import replace_text
+from crystal_diffusion_jax.model_folder import TrainedModel
+from crystal_diffusion_jax.oracle.predict import predict
+from crystal_diffusion_jax.sampling.request import condition_arrays, draw_num_atoms, parse_target
+from crystal_diffusion_jax.sampling.sampler import make_sampler
+from crystal_diffusion_jax.sampling.settings import PREDICTOR_CORRECTOR, SOLVERS, Solver
+from crystal_diffusion_jax.structures import cell_defect, to_structure
+
+MODEL = Path(model_folder.__file__).parent / "checkpoints" / "perov5_cds"
+DATASET = KNOWN_DATASETS["perov5"]
+CALLS = (100, 2000, 50, 20, 30, 200, 500, 1000)  # those that decide come first
+DECISIVE = (100, 2000)
+BATCH_SIZE = 200
+SEED = 0
+METRICS = ("SR5", "SR10", "valid")
+
+
+def sample(
+    model: TrainedModel, solver: Solver, num_steps: int, guidance: float, num: int
+) -> list[Structure | None]:
+    """Crystals at the lowest property of the training data; None for one with a `cell_defect`."""
+    statistics = model.statistics
+    num_atoms = draw_num_atoms(num, SEED, None, statistics)
+    sampler = make_sampler(
+        model.denoiser,
+        model.config.noise,
+        num_steps,
+        guidance != 0,
+        devices.data_mesh(),
+        solver,
+    )
+    condition = condition_arrays(parse_target("min", statistics), statistics, BATCH_SIZE)
+    allowed = jnp.ones(len(statistics.vocabulary), bool)
+    structures: list[Structure | None] = []
+    for start in range(0, num, BATCH_SIZE):
+        rows = np.arange(start, start + BATCH_SIZE)
+        atoms = num_atoms[rows % num]
+        crystals = sampler(
+            model.params,
+            jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
+                jax.random.key(SEED), jnp.asarray(rows)
+            ),
+            jnp.asarray(np.arange(max(num_atoms)) < atoms[:, None]),
+            condition,
+            jnp.float32(guidance),
+            jnp.float32(model.config.sampling.gamma),
+            allowed,
+        )
+        lattice = np.asarray(crystals.lattice) * statistics.lattice_unit(atoms)[:, None, None]
+        numbers = np.array(statistics.vocabulary)[np.asarray(crystals.species)]
+        for i in range(min(BATCH_SIZE, num - start)):
+            frac_coords = np.asarray(crystals.frac_coords[i, : atoms[i]])
+            defect = cell_defect(lattice[i], frac_coords)
+            structures.append(
+                None if defect else to_structure(lattice[i], frac_coords, numbers[i, : atoms[i]])
+            )
+    return structures
+
+
+def judge(structures: list[Structure | None]) -> dict[str, Any]:
+    """SR5, SR10, SR15 of single samples, shares of valid crystals, number of compositions."""
+    present = [i for i, structure in enumerate(structures) if structure is not None]
+    crystals = [structure for structure in structures if structure is not None]
+    valid = np.zeros(len(structures), bool)
+    values = np.full(len(structures), np.nan)
+    compositions = [reduced_composition(crystal.atomic_numbers) for crystal in crystals]
+    valid[present] = [
+        structural_defect(crystal) is None and composition_defect(composition) is None
+        for crystal, composition in zip(crystals, compositions, strict=True)
+    ]
+    values[present] = predict(crystals, DATASET.name, progress=False).values
+    single = success_rates(values, valid, DATASET.success_thresholds)["single"]
+    return {
+        **{name: rate.value for name, rate in single.items()},
+        "valid": float(valid.mean()),
+        "distinct_compositions": len(set(compositions)),
+        "median": float(np.nanmedian(values)),
+    }
+
+
+def requests(guidances: list[float], num: int, num_decisive: int) -> list[dict[str, Any]]:
+    """All points; a predictor-corrector step takes two calls, and T = 1000 steps are the most."""
+    return [
+        {
+            "solver": solver,
+            "calls": calls,
+            "num_steps": calls // 2 if solver == PREDICTOR_CORRECTOR else calls,
+            "guidance": guidance,
+            "num": num_decisive if calls in DECISIVE else num,
+        }
+        for guidance in guidances
+        for calls in CALLS
+        for solver in SOLVERS
+        if calls <= 1000 or solver == PREDICTOR_CORRECTOR
+    ]
+
+
+def plot(points: list[dict[str, Any]], path: Path) -> None:
+    """A row of panels a guidance, a panel a metric; bands are one standard error."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    guidances = sorted({point["guidance"] for point in points})
+    figure, axes = pyplot.subplots(
+        len(guidances), 3, figsize=(10, 3 * len(guidances)), sharex=True, squeeze=False
+    )
+    for row, guidance in zip(axes, guidances, strict=True):
+        for axis, metric in zip(row, METRICS, strict=True):
+            for solver in SOLVERS:
+                line = sorted(
+                    (point["calls"], point[metric], point["num"])
+                    for point in points
+                    if (point["solver"], point["guidance"]) == (solver, guidance)
+                )
+                if not line:
+                    continue
+                calls, share, num = np.array(line).T
+                error = np.sqrt(share * (1 - share) / num)
+                axis.plot(calls, share, marker="o", markersize=3, label=solver.replace("_", "-"))
+                axis.fill_between(calls, share - error, share + error, alpha=0.2)
+                if solver == PREDICTOR_CORRECTOR:
+                    axis.axhline(share[-1] - 0.02, color="grey", linestyle=":", linewidth=1)
+            axis.set_xscale("log")
+            axis.set_title(f"{metric}, guidance {guidance:g}", fontsize=10)
+    for axis in axes[-1]:
+        axis.set_xlabel("network calls")
+    axes[0][0].legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    """Entry point."""
+    flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    flags.add_argument("--out", type=Path, required=True, help="JSON file of the points")
+    flags.add_argument("--plot", type=Path, help="picture; needs the extra `plots`")
+    flags.add_argument("--guidance", type=float, nargs="+", default=[0.0, 1.0])
+    flags.add_argument("--num", type=int, default=400, help="crystals a point")
+    flags.add_argument("--num_decisive", type=int, default=1000, help=f"at {DECISIVE} calls")
+    arguments = flags.parse_args()
+    points = json.loads(arguments.out.read_text()) if arguments.out.is_file() else []
+    model = model_folder.load(MODEL)
+    for request in requests(arguments.guidance, arguments.num, arguments.num_decisive):
+        if any(request.items() <= point.items() for point in points):
+            continue
+        begin = time.monotonic()
+        structures = sample(
+            model, request["solver"], request["num_steps"], request["guidance"], request["num"]
+        )
+        seconds = time.monotonic() - begin
+        points.append(request | judge(structures) | {"seconds": round(seconds, 1)})
+        replace_text(arguments.out, json.dumps(points, indent=1) + "\n")
+        print(json.dumps(points[-1]), flush=True)
+    if arguments.plot:
+        plot(points, arguments.plot)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""The attention as the paper writes it, pair by pair: what the efficient form is measured against.
+
+Same parameters, same results as `models.attention.CrystalAttention` to rounding.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from crystal_diffusion_jax.models.embeddings import ACTIVATIONS
+
+
+def plain_pair_features(frac_coords: Array, num_frequencies: int) -> Array:
+    """[B, N, 3] -> [B, N, N, 6 M] sines, then cosines of every difference f_j - f_i, eq. (14)."""
+    orders = jnp.arange(1, num_frequencies + 1, dtype=frac_coords.dtype)
+    difference = frac_coords[:, None] - frac_coords[:, :, None]
+    angles = 2.0 * jnp.pi * difference[..., None] * orders  # [B, N, N, 3, M]
+    angles = angles.reshape(*difference.shape[:3], 3 * num_frequencies)
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+class PlainAttention(nn.Module):
+    """alpha_ij and beta_ij as MLPs of [psi(f_j - f_i), Gram] for every pair, eqs. (11)-(13).
+
+    Attributes and arguments are those of `CrystalAttention`.
+    """
+
+    width: int
+    num_heads: int
+    pair_width: int
+    activation: str
+
+    @nn.compact
+    def __call__(
+        self, atoms: Array, pairs: Array, gram: Array, mask: Array, condition: Array | None
+    ) -> Array:
+        """[B, N, D] -> [B, N, D]."""
+        num_crystals, num_atoms, _ = atoms.shape
+        per_head = self.width // self.num_heads
+        qkv = nn.Dense(3 * self.width, name="qkv")(atoms)
+        if condition is not None:
+            shift = nn.Dense(3 * self.width, use_bias=False, name="qkv_condition")(condition)
+            qkv += shift[:, None]
+        query, key, value = (
+            part.reshape(num_crystals, num_atoms, self.num_heads, per_head)
+            for part in jnp.split(qkv, 3, axis=-1)
+        )
+        every_pair = jnp.broadcast_to(gram[:, None, None], (*pairs.shape[:3], gram.shape[-1]))
+
+        def hidden(name: str) -> Array:
+            of_pair = nn.Dense(self.pair_width, use_bias=False, name=f"{name}_pair")(pairs)
+            of_crystal = nn.Dense(self.pair_width, name=f"{name}_gram")(every_pair)
+            return ACTIVATIONS[self.activation](of_pair + of_crystal)
+
+        alpha = nn.Dense(self.num_heads, use_bias=False, name="alpha")(hidden("alpha"))
+        beta_kernel = self.param(
+            "beta_kernel",
+            nn.initializers.lecun_normal(in_axis=1, out_axis=(0, 2)),
+            (self.num_heads, self.pair_width, per_head),
+        )
+        beta_bias = self.param("beta_bias", nn.initializers.zeros, (self.num_heads, per_head))
+        projection = jnp.swapaxes(beta_kernel, 0, 1).reshape(self.pair_width, self.width)
+        beta = (hidden("beta") @ projection).reshape(*pairs.shape[:3], self.num_heads, per_head)
+        scores = jnp.einsum("bihd,bjhd->bijh", query, key) / jnp.sqrt(per_head) + alpha
+        weights = jax.nn.softmax(jnp.where(mask[:, None, :, None], scores, -1e9), axis=2)
+        out = jnp.einsum("bijh,bijhd->bihd", weights, value[:, None] + beta + beta_bias)
+        return nn.Dense(self.width, name="out")(out.reshape(num_crystals, num_atoms, self.width))

@@ -1,0 +1,116 @@
+"""Which sizes crystals are padded to, how many make a batch, and the order of the batches."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+# Each bucket costs one compilation; with four, padding is under a quarter of the atom pairs when
+# sizes are spread evenly over 1 to 24 atoms.
+MAX_BUCKETS = 4
+
+
+def bucket_sizes(num_atoms: np.ndarray, max_buckets: int = MAX_BUCKETS) -> tuple[int, ...]:
+    """Padded sizes, at most `max_buckets`, that waste the fewest atom pairs, ascending.
+
+    Args:
+      num_atoms: [M] atoms of each crystal.
+      max_buckets: the most sizes to return.
+    """
+    return bucket_sizes_of_histogram(*np.unique(num_atoms, return_counts=True), max_buckets)
+
+
+def bucket_sizes_of_histogram(
+    sizes: np.ndarray, counts: np.ndarray, max_buckets: int = MAX_BUCKETS
+) -> tuple[int, ...]:
+    """`bucket_sizes` of `counts` crystals of each of the ascending `sizes`, both [S].
+
+    Exact, by dynamic programming over the sizes.
+    """
+    below = np.concatenate([[0], np.cumsum(counts)])
+    # best[j] = (pairs computed, sizes) for the crystals of the j smallest sizes.
+    best: list[tuple[int, tuple[int, ...]]] = [(0, ())] + [
+        (int(sizes[j] ** 2 * below[j + 1]), (int(sizes[j]),)) for j in range(len(sizes))
+    ]
+    for _ in range(max_buckets - 1):
+        best = [best[0]] + [
+            min(
+                (
+                    best[i][0] + int(sizes[j] ** 2 * (below[j + 1] - below[i])),
+                    (*best[i][1], int(sizes[j])),
+                )
+                for i in range(j + 1)
+            )
+            for j in range(len(sizes))
+        ]
+    return best[-1][1]
+
+
+def batch_sizes(
+    sizes: Sequence[int], counts: Sequence[int], batch_size: int, multiple: int = 1
+) -> tuple[int, ...]:
+    """Crystals per step for each padded size, so that every step costs about the same.
+
+    A crystal costs about N^1.5 (benchmarks/README.md). Over an epoch the steps take `batch_size`
+    crystals on average.
+
+    Args:
+      sizes: padded size of each bucket.
+      counts: crystals in each bucket.
+      batch_size: crystals per step on average, a multiple of `multiple`.
+      multiple: each size of a batch is a multiple of this.
+    """
+    if len(sizes) == 1:
+        return (batch_size,)
+    cost = np.array(sizes, dtype=np.float64) ** 1.5
+    mean_cost = np.average(cost, weights=counts)
+    # Powers of two are easily shared by devices.
+    unit = 2 ** max(0, int(np.log2(batch_size // multiple)) - 4) * multiple
+    units = np.maximum(1, np.round(batch_size * mean_cost / cost / unit)).astype(int)
+    return tuple((units * unit).tolist())
+
+
+class Draw(NamedTuple):
+    """One group of steps: the `number`-th that its bucket gives, counted from 0."""
+
+    bucket: int
+    number: int
+
+
+class Schedule:
+    """Which bucket each group of steps takes its crystals from.
+
+    An epoch is a shuffled list of buckets in proportion to their crystals; what a bucket has left
+    of a group goes into its next epoch. Any group is found without going through those before it.
+
+    Args:
+      counts: crystals of each bucket.
+      per_group: crystals in a group of each bucket.
+      seed: of the order.
+    """
+
+    def __init__(self, counts: Sequence[int], per_group: Sequence[int], seed: int) -> None:
+        self._counts, self._per_group, self._seed = counts, per_group, seed
+
+    def draw(self, group: int) -> Draw:
+        """Bucket and number of the bucket's draw that a group falls on."""
+        low, high = 0, 1
+        while sum(self._draws_before(high)) <= group:
+            high *= 2
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (
+                (middle, high) if sum(self._draws_before(middle)) <= group else (low, middle)
+            )
+        first, last = self._draws_before(low), self._draws_before(low + 1)
+        epoch = np.repeat(np.arange(len(first)), np.subtract(last, first))
+        epoch = np.random.default_rng((self._seed, 0, low)).permutation(epoch)
+        position = group - sum(first)
+        bucket = int(epoch[position])
+        return Draw(bucket, first[bucket] + int(np.sum(epoch[:position] == bucket)))
+
+    def _draws_before(self, epoch: int) -> list[int]:
+        """Groups that each bucket has given before an epoch starts."""
+        return [
+            epoch * count // size for count, size in zip(self._counts, self._per_group, strict=True)
+        ]

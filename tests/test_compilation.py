@@ -1,0 +1,61 @@
+"""The cache of compiled programs, in processes of their own because JAX's settings are global."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+PROGRAM = """
+import jax, jax.numpy as jnp
+from jax import monitoring
+from crystal_diffusion_jax.compilation import keep_compiled_programs
+
+hits = []
+monitoring.register_event_listener(lambda event, **_: hits.append(event))
+keep_compiled_programs()
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.jit(lambda x: jnp.sin(x) @ x.T)(jnp.ones((7, 5)))
+print(jax.config.jax_compilation_cache_dir, hits.count("/jax/compilation_cache/cache_hits"))
+"""
+
+
+def start(tmp_path: Path, **environment: str) -> tuple[str, int, str]:
+    """Folder of the cache, programs found in it, and what went to stderr."""
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("JAX_", "CRYSTAL_", "XDG_"))
+    }
+    finished = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        cwd=ROOT,
+        env=inherited | {"XDG_CACHE_HOME": str(tmp_path), "JAX_PLATFORMS": "cpu"} | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    folder, hits = finished.stdout.split()
+    return folder, int(hits), finished.stderr
+
+
+def test_the_second_start_finds_the_programs_of_the_first(tmp_path):
+    folder, hits, _ = start(tmp_path)
+    assert Path(folder).is_relative_to(tmp_path)
+    assert hits == 0
+    assert start(tmp_path)[1] > 0
+
+
+def test_a_cache_that_the_user_has_set_up_is_left_alone(tmp_path):
+    own = tmp_path / "own"
+    folder, _, _ = start(tmp_path, JAX_COMPILATION_CACHE_DIR=str(own))
+    assert folder == str(own)
+    assert not (tmp_path / "crystal-diffusion-jax").exists()
+
+
+def test_a_folder_that_cannot_be_written_costs_one_warning(tmp_path):
+    (tmp_path / "crystal-diffusion-jax").write_text("a file where the folder should be")
+    folder, _, stderr = start(tmp_path)
+    assert folder == "None"
+    assert stderr.count("compiled programs are not kept") == 1

@@ -1,0 +1,198 @@
+"""Two processes on this machine train as one. The time limits stand for hangs, not for speed."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from crystal_diffusion_jax import model_folder, processes
+from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.training.loop import train
+from tests.smoke_run import CONFIG, splits
+
+ROOT = Path(__file__).parent.parent
+TIME_LIMIT = 240
+TRAIN = ["-m", "experiments.train", "--config=configs/quickstart.py:smoke"]
+# A defect that only the second process has, in its third group of steps.
+DEFECTIVE = """
+import sys
+from crystal_diffusion_jax.data.batches import Batches
+from experiments import cli, train
+
+group = Batches.group
+def defective(self, index, *rest):
+    if index == 2 and "--process_id=1" in sys.argv:
+        raise RuntimeError("the disk of the second host is gone")
+    return group(self, index, *rest)
+Batches.group = defective
+cli.run(train.main)
+"""
+
+
+def two_processes(
+    workdir: Path, program: list[str], *flags: str, second: tuple[str, ...] = ()
+) -> list[tuple[int, str, str]]:
+    """Exit status, stdout and stderr of both; `second` are flags that the second one alone has."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    meeting = [f"--coordinator=127.0.0.1:{port}", "--num_processes=2", f"--workdir={workdir}"]
+    running = [
+        subprocess.Popen(
+            [sys.executable, *program, *meeting, f"--process_id={process}", *flags, *extra],
+            cwd=ROOT,
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for process, extra in enumerate([(), second])
+    ]
+    try:
+        return [
+            (process.wait(), *said)
+            for process in running
+            for said in [process.communicate(timeout=TIME_LIMIT)]
+        ]
+    finally:
+        for process in running:
+            process.kill()
+            process.communicate()
+
+
+def losses(workdir: Path) -> dict[tuple[str, int], list[float]]:
+    """All losses by kind and step."""
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    clock = {"kind", "step", "seconds", "structures_per_second"}
+    return {
+        (row["kind"], row["step"]): [row[name] for name in sorted(set(row) - clock)] for row in rows
+    }
+
+
+def assert_same_losses(workdir: Path, expected: Path) -> None:
+    found, wanted = losses(workdir), losses(expected)
+    assert list(found) == list(wanted)
+    assert ("train", 20) in wanted
+    assert ("validation", 20) in wanted
+    for key, values in wanted.items():
+        np.testing.assert_allclose(found[key], values, rtol=1e-5, err_msg=str(key))
+
+
+def copy_up_to_step_10(workdir: Path, copy: Path) -> Path:
+    """What a kill between the two checkpoints would have left."""
+    shutil.copytree(workdir, copy)
+    shutil.rmtree(copy / "checkpoints" / "20")
+    return copy
+
+
+@pytest.fixture(scope="module")
+def by_one(tmp_path_factory) -> Path:
+    workdir = tmp_path_factory.mktemp("one")
+    train(CONFIG, splits(), workdir, say=lambda line: None)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def by_two(tmp_path_factory) -> tuple[Path, list[str]]:
+    """The workdir, and what each process said."""
+    workdir = tmp_path_factory.mktemp("two") / "run"
+    ended = two_processes(workdir, TRAIN)
+    assert [status for status, _, _ in ended] == [0, 0], ended
+    return workdir, [out for _, out, _ in ended]
+
+
+def test_two_processes_give_the_losses_and_the_weights_of_one(by_one, by_two):
+    workdir, _ = by_two
+    assert_same_losses(workdir, by_one)
+    assert {path.name for path in (workdir / "checkpoints").iterdir()} == {"10", "20"}
+    one, two = (model_folder.load(each).params for each in (by_one, workdir))
+    assert set(one) == set(two)
+    for name in one:
+        for leaf in one[name]:
+            assert np.shape(one[name][leaf]) == np.shape(two[name][leaf])
+
+
+def test_the_first_process_alone_speaks(by_two):
+    _, (first, second) = by_two
+    assert "step 20/20" in first
+    assert "trained model" in first
+    # The collectives' own library reports its connections on stdout.
+    assert [line for line in second.splitlines() if not line.startswith("[Gloo]")] == []
+
+
+def test_one_process_goes_on_where_two_stopped(by_one, by_two, tmp_path):
+    workdir = copy_up_to_step_10(by_two[0], tmp_path / "run")
+    lines: list[str] = []
+    train(CONFIG, splits(), workdir, lines.append)
+    assert any("resuming from the checkpoint of step 10" in line for line in lines)
+    assert_same_losses(workdir, by_one)
+
+
+def test_two_processes_go_on_where_one_stopped(by_one, tmp_path):
+    workdir = copy_up_to_step_10(by_one, tmp_path / "run")
+    (status, out, error), (other_status, _, other_error) = two_processes(workdir, TRAIN)
+    assert (status, other_status) == (0, 0), error + other_error
+    assert "resuming from the checkpoint of step 10" in out
+    assert_same_losses(workdir, by_one)
+
+
+def test_what_the_first_process_refuses_ends_both_with_the_same_sentence(by_two):
+    before = losses(by_two[0])
+    for status, _, error in two_processes(by_two[0], TRAIN, "--config.seed=1"):
+        assert status == 2, error
+        assert "error: " in error
+        assert "seed: 0 -> 1" in error
+    assert losses(by_two[0]) == before
+
+
+def test_processes_with_different_configs_do_not_start(tmp_path):
+    workdir = tmp_path / "run"
+    for status, _, error in two_processes(workdir, TRAIN, second=("--config.seed=1",)):
+        assert status == 2, error
+        assert "the processes have different configs or data" in error
+    assert not workdir.exists()
+
+
+def test_a_process_that_breaks_down_takes_the_other_with_it(tmp_path):
+    workdir = tmp_path / "run"
+    flags = TRAIN[2:]
+    (status, _, _), (broken_status, _, error) = two_processes(workdir, ["-c", DEFECTIVE], *flags)
+    assert status != 0
+    assert broken_status == 1
+    assert "the disk of the second host is gone" in error
+    assert [row for row in losses(workdir) if row[1] > 10] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("localhost:1234", None, 0), "need one another"),
+        ((None, 2, 0), "need one another"),
+        (("localhost:1234", 2, 2), "--process_id=2 is not one of 0 .. 1"),
+        (("localhost", 2, 1), "--coordinator=localhost is not HOST:PORT"),
+    ],
+)
+def test_numbers_that_do_not_fit_are_refused(arguments, sentence):
+    with pytest.raises(UserError, match=sentence):
+        processes.join(*arguments)
+
+
+def test_a_process_alone_is_told_how_to_name_the_others(tmp_path):
+    finished = subprocess.run(
+        [sys.executable, *TRAIN, f"--workdir={tmp_path}", "--distributed"],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=TIME_LIMIT,
+    )
+    assert finished.returncode == 2, finished.stderr
+    assert "--coordinator=HOST:PORT --num_processes=N --process_id=I" in finished.stderr
+    assert "Traceback" not in finished.stderr

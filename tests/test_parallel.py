@@ -1,0 +1,105 @@
+"""Work shared out over devices and chunks gives what the whole batch gives."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crystal_diffusion_jax import devices, parallel
+
+CAPACITY = devices.cached_elements(devices.data_mesh())
+ROWS = {"x": np.random.default_rng(0).normal(size=(24, 3)), "w": np.arange(24.0)}
+
+
+def loss(shared: jax.Array, rows: dict[str, jax.Array]) -> jax.Array:
+    return jnp.sum(rows["w"] * jnp.sin(rows["x"] @ shared))
+
+
+def loss_and_gradient(shared, rows):
+    return jax.value_and_grad(loss)(shared, rows)
+
+
+def squares(shared, rows):
+    return {"y": jnp.square(rows["x"]) * shared, "w": rows["w"] + 1.0}
+
+
+@pytest.mark.parametrize("chunks", [1, 2, 3, 24])
+def test_sums_over_chunks_are_the_sums_over_the_batch(chunks):
+    shared = jnp.array([0.3, -0.2, 0.5])
+    summed = parallel.sum_over_rows(loss_and_gradient, chunks * CAPACITY // 24, devices.data_mesh())
+    value, gradient = jax.jit(summed)(shared, ROWS)
+    angles = ROWS["x"] @ np.array([0.3, -0.2, 0.5])
+    np.testing.assert_allclose(value, np.sum(ROWS["w"] * np.sin(angles)), rtol=1e-5)
+    expected = (ROWS["w"] * np.cos(angles)) @ ROWS["x"]
+    np.testing.assert_allclose(gradient, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("chunks", [1, 4, 24])
+def test_rows_come_back_in_their_order(chunks):
+    mapped = parallel.map_rows(squares, chunks * CAPACITY // 24, devices.data_mesh())
+    found = jax.jit(mapped)(2.0, ROWS)
+    np.testing.assert_allclose(found["y"], 2.0 * ROWS["x"] ** 2, rtol=1e-6)
+    np.testing.assert_array_equal(found["w"], ROWS["w"] + 1.0)
+
+
+@given(st.integers(1, 400), st.integers(1, 10**7), st.integers(0, 10**7))
+def test_no_other_number_of_equal_chunks_fits_the_cache_better(rows, per_row, per_chunk):
+    mesh = devices.data_mesh()
+    chunks = parallel.num_chunks(rows, per_row, per_chunk, mesh)
+    assert rows % chunks == 0
+    capacity = CAPACITY + per_chunk // 4
+
+    def misfit(number: int) -> float:
+        return abs(np.log(rows * per_row / number / capacity))
+
+    if rows * per_row <= capacity:
+        assert chunks == 1
+    else:
+        best = min(misfit(n) for n in range(1, rows + 1) if rows % n == 0)
+        assert misfit(chunks) == pytest.approx(best)
+
+
+EIGHT_DEVICES = """
+import json, jax, numpy as np
+from crystal_diffusion_jax import devices, parallel
+from tests.test_parallel import CAPACITY, ROWS, loss_and_gradient, squares
+mesh = devices.data_mesh()
+assert mesh.size == 8
+results = [
+    jax.jit(parallel.sum_over_rows(loss_and_gradient, CAPACITY // n, mesh))(np.ones(3), ROWS)
+    for n in (1, 3)
+]
+mapped = jax.jit(parallel.map_rows(squares, CAPACITY, mesh))(2.0, ROWS)
+print(json.dumps(jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), [results, mapped])))
+"""
+
+
+def test_eight_devices_give_the_results_of_one():
+    finished = subprocess.run(
+        [sys.executable, "-c", EIGHT_DEVICES],
+        cwd=Path(__file__).parent.parent,
+        env=os.environ
+        | {
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    results, mapped = json.loads(finished.stdout)
+    value, gradient = loss_and_gradient(jnp.ones(3), ROWS)
+    for found_value, found_gradient in results:
+        np.testing.assert_allclose(found_value, value, rtol=1e-5)
+        np.testing.assert_allclose(found_gradient, gradient, rtol=1e-5)
+    np.testing.assert_allclose(mapped["y"], 2.0 * ROWS["x"] ** 2, rtol=1e-6)
+    np.testing.assert_array_equal(mapped["w"], ROWS["w"] + 1.0)

@@ -1,0 +1,38 @@
+"""The form that speed is measured against computes the same numbers."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks.plain_attention import PlainAttention, plain_pair_features
+from crystal_diffusion_jax.models import attention
+from crystal_diffusion_jax.models.attention import CrystalAttention
+from crystal_diffusion_jax.models.embeddings import pair_features
+
+WIDTH, HEADS, FREQUENCIES = 64, 8, 10
+
+
+@pytest.mark.parametrize("average_from", [0, 10**9], ids=["average first", "every pair"])
+@pytest.mark.parametrize("num_atoms", [5, 20])
+def test_the_efficient_attention_equals_the_plain_one(num_atoms, average_from, monkeypatch):
+    monkeypatch.setattr(attention, "AVERAGE_HIDDEN_FROM", average_from)
+    rng = np.random.default_rng(0)
+    frac_coords = jnp.asarray(rng.random((3, num_atoms, 3)), jnp.float32)
+    atoms = rng.normal(size=(3, num_atoms, WIDTH)).astype(np.float32)
+    gram = rng.normal(size=(3, 6)).astype(np.float32)
+    condition = rng.normal(size=(3, WIDTH)).astype(np.float32)
+    mask = np.arange(num_atoms) < np.array([num_atoms, num_atoms - 1, 1])[:, None]
+    pairs = pair_features(frac_coords, FREQUENCIES)
+    plain_pairs = plain_pair_features(frac_coords, FREQUENCIES)
+    np.testing.assert_allclose(pairs, plain_pairs, atol=1e-5)
+    efficient = CrystalAttention(WIDTH, HEADS, WIDTH, "silu")
+    plain = PlainAttention(WIDTH, HEADS, WIDTH, "silu")
+    params: Any = efficient.init(jax.random.key(0), atoms, pairs, gram, mask, condition)
+    params = jax.tree.map(lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape), params)
+    found = np.asarray(efficient.apply(params, atoms, pairs, gram, mask, condition))
+    expected = np.asarray(plain.apply(params, atoms, plain_pairs, gram, mask, condition))
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(found / scale, expected / scale, atol=1e-5)
