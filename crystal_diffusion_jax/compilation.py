@@ -24,7 +24,7 @@ def keep_compiled_programs() -> None:
 
     A folder that cannot be written costs a warning and the cache, nothing else.
     """
-    if jax.config.read("jax_compilation_cache_dir") is not None:
+    if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
     # XLA compiles for the very processor it runs on, and home folders are shared by machines.
     folder = cache_folder() / "compiled" / _processor()
