@@ -1,4 +1,4 @@
-"""Quality of the crystals against the network calls that they cost, for each solver.
+"""Quality of the crystals against the network calls that they cost, with and without corrector.
 
     python -m benchmarks.few_steps --out=few_steps.json --plot=docs/images/few_steps.png
 
@@ -27,8 +27,9 @@ from crystal_diffusion_jax.model_folder import TrainedModel
 from crystal_diffusion_jax.oracle.predict import predict
 from crystal_diffusion_jax.sampling.request import condition_arrays, draw_num_atoms, parse_target
 from crystal_diffusion_jax.sampling.sampler import make_sampler
-from crystal_diffusion_jax.sampling.settings import PREDICTOR_CORRECTOR, SOLVERS, Solver
+from crystal_diffusion_jax.sampling.settings import ANCESTRAL, SECOND_ORDER, Solver
 from crystal_diffusion_jax.structures import cell_defect, to_structure
+from experiments.sample import FEW_STEPS_CORRECTOR
 
 MODEL = Path(model_folder.__file__).parent / "checkpoints" / "perov5_cds"
 DATASET = KNOWN_DATASETS["perov5"]
@@ -37,21 +38,32 @@ DECISIVE = (100, 2000)
 BATCH_SIZE = 200
 SEED = 0
 METRICS = ("SR5", "SR10", "valid")
+PAPER = "ancestral, corrector"
+# Solver, and step of the corrector as a share of sigma^2; the model's own is that of the paper.
+SAMPLERS: dict[str, tuple[Solver, float]] = {
+    PAPER: (ANCESTRAL, 0.04),
+    "ancestral": (ANCESTRAL, 0.0),
+    "second order": (SECOND_ORDER, 0.0),
+    "second order, strong corrector": (SECOND_ORDER, FEW_STEPS_CORRECTOR),
+}
 
 
 def sample(
-    model: TrainedModel, solver: Solver, num_steps: int, guidance: float, num: int
+    model: TrainedModel, sampler: str, num_steps: int, guidance: float, num: int
 ) -> list[Structure | None]:
     """Crystals at the lowest property of the training data; None for one with a `cell_defect`."""
     statistics = model.statistics
     num_atoms = draw_num_atoms(num, SEED, None, statistics)
-    sampler = make_sampler(
+    solver, corrector = SAMPLERS[sampler]
+    noise = model.config.noise
+    draw = make_sampler(
         model.denoiser,
-        model.config.noise,
+        noise,
         num_steps,
         guidance != 0,
         devices.data_mesh(),
         solver,
+        use_corrector=corrector > 0,
     )
     condition = condition_arrays(parse_target("min", statistics), statistics, BATCH_SIZE)
     allowed = jnp.ones(len(statistics.vocabulary), bool)
@@ -59,7 +71,7 @@ def sample(
     for start in range(0, num, BATCH_SIZE):
         rows = np.arange(start, start + BATCH_SIZE)
         atoms = num_atoms[rows % num]
-        crystals = sampler(
+        crystals = draw(
             model.params,
             jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
                 jax.random.key(SEED), jnp.asarray(rows)
@@ -67,7 +79,7 @@ def sample(
             jnp.asarray(np.arange(max(num_atoms)) < atoms[:, None]),
             condition,
             jnp.float32(guidance),
-            jnp.float32(model.config.sampling.gamma),
+            jnp.float32(corrector * noise.frac_sigma_min**2),
             allowed,
         )
         lattice = np.asarray(crystals.lattice) * statistics.lattice_unit(atoms)[:, None, None]
@@ -103,19 +115,19 @@ def judge(structures: list[Structure | None]) -> dict[str, Any]:
 
 
 def requests(guidances: list[float], num: int, num_decisive: int) -> list[dict[str, Any]]:
-    """All points; a predictor-corrector step takes two calls, and T = 1000 steps are the most."""
+    """All points; a step with corrector takes two calls, and T = 1000 steps are the most."""
     return [
         {
-            "solver": solver,
+            "sampler": sampler,
             "calls": calls,
-            "num_steps": calls // 2 if solver == PREDICTOR_CORRECTOR else calls,
+            "num_steps": calls // 2 if SAMPLERS[sampler][1] else calls,
             "guidance": guidance,
             "num": num_decisive if calls in DECISIVE else num,
         }
         for guidance in guidances
         for calls in CALLS
-        for solver in SOLVERS
-        if calls <= 1000 or solver == PREDICTOR_CORRECTOR
+        for sampler in SAMPLERS
+        if calls <= 1000 or sampler == PAPER
     ]
 
 
@@ -132,19 +144,19 @@ def plot(points: list[dict[str, Any]], path: Path) -> None:
     )
     for row, guidance in zip(axes, guidances, strict=True):
         for axis, metric in zip(row, METRICS, strict=True):
-            for solver in SOLVERS:
+            for sampler in SAMPLERS:
                 line = sorted(
                     (point["calls"], point[metric], point["num"])
                     for point in points
-                    if (point["solver"], point["guidance"]) == (solver, guidance)
+                    if (point["sampler"], point["guidance"]) == (sampler, guidance)
                 )
                 if not line:
                     continue
                 calls, share, num = np.array(line).T
                 error = np.sqrt(share * (1 - share) / num)
-                axis.plot(calls, share, marker="o", markersize=3, label=solver.replace("_", "-"))
+                axis.plot(calls, share, marker="o", markersize=3, label=sampler)
                 axis.fill_between(calls, share - error, share + error, alpha=0.2)
-                if solver == PREDICTOR_CORRECTOR:
+                if sampler == PAPER:
                     axis.axhline(share[-1] - 0.02, color="grey", linestyle=":", linewidth=1)
             axis.set_xscale("log")
             axis.set_title(f"{metric}, guidance {guidance:g}", fontsize=10)
@@ -171,7 +183,7 @@ def main() -> None:
             continue
         begin = time.monotonic()
         structures = sample(
-            model, request["solver"], request["num_steps"], request["guidance"], request["num"]
+            model, request["sampler"], request["num_steps"], request["guidance"], request["num"]
         )
         seconds = time.monotonic() - begin
         points.append(request | judge(structures) | {"seconds": round(seconds, 1)})

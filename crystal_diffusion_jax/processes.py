@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from crystal_diffusion_jax import devices
 from crystal_diffusion_jax.errors import UserError
 
 _T = TypeVar("_T")
@@ -71,6 +72,19 @@ def join(
             f"process {jax.process_index()} has {jax.local_device_count()} of "
             f"{jax.device_count()} devices: all {jax.process_count()} processes need equally many"
         )
+    _connect()
+
+
+def _connect() -> None:
+    """Opens the connections of all collectives while the processes are in step.
+
+    Those between CPUs give up when a process comes half a minute late to the first collective of
+    its kind, as it may when it compiles what the others have cached; later they wait for ever.
+    """
+    mesh = devices.data_mesh()
+    ones = devices.from_local_rows(np.ones(len(devices.local_part(mesh))), mesh)
+    jax.block_until_ready(ones.sum())
+    multihost_utils.sync_global_devices("connected")
 
 
 def is_first() -> bool:

@@ -23,7 +23,7 @@ from crystal_diffusion_jax.sampling.request import (
     parse_target,
 )
 from crystal_diffusion_jax.sampling.settings import (
-    PREDICTOR_CORRECTOR,
+    ANCESTRAL,
     SECOND_ORDER,
     SOLVERS,
     SampleSettings,
@@ -31,9 +31,10 @@ from crystal_diffusion_jax.sampling.settings import (
 from crystal_diffusion_jax.sampling.summary import summary
 from experiments import cli
 
-# At so many network calls the second-order solver is as good as the whole chain of the
-# predictor-corrector (docs/few_step_sampling.md).
-FEW_STEPS = 100
+# With so many second-order steps, and a corrector whose step is this share of sigma^2, crystals are
+# as good as those of the whole chain (docs/few_step_sampling.md).
+FEW_STEPS = 50
+FEW_STEPS_CORRECTOR = 0.32
 
 
 def parser() -> cli.Parser:
@@ -52,9 +53,8 @@ def parser() -> cli.Parser:
     flags.add_argument(
         "--solver",
         choices=SOLVERS,
-        default=PREDICTOR_CORRECTOR,
-        help="two network calls a step for the predictor-corrector, one for the others; "
-        "second_order is for few steps (default: %(default)s)",
+        default=ANCESTRAL,
+        help="second_order is for few steps (default: %(default)s)",
     )
     flags.add_argument(
         "--num_steps",
@@ -62,7 +62,10 @@ def parser() -> cli.Parser:
         help=f"sampling steps (default: as trained; {FEW_STEPS} with --solver=second_order)",
     )
     flags.add_argument(
-        "--gamma", type=float, help="step of the predictor-corrector's corrector (default: config)"
+        "--gamma",
+        type=float,
+        help="step of the corrector, 0 saves it and half of the network calls (default: the "
+        "config's; larger with --solver=second_order)",
     )
     flags.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     flags.add_argument("--batch_size", type=int, default=100, help="(default: %(default)s)")
@@ -101,15 +104,13 @@ def main() -> None:
     flags = parser().parse_args()
     model = model_folder.load(flags.model)
     trained_steps = model.config.noise.num_steps
-    many = trained_steps if flags.solver != SECOND_ORDER else min(FEW_STEPS, trained_steps)
-    num_steps = many if flags.num_steps is None else flags.num_steps
-    if flags.solver != PREDICTOR_CORRECTOR and flags.gamma is not None:
-        raise UserError(
-            f"--gamma={flags.gamma} is the corrector's step, and --solver={flags.solver} has no "
-            "corrector: leave it out"
-        )
-    trained_gamma = model.config.sampling.gamma if flags.solver == PREDICTOR_CORRECTOR else 0.0
-    gamma = trained_gamma if flags.gamma is None else flags.gamma
+    default_steps, default_gamma = trained_steps, model.config.sampling.gamma
+    if flags.solver == SECOND_ORDER:
+        default_steps = min(FEW_STEPS, trained_steps)
+        few_gamma = FEW_STEPS_CORRECTOR * model.config.noise.frac_sigma_min**2
+        default_gamma = max(few_gamma, default_gamma)
+    num_steps = default_steps if flags.num_steps is None else flags.num_steps
+    gamma = default_gamma if flags.gamma is None else flags.gamma
     for name, value, low, high in (
         ("num", flags.num, 1, math.inf),
         ("batch_size", flags.batch_size, 1, math.inf),

@@ -18,19 +18,29 @@ from tests.smoke_run import CONFIG, splits
 
 ROOT = Path(__file__).parent.parent
 TIME_LIMIT = 240
+# Compiling takes most of the time, and without optimisation half as long.
+ENVIRONMENT = os.environ | {
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": "--xla_backend_optimization_level=0",
+}
 TRAIN = ["-m", "experiments.train", "--config=configs/quickstart.py:smoke"]
-# A defect that only the second process has, in its third group of steps.
+# A defect that only the second process has, when it gathers its first rows. That it has gone is
+# known when its heartbeat has been missing for 20 s, by default 100.
 DEFECTIVE = """
-import sys
+import functools, sys
+import jax
 from crystal_diffusion_jax.data.batches import Batches
 from experiments import cli, train
 
 group = Batches.group
 def defective(self, index, *rest):
-    if index == 2 and "--process_id=1" in sys.argv:
+    if "--process_id=1" in sys.argv:
         raise RuntimeError("the disk of the second host is gone")
     return group(self, index, *rest)
 Batches.group = defective
+jax.distributed.initialize = functools.partial(
+    jax.distributed.initialize, heartbeat_timeout_seconds=20
+)
 cli.run(train.main)
 """
 
@@ -47,7 +57,7 @@ def two_processes(
         subprocess.Popen(
             [sys.executable, *program, *meeting, f"--process_id={process}", *flags, *extra],
             cwd=ROOT,
-            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+            env=ENVIRONMENT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -107,15 +117,12 @@ def by_two(tmp_path_factory) -> tuple[Path, list[str]]:
     return workdir, [out for _, out, _ in ended]
 
 
-def test_two_processes_give_the_losses_and_the_weights_of_one(by_one, by_two):
+def test_two_processes_give_the_losses_of_one_and_its_files(by_one, by_two):
     workdir, _ = by_two
     assert_same_losses(workdir, by_one)
     assert {path.name for path in (workdir / "checkpoints").iterdir()} == {"10", "20"}
-    one, two = (model_folder.load(each).params for each in (by_one, workdir))
-    assert set(one) == set(two)
-    for name in one:
-        for leaf in one[name]:
-            assert np.shape(one[name][leaf]) == np.shape(two[name][leaf])
+    assert {path.name for path in workdir.iterdir()} == {path.name for path in by_one.iterdir()}
+    assert model_folder.load(workdir).training["steps"] == 20
 
 
 def test_the_first_process_alone_speaks(by_two):
@@ -166,7 +173,7 @@ def test_a_process_that_breaks_down_takes_the_other_with_it(tmp_path):
     assert status != 0
     assert broken_status == 1
     assert "the disk of the second host is gone" in error
-    assert [row for row in losses(workdir) if row[1] > 10] == []
+    assert losses(workdir) == {}
 
 
 @pytest.mark.parametrize(
@@ -187,7 +194,7 @@ def test_a_process_alone_is_told_how_to_name_the_others(tmp_path):
     finished = subprocess.run(
         [sys.executable, *TRAIN, f"--workdir={tmp_path}", "--distributed"],
         cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         check=False,

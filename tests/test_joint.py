@@ -233,6 +233,19 @@ def test_noise_of_the_parts_of_a_predictor_step_is_independent(schedule):
     assert np.abs(correlations).max() < 4.5 / np.sqrt(number)
 
 
+def test_steps_leave_coordinates_unwrapped_until_asked(schedule):
+    # At the boundary half of all steps go below 0.
+    crystals = a_batch().replace(frac_coords=jnp.zeros((3, 4, 3)))
+    keys, t = jax.random.split(jax.random.key(14), 3), jnp.full(3, 500)
+    for step in (predictor, corrector):
+        moved = step(keys, crystals, a_prediction(), t, schedule).frac_coords
+        assert moved.min() < 0
+        found = joint.wrapped(crystals.replace(frac_coords=moved)).frac_coords
+        assert np.all((found >= 0) & (found < 1))
+        distance = found - moved
+        np.testing.assert_allclose(distance, np.round(distance), atol=4 * EPS)
+
+
 def test_compiled_predictor_step_is_the_eager_one(schedule):
     keys = jax.random.split(jax.random.key(13), 3)
     eager = eager_predictor(keys, a_batch(), a_prediction(), TIMES, schedule)

@@ -231,7 +231,7 @@ def test_other_settings_are_refused_with_both_values_and_the_way_out(tmp_path):
     assert content(tmp_path) == before
 
 
-def test_a_record_without_a_solver_is_one_of_the_predictor_corrector(tmp_path):
+def test_a_record_without_a_solver_is_one_of_the_ancestral_solver(tmp_path):
     add(SampleFolder(tmp_path, SETTINGS), [0, 1, 2])
     record = read_record(tmp_path)
     del record["settings"]["solver"]
@@ -239,9 +239,7 @@ def test_a_record_without_a_solver_is_one_of_the_predictor_corrector(tmp_path):
 
     assert SampleFolder(tmp_path, SETTINGS).remaining() == [3, 4, 5, 6, 7]
     other = dataclasses.replace(SETTINGS, solver="second_order")
-    with pytest.raises(
-        UserError, match=r'solver \(there "predictor_corrector", now "second_order"'
-    ):
+    with pytest.raises(UserError, match=r'solver \(there "ancestral", now "second_order"'):
         SampleFolder(tmp_path, other)
 
 

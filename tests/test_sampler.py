@@ -27,8 +27,8 @@ from crystal_diffusion_jax.sampling.sampler import (
 )
 from crystal_diffusion_jax.sampling.settings import (
     ANCESTRAL,
-    PREDICTOR_CORRECTOR,
     SECOND_ORDER,
+    SOLVERS,
     SampleSettings,
     Solver,
 )
@@ -82,7 +82,7 @@ def request(batch_size: int, value: float = -1.5) -> Condition:
     return Condition(values=jnp.full(shape, value), present=jnp.ones(shape, bool))
 
 
-def settings_with(solver: Solver) -> SampleSettings:
+def settings_with(solver: Solver, gamma: float) -> SampleSettings:
     """A request of seven steps."""
     return SampleSettings(
         model="",
@@ -92,7 +92,7 @@ def settings_with(solver: Solver) -> SampleSettings:
         seed=0,
         guidance=0.0,
         num_steps=7,
-        gamma=0.0,
+        gamma=gamma,
         elements=None,
         num_atoms=None,
         symprec=0.0,
@@ -108,9 +108,10 @@ def draw(
     allowed=None,
     size=3,
     gamma=1e-6,
-    solver=PREDICTOR_CORRECTOR,
+    solver=ANCESTRAL,
+    use_corrector=True,
 ) -> Crystals:
-    sampler = make_sampler(NETWORK, NOISE, num_steps, guidance != 0, MESH, solver)
+    sampler = make_sampler(NETWORK, NOISE, num_steps, guidance != 0, MESH, solver, use_corrector)
     count = len(key_numbers)
     mask = jnp.broadcast_to(jnp.arange(size) < 3, (count, size))
     allowed = jnp.ones(NUM_SPECIES, bool) if allowed is None else jnp.asarray(allowed)
@@ -120,17 +121,25 @@ def draw(
 
 
 @pytest.mark.parametrize(
-    ("num_steps", "solver"),
-    [(1000, PREDICTOR_CORRECTOR), (100, PREDICTOR_CORRECTOR), (50, ANCESTRAL), (50, SECOND_ORDER)],
+    ("num_steps", "solver", "use_corrector"),
+    [
+        (1000, ANCESTRAL, True),
+        (100, ANCESTRAL, True),
+        (50, ANCESTRAL, False),
+        (50, SECOND_ORDER, False),
+        (50, SECOND_ORDER, True),
+    ],
 )
-def test_the_reverse_process_recovers_a_known_crystal(schedule, num_steps, solver):
+def test_the_reverse_process_recovers_a_known_crystal(schedule, num_steps, solver, use_corrector):
     times = jnp.asarray(sampling_times(1000, num_steps))
     mask = jnp.ones((16, 3), bool)
     denoise = knows_one_crystal(schedule)
 
     @jax.jit
     def run(keys: Array) -> Crystals:
-        return reverse_process(denoise, keys, mask, NUM_SPECIES, times, 1e-6, schedule, solver)
+        return reverse_process(
+            denoise, keys, mask, NUM_SPECIES, times, 8e-6, schedule, solver, use_corrector
+        )
 
     crystals = run(keys(*range(16)))
 
@@ -199,7 +208,7 @@ def test_excluded_species_never_come_out_even_if_the_network_insists(schedule):
 
 
 def test_without_the_corrector_crystals_are_those_of_a_corrector_step_of_size_zero(params):
-    none = draw(params, [5, 6], num_steps=4, solver=ANCESTRAL, gamma=jnp.nan)
+    none = draw(params, [5, 6], num_steps=4, use_corrector=False, gamma=jnp.nan)
     still = draw(params, [5, 6], num_steps=4, gamma=0.0)
 
     np.testing.assert_allclose(none.lattice, still.lattice, rtol=1e-4, atol=1e-4)
@@ -208,10 +217,11 @@ def test_without_the_corrector_crystals_are_those_of_a_corrector_step_of_size_ze
     np.testing.assert_array_equal(none.species, still.species)
 
 
-@pytest.mark.parametrize(
-    ("solver", "calls"), [(PREDICTOR_CORRECTOR, 14), (ANCESTRAL, 7), (SECOND_ORDER, 7)]
-)
-def test_network_calls_are_two_a_step_with_the_corrector_and_one_without(schedule, solver, calls):
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize(("gamma", "calls"), [(1e-6, 14), (0.0, 7)])
+def test_network_calls_are_two_a_step_with_the_corrector_and_one_without(
+    schedule, solver, gamma, calls
+):
     counted = []
     known = knows_one_crystal(schedule)
 
@@ -220,16 +230,22 @@ def test_network_calls_are_two_a_step_with_the_corrector_and_one_without(schedul
         return known(crystals, t)
 
     times, mask = jnp.asarray(sampling_times(1000, 7)), jnp.ones((2, 3), bool)
-    run = jax.jit(
-        lambda k: reverse_process(denoise, k, mask, NUM_SPECIES, times, 1e-6, schedule, solver)
-    )
+    settings = settings_with(solver, gamma)
+
+    @jax.jit
+    def run(keys: Array) -> Crystals:
+        corrector = settings.use_corrector
+        return reverse_process(
+            denoise, keys, mask, NUM_SPECIES, times, gamma, schedule, solver, corrector
+        )
+
     run(keys(0, 1))
     jax.effects_barrier()
 
-    assert len(counted) == calls == settings_with(solver).network_calls
+    assert len(counted) == calls == settings.network_calls
 
 
-@pytest.mark.parametrize("solver", [PREDICTOR_CORRECTOR, SECOND_ORDER])
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_a_crystal_does_not_depend_on_its_batch(params, solver):
     # Few steps, because rounding that differs between batch shapes grows along the chain.
     together = draw(params, [5, 6, 7], num_steps=4, solver=solver)
@@ -241,7 +257,7 @@ def test_a_crystal_does_not_depend_on_its_batch(params, solver):
     np.testing.assert_array_equal(together.species[1], alone.species[0])
 
 
-@pytest.mark.parametrize("solver", [PREDICTOR_CORRECTOR, SECOND_ORDER])
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_padding_does_not_change_a_crystal(params, solver):
     tight = draw(params, [5, 6], num_steps=4, solver=solver)
     padded = draw(params, [5, 6], num_steps=4, size=5, solver=solver)

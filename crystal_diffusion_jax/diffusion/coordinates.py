@@ -55,19 +55,13 @@ def mean_free(per_atom: Array, mask: Array) -> Array:
     return (per_atom - mean) * weight
 
 
-def corrector_step(
-    noise: Array,
-    frac_coords_t: Array,
-    prediction: Array,
-    t: Array,
-    gamma: float | Array,
-    schedule: NoiseSchedule,
+def corrector_move(
+    noise: Array, prediction: Array, t: Array, gamma: float | Array, schedule: NoiseSchedule
 ) -> Array:
-    """One step of Langevin dynamics at fixed t, of size gamma (sigma_t / sigma_1)^2.
+    """Displacement of a step of Langevin dynamics at fixed t, of size gamma (sigma_t / sigma_1)^2.
 
     Args:
       noise: [B, N, 3] standard normal.
-      frac_coords_t: [B, N, 3].
       prediction: [B, N, 3] scaled score.
       t: [B] int; the step is noiseless at t = 1.
       gamma: step size at t = 1, in squared fractional units.
@@ -76,7 +70,7 @@ def corrector_step(
     step = gamma * jnp.square(per_crystal(schedule.sigma, t, 3) / schedule.sigma[1])
     score = prediction / per_crystal(schedule.score_scale, t, 3)
     last = (t == 1).reshape((*t.shape, 1, 1))
-    return wrap(frac_coords_t + step * score + jnp.where(last, 0.0, jnp.sqrt(2.0 * step)) * noise)
+    return step * score + jnp.where(last, 0.0, jnp.sqrt(2.0 * step)) * noise
 
 
 def predictor_move(

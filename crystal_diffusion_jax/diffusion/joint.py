@@ -106,6 +106,8 @@ def corrector_step(
 ) -> Crystals:
     """Langevin step of the coordinates at fixed t; lattice and species stay.
 
+    Coordinates go as far as they go, maybe out of the unit cell; see `wrapped`.
+
     Args:
       keys: [B] one PRNG key per crystal.
       crystals: batch at time t.
@@ -115,10 +117,8 @@ def corrector_step(
       schedule: the tables.
     """
     normal = _normal(keys, crystals.frac_coords)
-    frac_coords = coordinates.corrector_step(
-        normal, crystals.frac_coords, prediction.scaled_score, t, gamma, schedule
-    )
-    return dataclasses.replace(crystals, frac_coords=frac_coords)
+    move = coordinates.corrector_move(normal, prediction.scaled_score, t, gamma, schedule)
+    return dataclasses.replace(crystals, frac_coords=crystals.frac_coords + move)
 
 
 def predictor_step(
@@ -129,20 +129,9 @@ def predictor_step(
     s: Array,
     schedule: NoiseSchedule,
 ) -> Crystals:
-    """Ancestral step of all three parts from t to an earlier s; see `unwrapped_predictor_step`."""
-    moved = unwrapped_predictor_step(keys, crystals, prediction, t, s, schedule)
-    return dataclasses.replace(moved, frac_coords=wrap(moved.frac_coords))
+    """Ancestral step of all three parts from t to an earlier s.
 
-
-def unwrapped_predictor_step(
-    keys: Array,
-    crystals: Crystals,
-    prediction: Prediction,
-    t: Array,
-    s: Array,
-    schedule: NoiseSchedule,
-) -> Crystals:
-    """The predictor step with coordinates as far as they went, maybe out of the unit cell.
+    Coordinates go as far as they go, maybe out of the unit cell; see `wrapped`.
 
     Args:
       keys: [B] one PRNG key per crystal.
@@ -170,6 +159,11 @@ def unwrapped_predictor_step(
         ),
         species=species.reverse_step(gumbel, logits, crystals.species, t, s, schedule),
     )
+
+
+def wrapped(crystals: Crystals) -> Crystals:
+    """The crystals with their coordinates in [0, 1)."""
+    return dataclasses.replace(crystals, frac_coords=wrap(crystals.frac_coords))
 
 
 def _fold(keys: Array, number: int) -> Array:

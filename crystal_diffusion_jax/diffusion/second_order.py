@@ -35,7 +35,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from crystal_diffusion_jax.crystals import Crystals, wrap
+from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.diffusion import joint
 from crystal_diffusion_jax.diffusion.joint import Prediction
 from crystal_diffusion_jax.diffusion.schedules import NoiseSchedule, per_crystal
@@ -88,6 +88,11 @@ def estimate(
         displacement=variance / per_crystal(schedule.score_scale, t, 3) * prediction.scaled_score,
         species=jax.nn.softmax(prediction.species_logits, axis=-1),
     )
+
+
+def seen_after(previous: Estimate, move: Array) -> Estimate:
+    """The same estimate after the coordinates moved by `move`, [B, N, 3], not wrapped."""
+    return dataclasses.replace(previous, displacement=previous.displacement - move)
 
 
 def extrapolate(
@@ -147,7 +152,7 @@ def step(
     s: Array,
     schedule: NoiseSchedule,
 ) -> tuple[Crystals, Estimate]:
-    """From t to an earlier s, and the estimate to hand to the next step.
+    """From t to an earlier s as `joint.predictor_step`, and the estimate for the next step.
 
     Args:
       keys: [B] one PRNG key per crystal.
@@ -160,7 +165,5 @@ def step(
     """
     present = estimate(crystals, prediction, t, schedule)
     prediction = extrapolate(prediction, present, previous, s, schedule)
-    moved = joint.unwrapped_predictor_step(keys, crystals, prediction, t, s, schedule)
-    gone = moved.frac_coords - crystals.frac_coords
-    handed_on = dataclasses.replace(present, displacement=present.displacement - gone)
-    return dataclasses.replace(moved, frac_coords=wrap(moved.frac_coords)), handed_on
+    moved = joint.predictor_step(keys, crystals, prediction, t, s, schedule)
+    return moved, seen_after(present, moved.frac_coords - crystals.frac_coords)

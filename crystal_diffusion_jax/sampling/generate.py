@@ -47,7 +47,13 @@ def generate(
     use_guidance = settings.guidance != 0
     mesh = devices.data_mesh()
     sample = make_sampler(
-        model.denoiser, model.config.noise, settings.num_steps, use_guidance, mesh, settings.solver
+        model.denoiser,
+        model.config.noise,
+        settings.num_steps,
+        use_guidance,
+        mesh,
+        settings.solver,
+        settings.use_corrector,
     )
     key = jax.random.key(settings.seed)
     remaining = np.array(folder.remaining(), dtype=np.int64)

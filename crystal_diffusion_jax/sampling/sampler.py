@@ -22,7 +22,7 @@ from crystal_diffusion_jax.diffusion.schedules import (
 )
 from crystal_diffusion_jax.models.denoiser import Denoiser
 from crystal_diffusion_jax.models.embeddings import Condition
-from crystal_diffusion_jax.sampling.settings import PREDICTOR_CORRECTOR, SECOND_ORDER, Solver
+from crystal_diffusion_jax.sampling.settings import ANCESTRAL, SECOND_ORDER, Solver
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,8 @@ def reverse_process(
     times: Array,
     gamma: float | Array,
     schedule: NoiseSchedule,
-    solver: Solver = PREDICTOR_CORRECTOR,
+    solver: Solver = ANCESTRAL,
+    use_corrector: bool = True,
 ) -> Crystals:
     """From pure noise to crystals, step by step.
 
@@ -61,15 +62,15 @@ def reverse_process(
     under jax.jit.
 
     Args:
-      denoise: (crystals, t [B]) -> Prediction; called twice a step by the predictor-corrector,
-        once by the other solvers.
+      denoise: (crystals, t [B]) -> Prediction; called once a step, twice with the corrector.
       keys: [B] PRNG keys.
       mask: [B, N] real atoms.
       num_species: K.
       times: [S + 1] decreasing to 0, see `sampling_times`.
-      gamma: step of the corrector at t = 1; the other solvers do not look at it.
+      gamma: step of the corrector at t = 1.
       schedule: the tables.
-      solver: what a step is, see `settings.SOLVERS`.
+      solver: of the predictor, see `settings.SOLVERS`.
+      use_corrector: begin each step with a corrector step; without it `gamma` is ignored.
 
     Returns:
       Crystals with the lattice in units of its scale.
@@ -81,14 +82,22 @@ def reverse_process(
         t = jnp.full(mask.shape[:1], interval[0])
         s = jnp.full(mask.shape[:1], interval[1])
         here = fold(keys, interval[0])
-        if solver == PREDICTOR_CORRECTOR:
-            crystals = joint.corrector_step(
+        if use_corrector:
+            corrected = joint.corrector_step(
                 fold(here, 0), crystals, denoise(crystals, t), t, gamma, schedule
             )
+            if previous is not None:
+                move = corrected.frac_coords - crystals.frac_coords
+                previous = second_order.seen_after(previous, move)
+            crystals = joint.wrapped(corrected)
         prediction, here = denoise(crystals, t), fold(here, 1)
         if previous is None:
-            return (joint.predictor_step(here, crystals, prediction, t, s, schedule), None), None
-        return second_order.step(here, crystals, prediction, previous, t, s, schedule), None
+            crystals = joint.predictor_step(here, crystals, prediction, t, s, schedule)
+        else:
+            crystals, previous = second_order.step(
+                here, crystals, prediction, previous, t, s, schedule
+            )
+        return (joint.wrapped(crystals), previous), None
 
     # t runs from T to 1, so that 0 is free for the prior's keys.
     init = joint.prior(fold(keys, 0), mask, num_species)
@@ -149,7 +158,8 @@ def make_sampler(
     num_steps: int,
     use_guidance: bool,
     mesh: Mesh,
-    solver: Solver = PREDICTOR_CORRECTOR,
+    solver: Solver = ANCESTRAL,
+    use_corrector: bool = True,
 ) -> Sampler:
     """The jitted sampler, its batch split over the mesh; it compiles once per shape of `mask`.
 
@@ -159,7 +169,8 @@ def make_sampler(
       num_steps: S, at most T.
       use_guidance: evaluate the unconditional branch too; without it `guidance` is ignored.
       mesh: the devices; their number must divide the batch.
-      solver: what a step is, see `settings.SOLVERS`; only the predictor-corrector uses `gamma`.
+      solver: of the predictor, see `settings.SOLVERS`.
+      use_corrector: begin each step with a corrector step; without it `gamma` is ignored.
 
     Raises:
       ValueError: num_steps outside 1..T.
@@ -186,7 +197,15 @@ def make_sampler(
             denoise = guided(conditional, condition, guidance) if use_guidance else plain
             denoise = restrict_species(denoise, allowed)
             return reverse_process(
-                denoise, keys, mask, denoiser.num_species, times, gamma, schedule, solver
+                denoise,
+                keys,
+                mask,
+                denoiser.num_species,
+                times,
+                gamma,
+                schedule,
+                solver,
+                use_corrector,
             )
 
         branches = 2 if use_guidance else 1

@@ -7,14 +7,12 @@ from typing import Any, Final, Literal
 
 from crystal_diffusion_jax.errors import UserError
 
-# A step is a Langevin corrector step and then an ancestral one, the paper's sampler ...
-PREDICTOR_CORRECTOR: Final = "predictor_corrector"
-# ... or the ancestral step alone ...
+# The paper's predictor ...
 ANCESTRAL: Final = "ancestral"
-# ... or the ancestral step with extrapolated predictions, see `diffusion.second_order`.
+# ... and the same with extrapolated predictions, see `diffusion.second_order`.
 SECOND_ORDER: Final = "second_order"
-Solver = Literal["predictor_corrector", "ancestral", "second_order"]
-SOLVERS: tuple[Solver, ...] = (PREDICTOR_CORRECTOR, ANCESTRAL, SECOND_ORDER)
+Solver = Literal["ancestral", "second_order"]
+SOLVERS: tuple[Solver, ...] = (ANCESTRAL, SECOND_ORDER)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,11 +28,11 @@ class SampleSettings:
       seed: of all randomness.
       guidance: weight w of classifier-free guidance; 0 is plain conditional sampling.
       num_steps: steps of the reverse process.
-      gamma: step size of the Langevin corrector; 0 for solvers that have none.
+      gamma: step size of the Langevin corrector; 0 does without it.
       elements: symbols the crystals may consist of, None for the whole vocabulary.
       num_atoms: atoms in every crystal, None to draw it from the training histogram.
       symprec: tolerance of the CIF files' symmetry in Angstrom, 0 for P1.
-      solver: what a step is; records from before there was a choice lack it and mean the default.
+      solver: of the predictor; records from before there was a choice lack it and mean ANCESTRAL.
     """
 
     model: str
@@ -48,12 +46,17 @@ class SampleSettings:
     elements: list[str] | None
     num_atoms: int | None
     symprec: float
-    solver: Solver = PREDICTOR_CORRECTOR
+    solver: Solver = ANCESTRAL
+
+    @property
+    def use_corrector(self) -> bool:
+        """Whether each step begins with a corrector step."""
+        return self.gamma != 0
 
     @property
     def network_calls(self) -> int:
         """Calls of the denoiser for each batch; both branches of guidance run as one."""
-        return self.num_steps * (2 if self.solver == PREDICTOR_CORRECTOR else 1)
+        return self.num_steps * (2 if self.use_corrector else 1)
 
 
 def refuse_other_settings(out: Path, recorded: dict[str, Any], settings: SampleSettings) -> None:
@@ -68,7 +71,7 @@ def refuse_other_settings(out: Path, recorded: dict[str, Any], settings: SampleS
       UserError: some differ; they are named with both values.
     """
     present = dataclasses.asdict(settings)
-    recorded = {"solver": PREDICTOR_CORRECTOR} | recorded
+    recorded = {"solver": ANCESTRAL} | recorded
     if recorded.get("model_sha256") == settings.model_sha256:
         recorded = recorded | {"model": settings.model}  # the same model under another path
     differing = ", ".join(
