@@ -2,14 +2,23 @@
 
     python -m experiments.prepare --dataset=perov5
     python -m experiments.prepare --oracle
+    python -m experiments.prepare --parts=FOLDER --properties=band_gap --shards=1024 --out=shards
 
 Data come from --root, from `$CRYSTAL_DIFFUSION_DATA/<name>`, or else from CDVAE's repository, from
 where they are downloaded into the cache. Training afterwards starts without parsing anything. With
 --oracle the published property networks are fetched into the cache as well, or alone.
+
+With --shards the data are written to --out as that many files of training crystals and one file
+each for val and test, for training without ever holding all (docs/scaling.md). Instead of a known
+data set, --parts names a folder with any number of files train*, val* and test* (csv, csv.gz or
+npz), which are read one by one.
 """
 
 import argparse
+import math
 import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import numpy as np
 
@@ -18,6 +27,8 @@ from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS, DatasetSpec
 from crystal_diffusion_jax.data.download import download
 from crystal_diffusion_jax.data.load import DataConfig, load
+from crystal_diffusion_jax.data.shards.parts import find_parts, read_parts
+from crystal_diffusion_jax.data.shards.writer import write_shards
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.oracle import weights
 from experiments import cli
@@ -33,14 +44,66 @@ def main() -> None:
     parser.add_argument(
         "--skip_bad_rows", action="store_true", help="go on without rows that cannot be used"
     )
+    parser.add_argument("--parts", type=Path, help="folder with files train*, val* and test*")
+    parser.add_argument("--properties", default="", help="columns of --parts, with commas between")
+    parser.add_argument("--max_num_atoms", type=int, default=0, help="of a crystal of --parts")
+    parser.add_argument("--shards", type=int, help="number of files to write the training split to")
+    parser.add_argument(
+        "--slices",
+        type=int,
+        help="most devices to train on, a divisor of --shards; default: its largest power of two "
+        "up to 64",
+    )
+    parser.add_argument("--out", type=Path, help="folder for the shards")
     args = parser.parse_args()
-    if args.dataset is None and not args.oracle:
-        raise UserError("nothing to prepare: give --dataset=NAME, --oracle, or both")
+    _check(args)
     if args.oracle:
         for path in weights.prepare():
             print(f"network: {path}")
-    if args.dataset is None:
-        return
+    if args.dataset is not None:
+        splits = _prepare(args)
+        if args.shards is not None:
+            _write_shards(args, {split: [dataset] for split, dataset in splits.items()})
+    if args.parts is not None:
+        names = tuple(args.properties.split(","))
+        parts = {
+            split: read_parts(paths, names, args.max_num_atoms, args.skip_bad_rows)
+            for split, paths in find_parts(args.parts).items()
+        }
+        _write_shards(args, parts)
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raises UserError where flags do not go together."""
+    if args.dataset is None and args.parts is None and not args.oracle:
+        raise UserError("nothing to prepare: give --dataset=NAME, --parts=FOLDER or --oracle")
+    if args.dataset is not None and args.parts is not None:
+        raise UserError("--dataset and --parts exclude one another")
+    if (args.shards is None) != (args.out is None):
+        raise UserError("--shards and --out need one another")
+    if args.parts is not None and (args.shards is None or not args.properties):
+        raise UserError("--parts needs --properties=NAME,NAME, --shards and --out")
+    if args.slices is not None and args.shards is None:
+        raise UserError("--slices needs --shards")
+
+
+def _write_shards(args: argparse.Namespace, parts: Mapping[str, Iterable[CrystalDataset]]) -> None:
+    for split, some in parts.items():
+        # All processes read val whole.
+        num_shards = args.shards if split == "train" else 1
+        slices = math.gcd(num_shards, 64) if args.slices is None else args.slices
+        written = write_shards(
+            some, args.out / split, num_shards, slices if split == "train" else 1
+        )
+        print(
+            f"{split}: {len(written)} crystals of {written.sizes[0]} to {written.sizes[-1]} atoms "
+            f"in {num_shards} shards of {written.num_slices} slices"
+        )
+    print(f"train from them with --config.data.root={args.out}")
+
+
+def _prepare(args: argparse.Namespace) -> dict[str, CrystalDataset]:
+    """Gets a known data set and sums it up."""
     spec = KNOWN_DATASETS[args.dataset]
     folder = locate.find_known(spec.name, args.root)
     # Files that somebody packed and put into the cache by hand are taken as they are.
@@ -55,6 +118,7 @@ def main() -> None:
     for split, dataset in splits.items():
         print(_summary(split, dataset))
     print(f"ready in {seconds:.1f} s, prepared arrays in {locate.cache_folder() / 'prepared'}")
+    return splits
 
 
 def _download(spec: DatasetSpec) -> None:

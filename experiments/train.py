@@ -10,7 +10,7 @@ import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -18,9 +18,11 @@ from ml_collections import config_flags
 
 from crystal_diffusion_jax import config as config_module
 from crystal_diffusion_jax import processes
-from crystal_diffusion_jax.data.load import load
+from crystal_diffusion_jax.data.load import DataConfig, load
+from crystal_diffusion_jax.data.shards.splits import holds_shards, open_splits
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.model_folder import example_target
+from crystal_diffusion_jax.training.inputs import Split
 from crystal_diffusion_jax.training.loop import train
 from experiments import cli
 
@@ -86,7 +88,7 @@ def run(argv: list[str]) -> None:
 def run_training() -> None:
     """Loads the data and trains."""
     config = config_module.from_dict(_CONFIG.value.to_dict())
-    splits = processes.everywhere(lambda: load(config.data, progress=processes.is_first()))
+    splits = processes.everywhere(lambda: load_or_open(config.data))
     workdir = Path(flags.FLAGS.workdir)
     folder = train(config, splits, workdir)
     if processes.is_first():
@@ -96,6 +98,13 @@ def run_training() -> None:
             f"sample from it with: python -m experiments.sample --model={workdir} "
             f"--target={target} --num=200 --out=samples/{workdir.name}"
         )
+
+
+def load_or_open(config: DataConfig) -> Mapping[str, Split]:
+    """The splits in memory, or, where `config.root` is a folder of shards, their indices."""
+    if holds_shards(config.root):
+        return open_splits(config)
+    return load(config, progress=processes.is_first())
 
 
 @contextlib.contextmanager

@@ -160,6 +160,34 @@ def test_a_batch_is_filled_up_to_a_multiple_with_crystals_of_weight_0(multiple):
     assert_same(jax.tree.map(lambda array: array[:, :size], filled), plain)
 
 
+def columns(batch: Batch, part: slice, axis: int) -> Batch:
+    """Some of the crystals of a batch, or of each step of a group."""
+    return jax.tree.map(lambda array: array[part] if axis == 0 else array[:, part], batch)
+
+
+@pytest.mark.parametrize(
+    ("num_devices", "part"),
+    [(1, range(1)), (2, range(1, 2)), (4, range(3)), (6, range(2, 6)), (64, range(63, 64))],
+)
+def test_the_parts_of_a_group_are_cut_from_the_whole_batch(num_devices, part):
+    dataset = made_up(SIZES)
+    source = Batches(dataset, dataset_statistics(dataset, True), 10, seed=0, steps_per_group=3)
+    for index in range(8):
+        whole = source.group(index, num_devices)
+        width = whole.weight.shape[1] // num_devices
+        own = slice(part.start * width, part.stop * width)
+        assert_same(source.group(index, num_devices, part), columns(whole, own, axis=1))
+
+
+@pytest.mark.parametrize("part", [range(1), range(1, 4)])
+def test_the_parts_of_validation_are_cut_from_the_whole_batches(part):
+    arguments = (made_up(SIZES), dataset_statistics(made_up(SIZES), False), 8)
+    whole, cut = evaluation_batches(*arguments), evaluation_batches(*arguments, 4, part)
+    assert len(whole) == len(cut)
+    for batch, own in zip(whole, cut, strict=True):
+        assert_same(own, columns(batch, slice(2 * part.start, 2 * part.stop), axis=0))
+
+
 @pytest.mark.parametrize("batch_size", [16, 256, 1000])
 def test_batches_of_all_sizes_cost_about_the_same_and_hold_batch_size_on_average(batch_size):
     sizes, counts = (4, 9, 16, 25), (400, 300, 200, 100)
@@ -169,6 +197,15 @@ def test_batches_of_all_sizes_cost_about_the_same_and_hold_batch_size_on_average
     assert np.ptp(cost) <= 2 * unit * 25**1.5
     per_epoch = np.array(counts) / found
     assert abs(np.sum(counts) / np.sum(per_epoch) - batch_size) <= unit
+
+
+@pytest.mark.parametrize("multiple", [8, 48])
+def test_sizes_of_batches_keep_to_the_multiple_asked_for(multiple):
+    sizes, counts = (4, 9, 16, 25), (400, 300, 200, 100)
+    found = np.array(batch_sizes(sizes, counts, 10 * multiple, multiple))
+    assert (found % multiple == 0).all()
+    assert (found > 0).all()
+    assert batch_sizes((5,), (77,), 10 * multiple, multiple) == (10 * multiple,)
 
 
 def test_crystals_of_one_size_come_in_batches_of_exactly_the_size_asked_for():

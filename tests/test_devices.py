@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 
@@ -21,6 +22,14 @@ for index, shard in enumerate(sorted(split.addressable_shards, key=lambda s: s.d
 assert len(whole.addressable_shards) == 8
 for shard in whole.addressable_shards:
     np.testing.assert_array_equal(shard.data, rows)
+rows_by_step = np.arange(48.0).reshape(2, 8, 3)
+placed = devices.from_local_rows({"rows": rows_by_step}, mesh, axis=1)["rows"]
+assert placed.sharding == devices.by_batch(mesh, axis=1)
+np.testing.assert_array_equal(placed, rows_by_step)
+same = devices.replicate({"rows": rows, "key": jax.random.key(0)}, mesh)
+assert all(leaf.sharding == devices.replicated(mesh) for leaf in same.values())
+np.testing.assert_array_equal(same["rows"], rows)
+assert devices.local_part(mesh) == range(8)
 print(devices.describe())
 """
 
@@ -31,18 +40,64 @@ def test_the_mesh_holds_every_device_along_one_axis():
     assert set(mesh.devices.flat) == set(jax.devices())
 
 
-def test_eight_devices_share_a_batch_and_each_hold_the_weights():
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-    }
-    result = subprocess.run(
-        [sys.executable, "-c", EIGHT_DEVICES],
+def with_eight_devices(program: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program],
         cwd=Path(__file__).parent.parent,
-        env=environment,
+        env=os.environ
+        | {
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        },
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def test_eight_devices_share_a_batch_and_each_hold_the_weights():
+    result = with_eight_devices(EIGHT_DEVICES)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("8 x cpu")
+
+
+COMMUNICATION = """
+import re
+from tests.smoke_run import StepInputs
+
+inputs = StepInputs()
+steps, arguments = inputs.train_steps(), (inputs.state(), inputs.batches(0), inputs.key)
+program = steps.lower(*arguments).compile().as_text()
+exchange = r"= (.*) (all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)[(]"
+for shapes, kind in re.findall(exchange, program):
+    sizes = [int(size) if size else 1 for size in re.findall(r"[fs]32[[](\\d*)[]]", shapes)]
+    print(kind, *sorted(sizes, reverse=True))
+print("weights", arguments[0].params.size)
+"""
+
+
+def test_a_training_step_exchanges_one_gradient_and_a_few_numbers():
+    finished = with_eight_devices(COMMUNICATION)
+    assert finished.returncode == 0, finished.stderr
+    *exchanged, (_, num_weights) = [line.split() for line in finished.stdout.splitlines()]
+    assert {kind for kind, *_ in exchanged} == {"all-reduce"}
+    sizes = sorted((int(size) for _, *sizes in exchanged for size in sizes), reverse=True)
+    assert sizes[0] == int(num_weights)
+    assert set(sizes[1:]) == {1}
+    assert len(sizes) < 12
+
+
+def device(process: int, number: int) -> SimpleNamespace:
+    return SimpleNamespace(process_index=process, id=number)
+
+
+def test_the_devices_of_a_process_lie_side_by_side_however_they_are_numbered(monkeypatch):
+    # As on a pod, where numbers follow the cables.
+    numbered = [device(process=number % 4 // 2, number=number) for number in range(8)]
+    monkeypatch.setattr(jax, "devices", lambda: numbered)
+    monkeypatch.setattr(devices, "Mesh", lambda array, *_, **__: SimpleNamespace(devices=array))
+    mesh = devices.data_mesh()
+    assert [one.id for one in mesh.devices] == [0, 1, 4, 5, 2, 3, 6, 7]
+    for process, part in enumerate([range(4), range(4, 8)]):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        assert devices.local_part(mesh) == part

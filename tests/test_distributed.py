@@ -25,7 +25,7 @@ ENVIRONMENT = os.environ | {
 }
 TRAIN = ["-m", "experiments.train", "--config=configs/quickstart.py:smoke"]
 # A defect that only the second process has, when it gathers its first rows. That it has gone is
-# known when its heartbeat has been missing for 20 s, by default 100.
+# known when its heartbeat has been missing for 10 s, by default 100.
 DEFECTIVE = """
 import functools, sys
 import jax
@@ -39,7 +39,7 @@ def defective(self, index, *rest):
     return group(self, index, *rest)
 Batches.group = defective
 jax.distributed.initialize = functools.partial(
-    jax.distributed.initialize, heartbeat_timeout_seconds=20
+    jax.distributed.initialize, heartbeat_timeout_seconds=10
 )
 cli.run(train.main)
 """

@@ -13,7 +13,7 @@ import pytest
 from crystal_diffusion_jax import model_folder
 from crystal_diffusion_jax.data.batches import Batch, Batches, evaluation_batches
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.training import loop
+from crystal_diffusion_jax.training import inputs, loop
 from crystal_diffusion_jax.training.loop import train
 from tests.smoke_run import CONFIG, splits
 
@@ -189,7 +189,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkp
     tmp_path, finished, monkeypatch
 ):
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "Batches", SpoiltBatches)
+        patch.setattr(inputs, "Batches", SpoiltBatches)
         with pytest.raises(
             UserError, match=r"stopped at step 13: .*lattice.* not finite"
         ) as caught:
@@ -205,7 +205,7 @@ def test_a_validation_loss_that_is_not_finite_leaves_neither_checkpoint_nor_mode
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr(
-        loop, "evaluation_batches", lambda *args: [with_nan(x) for x in evaluation_batches(*args)]
+        inputs, "evaluation_batches", lambda *args: [with_nan(x) for x in evaluation_batches(*args)]
     )
     with pytest.raises(UserError, match=r"validation after step 10: .*lattice.* not finite"):
         run(tmp_path)

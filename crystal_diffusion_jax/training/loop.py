@@ -5,7 +5,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,16 +13,12 @@ import numpy as np
 
 from crystal_diffusion_jax import __version__, devices, model_folder, processes
 from crystal_diffusion_jax.config import ExperimentConfig
-from crystal_diffusion_jax.data.arrays import (
-    CrystalDataset,
-    DatasetStatistics,
-    dataset_statistics,
-)
-from crystal_diffusion_jax.data.batches import Batch, Batches, evaluation_batches
+from crystal_diffusion_jax.data.batches import Batch
 from crystal_diffusion_jax.diffusion.schedules import noise_schedule
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.models.denoiser import Denoiser
 from crystal_diffusion_jax.training.checkpoint import Checkpoints
+from crystal_diffusion_jax.training.inputs import Inputs, Split, prepare_inputs
 from crystal_diffusion_jax.training.logbook import Logbook, duration, progress_line
 from crystal_diffusion_jax.training.state import TrainState, initial_state, make_optimizer
 from crystal_diffusion_jax.training.step import (
@@ -38,7 +34,7 @@ VALIDATION_DRAWS = 4
 
 def train(
     config: ExperimentConfig,
-    splits: Mapping[str, CrystalDataset],
+    splits: Mapping[str, Split],
     workdir: Path,
     say: Callable[[str], None] = print,
 ) -> Path:
@@ -60,14 +56,14 @@ def train(
     if not processes.is_first():
         say = _say_nothing
     # Before the folder is claimed: bad data must not claim it.
-    data = processes.everywhere(lambda: _prepare(config, splits, mesh))
+    inputs = processes.everywhere(lambda: prepare_inputs(config, splits, mesh))
     claim_workdir(workdir, config, splits)
     with Checkpoints(workdir / "checkpoints", config.training.keep_last) as checkpoints:
         start = checkpoints.latest_step() or 0
         if start == config.training.num_steps:
             say(f"{workdir} is trained already: all {start} steps are done")
         else:
-            _train_from(start, config, data, workdir, mesh, checkpoints, say)
+            _train_from(start, config, inputs, workdir, mesh, checkpoints, say)
         say(
             f"{workdir / 'model'} is that of step {config.training.num_steps}; the lowest "
             f"validation loss was at step {checkpoints.best_step()}"
@@ -79,53 +75,22 @@ def _say_nothing(line: str) -> None:
     """The progress lines of all processes but the first."""
 
 
-class _Data(NamedTuple):
-    """What the steps need of the data."""
-
-    statistics: DatasetStatistics
-    batches: Batches
-    validation: list[Batch]
-    num_train: int
-
-
-def _prepare(
-    config: ExperimentConfig, splits: Mapping[str, CrystalDataset], mesh: jax.sharding.Mesh
-) -> _Data:
-    training = config.training
-    statistics = dataset_statistics(splits["train"], config.scale_by_num_atoms)
-    shared = -(-training.batch_size // mesh.size) * mesh.size
-    return _Data(
-        statistics=statistics,
-        batches=Batches(
-            splits["train"],
-            statistics,
-            training.batch_size,
-            config.seed,
-            training.steps_per_call,
-        ),
-        validation=evaluation_batches(
-            splits["val"], statistics, shared, mesh.size, devices.local_part(mesh)
-        ),
-        num_train=len(splits["train"]),
-    )
-
-
 def _train_from(
     start: int,
     config: ExperimentConfig,
-    data: _Data,
+    inputs: Inputs,
     workdir: Path,
     mesh: jax.sharding.Mesh,
     checkpoints: Checkpoints,
     say: Callable[[str], None],
 ) -> None:
     """The steps after `start`, the step of the last checkpoint or 0."""
-    denoiser = Denoiser(config.model, num_species=len(data.statistics.vocabulary))
+    denoiser = Denoiser(config.model, num_species=len(inputs.statistics.vocabulary))
     schedule = noise_schedule(config.noise)
     optimizer = make_optimizer(config.training)
     key_init, key_train, key_validation = jax.random.split(jax.random.key(config.seed), 3)
     part = devices.local_part(mesh)
-    example = jax.tree.map(lambda array: array[0], data.batches.group(0, mesh.size, part))
+    example = jax.tree.map(lambda array: array[0], inputs.batches.group(0, mesh.size, part))
     state, unflatten = initial_state(denoiser, optimizer, key_init, example)
     state, key_train, key_validation = devices.replicate((state, key_train, key_validation), mesh)
     steps_fn = make_train_steps(
@@ -136,15 +101,16 @@ def _train_from(
         state = checkpoints.restore(start, state)
         say(f"resuming from the checkpoint of step {start} in {workdir}")
     say(
-        f"{state.params.size:,} parameters, {data.num_train:,} crystals in batches of "
-        f"{data.batches.batch_sizes} padded to {data.batches.sizes} atoms, on {devices.describe()}"
+        f"{state.params.size:,} parameters, {inputs.num_train:,} crystals in batches of "
+        f"{inputs.batches.batch_sizes} padded to {inputs.batches.sizes} atoms, on "
+        f"{devices.describe()}"
     )
     with Logbook(workdir, start, writes=processes.is_first()) as logbook:
         clock = _Clock(config, start, logbook.seconds, say)
         pending: list[dict[str, jax.Array]] = []
         per_call = config.training.steps_per_call
         for done in range(start + per_call, config.training.num_steps + 1, per_call):
-            batches = data.batches.group(done // per_call - 1, mesh.size, part)
+            batches = inputs.batches.group(done // per_call - 1, mesh.size, part)
             rows = devices.from_local_rows(batches, mesh, axis=1)
             state, metrics = devices.in_turn(steps_fn(state, tuple(rows), key_train))
             pending.append(metrics)
@@ -159,7 +125,7 @@ def _train_from(
                 pending = []
                 logbook.write("train", done, clock.lap(done, means))
             if done % config.training.checkpoint_every == 0 or last:
-                scores = _validate(evaluate_fn, state, data.validation, mesh, key_validation)
+                scores = _validate(evaluate_fn, state, inputs.validation, mesh, key_validation)
                 _refuse_not_finite(scores, done, workdir, checkpoints.latest_step())
                 logbook.write("validation", done, scores)
                 say(f"step {done}  validation loss {scores['loss']:.4f}")
@@ -167,7 +133,7 @@ def _train_from(
                     # Before the checkpoint: a run that is resumed no more has its last model.
                     training = _training_record(done, means, scores, clock.seconds)
                     params = unflatten(jnp.asarray(jax.device_get(state.ema_params)))
-                    model = model_folder.TrainedModel(params, config, data.statistics, training)
+                    model = model_folder.TrainedModel(params, config, inputs.statistics, training)
                     model_folder.save(model, workdir / "model")
                 checkpoints.save(done, state, scores)
 

@@ -7,14 +7,12 @@ from pathlib import Path
 from crystal_diffusion_jax import config as config_module
 from crystal_diffusion_jax import processes
 from crystal_diffusion_jax.config import ExperimentConfig
-from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.files import replace_text
+from crystal_diffusion_jax.training.inputs import Split
 
 
-def claim_workdir(
-    workdir: Path, config: ExperimentConfig, splits: Mapping[str, CrystalDataset]
-) -> None:
+def claim_workdir(workdir: Path, config: ExperimentConfig, splits: Mapping[str, Split]) -> None:
     """Creates the run's folder, or checks that an existing one belongs to the same run.
 
     Of several processes, which all call this, the first one decides.

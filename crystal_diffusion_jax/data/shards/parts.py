@@ -1,0 +1,117 @@
+"""A data set that comes in several files, read one at a time."""
+
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from crystal_diffusion_jax.data.arrays import CrystalDataset
+from crystal_diffusion_jax.data.datasets import SPLITS
+from crystal_diffusion_jax.data.prepared import BadRow, Prepared, settle_bad_rows
+from crystal_diffusion_jax.data.tables import Source
+from crystal_diffusion_jax.errors import UserError
+
+_ENDINGS = (".csv", ".csv.gz", ".npz")
+_ARRAYS = ("lattice", "num_atoms", "frac_coords", "atomic_numbers", "properties")
+
+
+def find_parts(folder: Path) -> dict[str, list[Path]]:
+    """The parts of each split, sorted: files whose names begin with train, val or test.
+
+    Raises:
+      UserError: no such folder, or no part of train or val in it.
+    """
+    if not folder.is_dir():
+        raise UserError(f"--parts={folder} is no folder")
+    parts = {
+        split: sorted(path for path in folder.glob(f"{split}*") if path.name.endswith(_ENDINGS))
+        for split in SPLITS
+    }
+    for split in ("train", "val"):
+        if not parts[split]:
+            raise UserError(
+                f"--parts={folder} has no files {split}* that end with {', '.join(_ENDINGS)}; it "
+                "needs some for train and for val"
+            )
+    return {split: paths for split, paths in parts.items() if paths}
+
+
+def read_parts(
+    paths: Iterable[Path], properties: Sequence[str], max_num_atoms: int, skip_bad_rows: bool
+) -> Iterator[CrystalDataset]:
+    """The crystals of each file that has any.
+
+    Args:
+      paths: csv or csv.gz with inline CIFs, or .npz with the arrays of a `CrystalDataset` (without
+        material_ids), which must be in canonical form already.
+      properties: columns to read.
+      max_num_atoms: a crystal with more atoms is a bad row; 0: no limit.
+      skip_bad_rows: go on without rows that cannot be used.
+
+    Raises:
+      UserError: a file cannot be read, lacks a property, or has bad rows.
+    """
+
+    def read_part(path: Path) -> CrystalDataset:
+        if path.suffix == ".npz":
+            table = _read_arrays(path, properties, max_num_atoms)
+        else:
+            # Imported here because pymatgen takes long to import.
+            from crystal_diffusion_jax.data.read import read
+
+            table = read(Source(path), properties, max_num_atoms)
+        settle_bad_rows([table], str(path), skip_bad_rows)
+        return table.dataset
+
+    # Without a name for a part, which would keep it while the next one is read.
+    return filter(len, map(read_part, paths))
+
+
+def _read_arrays(path: Path, properties: Sequence[str], max_num_atoms: int) -> Prepared:
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in _ARRAYS}
+            names = [str(name) for name in stored["property_names"]]
+        _require_whole(arrays, len(names))
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{path} does not hold the arrays of a data set ({error}): lattice, num_atoms, "
+            "frac_coords, atomic_numbers, properties, property_names"
+        ) from error
+    missing = sorted(set(properties) - set(names))
+    if missing:
+        raise UserError(f"{path} has no property {', '.join(missing)}; it has {', '.join(names)}")
+    arrays["properties"] = arrays["properties"][:, [names.index(name) for name in properties]]
+    dataset = CrystalDataset(
+        property_names=tuple(properties),
+        material_ids=np.full(len(arrays["num_atoms"]), ""),
+        **arrays,
+    )
+    too_large = dataset.num_atoms > (max_num_atoms or np.inf)
+    bad_rows = [
+        BadRow(path.name, int(row) + 1, "", f"too many atoms: {dataset.num_atoms[row]}")
+        for row in np.flatnonzero(too_large)
+    ]
+    return Prepared(dataset.take(np.flatnonzero(~too_large)), tuple(bad_rows))
+
+
+def _require_whole(arrays: dict[str, np.ndarray], num_properties: int) -> None:
+    """ValueError unless the arrays fit together and hold possible numbers."""
+    count, atoms = len(arrays["num_atoms"]), int(arrays["num_atoms"].sum())
+    shapes = {
+        "lattice": (count, 3, 3),
+        "num_atoms": (count,),
+        "frac_coords": (atoms, 3),
+        "atomic_numbers": (atoms,),
+        "properties": (count, num_properties),
+    }
+    for name, shape in shapes.items():
+        if arrays[name].shape != shape:
+            raise ValueError(f"{name} has shape {arrays[name].shape} instead of {shape}")
+        if not np.isfinite(arrays[name]).all():
+            raise ValueError(f"{name} is not finite")
+    limits = {"num_atoms": (1, np.inf), "atomic_numbers": (1, 118), "frac_coords": (0, 1)}
+    for name, (low, high) in limits.items():
+        if np.any((arrays[name] < low) | (arrays[name] > high)):
+            raise ValueError(f"{name} leaves the range {low} .. {high}")

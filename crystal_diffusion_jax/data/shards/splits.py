@@ -1,0 +1,68 @@
+"""A data set as a folder with a folder of shards for each split: where it is, what is taken."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS, SPLITS
+from crystal_diffusion_jax.data.load import DataConfig
+from crystal_diffusion_jax.data.shards.dataset import (
+    FORMAT_VERSION,
+    INDEX,
+    Shard,
+    ShardedDataset,
+)
+from crystal_diffusion_jax.errors import UserError
+
+
+def holds_shards(root: str) -> bool:
+    """Whether the folder was written by `python -m experiments.prepare --shards`."""
+    return bool(root) and (Path(root).expanduser() / "train" / INDEX).is_file()
+
+
+def open_splits(config: DataConfig) -> dict[str, ShardedDataset]:
+    """The splits in `config.root`, with the properties asked for; no shard is read.
+
+    Raises:
+      UserError: no val split, a damaged index, a missing property, or crystals larger than
+        `config.max_num_atoms`.
+    """
+    folder = Path(config.root).expanduser()
+    splits = {
+        split: _open(folder / split) for split in SPLITS if (folder / split / INDEX).is_file()
+    }
+    if "val" not in splits:
+        raise UserError(f"{folder} has no shards of val: write them with experiments.prepare")
+    names = config.properties
+    if not names and config.name in KNOWN_DATASETS:
+        names = (KNOWN_DATASETS[config.name].property_name,)
+    largest = max(dataset.sizes[-1] for dataset in splits.values())
+    if 0 < config.max_num_atoms < largest:
+        raise UserError(
+            f"the crystals in {folder} have up to {largest} atoms, more than "
+            f"max_num_atoms={config.max_num_atoms}: write the shards anew with --max_num_atoms"
+        )
+    return {
+        split: dataset.with_properties(names or dataset.property_names)
+        for split, dataset in splits.items()
+    }
+
+
+def _open(folder: Path) -> ShardedDataset:
+    path = folder / INDEX
+    try:
+        fields: dict[str, Any] = json.loads(path.read_text())
+        newer = fields.pop("format_version") > FORMAT_VERSION
+        if not newer:
+            shards = [
+                Shard(**{**shard, "counts": tuple(shard["counts"])})
+                for shard in fields.pop("shards")
+            ]
+            num_slices = fields.pop("num_slices")
+            values = {name: tuple(value) for name, value in fields.items()}
+            return ShardedDataset(folder, num_slices, shards=tuple(shards), **values)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}): write the shards anew") from error
+    raise UserError(
+        f"{path} was written by a newer version; upgrade crystal-diffusion-jax or write it anew"
+    )
