@@ -161,9 +161,11 @@ def test_parts_are_the_means_that_the_formulas_say(schedule, mean_free_score):
             error = np.asarray(prediction.scaled_score[b, n]) - target[n]
             found["frac_coords"].append(np.mean(error**2))
             truth, seen = int(crystals.species[b, n]), int(noisy.species[b, n])
-            found["species_cross_entropy"].append(-np.log(probs_0[b, n, truth]))
             # Bayes by enumeration: the earlier species from the matrices of the forward chain.
             now, before = alpha_bar[t[b]], alpha_bar[t[b] - 1]
+            likelihood = (now * np.eye(3) + (1 - now) / 3)[:, seen]
+            posterior_0 = probs_0[b, n] * likelihood / np.dot(probs_0[b, n], likelihood)
+            found["species_cross_entropy"].append(-np.log(posterior_0[truth]))
             one_step = (now / before) * np.eye(3) + (1 - now / before) / 3
             chain = before * np.eye(3) + (1 - before) / 3  # [a_0, a_{t-1}]
             exact = chain[truth] * one_step[:, seen]

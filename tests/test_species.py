@@ -173,7 +173,8 @@ def test_gradients_stay_finite_for_extreme_logits(schedule, t, scale):
 
     def loss(logits):
         divergence = species.kl_divergence(logits, noisy, clean, jnp.array([t]), schedule)
-        return jnp.sum(divergence + species.cross_entropy(logits, clean))
+        auxiliary = species.cross_entropy(logits, noisy, clean, jnp.array([t]), schedule)
+        return jnp.sum(divergence + auxiliary)
 
     value, gradient = jax.value_and_grad(loss)(logits)
     assert np.isfinite(value)
@@ -197,15 +198,40 @@ def test_gradient_of_the_kl_divergence_is_its_finite_difference(schedule, t):
     np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=KL_ATOL)
 
 
-def test_cross_entropy_is_minus_the_log_softmax_at_the_clean_species():
-    rng = np.random.default_rng(3)
-    logits = rng.normal(size=(2, 4, 5)).astype(np.float32)
-    clean = rng.integers(0, 5, size=(2, 4))
-    expected = -np.take_along_axis(
-        special.log_softmax(np.asarray(logits, np.float64), axis=-1), clean[..., None], axis=-1
-    )[..., 0]
-    found = species.cross_entropy(jnp.asarray(logits), jnp.asarray(clean))
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize("t", [1, 2, 400, 1000])
+def test_cross_entropy_is_that_of_the_posterior_of_the_clean_species(schedule, t):
+    logits = np.array([0.4, -1.1, 0.7], np.float32)
+    prior = special.softmax(np.asarray(logits, np.float64))
+    clean, noisy = every_pair(3)
+    found = species.cross_entropy(
+        jnp.tile(logits, (1, 9, 1)), noisy, clean, jnp.array([t]), schedule
+    )
+    expected = [
+        -np.log(bayes_posterior(prior, int(seen), t, 0)[int(truth)])
+        for seen, truth in zip(noisy[0], clean[0], strict=True)
+    ]
+    np.testing.assert_allclose(found[0], expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("t", [2, 400, 990])
+def test_kl_divergence_and_cross_entropy_have_their_optimum_at_the_same_logits(schedule, t):
+    """One atom with a known prior: both expected losses are stationary at log prior."""
+    prior = np.array([0.5, 0.3, 0.15, 0.05])
+    alpha_bar = float(schedule.alpha_bar[t])
+    clean, noisy = every_pair(4)
+    forward = alpha_bar * np.eye(4) + (1 - alpha_bar) / 4
+    joint = jnp.asarray(prior[clean[0]] * forward[clean[0], noisy[0]], jnp.float32)
+
+    for loss in (species.kl_divergence, species.cross_entropy):
+        gradient = jax.grad(
+            lambda logits, loss=loss: jnp.sum(
+                joint
+                * loss(jnp.tile(logits, (1, 16, 1)), noisy, clean, jnp.array([t]), schedule)[0]
+            )
+        )
+        at_optimum = gradient(jnp.log(jnp.asarray(prior, jnp.float32)))
+        elsewhere = gradient(jnp.zeros(4))
+        assert np.abs(at_optimum).max() < 2e-3 * np.abs(elsewhere).max()
 
 
 @pytest.mark.parametrize(("t", "s"), [(2, 1), (500, 499), (900, 400), (1000, 990)])

@@ -86,9 +86,25 @@ def kl_divergence(
     return jnp.sum(jnp.exp(log_q) * (log_q - log_p), axis=-1)
 
 
-def cross_entropy(logits: Array, species: Array) -> Array:
-    """-log p_theta(a_0 | a_t) per atom, [B, N], in nats: D3PM's auxiliary loss, its eq. (5)."""
-    log_probs = jax.nn.log_softmax(logits, axis=-1)
+def cross_entropy(
+    logits: Array, species_t: Array, species: Array, t: Array, schedule: NoiseSchedule
+) -> Array:
+    """-log p_theta(a_0 | a_t) per atom, [B, N], in nats: D3PM's auxiliary loss, its eq. (5).
+
+    p_theta(a_0 | a_t) is the reverse step to s = 0, so it holds the likelihood of the atom's own
+    noisy species, which the logits lack (`log_posterior`). The cross-entropy of the logits alone
+    would pull them to include it, against the KL divergence.
+
+    Args:
+      logits: [B, N, K] predicted distribution of a_0.
+      species_t: [B, N] noisy species.
+      species: [B, N] clean species.
+      t: [B] int.
+      schedule: the tables.
+    """
+    log_probs = log_posterior(
+        jax.nn.log_softmax(logits, axis=-1), species_t, t, jnp.zeros_like(t), schedule
+    )
     return -jnp.take_along_axis(log_probs, species[..., None], axis=-1)[..., 0]
 
 

@@ -163,14 +163,12 @@ def diffusion_loss(
         jnp.square(prediction.lattice_eps - batch.targets.lattice_eps), axis=(1, 2)
     )
     score_error = jnp.mean(jnp.square(prediction.scaled_score - score), axis=-1)
-    logits = prediction.species_logits
+    species_terms = (prediction.species_logits, crystals.species, batch.species, t, schedule)
     parts = {
         "lattice": jnp.sum(lattice_error * batch.crystal_weight),
         "frac_coords": mean_over_atoms(score_error),
-        "species_kl": mean_over_atoms(
-            species.kl_divergence(logits, crystals.species, batch.species, t, schedule)
-        ),
-        "species_cross_entropy": mean_over_atoms(species.cross_entropy(logits, batch.species)),
+        "species_kl": mean_over_atoms(species.kl_divergence(*species_terms)),
+        "species_cross_entropy": mean_over_atoms(species.cross_entropy(*species_terms)),
     }
     total = sum((getattr(config, name) * part for name, part in parts.items()), jnp.zeros(()))
     return total, parts
