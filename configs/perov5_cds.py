@@ -42,6 +42,8 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.model.activation = "silu"
     config.model.norm = "post"
     config.model.mean_free_score = True
+    config.model.num_radial = 0
+    config.model.pair_time = False
 
     config.loss = ConfigDict()
     config.loss.lattice = 1.0

@@ -1,6 +1,7 @@
 """A trained model as one folder: weights.npz, model.json and a model card. No pickle anywhere."""
 
 import dataclasses
+import difflib
 import hashlib
 import json
 import shutil
@@ -19,6 +20,9 @@ from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.models.denoiser import Denoiser
 
 FORMAT_VERSION = 1
+
+# Models that come with the package, one folder each.
+SHIPPED = Path(__file__).parent / "checkpoints"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,18 +81,35 @@ def save(model: TrainedModel, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load(path: Path) -> TrainedModel:
-    """Reads a model folder, or the one inside a training run's workdir.
+def shipped_names() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(path.parent.name for path in SHIPPED.glob("*/model.json"))
+
+
+def _find(path: Path) -> Path:
+    """The folder with model.json that a path or a shipped model's name stands for."""
+    for folder in (path, path / "model", SHIPPED / path):
+        if (folder / "model.json").exists():
+            return folder
+    names = shipped_names()
+    alike = difflib.get_close_matches(str(path), names, n=1)
+    meant = f"did you mean {alike[0]}? " if alike else ""
+    raise UserError(
+        f"{path} is neither a folder with a trained model nor a model of this package: {meant}"
+        f"There are {', '.join(names)}; train another with python -m experiments.train"
+    )
+
+
+def load(path: Path | str) -> TrainedModel:
+    """Reads a model folder, the one inside a training run's workdir, or a shipped model.
+
+    Args:
+      path: the folder, or a name of `shipped_names()`; a folder of that name comes first.
 
     Raises:
       UserError: no model there, a newer format, or weights that are damaged or belong elsewhere.
     """
-    folder = path if (path / "model.json").exists() else path / "model"
-    if not (folder / "model.json").exists():
-        raise UserError(
-            f"{path} holds no trained model (no model.json, no model/ folder); "
-            f"train one with: python -m experiments.train --config=... --workdir={path}"
-        )
+    folder = _find(Path(path))
     try:
         description = json.loads((folder / "model.json").read_text())
         newer = description["format_version"] > FORMAT_VERSION

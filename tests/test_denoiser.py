@@ -54,6 +54,8 @@ def denoiser(conditioning: str, norm: str) -> Denoiser:
     config = DenoiserConfig(
         conditioning=conditioning, norm=norm, width=16, pair_width=16, num_blocks=2, num_heads=2
     )
+    if norm == "pre":  # with what the paper's network lacks
+        config = dataclasses.replace(config, num_radial=4, pair_time=True)
     return Denoiser(config, num_species=NUM_SPECIES)
 
 

@@ -18,6 +18,7 @@ from crystal_diffusion_jax.models.embeddings import (
     pair_features,
     sinusoidal_time,
 )
+from crystal_diffusion_jax.models.neighbours import neighbour_features
 
 CONDITIONINGS = ("none", "cdi", "cds")
 
@@ -36,6 +37,10 @@ class DenoiserConfig:
       pair_width: hidden width of the pair MLPs.
       activation: "silu", "gelu" or "relu".
       norm: "post" (the paper's eqs. (9), (10)) or "pre".
+      num_radial: radial functions of distances between atoms that pairs see besides
+        (`neighbour_features`); 0, the paper's, does without. Needs lattices that are scaled by the
+        number of atoms.
+      pair_time: whether the pair MLPs see the time; the paper's do not.
       mean_free_score: subtract the mean over atoms from the predicted and the target score, see
         `diffusion.coordinates.mean_free`; False is the paper's plain loss.
     """
@@ -49,6 +54,8 @@ class DenoiserConfig:
     activation: str = "silu"
     norm: str = "post"
     mean_free_score: bool = True
+    num_radial: int = 0
+    pair_time: bool = False
 
     def __post_init__(self) -> None:
         """Rejects values that name no network."""
@@ -62,6 +69,8 @@ class DenoiserConfig:
         for field in ("width", "num_blocks", "num_heads", "num_frequencies", "pair_width"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 1, not {getattr(self, field)}")
+        if self.num_radial < 0:
+            raise ValueError(f"num_radial must be at least 0, not {self.num_radial}")
         if self.width % self.num_heads or self.width % 2:
             raise ValueError(
                 f"width must be even and a multiple of num_heads, not {self.width} "
@@ -127,7 +136,7 @@ class Denoiser(nn.Module):
         """
         config = self.config
         mask = crystals.mask
-        embedded = sinusoidal_time(t, config.width)
+        time = embedded = sinusoidal_time(t, config.width)
         if config.conditioning != "none":
             prop = PropertyEmbedding(config.width, name="property")(condition)
             embedded = jnp.concatenate([embedded, prop], axis=-1)
@@ -145,6 +154,13 @@ class Denoiser(nn.Module):
 
         pairs = pair_features(crystals.frac_coords, config.num_frequencies)
         gram = gram_features(crystals.lattice)
+        if config.num_radial:
+            images = neighbour_features(
+                crystals.frac_coords, crystals.lattice, mask, config.num_radial
+            )
+            pairs = jnp.concatenate([pairs, images], axis=-1)
+        if config.pair_time:
+            gram = jnp.concatenate([gram, time], axis=-1)
         for index in range(config.num_blocks):
             block = Block(config, name=f"block_{index}")
             atoms = block(atoms, pairs, gram, mask, in_every_block)

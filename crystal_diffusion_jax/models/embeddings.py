@@ -72,7 +72,7 @@ class PropertyEmbedding(nn.Module):
         return jnp.sum(jnp.where(condition.present[..., None], embedded, null), axis=1)
 
 
-def _stored(array: Array) -> Array:
+def stored(array: Array) -> Array:
     """The same numbers, computed once per atom.
 
     XLA's CPU compiler fuses whatever is elementwise into its consumer and drops optimisation
@@ -98,7 +98,7 @@ def pair_features(frac_coords: Array, num_frequencies: int) -> Array:
     orders = jnp.arange(1, num_frequencies + 1, dtype=frac_coords.dtype)
     angles = 2.0 * jnp.pi * frac_coords[..., None] * orders  # [B, N, 3, M]
     angles = angles.reshape(*frac_coords.shape[:2], 3 * num_frequencies)
-    sin, cos = _stored(jnp.sin(angles)), _stored(jnp.cos(angles))
+    sin, cos = stored(jnp.sin(angles)), stored(jnp.cos(angles))
     sin_i, cos_i, sin_j, cos_j = sin[:, :, None], cos[:, :, None], sin[:, None], cos[:, None]
     return jnp.concatenate([sin_j * cos_i - cos_j * sin_i, cos_j * cos_i + sin_j * sin_i], axis=-1)
 

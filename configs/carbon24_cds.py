@@ -1,0 +1,15 @@
+"""Carbon-24 (10,153 crystals of 6 to 24 atoms), energy per atom, condition in every block (cds)."""
+
+from ml_collections import ConfigDict
+
+from configs import perov5_cds
+
+
+def get_config(variant: str = "full") -> ConfigDict:
+    """The experiment; variant "smoke" runs in seconds."""
+    config = perov5_cds.get_config(variant)
+    config.data.name = "carbon24"
+    config.data.properties = ("energy_per_atom",)
+    config.scale_by_num_atoms = True
+    config.sampling.gamma = 1e-5
+    return config

@@ -1,0 +1,105 @@
+"""Radial and directional features of neighbours against loops over pymatgen's images."""
+
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from pymatgen.core import Lattice
+
+from crystal_diffusion_jax.models.neighbours import CUTOFF, neighbour_features
+
+NUM_RADIAL = 5
+NUM_ATOMS = (4, 2)
+
+
+def crystals() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    lattice = 0.6 * np.eye(3) + rng.normal(0, 0.15, (2, 3, 3))
+    mask = np.arange(4) < np.array(NUM_ATOMS)[:, None]
+    return rng.random((2, 4, 3)), lattice, mask
+
+
+def features(
+    frac_coords: np.ndarray, lattice: np.ndarray, mask: np.ndarray, num_radial: int = NUM_RADIAL
+) -> np.ndarray:
+    arrays = (jnp.asarray(frac_coords, jnp.float32), jnp.asarray(lattice, jnp.float32))
+    return np.asarray(neighbour_features(*arrays, jnp.asarray(mask), num_radial))
+
+
+def bump(distance: float, centre: float) -> float:
+    width = 1.5 * CUTOFF / NUM_RADIAL
+    return max(0.0, 1.0 - ((distance - centre) / width) ** 2) ** 2
+
+
+def test_features_are_sums_over_the_27_nearest_images():
+    frac_coords, lattice, mask = crystals()
+    found = features(frac_coords, lattice, mask).reshape(2, 4, 4, NUM_RADIAL, 4).swapaxes(-1, -2)
+    centres = [CUTOFF * m / NUM_RADIAL for m in range(1, NUM_RADIAL + 1)]
+    for b, count in enumerate(NUM_ATOMS):
+        unit = count ** (1 / 3)
+        cell = Lattice(unit * lattice[b])
+        for i, j in itertools.product(range(count), repeat=2):
+            nearest = frac_coords[b, j] - frac_coords[b, i]
+            nearest = nearest - np.round(nearest)
+            expected = np.zeros((4, NUM_RADIAL))
+            for image in itertools.product((-1, 0, 1), repeat=3):
+                offset = nearest + image
+                distance = float(np.linalg.norm(cell.get_cartesian_coords(offset)))
+                for m, centre in enumerate(centres):
+                    weight = bump(distance, centre)
+                    expected[:, m] += weight * np.array([1.0, *(unit * offset)])
+            np.testing.assert_allclose(found[b, i, j], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("handedness", [1, -1])
+def test_neither_orientation_nor_shifts_nor_other_cells_of_an_atom_matter(handedness):
+    frac_coords, lattice, mask = crystals()
+    rotation, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))
+    before = features(frac_coords, lattice, mask)
+    moved = frac_coords + np.array([0.3, -0.2, 0.1])
+    moved[:, 1] += [1, -2, 3]
+    after = features(moved, lattice @ rotation * handedness, mask)
+    np.testing.assert_allclose(after, before, atol=1e-4)
+
+
+def test_the_swapped_pair_has_the_same_distances_and_opposite_directions():
+    frac_coords, lattice, mask = crystals()
+    found = features(frac_coords, lattice, mask).reshape(2, 4, 4, NUM_RADIAL, 4).swapaxes(-1, -2)
+    swapped = np.swapaxes(found, 1, 2)
+    np.testing.assert_allclose(swapped[..., 0, :], found[..., 0, :], atol=1e-4)
+    np.testing.assert_allclose(swapped[..., 1:, :], -found[..., 1:, :], atol=1e-4)
+
+
+def test_padding_changes_nothing_between_real_atoms():
+    frac_coords, lattice, mask = crystals()
+    alone = features(frac_coords[1:, :2], lattice[1:], mask[1:, :2])
+    padded = features(frac_coords, lattice, mask)[1:, :2, :2]
+    np.testing.assert_allclose(padded, alone, atol=1e-5)
+
+
+def test_the_same_crystal_with_a_doubled_cell_has_the_same_distances_to_its_neighbours():
+    """Two atoms half a cell apart, and twice as many in a cell of twice the volume."""
+    small = features(np.array([[[0, 0, 0], [0.5, 0.5, 0.5]]]), 2 * np.eye(3)[None], np.ones((1, 2)))
+    double = np.array([[[0, 0, 0], [0.5, 0.5, 0.25], [0, 0, 0.5], [0.5, 0.5, 0.75]]])
+    # In units of a scale that grows as N^(1/3) the doubled cell is smaller by 2^(1/3).
+    cell = np.diag([2, 2, 4]) / np.cbrt(2)
+    large = features(double, cell[None], np.ones((1, 4)))
+    radial_small, radial_large = small[..., ::4], large[..., ::4]
+    np.testing.assert_allclose(
+        radial_large[0, 0].sum(axis=0), radial_small[0, 0].sum(axis=0), atol=1e-4
+    )
+
+
+def test_what_is_far_away_is_not_seen():
+    far = features(np.array([[[0, 0, 0], [0.5, 0.5, 0.5]]]), 10 * np.eye(3)[None], np.ones((1, 2)))
+    assert np.all(far[0, 0, 1] == 0)
+    assert np.all(
+        far[0, 0, 0]
+        == features(np.zeros((1, 2, 3)), 10 * np.eye(3)[None], np.ones((1, 2)))[0, 0, 0]
+    )
+
+
+def test_degenerate_cells_give_finite_features():
+    found = features(np.zeros((1, 2, 3)), np.zeros((1, 3, 3)), np.ones((1, 2)))
+    assert np.isfinite(found).all()
