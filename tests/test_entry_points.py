@@ -70,7 +70,10 @@ TRAINING_MISTAKES = {
 
 SAMPLING_MISTAKES = {
     "no model given": (["--out=OUT"], "--model"),
-    "folder without a model": (["--model=EMPTY", "--out=OUT"], "is neither a folder with a trained model nor a model of this package"),
+    "folder without a model": (
+        ["--model=EMPTY", "--out=OUT"],
+        "is neither a folder with a trained model nor a model of this package",
+    ),
     "unknown flag": (["--model=MODEL", "--out=OUT", "--guidence=1"], "--guidence=1"),
     "target": (["--model=MODEL", "--out=OUT", "--target=abc"], "--target=abc"),
     "no such element": (["--model=MODEL", "--out=OUT", "--elements=O,Xx"], "'Xx'"),

@@ -107,6 +107,32 @@ def test_predictions_below_every_training_label_are_counted() -> None:
     assert scores.below_training_range == Rate(2, 6)
 
 
+def test_predictions_that_fool_the_judge_are_failures() -> None:
+    # The judge says 0.38 and 0.82 of the test crystals: an error of 0.05 if their labels are so.
+    test = dataclasses.replace(TEST, properties=np.array([[0.33], [0.87]]))
+    # 0.12, twice, is below 0.30 - 3 x 0.05; 0.18 and the others are not.
+    train = dataclasses.replace(TRAIN, properties=np.full((2, 1), 0.30))
+    scores = evaluate(INPUTS, SPEC, train, test, judge, progress=False)
+    assert scores.judge_error == pytest.approx(0.05)
+    assert scores.lowest_plausible == pytest.approx(0.15)
+    assert scores.implausibly_low == Rate(2, 6)
+    assert scores.success["single"]["SR5"] == Rate(3, 8)
+    # One of the two is invalid anyway.
+    assert scores.success["single_valid"]["SR5"] == Rate(2, 8)
+    named = [f.name for f in scores.failures if "too far below" in f.reason]
+    assert named == ["4.cif", "5.cif"]
+    written = to_json(scores, "set", SPEC)
+    assert written["judge"]["error"] == pytest.approx(0.05)
+    assert written["predictions"]["implausibly_low"]["k"] == 2
+
+
+def test_a_judge_of_unknown_error_is_believed() -> None:
+    test = dataset([perovskite("Am")])
+    scores = evaluate(INPUTS, SPEC, TRAIN, test, judge, progress=False)
+    assert scores.implausibly_low == Rate(0, 6)
+    assert to_json(scores, "set", SPEC)["judge"] == {"error": None, "lowest_plausible": None}
+
+
 def test_the_table_lists_ten_reasons_and_counts_the_others() -> None:
     reasons = {i: f"reason {i}" for i in range(13)}
     scores = report(Inputs([None] * 13, [str(i) for i in range(13)], reasons))

@@ -129,8 +129,29 @@ def test_missing_weights_are_named(folder):
 
 def test_a_folder_without_a_model_is_told_how_to_get_one(tmp_path):
     for path in (tmp_path, tmp_path / "absent"):
-        with pytest.raises(UserError, match=rf"{path.name} holds no .*experiments\.train"):
+        with pytest.raises(UserError, match=rf"{path.name} is neither .*experiments\.train"):
             model_folder.load(path)
+
+
+@pytest.mark.parametrize("name", model_folder.shipped_names())
+def test_a_shipped_model_is_found_by_its_name(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # wherever the user is
+    model = model_folder.load(name)
+    assert model.num_parameters > 100_000
+    assert len(model.statistics.property_names) == 1
+
+
+def test_a_folder_comes_before_the_shipped_model_of_its_name(folder, monkeypatch):
+    name = model_folder.shipped_names()[0]
+    shutil.copytree(folder, folder.parent / name)
+    monkeypatch.chdir(folder.parent)
+    own = model_folder.load(name)
+    assert own.weights_sha256 == model_folder.load(folder).weights_sha256
+
+
+def test_a_misspelt_name_is_told_the_right_one():
+    with pytest.raises(UserError, match=r"perov5_csd is neither .*did you mean perov5_cds\?"):
+        model_folder.load("perov5_csd")
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"format_version": 1}', "\x00\x01"])

@@ -19,6 +19,10 @@ from crystal_diffusion_jax.evaluation.intervals import Estimate, Rate, bootstrap
 from crystal_diffusion_jax.evaluation.success_rate import success_rates
 from crystal_diffusion_jax.evaluation.validity import composition_defect, structural_defect
 
+# A prediction further below the training labels than so many of the judge's errors is its mistake.
+PLAUSIBLE_ERRORS = 3.0
+IMPLAUSIBLE = "predicted too far below all training crystals to be believed"
+
 
 class PredictionsLike(Protocol):
     """What a judge says of S structures: `oracle.predict.Predictions`."""
@@ -60,7 +64,12 @@ class Report:
       property_median: their median; far from any training crystal the networks may answer with
         millions of eV, which a mean does not survive.
       below_training_range: of those crystals, how many are predicted below every label of the
-        training split; each of them counts as a success, but hardly is one.
+        training split.
+      judge_error: mean absolute error of the predictions for the test split, against its labels.
+      lowest_plausible: smallest label of the training split minus `PLAUSIBLE_ERRORS` times
+        `judge_error`; NaN where that is unknown.
+      implausibly_low: of the crystals with a prediction, those below `lowest_plausible`: they fool
+        the judge, and count as failures of success and use.
       coverage: of the test split, None where it was not asked for.
       failures: by index, a crystal's in the order of the stages.
     """
@@ -80,6 +89,9 @@ class Report:
     property_mean: Estimate
     property_median: Estimate
     below_training_range: Rate
+    judge_error: float
+    lowest_plausible: float
+    implausibly_low: Rate
     coverage: Coverage | None
     failures: Sequence[Failure]
 
@@ -126,15 +138,21 @@ def evaluate(
     predictions = predict(crystals)
     values = np.full(num, np.nan)
     values[present] = predictions.values
+    test_structures = dataset_structures(test)
+    test_values = predict(test_structures).values
+    errors = finite(np.abs(test_values - test.properties[:, 0]))
+    judge_error = float(np.mean(errors)) if len(errors) else np.nan
+    lowest_plausible = float(train.properties[:, 0].min()) - PLAUSIBLE_ERRORS * judge_error
+    implausible = values < lowest_plausible  # NaN is not
+    reached = np.where(implausible, np.nan, values)
     stages["property"] = {present[i]: reason for i, reason in predictions.failures.items()}
+    stages["property"] |= dict.fromkeys(np.flatnonzero(implausible).tolist(), IMPLAUSIBLE)
 
     compared = diversity(inputs.structures, train, progress)
     stages["comparison"] = compared.failures
 
-    test_structures = dataset_structures(test)
     drawn = draw_valid(valid)
     drawn_structures = [s for i in drawn if (s := inputs.structures[i]) is not None]
-    test_values = predict(test_structures).values
 
     covered = None
     num_test_fingerprinted = None
@@ -152,7 +170,7 @@ def evaluate(
         num_test=len(test),
         num_test_predicted=len(finite(test_values)),
         num_test_fingerprinted=num_test_fingerprinted,
-        success=success_rates(values, valid, spec.success_thresholds),
+        success=success_rates(reached, valid, spec.success_thresholds),
         validity={
             "structure": rate(structure_valid),
             "composition": rate(composition_valid),
@@ -160,12 +178,15 @@ def evaluate(
         },
         diversity=_diversity_rates(compared),
         useful=compared.distinct(
-            valid & compared.novel & (values <= spec.success_thresholds[0])  # NaN reaches nothing
+            valid & compared.novel & (reached <= spec.success_thresholds[0])  # NaN reaches nothing
         ),
         distances=distances(drawn_structures, values[drawn], test_structures, test_values),
         property_mean=bootstrap(np.mean, finite(values)),
         property_median=bootstrap(np.median, finite(values)),
         below_training_range=rate(finite(values) < train.properties[:, 0].min()),
+        judge_error=judge_error,
+        lowest_plausible=lowest_plausible,
+        implausibly_low=Rate(int(np.sum(implausible)), len(finite(values))),
         coverage=covered,
         failures=list_failures(inputs.names, stages),
     )

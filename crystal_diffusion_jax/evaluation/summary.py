@@ -18,7 +18,10 @@ interval, and the number of crystals in each sample. What cannot be computed is 
   diversity        {"unique", "novel", "unique_compositions", "novel_compositions"} -> rate
   useful           rate of distinct crystals that are valid, reach SR5 and are novel
   distances        {"density", "num_elements", "property"} -> estimate (Wasserstein, to test split)
-  predictions      {"mean": estimate, "median": estimate, "below_training_range": rate}
+  predictions      {"mean": estimate, "median": estimate, "below_training_range": rate,
+                   "implausibly_low": rate}, the last ones counted as failures
+  judge            {"error", "lowest_plausible"}: its mean absolute error on the test split, and
+                   the training minimum less three times that
   coverage         {"recall": rate, "precision": rate, "amsd_recall", "amsd_precision",
                    "amcd_recall", "amcd_precision"}, null unless asked for
   failures         {"by_reason": {"stage: reason": count},
@@ -27,6 +30,7 @@ interval, and the number of crystals in each sample. What cannot be computed is 
 """
 
 import dataclasses
+import math
 from collections import Counter
 from importlib.metadata import version
 from typing import Any
@@ -93,6 +97,11 @@ def to_json(report: Report, structures: str, spec: DatasetSpec) -> dict[str, Any
             "mean": _estimate(report.property_mean),
             "median": _estimate(report.property_median),
             "below_training_range": _rate(report.below_training_range),
+            "implausibly_low": _rate(report.implausibly_low),
+        },
+        "judge": {
+            "error": _number(report.judge_error),
+            "lowest_plausible": _number(report.lowest_plausible),
         },
         "coverage": covered,
         "failures": {
@@ -124,6 +133,7 @@ def to_table(report: Report, spec: DatasetSpec) -> str:
     lines.append(_estimate_line(f"mean {property_title}", report.property_mean))
     lines.append(_estimate_line(f"median {property_title}", report.property_median))
     lines.append(_rate_line("predicted below training range", report.below_training_range))
+    lines.append(_rate_line("predicted implausibly low", report.implausibly_low))
     if report.coverage is not None:
         lines.append(_rate_line("COV-R", report.coverage.recall))
         lines.append(_rate_line("COV-P", report.coverage.precision))
@@ -141,6 +151,10 @@ def to_table(report: Report, spec: DatasetSpec) -> str:
         lines += ["", f"{known} have a predicted property"]
     lines += ["", f"composition validity by SMACT {SMACT_VERSION}, oxidation states of 2014"]
     return "\n".join(lines)
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _rate(item: Rate) -> dict[str, Any]:

@@ -1,0 +1,19 @@
+"""Carbon-24 as carbon24_cds, with distances to neighbours and the time in the pair MLPs.
+
+python -m experiments.train --config=configs/carbon24_cds_plus.py --workdir=runs/carbon24_cds_plus
+"""
+
+from ml_collections import ConfigDict
+
+from configs import carbon24_cds
+
+
+def get_config(variant: str = "full") -> ConfigDict:
+    """The experiment; variant "smoke" runs in seconds."""
+    config = carbon24_cds.get_config(variant)
+    config.model.num_radial = 16
+    config.model.pair_time = True
+    if variant == "full":
+        config.training.num_steps = 32_000
+        config.training.ema_decay = 0.9995
+    return config

@@ -1,0 +1,138 @@
+"""Table 1 of the paper with this package's rows: published figures, rows, Markdown."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from crystal_diffusion_jax.evaluation.success_rate import NAMES
+
+# SR5 / SR10 / SR15 as published, by data set; single sample per try where not said otherwise.
+# Papers: CDVAE arXiv:2110.06197, SyMat arXiv:2307.02707, DiffCSP arXiv:2309.04475 (its Table 12),
+# Takahara et al. arXiv:2406.09263.
+PUBLISHED: Mapping[str, Mapping[str, tuple[float, float, float]]] = {
+    "perov5": {
+        "CDVAE, best of 10": (0.52, 0.65, 0.79),
+        "SyMat, best of 10": (0.73, 0.80, 0.87),
+        "DiffCSP, best of 10": (1.00, 1.00, 1.00),
+        "paper, CDI": (0.93, 0.97, 0.98),
+        "paper, CDS": (0.97, 0.99, 1.00),
+    },
+    "carbon24": {
+        "CDVAE, best of 10": (0.00, 0.06, 0.06),
+        "SyMat, best of 10": (0.06, 0.13, 0.13),
+        "DiffCSP, best of 10": (0.50, 0.69, 0.69),
+        "paper, CDI": (0.43, 0.56, 0.57),
+        "paper, CDS": (0.56, 0.64, 0.64),
+    },
+    "mp20": {
+        "CDVAE, best of 10": (0.78, 0.86, 0.90),
+        "SyMat, best of 10": (0.92, 0.97, 0.97),
+        "DiffCSP, best of 10": (0.82, 0.98, 1.00),
+        "paper, CDI": (0.91, 0.93, 0.95),
+        "paper, CDS": (0.63, 0.75, 0.84),
+    },
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One entry that can be measured.
+
+    Attributes:
+      model: name of a shipped model, or a model folder.
+      dataset: that its crystals are judged by.
+      guidance: weight of classifier-free guidance.
+    """
+
+    model: str
+    dataset: str
+    guidance: float
+
+    @property
+    def title(self) -> str:
+        """What the table calls it."""
+        return f"{self.model}, guidance {self.guidance:g}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """Mean and range over seeds.
+
+    Attributes:
+      mean: of the seeds' values.
+      low: the smallest.
+      high: the largest.
+    """
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """Mean (range), three digits."""
+        if self.low == self.high:
+            return f"{self.mean:.3f}"
+        return f"{self.mean:.3f} ({self.low:.3f}-{self.high:.3f})"
+
+
+# Column -> where its rate is in the files of `experiments.evaluate`.
+RATES: Mapping[str, tuple[str, ...]] = {
+    **{
+        f"{name} {r}": ("success_rate", r, name)
+        for r in ("single", "single_valid")
+        for name in NAMES
+    },
+    **{f"{name} best_of_10": ("success_rate", "best_of_10", name) for name in NAMES},
+    "valid": ("validity", "both"),
+    "valid structure": ("validity", "structure"),
+    "unique": ("diversity", "unique"),
+    "novel": ("diversity", "novel"),
+    "distinct compositions": ("diversity", "unique_compositions"),
+    "useful": ("useful",),
+    "implausibly low": ("predictions", "implausibly_low"),
+}
+
+
+def spreads(scores: Sequence[Mapping[str, Any]]) -> dict[str, Spread]:
+    """The rates of several seeds, by the columns of `RATES`.
+
+    Args:
+      scores: the contents of one file of `experiments.evaluate` for each seed.
+    """
+    found = {}
+    for column, path in RATES.items():
+        values = []
+        for score in scores:
+            entry: Any = score
+            for key in path:
+                entry = entry[key]
+            values.append(entry["rate"] if entry["rate"] is not None else np.nan)
+        found[column] = Spread(float(np.mean(values)), float(min(values)), float(max(values)))
+    return found
+
+
+def markdown(dataset: str, measured: Mapping[Row, Mapping[str, Spread]]) -> str:
+    """Both tables of one data set: success rates beside the published ones, and the rest.
+
+    Args:
+      dataset: one of `PUBLISHED`.
+      measured: the columns of `spreads` for each row.
+    """
+    lines = ["| | SR5 | SR10 | SR15 |", "|---|---|---|---|"]
+    for title, rates in PUBLISHED[dataset].items():
+        lines.append(_line(title, [f"{value:.2f}" for value in rates]))
+    for row, columns in measured.items():
+        for reading in ("single", "single_valid", "best_of_10"):
+            cells = [str(columns[f"{name} {reading}"]) for name in NAMES]
+            lines.append(_line(f"**{row.title}**, {reading}", cells))
+    others = [column for column in RATES if not column.startswith("SR")]
+    lines += ["", _line("", others), "|---" * (len(others) + 1) + "|"]
+    for row, columns in measured.items():
+        lines.append(_line(row.title, [str(columns[column]) for column in others]))
+    return "\n".join(lines)
+
+
+def _line(title: str, cells: Sequence[str]) -> str:
+    return f"| {title} | " + " | ".join(cells) + " |"

@@ -1,0 +1,133 @@
+"""Measures every row of docs/table1.md: samples from the shipped models, judges, writes the page.
+
+    python -m experiments.table1 --out=docs/table1.md
+    python -m experiments.table1 --out=row.md --models=perov5_cds --guidance=1 --seeds=1
+
+Each crystal set is made and scored by the same commands that a user has, which are printed. What
+--work holds already is not done again.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from crystal_diffusion_jax import __version__, model_folder
+from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.evaluation.table1 import PUBLISHED, Row, markdown, spreads
+from experiments import cli
+
+HEAD = """# Success rates at the lowest property, ours and published
+
+{num:,} crystals per entry and seed, {seeds} seeds (mean, and range where they differ), none sorted
+out. `single` counts every crystal as one try,
+`single_valid` an invalid one as a failure, `best_of_10` asks for one success among ten. A
+prediction below the training minimum less three times the judge's error is a failure. Useful:
+valid, SR5, distinct and not in the training set, all at once. The published figures are for models
+of the official training sets.
+
+"""
+
+
+def parser() -> cli.Parser:
+    """The flags."""
+    flags = cli.Parser(prog="python -m experiments.table1", description=__doc__)
+    flags.formatter_class = argparse.RawDescriptionHelpFormatter
+    flags.add_argument("--out", type=Path, required=True, help="Markdown file")
+    flags.add_argument("--models", default="", help="with commas between (default: all shipped)")
+    flags.add_argument("--guidance", default="0,1", help="weights (default: %(default)s)")
+    flags.add_argument("--num", type=int, default=1000, help="crystals (default: %(default)s)")
+    flags.add_argument("--seeds", type=int, default=3, help="(default: %(default)s)")
+    flags.add_argument(
+        "--work", type=Path, default=Path("samples/table1"), help="(default: %(default)s)"
+    )
+    return flags
+
+
+def rows(models: str, guidance: str) -> list[Row]:
+    """The rows that are asked for.
+
+    Raises:
+      UserError: a model that is not there or of another data set, or a weight that is no number.
+    """
+    names = models.split(",") if models else model_folder.shipped_names()
+    try:
+        weights = [float(weight) for weight in guidance.split(",")]
+    except ValueError as error:
+        raise UserError(f"--guidance={guidance} must be numbers with commas between") from error
+    found = []
+    for name in names:
+        dataset = model_folder.load(name).config.data.name
+        if dataset not in PUBLISHED:
+            raise UserError(
+                f"--models: {name} is of the data set {dataset!r}, which has no judge; those of "
+                f"{', '.join(PUBLISHED)} have"
+            )
+        found += [Row(name, dataset, weight) for weight in weights]
+    return found
+
+
+def measure(row: Row, seed: int, num: int, work: Path) -> dict[str, Any]:
+    """Scores of one row and seed; made unless they are there."""
+    out = work / f"{Path(row.model).name}_guidance{row.guidance:g}_seed{seed}"
+    scores = out / "metrics.json"
+    if not scores.exists():
+        start = time.monotonic()
+        _run("sample", f"--model={row.model}", "--target=min", f"--guidance={row.guidance:g}",
+             f"--num={num}", f"--seed={seed}", "--batch_size=200", f"--out={out}")  # fmt: skip
+        _run("evaluate", f"--structures={out}", f"--dataset={row.dataset}", f"--out={scores}")
+        print(f"{row.title}, seed {seed}: {time.monotonic() - start:.0f} s", flush=True)
+    content: dict[str, Any] = json.loads(scores.read_text())
+    if content["counts"]["asked_for"] != num:
+        raise UserError(
+            f"{out} holds {content['counts']['asked_for']} crystals, not {num}: use another --work"
+        )
+    return content
+
+
+def _run(program: str, *arguments: str) -> None:
+    command = ["python", "-m", f"experiments.{program}", *arguments]
+    print(" ".join(command), flush=True)
+    done = subprocess.run([sys.executable, *command[1:]], stdout=subprocess.DEVNULL, check=False)
+    if done.returncode:
+        raise UserError(f"experiments.{program} ended with status {done.returncode}, see above")
+
+
+def main() -> None:
+    """Entry point."""
+    flags = parser().parse_args()
+    for name in ("num", "seeds"):
+        if getattr(flags, name) < 1:
+            raise UserError(f"--{name}={getattr(flags, name)} must be at least 1")
+    cli.check_output(flags.out)
+    measured: dict[str, dict[Row, Any]] = {}
+    training: dict[str, int] = {}
+    for row in rows(flags.models, flags.guidance):
+        scores = [measure(row, seed, flags.num, flags.work) for seed in range(flags.seeds)]
+        measured.setdefault(row.dataset, {})[row] = spreads(scores)
+        training[row.dataset] = scores[0]["counts"]["train"]
+    text = HEAD.format(num=flags.num, seeds=flags.seeds)
+    for dataset, table in measured.items():
+        text += f"## {dataset}\n\nOur training set: {training[dataset]:,} crystals.\n\n"
+        text += f"{markdown(dataset, table)}\n\n"
+    models = ",".join(dict.fromkeys(row.model for table in measured.values() for row in table))
+    text += (
+        f"Made on {datetime.date.today()} by `python -m experiments.table1 --models={models} "
+        f"--guidance={flags.guidance} --num={flags.num} --seeds={flags.seeds}`, seeds 0 to "
+        f"{flags.seeds - 1}, on {os.cpu_count()} cores ({platform.machine()}), "
+        f"crystal_diffusion_jax {__version__}, jax {jax.__version__}.\n"
+    )
+    cli.write_output(flags.out, text)
+    print(f"table in {flags.out}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,96 @@
+"""experiments/table1.py and evaluation/table1.py: seeds to spreads, rows to Markdown."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.evaluation.table1 import PUBLISHED, RATES, Row, markdown, spreads
+from experiments import table1
+
+
+def scores(rate: float | None, num: int = 1000) -> dict[str, Any]:
+    """A file of `experiments.evaluate` in which every rate is the same, but SR10 is 0.1 more."""
+
+    def entry(value: float | None) -> dict[str, Any]:
+        return {"rate": value}
+
+    names = {"SR5": rate, "SR10": None if rate is None else rate + 0.1, "SR15": rate}
+    readings = ("single", "single_valid", "best_of_10")
+    return {
+        "counts": {"asked_for": num, "train": 123},
+        "success_rate": {r: {n: entry(v) for n, v in names.items()} for r in readings},
+        "validity": {"both": entry(rate), "structure": entry(rate)},
+        "diversity": {n: entry(rate) for n in ("unique", "novel", "unique_compositions")},
+        "useful": entry(rate),
+        "predictions": {"implausibly_low": entry(rate)},
+    }
+
+
+def test_spreads_are_mean_and_range_of_the_seeds():
+    found = spreads([scores(0.2), scores(0.3), scores(0.7)])
+    assert set(found) == set(RATES)
+    assert found["useful"].mean == pytest.approx(0.4)
+    assert (found["useful"].low, found["useful"].high) == (0.2, 0.7)
+    assert found["SR10 best_of_10"].mean == pytest.approx(0.5)
+    assert str(found["SR5 single"]) == "0.400 (0.200-0.700)"
+    assert str(spreads([scores(0.25)] * 3)["valid"]) == "0.250"
+
+
+def test_the_page_has_every_published_row_and_every_column_of_ours():
+    row = Row("perov5_cds", "perov5", 1.0)
+    page = markdown("perov5", {row: spreads([scores(0.125)])})
+    for title in PUBLISHED["perov5"]:
+        assert f"| {title} |" in page
+    assert "| **perov5_cds, guidance 1**, single | 0.125 | 0.225 | 0.125 |" in page
+    tables = page.split("\n\n")
+    for table in tables:
+        assert len({line.count("|") for line in table.splitlines()}) == 1
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["table1", *arguments])
+    table1.main()
+
+
+def test_what_is_measured_already_is_only_written_down(tmp_path, monkeypatch):
+    for guidance in (0, 2):
+        for seed in range(2):
+            folder = tmp_path / "work" / f"perov5_cds_guidance{guidance}_seed{seed}"
+            folder.mkdir(parents=True)
+            (folder / "metrics.json").write_text(json.dumps(scores(0.5 + guidance / 10)))
+    out = tmp_path / "table.md"
+    arguments = ["--models=perov5_cds", "--guidance=0,2", "--seeds=2", f"--out={out}"]
+    run(monkeypatch, *arguments, f"--work={tmp_path / 'work'}")
+    page = out.read_text()
+    assert "| **perov5_cds, guidance 0**, single | 0.500 | 0.600 | 0.500 |" in page
+    assert "| **perov5_cds, guidance 2**, single | 0.700 | 0.800 | 0.700 |" in page
+    assert "123 crystals" in page
+    with pytest.raises(UserError, match="holds 1000 crystals, not 10: use another --work"):
+        run(monkeypatch, *arguments, f"--work={tmp_path / 'work'}", "--num=10")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--guidance=a"], "--guidance=a must be numbers"),
+        (["--seeds=0"], "--seeds=0 must be at least 1"),
+        (["--models=perov5_csd"], "did you mean perov5_cds"),
+    ],
+)
+def test_mistakes_are_named_before_any_work(arguments, message, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=message):
+        run(monkeypatch, f"--out={tmp_path / 'table.md'}", *arguments)
+
+
+def test_a_command_that_fails_ends_the_table(tmp_path, monkeypatch):
+    def fail(command: list[str], **options: Any) -> Any:
+        assert command[1:3] == ["-m", "experiments.sample"]
+        return type("Done", (), {"returncode": 2})()
+
+    monkeypatch.setattr(table1.subprocess, "run", fail)
+    with pytest.raises(UserError, match=r"experiments\.sample ended with status 2"):
+        run(monkeypatch, "--models=perov5_cds", f"--out={Path(tmp_path) / 'table.md'}")
