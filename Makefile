@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
-.PHONY: install test lint types pytest demo clean
+.PHONY: install test lint types pytest test-faults demo clean
 
 install: $(INSTALLED)
 
@@ -26,6 +26,9 @@ types: $(INSTALLED)
 
 pytest: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+test-faults: $(INSTALLED)
+	$(BIN)/python -m pytest -m faults
 
 demo: $(INSTALLED)
 	$(BIN)/python -m experiments.train --config=configs/quickstart.py --workdir=runs/quickstart
