@@ -72,6 +72,10 @@ class Report:
         the judge, and count as failures of success and use.
       coverage: of the test split, None where it was not asked for.
       failures: by index, a crystal's in the order of the stages.
+      values: [n] predictions, NaN where there is none.
+      valid: [n] bool.
+      novel: [n] bool, no training crystal is the same.
+      train_values: labels of the training split.
     """
 
     num: int
@@ -94,6 +98,10 @@ class Report:
     implausibly_low: Rate
     coverage: Coverage | None
     failures: Sequence[Failure]
+    values: np.ndarray
+    valid: np.ndarray
+    novel: np.ndarray
+    train_values: np.ndarray
 
 
 def evaluate(
@@ -189,6 +197,10 @@ def evaluate(
         implausibly_low=Rate(int(np.sum(implausible)), len(finite(values))),
         coverage=covered,
         failures=list_failures(inputs.names, stages),
+        values=values,
+        valid=valid,
+        novel=compared.novel,
+        train_values=train.properties[:, 0],
     )
 
 
