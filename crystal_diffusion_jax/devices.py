@@ -91,11 +91,12 @@ def from_local_rows(rows: Any, mesh: Mesh, axis: int = 0) -> Any:
 def in_turn(results: Any) -> Any:
     """Returns what it is given, when it is there if programs must not be in flight side by side.
 
-    Accelerators run programs in the order of their calls. A CPU runs them side by side, and the
-    collectives of several processes then keep one another waiting for ever (jax 0.10.1, two
-    devices in each of two processes).
+    Accelerators run programs in the order of their calls. A CPU runs them side by side on as many
+    threads as it has devices: two programs with collectives, each with one device waiting for the
+    other, then block one another for ever (seen in jax 0.10.1 in one process with two devices and
+    in two processes; XLA ends the process after a while).
     """
-    if jax.process_count() > 1 and jax.default_backend() == "cpu":
+    if jax.device_count() > 1 and jax.default_backend() == "cpu":
         jax.block_until_ready(results)
     return results
 

@@ -101,3 +101,32 @@ def test_the_devices_of_a_process_lie_side_by_side_however_they_are_numbered(mon
     for process, part in enumerate([range(4), range(4, 8)]):
         monkeypatch.setattr(jax, "process_index", lambda process=process: process)
         assert devices.local_part(mesh) == part
+
+
+# Independent programs, each with a sum over both devices; without their turns XLA blocks at once.
+MANY_PROGRAMS = """
+import jax, jax.numpy as jnp, numpy as np
+from crystal_diffusion_jax import devices
+jax.config.update("jax_num_cpu_devices", 2)
+mesh = devices.data_mesh()
+def total(x):
+    return jax.lax.psum(jnp.sum(x @ x.T), devices.AXIS)
+spec = jax.sharding.PartitionSpec
+summed = jax.jit(jax.shard_map(total, mesh=mesh, in_specs=spec("data"), out_specs=spec()))
+rows = jax.device_put(np.ones((400, 400), np.float32), devices.by_batch(mesh))
+results = [devices.in_turn(summed(rows)) for _ in range(60)]
+print({float(result) for result in results})
+"""
+
+
+def test_programs_that_wait_for_one_another_take_turns():
+    timeout = "--xla_cpu_collective_call_terminate_timeout_seconds=20"
+    done = subprocess.run(
+        [sys.executable, "-c", MANY_PROGRAMS],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"XLA_FLAGS": timeout, "JAX_PLATFORMS": "cpu"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[:2000]
+    assert done.stdout == "{32000000.0}\n"
