@@ -2,9 +2,9 @@
 
     python -m experiments.train --config=configs/perov5_cds.py --workdir=runs/perov5_cds
 
-Two idle cores of an AMD EPYC: 9,500 to 10,000 structures/s, 12 min 23 s. Expected, measured on 6,572
-training crystals (58 % of the official split), seed 0: validation loss 0.578; 1,000 crystals at
---target=min: SR5 / SR10 / SR15 0.941 / 0.983 / 0.993, with --guidance=1 0.999 / 1 / 1, all
+Two idle cores of an AMD EPYC: 9,500 to 10,000 structures/s, 12 min 23 s. Expected, measured on
+6,572 training crystals (58 % of the official split), seed 0: validation loss 0.578; 1,000 crystals
+at --target=min: SR5 / SR10 / SR15 0.941 / 0.983 / 0.993, with --guidance=1 0.999 / 1 / 1, all
 structurally valid.
 """
 
