@@ -46,7 +46,10 @@ def exclusive(folder: Path, flag: str, say: Callable[[str], None] = print) -> It
     try:
         if owner.exists():
             say(f"the last run in {folder} was cut short ({_owner(folder)}); going on from there")
-        owner.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n")
+        try:
+            owner.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n")
+        except OSError as error:
+            raise UserError(f"{flag}={folder} cannot be written ({error.strerror})") from error
         yield
     finally:
         owner.unlink(missing_ok=True)

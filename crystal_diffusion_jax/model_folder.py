@@ -1,5 +1,6 @@
 """A trained model as one folder: weights.npz, model.json and a model card. No pickle anywhere."""
 
+import contextlib
 import dataclasses
 import difflib
 import hashlib
@@ -15,11 +16,15 @@ import numpy as np
 
 from crystal_diffusion_jax import config as config_module
 from crystal_diffusion_jax.config import ExperimentConfig
+from crystal_diffusion_jax.data.archives import read_arrays
 from crystal_diffusion_jax.data.arrays import DatasetStatistics
+from crystal_diffusion_jax.data.limits import read_text, shown
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.models.denoiser import Denoiser
 
 FORMAT_VERSION = 1
+
+_MAX_DESCRIPTION = 2**20  # bytes; model.json has some thousands
 
 # Models that come with the package, one folder each.
 SHIPPED = Path(__file__).parent / "checkpoints"
@@ -65,7 +70,7 @@ def save(model: TrainedModel, folder: Path) -> None:
     flat = flax.traverse_util.flatten_dict(model.params, sep="/")
     arrays: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in flat.items()}
     np.savez(new / "weights.npz", **arrays)
-    digest = hashlib.sha256((new / "weights.npz").read_bytes()).hexdigest()
+    digest = _sha256(new / "weights.npz")
     description = {
         "format_version": FORMAT_VERSION,
         "weights_sha256": digest,
@@ -89,13 +94,15 @@ def shipped_names() -> list[str]:
 def _find(path: Path) -> Path:
     """The folder with model.json that a path or a shipped model's name stands for."""
     for folder in (path, path / "model", SHIPPED / path):
-        if (folder / "model.json").exists():
-            return folder
+        with contextlib.suppress(OSError, ValueError):  # a name too long, a folder of someone else
+            if (folder / "model.json").exists():
+                return folder
     names = shipped_names()
     alike = difflib.get_close_matches(str(path), names, n=1)
     meant = f"did you mean {alike[0]}? " if alike else ""
     raise UserError(
-        f"{path} is neither a folder with a trained model nor a model of this package: {meant}"
+        f"{shown(str(path), 500)} is neither a folder with a trained model nor a model of this "
+        f"package: {meant}"
         f"There are {', '.join(names)}; train another with python -m experiments.train"
     )
 
@@ -110,34 +117,73 @@ def load(path: Path | str) -> TrainedModel:
       UserError: no model there, a newer format, or weights that are damaged or belong elsewhere.
     """
     folder = _find(Path(path))
+    for name in ("model.json", "weights.npz"):
+        _refuse_link_out(folder, folder / name)
     try:
-        description = json.loads((folder / "model.json").read_text())
-        newer = description["format_version"] > FORMAT_VERSION
-        if not newer:
+        description = json.loads(read_text(folder / "model.json", _MAX_DESCRIPTION))
+        version = description["format_version"]
+        if type(version) is not int:
+            raise TypeError(f"format_version is {version!r}")
+        if version <= FORMAT_VERSION:
             statistics = DatasetStatistics(**_tuples(description["statistics"]))
+            statistics.require_sound()
             config = config_module.from_dict(description["config"])
             digest, training = description["weights_sha256"], description["training"]
-    except (ValueError, KeyError, TypeError) as error:
+            if not isinstance(training, dict):
+                raise TypeError("training is no object with fields")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
-            f"{folder}/model.json is damaged ({error}); copy the model again"
+            f"{folder}/model.json is damaged ({shown(str(error), 300)}); copy the model again"
         ) from error
-    if newer:
+    if version > FORMAT_VERSION:
         raise UserError(
-            f"{folder} was written by a newer version (format {description['format_version']}, "
-            f"this one reads {FORMAT_VERSION}); upgrade crystal-diffusion-jax"
+            f"{folder} was written by a newer version (format {version}, this one reads "
+            f"{FORMAT_VERSION}); upgrade crystal-diffusion-jax"
         )
-    weights = folder / "weights.npz"
-    if not weights.exists() or hashlib.sha256(weights.read_bytes()).hexdigest() != digest:
-        raise UserError(f"{weights} is missing or does not match model.json; copy the model again")
-    with np.load(weights, allow_pickle=False) as arrays:
-        flat = {name: arrays[name] for name in arrays.files}
     return TrainedModel(
-        params=flax.traverse_util.unflatten_dict(flat, sep="/"),
+        params=_read_weights(folder / "weights.npz", digest),
         config=config,
         statistics=statistics,
         training=training,
         weights_sha256=digest,
     )
+
+
+def _read_weights(path: Path, digest: str) -> Any:
+    if not path.is_file() or _sha256(path) != digest:
+        raise UserError(f"{path} is missing or does not match model.json; copy the model again")
+    try:
+        # Of a file that somebody made up, the checksum says nothing.
+        flat = read_arrays(path)
+        for name, array in flat.items():
+            if array.dtype.kind != "f":
+                raise ValueError(f"{name} holds {array.dtype} instead of floats")
+            if any(
+                "/".join(name.split("/")[:depth]) in flat for depth in range(1, 1 + name.count("/"))
+            ):
+                raise ValueError(f"{name} is below another array")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} does not hold weights ({shown(str(error), 300)}); copy the model again"
+        ) from error
+    return flax.traverse_util.unflatten_dict(flat, sep="/")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _refuse_link_out(folder: Path, path: Path) -> None:
+    """Refuses a file of the model that is a link to something elsewhere.
+
+    Somebody else's folder could name any file of this machine.
+    """
+    if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+        raise UserError(
+            f"{path} is a link to a file outside of its folder; copy the model with the files "
+            "themselves (cp -rL)"
+        )
 
 
 def example_target(conditioning: str, property_names: Sequence[str]) -> str:

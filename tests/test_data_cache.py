@@ -2,8 +2,10 @@
 
 import importlib.metadata
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -172,3 +174,70 @@ def test_cached_data_load_without_jax_and_pymatgen(tmp_path: Path) -> None:
         check=True,
     )
     assert done.stdout.strip() == "[]"
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mounts a small file system with the given options as the cache's folder."""
+    place = tmp_path / "mounted"
+    place.mkdir()
+
+    def mount(options: str) -> Path:
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+        if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("mounting is not permitted here")
+        return place
+
+    yield mount
+    if place.is_mount():
+        subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.parametrize("options", ["size=4k", "ro"], ids=["full disk", "read-only"])
+def test_a_cache_without_room_or_permission_costs_one_warning_and_leaves_no_half(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    mounted: Callable[[str], Path],
+    options: str,
+) -> None:
+    folder = mounted(options)
+    monkeypatch.setenv("CRYSTAL_DIFFUSION_CACHE", str(folder))
+    root = write_splits(tmp_path / "own", train=30, val=2, test=1)
+    config = DataConfig(root=str(root), properties=("energy",))
+    with pytest.warns(UserWarning, match="CRYSTAL_DIFFUSION_CACHE") as warned:
+        splits = load(config, progress=False)
+    assert len(warned) == 1
+    assert caplog.text == ""
+    assert {name: len(split) for name, split in splits.items()} == {
+        "train": 30,
+        "val": 2,
+        "test": 1,
+    }
+    # A small table may have found room; none is left half-written.
+    kept = [path for path in folder.rglob("*") if path.is_file()]
+    assert len(kept) < 3
+    assert all(cache.fetch(path.stem) is not None for path in kept)
+    if options != "ro":
+        subprocess.run(["mount", "-o", "remount,size=4m", str(folder)], check=True)
+        again = load(config, progress=False)
+        for split in splits:
+            assert_same(splits[split], again[split])
+        assert len(list((folder / "prepared").iterdir())) == 3
+
+
+def test_cached_arrays_that_do_not_fit_together_are_made_again(
+    tmp_path: Path, cache_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text(table(5))
+    config = DataConfig(root=str(path), properties=("energy",))
+    first = load(config, progress=False)
+    (cached,) = (cache_folder / "prepared").iterdir()
+    with np.load(cached, allow_pickle=False) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    np.savez(cached, **(arrays | {"num_atoms": np.full(5, 10**18)}))
+    again = load(config, progress=False)
+    for split in first:
+        assert_same(first[split], again[split])
+    assert "damaged" in caplog.text

@@ -12,6 +12,7 @@ from pymatgen.io.cif import CifWriter
 from crystal_diffusion_jax.data import read as reading
 from crystal_diffusion_jax.data.read import Cell, canonical_cell, read
 from crystal_diffusion_jax.data.tables import Source
+from crystal_diffusion_jax.time_limit import processor_time_limit
 
 PEROV5 = Path(__file__).parents[2] / "shared" / "data" / "perov5"
 
@@ -163,6 +164,16 @@ DEFECTS = {
         "duplicate atoms",
     ),
     "formula with more atoms": ("'Sr1 Ti1 O3'", "'Sr1 Ti1 O4'", "disagree with the CIF's formula"),
+    "length beyond all sense": (
+        "_cell_length_a   4.0",
+        "_cell_length_a   1001 #",
+        "longer than 1000",
+    ),
+    "denormal length": ("_cell_length_a   4.0", "_cell_length_a   1e-310 #", "zero volume"),
+    "collinear vectors": ("_cell_angle_gamma   90", "_cell_angle_gamma   0.0001 #", "zero volume"),
+    "huge coordinate": (TI_SITE, "Ti  Ti1  1  0.5  0.5  1e300  1", "coordinate beyond 1e+10"),
+    "cell length twice": ("_cell_length_a", "_cell_length_a 3.0\n_cell_length_a", "there twice"),
+    "endless line": ("# generated", "_title '" + "x" * 2048 + "'\n#", "line is longer than 2048"),
     "two structures": ("# generated", GOOD.replace("data_", "data_other_") + "#", "2 structures"),
     "two blocks of one name": ("# generated", GOOD + "#", "same name"),
 }
@@ -176,6 +187,27 @@ def test_a_defect_of_the_cif_is_named(defect: str) -> None:
     with pytest.raises(ValueError) as caught:
         canonical_cell(broken)
     assert reason in str(caught.value)
+
+
+def test_coordinates_without_a_label_are_no_lost_atoms() -> None:
+    columns = "".join(f"_atom_site_fract_{axis}\n" for axis in "xyz")
+    cif = GOOD[: GOOD.index("loop_\n _atom_site")] + "loop_\n_atom_site_label\nSr1\nTi1\n"
+    cif += f"loop_\n{columns}0 0 0\n0.5 0.5 0.5\n0.5 0.5 0\n"
+    with pytest.raises(ValueError, match="columns of atoms differ in length"):
+        canonical_cell(cif)
+
+
+def test_one_atom_is_a_crystal() -> None:
+    cell = canonical_cell(cif_of(Structure(Lattice.cubic(3.35), ["Po"], [[0.3, 0.3, 0.3]])))
+    assert cell.atomic_numbers.tolist() == [84]
+    np.testing.assert_allclose(cell.lattice, 3.35 * np.eye(3), atol=1e-6)
+
+
+def test_hundred_thousands_of_blank_lines_do_not_matter() -> None:
+    # pymatgen's own search is quadratic in them: 400,000 would take an hour.
+    spaced = GOOD.replace("_cell_length_a", "\n \n" * 100_000 + "_cell_length_a", 1)
+    with processor_time_limit(10.0):
+        np.testing.assert_array_equal(canonical_cell(spaced).lattice, canonical_cell(GOOD).lattice)
 
 
 def test_hydrogen_without_coordinates_is_a_defect() -> None:
@@ -239,7 +271,7 @@ def test_an_unforeseen_error_of_the_parser_makes_one_bad_row(
     def parse(cif: str, max_num_atoms: int) -> Cell:
         raise RuntimeError("never seen before")
 
-    monkeypatch.setattr(reading, "canonical_cell", parse)
+    monkeypatch.setattr(reading, "_canonical_cell", parse)
     prepared = read(write_table(tmp_path / "table.csv", [GOOD]), ["energy"], progress=False)
     assert len(prepared.dataset) == 0
     assert "never seen before" in prepared.bad_rows[0].reason

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from crystal_diffusion_jax.data import tables
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS, SPLITS
 from crystal_diffusion_jax.data.tables import Source, read_rows, read_table
 from crystal_diffusion_jax.errors import UserError
@@ -159,3 +160,49 @@ def test_published_numbers_of_rows_add_up() -> None:
         assert set(spec.sha256) <= set(SPLITS)
         if spec.num_rows:
             assert sum(spec.num_rows[split] for split in SPLITS) == spec.total_rows
+
+
+def test_a_property_beyond_all_sense_and_an_endless_id_are_named(tmp_path: Path) -> None:
+    rows = table(
+        tmp_path, f"material_id,cif,energy\na,text,1e31\n{'b' * 201},text,1\nc,text,1e30\n"
+    )
+    crystals, bad_rows = read_table(rows, ["energy"])
+    assert [(crystal.material_id, crystal.properties) for crystal in crystals] == [("c", (1e30,))]
+    assert "energy is beyond 1e+30" in bad_rows[0].reason
+    assert "longer than 200 characters" in bad_rows[1].reason
+
+
+def test_what_a_file_holds_is_printable_in_a_message(tmp_path: Path) -> None:
+    rows = table(tmp_path, f"material_id,cif,energy\na\x00\u2028b,text,{'x' * 10_000}\x1b[31m\n")
+    (bad,) = read_table(rows, ["energy"])[1]
+    assert str(bad).isprintable()
+    assert len(str(bad)) < 300
+
+
+def test_a_header_of_ten_thousand_columns_is_refused_in_a_short_sentence(tmp_path: Path) -> None:
+    header = ",".join(f"column_{i}" for i in range(10_000))
+    with pytest.raises(UserError, match="no column with the CIF text") as caught:
+        read_table(table(tmp_path, f"{header}\n"), ["energy"])
+    assert len(str(caught.value)) < 1000
+
+
+def test_more_rows_than_the_limit_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "MAX_CRYSTALS", 3)
+    assert len(read_rows(table(tmp_path, "cif\n" + "a\n" * 3).table)[1]) == 3
+    with pytest.raises(UserError, match=r"table\.csv .* more than 3 rows; split"):
+        read_rows(table(tmp_path, "cif\n" + "a\n" * 4).table)
+
+
+def test_a_bomb_in_gzip_is_refused_and_a_compressible_table_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "_HARMLESS", 2**16)
+    path = tmp_path / "table.csv.gz"
+    path.write_bytes(gzip.compress(b"cif,energy\n" + b"a,1\n" * 1_000_000))
+    with pytest.raises(UserError, match="expands more than 100-fold"):
+        read_rows(path)
+    rows = "".join(f"crystal number {i},{i * 0.37}\n" for i in range(10_000))
+    path.write_bytes(gzip.compress(f"cif,energy\n{rows}".encode()))
+    assert len(read_rows(path)[1]) == 10_000

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -339,3 +340,103 @@ def test_a_folder_without_structures_is_refused(tmp_path: Path) -> None:
     (tmp_path / "readme.txt").write_text("x")
     with pytest.raises(UserError, match=r"neither samples\.json nor \*\.cif"):
         read_structures(tmp_path)
+
+
+def frame(lattice: str, atoms: str) -> str:
+    return f'{atoms.count(chr(10))}\nLattice="{lattice}" Properties=species:S:1:pos:R:3\n{atoms}'
+
+
+@pytest.mark.parametrize(
+    ("lattice", "atoms", "reason"),
+    [
+        ("nan 0 0 0 5 0 0 0 5", "C 0 0 0\n", "non-finite numbers"),
+        ("5 0 0 0 inf 0 0 0 5", "C 0 0 0\n", "non-finite numbers"),
+        ("5 0 0 0 5 0 0 0 5", "C 0 nan 0\n", "non-finite numbers"),
+        ("1e300 0 0 0 1e300 0 0 0 1e300", "C 0 0 0\n", "cell vector longer than 1000 A"),
+        ("1e-310 0 0 0 5 0 0 0 5", "C 0 0 0\n", "volume below|non-finite"),
+        ("900 0 0 0 900 0 0 0 1e-5", "C 0 0 0\n", "cell vector shorter than 0.1 A"),
+        ("5 0 0 10 0 0 0 0 5", "C 0 0 0\n", "volume below"),  # collinear
+        ("5 0 0 0 5 0 5 5 0", "C 0 0 0\n", "volume below"),  # coplanar
+        ("5 0 0 0 5 0 0 0 5", "C 1e300 0 0\n", "coordinate beyond"),
+        ("5 0 0 0 5 0 0 0 5", "", "no atoms|unreadable frame"),
+        ("5 0 0 0 5 0 0 0 5", "Xx 0 0 0\n", "unreadable frame"),
+    ],
+)
+def test_numbers_that_are_no_crystal_are_a_failure_of_their_frame_alone(
+    tmp_path: Path, lattice: str, atoms: str, reason: str
+) -> None:
+    good = frame("5 0 0 0 5 0 0 0 5", "C 0 0 0\nC 0 0 0\n")
+    (tmp_path / "set.extxyz").write_text(good + frame(lattice, atoms) + good)
+    inputs = read_structures(tmp_path / "set.extxyz")
+    assert list(inputs.failures) == [1]
+    assert re.search(reason, inputs.failures[1])
+    first = inputs.structures[0]
+    assert first is not None  # identical positions are two atoms, and a defect when judged
+    assert len(first) == 2
+    assert structural_defect(first) == "two atoms closer than 0.5 A"
+
+
+def test_one_atom_in_a_cell_is_a_crystal(tmp_path: Path) -> None:
+    (tmp_path / "one.xyz").write_text(frame("3 0 0 0 3 0 0 0 3", "Po 1 1 1\n"))
+    (structure,) = read_structures(tmp_path / "one.xyz").structures
+    assert structure is not None
+    assert structural_defect(structure) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{good}\n{good}", "frame 1: a blank line"),
+        ("{good}-1\n\n", "frame 1: '-1' is no number of atoms"),
+        ("{good}2\n\nC 0 0 0\n", "frame 1: the file ends before its 2 atoms"),
+        ("{good}C 0 0 0\n", "frame 1: 'C 0 0 0' is no number of atoms"),
+    ],
+)
+def test_frames_that_cannot_be_told_apart_are_refused_with_their_number(
+    tmp_path: Path, text: str, reason: str
+) -> None:
+    good = frame("3 0 0 0 3 0 0 0 3", "Po 1 1 1\n")
+    (tmp_path / "set.xyz").write_text(text.format(good=good))
+    with pytest.raises(UserError, match=rf"set\.xyz .*{reason}"):
+        read_structures(tmp_path / "set.xyz")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"index": 1}, "index 1 is out of range"),
+        ({"index": -1}, "no whole number"),
+        ({"index": 0.5}, "no whole number"),
+        ({"index": "0"}, "no whole number"),
+        ({"index": None}, "no whole number"),
+    ],
+)
+def test_a_record_with_a_wrong_index_is_refused(
+    tmp_path: Path, changes: dict[str, Any], reason: str
+) -> None:
+    record = record_of(crystal(0))
+    record["structures"][0] |= changes
+    (tmp_path / "samples.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=rf"samples\.json .*{reason}"):
+        read_structures(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["structures", "rejected"])
+def test_a_record_with_an_index_twice_is_refused(tmp_path: Path, part: str) -> None:
+    record = record_of(crystal(0))
+    twice = {"structures": record["structures"][0], "rejected": {"index": 0, "reason": "x"}}
+    record[part].append(twice[part])
+    (tmp_path / "samples.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"samples\.json .*index 0 is there twice"):
+        read_structures(tmp_path)
+
+
+@pytest.mark.parametrize("numbers", [[1.5] * 5, ["8"] * 5, [10**30] * 5, 5, [[1]] * 5, None, {}])
+def test_elements_that_are_no_numbers_are_a_failure_of_their_crystal(
+    tmp_path: Path, numbers: Any
+) -> None:
+    record = record_of(crystal(0))
+    record["structures"][0]["atomic_numbers"] = numbers
+    (tmp_path / "samples.json").write_text(json.dumps(record))
+    failures = read_structures(tmp_path).failures
+    assert re.search("unreadable entry|do not fit together", failures[0])

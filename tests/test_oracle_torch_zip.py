@@ -131,3 +131,11 @@ def test_the_older_opcode_for_instances_is_refused_as_well() -> None:
 def test_a_damaged_file_is_one_sentence(file: io.BytesIO) -> None:
     with pytest.raises(UserError, match=r"^checkpoint is no file of tensors that can be read"):
         torch_zip.read(file, "checkpoint")
+
+
+def test_a_small_file_cannot_ask_for_endless_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_zip, "_MAX_TENSORS", 1000)
+    few, many = (b"\x80\x02](" + count * tensor(0, (12,), (1,)) + b"e." for count in (20, 21))
+    assert len(torch_zip.read(archive(few), "file")) == 20  # 48 bytes as storage and as tensor
+    with pytest.raises(UserError, match="more than 1000 bytes of tensors"):
+        torch_zip.read(archive(many), "file")

@@ -2,8 +2,11 @@
 
 import dataclasses
 import hashlib
+import itertools
 
 import numpy as np
+
+from crystal_diffusion_jax.data.limits import MAX_ATOMS, MAX_PROPERTY
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +54,39 @@ class CrystalDataset:
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
+    def require_whole(self) -> None:
+        """Checks arrays that come from a file.
+
+        Raises:
+          ValueError: they do not fit together, or hold impossible numbers.
+        """
+        count = len(self.num_atoms) if self.num_atoms.ndim else 0
+        # Summed by Python, whose integers do not overflow.
+        countable = self.num_atoms.ndim == 1 and self.num_atoms.dtype.kind in "iu"
+        atoms = sum(self.num_atoms.tolist()) if countable else 0
+        shapes = {
+            "lattice": (count, 3, 3),
+            "num_atoms": (count,),
+            "frac_coords": (atoms, 3),
+            "atomic_numbers": (atoms,),
+            "properties": (count, len(self.property_names)),
+        }
+        limits = {"num_atoms": (1, np.inf), "atomic_numbers": (1, 118), "frac_coords": (0, 1)}
+        for name, shape in shapes.items():
+            array = getattr(self, name)
+            if array.shape != shape:
+                raise ValueError(f"{name} has shape {array.shape} instead of {shape}")
+            kinds = "iu" if name in ("num_atoms", "atomic_numbers") else "fiu"
+            if array.dtype.kind not in kinds:
+                raise ValueError(f"{name} holds no numbers, or not the right ones: {array.dtype}")
+            if not np.isfinite(array).all():
+                raise ValueError(f"{name} is not finite")
+            low, high = limits.get(name, (-np.inf, np.inf))
+            if np.any((array < low) | (array > high)):
+                raise ValueError(f"{name} leaves the range {low} .. {high}")
+        if self.material_ids.shape != (count,):
+            raise ValueError(f"material_ids has shape {self.material_ids.shape}, not {(count,)}")
+
     def take(self, rows: np.ndarray) -> "CrystalDataset":
         """The crystals of the given rows ([m] int), in that order."""
         offsets = self.offsets
@@ -96,10 +132,55 @@ class DatasetStatistics:
     lattice_scale: float
     scale_by_num_atoms: bool
 
+    def require_sound(self) -> None:
+        """Checks statistics that come from a file.
+
+        Raises:
+          ValueError: a field has not the type or the length that it should, or an impossible value;
+            the message names it.
+        """
+        for name, value in vars(self).items():
+            if isinstance(value, tuple) == (name in ("lattice_scale", "scale_by_num_atoms")):
+                raise ValueError(f"statistics.{name} is a list, or should be one")
+        pairs = self.num_atoms_histogram
+        if not pairs or any(not isinstance(pair, tuple) or len(pair) != 2 for pair in pairs):
+            raise ValueError("statistics.num_atoms_histogram holds no pairs")
+        numbers, counts = zip(*pairs, strict=True)
+        for name, whole in (
+            ("vocabulary", self.vocabulary),
+            ("num_atoms_histogram", (*numbers, *counts)),
+        ):
+            if not whole or any(type(value) is not int or value < 1 for value in whole):
+                raise ValueError(f"statistics.{name} are not all whole numbers from 1")
+        for name, ascending in (("vocabulary", self.vocabulary), ("num_atoms_histogram", numbers)):
+            if any(one >= other for one, other in itertools.pairwise(ascending)):
+                raise ValueError(f"statistics.{name} do not ascend")
+        if self.vocabulary[-1] > 118 or numbers[-1] > MAX_ATOMS:
+            raise ValueError(f"statistics name element 119 or more, or over {MAX_ATOMS} atoms")
+        names = self.property_names
+        if not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(
+            names
+        ):
+            raise ValueError("statistics.property_names are not all different names")
+        for field in ("property_mean", "property_std", "property_min", "property_max"):
+            values = getattr(self, field)
+            if len(values) != len(names) or not all(map(_is_finite, values)):
+                raise ValueError(f"statistics.{field} are not {len(names)} finite numbers")
+        if min(self.property_std, default=1.0) <= 0:
+            raise ValueError("statistics.property_std are not all above 0")
+        if not _is_finite(self.lattice_scale) or self.lattice_scale <= 0:
+            raise ValueError("statistics.lattice_scale is no number above 0")
+        if type(self.scale_by_num_atoms) is not bool:
+            raise ValueError("statistics.scale_by_num_atoms is neither true nor false")
+
     def lattice_unit(self, num_atoms: np.ndarray) -> np.ndarray:
         """Length in Angstrom that the diffusion calls 1, for crystals of `num_atoms` atoms."""
         power = np.cbrt(num_atoms) if self.scale_by_num_atoms else np.ones(np.shape(num_atoms))
         return self.lattice_scale * power
+
+
+def _is_finite(value: object) -> bool:
+    return type(value) in (int, float) and bool(abs(value) <= MAX_PROPERTY)  # type: ignore[arg-type]
 
 
 def dataset_statistics(dataset: CrystalDataset, scale_by_num_atoms: bool) -> DatasetStatistics:
@@ -114,8 +195,10 @@ def dataset_statistics(dataset: CrystalDataset, scale_by_num_atoms: bool) -> Dat
     if scale_by_num_atoms:
         lengths = lengths / np.cbrt(dataset.num_atoms)
     low, high = dataset.properties.min(axis=0), dataset.properties.max(axis=0)
-    # By its range: rounding gives the standard deviation of a constant column a tiny value.
-    std = np.where(low < high, dataset.properties.std(axis=0), 1.0)
+    # By its range: rounding gives the standard deviation of a constant column a tiny value. And
+    # values that differ by less than 1e-160 have squares that vanish.
+    std = dataset.properties.std(axis=0)
+    std = np.where((low < high) & (std > 0), std, 1.0)
     return DatasetStatistics(
         vocabulary=tuple(int(z) for z in np.unique(dataset.atomic_numbers)),
         property_names=dataset.property_names,

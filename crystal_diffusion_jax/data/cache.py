@@ -5,12 +5,12 @@ import importlib.metadata
 import json
 import logging
 import os
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from crystal_diffusion_jax.data.archives import read_arrays
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.locate import cache_folder
 from crystal_diffusion_jax.data.prepared import BadRow, Prepared
@@ -19,7 +19,7 @@ from crystal_diffusion_jax.data.tables import Source
 _LOGGER = logging.getLogger("crystal_diffusion_jax")
 
 # To be raised whenever tables.py or read.py would make other arrays or reasons of the same files.
-READER_VERSION = 1
+READER_VERSION = 2
 
 _ARRAYS = (
     "lattice",
@@ -38,29 +38,35 @@ def content_key(source: Source, properties: Sequence[str], max_num_atoms: int) -
     Nor does `skip_bad_rows`: the record is kept either way.
     """
     files = [source.table, *source.cif_files()]
-    contents = [(file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files]
+    contents = [(file.name, _sha256(file)) for file in files]
     # The distribution that pymatgen's reader of CIFs and its reduction are in.
     pymatgen = importlib.metadata.version("pymatgen-core")
     parts = [READER_VERSION, pymatgen, list(properties), max_num_atoms, contents]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
+def _sha256(path: Path) -> str:
+    if path.exists() and not path.is_file():  # a pipe would keep us waiting
+        raise OSError(f"{path} is no regular file")
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def fetch(key: str) -> Prepared | None:
     """The cached table, or None where it has to be made: nothing cached, or the file is damaged."""
     path = _path(key)
     try:
-        # Opened here because np.load leaves a damaged file open.
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
-            names = tuple(str(name) for name in stored["property_names"])
-            arrays = {name: stored[name] for name in _ARRAYS}
-            dataset = CrystalDataset(property_names=names, **arrays)
-            bad_rows = tuple(
-                BadRow(str(name), int(row), str(material_id), str(reason))
-                for name, row, material_id, reason in stored["bad_rows"]
-            )
+        stored = read_arrays(path)
+        names = tuple(str(name) for name in stored["property_names"])
+        dataset = CrystalDataset(property_names=names, **{name: stored[name] for name in _ARRAYS})
+        dataset.require_whole()
+        bad_rows = tuple(
+            BadRow(str(name), int(row), str(material_id), str(reason))
+            for name, row, material_id, reason in stored["bad_rows"]
+        )
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         _LOGGER.warning("cached data in %s are damaged (%s); preparing them anew", path, error)
         return None
     return Prepared(dataset, bad_rows)

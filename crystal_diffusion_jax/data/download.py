@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import http.client
 import os
+import re
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,11 +13,13 @@ from typing import IO, Any
 from tqdm import tqdm
 
 from crystal_diffusion_jax.data.datasets import SPLITS, DatasetSpec
+from crystal_diffusion_jax.data.limits import megabytes
 from crystal_diffusion_jax.data.tables import read_rows
 from crystal_diffusion_jax.errors import UserError
 
 _BLOCK = 1 << 16
 _TIMEOUT = 60.0  # seconds without a byte
+_MAX_BYTES = 2**30  # the largest official file has some 0.1 GB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +128,8 @@ def _receive(url: str, file: IO[bytes], progress: bool) -> None:
             while block := response.read(_BLOCK):
                 file.write(block)
                 received += len(block)
+                if received > _MAX_BYTES:
+                    raise OSError(f"more than the {megabytes(_MAX_BYTES)} that a data set can have")
                 bar.update(len(block))
     if length is not None and received != length:
         raise OSError(f"the connection broke after {received} of {length} bytes")
@@ -148,7 +153,8 @@ def _require_https(url: str) -> None:
 
 def _length(headers: Mapping[str, str]) -> int | None:
     """Bytes to come, where the server says so."""
-    return int(headers["Content-Length"]) if "Content-Length" in headers else None
+    length = headers.get("Content-Length", "")
+    return int(length) if re.fullmatch("[0-9]{1,15}", length) else None
 
 
 def _find_problem(path: Path, spec: DatasetSpec, split: str) -> str:

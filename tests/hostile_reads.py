@@ -1,0 +1,144 @@
+"""Reads hostile files one after another; prints how each ended and the memory that all took.
+
+A program of its own, because the peak of a process's memory never falls:
+
+    python -m tests.hostile_reads EMPTY_FOLDER
+"""
+
+import gzip
+import json
+import resource
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from crystal_diffusion_jax import model_folder
+from crystal_diffusion_jax.data.archives import read_arrays
+from crystal_diffusion_jax.data.read import canonical_cell
+from crystal_diffusion_jax.data.tables import Source, read_rows, read_table
+from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.evaluation.inputs import read_structures
+from crystal_diffusion_jax.oracle import torch_zip
+from crystal_diffusion_jax.time_limit import processor_time_limit
+
+SECONDS = 10.0
+HUGE = 2 * 2**30  # bytes of a file that is nearly all hole
+CELL = "".join(f"_cell_length_{a} 9\n" for a in "abc") + "".join(
+    f"_cell_angle_{a} 90\n" for a in ("alpha", "beta", "gamma")
+)
+ATOMS = "loop_\n" + "".join(f"_atom_site_{c}\n" for c in ("label", "fract_x", "fract_y", "fract_z"))
+
+
+def sparse(path: Path, start: str) -> Path:
+    """A file of 2 GB, one endless line after its start."""
+    with path.open("w") as file:
+        file.write(start)
+        file.truncate(HUGE)
+    return path
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def zipped(path: Path, members: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def npy(shape: str, content: bytes = b"") -> bytes:
+    """An array that says of itself what it likes."""
+    header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + content
+
+
+def bomb(path: Path, member: bytes) -> Path:
+    """The same 16 MB again and again: gzip members follow one another."""
+    path.write_bytes(gzip.compress(b"cif,energy\n") + 64 * member)
+    return path
+
+
+def cases(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Name and read of each."""
+    million = f"data_x\n{CELL}{ATOMS}" + "C 0.1 0.1 0.1\n" * 1_000_000
+
+    def cif(path: Path) -> Callable[[], Any]:
+        return lambda: read_structures(path)
+
+    yield "cif line", cif(sparse(folder / "line.cif", "data_x\n"))
+    yield "cif atoms", cif(write(folder / "million.cif", million))
+    yield "cif atoms as text", lambda: canonical_cell(million)
+    images = f"data_x\n{CELL}loop_\n_space_group_symop_operation_xyz\n" + "x,y,z\n" * 4_000
+    images += ATOMS + "".join(f"C {i / 900} 0 0\n" for i in range(900))
+    yield "cif images", lambda: canonical_cell(images)
+    cifs = folder / "cifs"
+    cifs.mkdir()
+    sparse(cifs / "line.cif", "data_x\n")
+    yield "cif in a folder", lambda: _reasons(read_structures(cifs).failures)
+    rows = write(folder / "rows.csv", f'cif,energy\n"{million[: 2**20]}",1\n')
+    yield "csv cif", lambda: _reasons(read_structures(rows).failures)
+    beside = write(cifs / "values.csv", "file,energy\nline,1\n")
+    yield "csv beside cif", lambda: str(read_table(Source(beside, cifs), ["energy"])[1])
+    yield "csv line", lambda: read_rows(sparse(folder / "line.csv", "cif,energy\n"))
+    zeros, commas = (gzip.compress(text * 2**23, 1) for text in (b"00", b",\n"))
+    yield "csv.gz line", lambda: read_rows(bomb(folder / "zeros.csv.gz", zeros))
+    yield "csv.gz rows", lambda: read_rows(bomb(folder / "rows.csv.gz", commas))
+    yield "json", lambda: read_structures(sparse(folder / "hole.json", "{"))
+    deep = write(folder / "deep.json", "[" * 1_000_000)
+    yield "json depth", lambda: read_structures(deep)
+    record = {"settings": {"num": 10**12}, "structures": [], "rejected": []}
+    asked = write(folder / "asked.json", json.dumps(record))
+    yield "json num", lambda: read_structures(asked)
+    line = sparse(folder / "line.extxyz", "2\n")
+    yield "extxyz line", lambda: read_structures(line)
+    endless = write(folder / "endless.extxyz", "1000000000000\n\nC 0 0 0\n")
+    yield "extxyz count", lambda: read_structures(endless)
+    frame = write(folder / "million.extxyz", "1000000\n\n" + "C 0 0 0\n" * 1_000_000)
+    yield "extxyz atoms", lambda: _reasons(read_structures(frame).failures)
+    columns = 'Lattice="5 0 0 0 5 0 0 0 5" Properties=species:S:1:pos:R:999999999'
+    wide = write(folder / "wide.extxyz", f"1\n{columns}\nC 0 0 0\n")
+    yield "extxyz columns", lambda: _reasons(read_structures(wide).failures)
+    packed = {"a.npy": npy("(12500000,)", bytes(100_000_000))}
+    squeezed = zipped(folder / "bomb.npz", packed, zipfile.ZIP_DEFLATED)
+    yield "npz bomb", lambda: read_arrays(squeezed)
+    absurd = zipped(folder / "shape.npz", {"a.npy": npy("(1000000000000,)", bytes(8))})
+    yield "npz shape", lambda: read_arrays(absurd)
+    empty = zipped(folder / "axis.npz", {"a.npy": npy("(1000000000000, 0)")})
+    yield "npz axis", lambda: read_arrays(empty)
+    outside = zipped(folder / "names.npz", {"../../outside.npy": npy("()", bytes(8))})
+    yield "npz names", lambda: read_arrays(outside)
+    memo = zipped(folder / "memo.pt", {"x/data.pkl": b"\x80\x02]r\xff\xff\xff\x7f."})
+    yield "torch memo", lambda: torch_zip.read(memo, "memo.pt")
+    long = zipped(folder / "long.pt", {"x/data.pkl": bytes(2**25)}, zipfile.ZIP_DEFLATED)
+    yield "torch description", lambda: torch_zip.read(long, "long.pt")
+    model = folder / "model"
+    model.mkdir()
+    sparse(model / "model.json", "{")
+    yield "model.json", lambda: model_folder.load(model)
+
+
+def _reasons(failures: dict[int, str]) -> str:
+    return "; ".join(failures.values())
+
+
+def main(folder: Path) -> None:
+    """Prints an object of JSON."""
+    ends = {}
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for name, read in cases(folder):
+        try:
+            with processor_time_limit(SECONDS):
+                ends[name] = f"read: {read()}"
+        except (UserError, ValueError) as error:
+            ends[name] = f"{type(error).__name__}: {error}"
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(json.dumps({"ends": ends, "growth_mb": (after - before) / 1024}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,217 @@
+"""Files made to do harm are refused with a sentence, within bounded memory and time."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from crystal_diffusion_jax import model_folder
+from crystal_diffusion_jax.data import cache
+from crystal_diffusion_jax.data.archives import read_arrays
+from crystal_diffusion_jax.data.shards.parts import read_parts
+from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.evaluation.inputs import read_structures
+from tests.test_model_folder import made_up_model
+
+ROOT = Path(__file__).parents[1]
+MAX_GROWTH = 300.0  # MB
+
+
+@pytest.fixture(scope="module")
+def hostile_reads(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """How reads of hostile files ended, in a process of their own."""
+    folder = tmp_path_factory.mktemp("hostile")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.hostile_reads", str(folder)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    # Nothing but the files that the program made itself has come into being.
+    assert not (folder.parent / "outside.npy").exists()
+    assert not (folder.parent.parent / "outside").exists()
+    return json.loads(done.stdout)
+
+
+def test_all_hostile_files_together_take_little_memory(hostile_reads: Any) -> None:
+    assert hostile_reads["growth_mb"] < MAX_GROWTH
+
+
+@pytest.mark.parametrize(
+    ("case", "reason"),
+    [
+        ("cif line", r"UserError: .*line\.cif is larger than"),
+        ("cif atoms", r"UserError: .*million\.cif is larger than"),
+        ("cif atoms as text", "ValueError: too large"),
+        ("cif images", "ValueError: too many atoms: 3600000 images"),
+        ("cif in a folder", "read: too large"),
+        ("csv cif", "read: too large"),
+        ("csv beside cif", r"row=1, .*line\.cif is larger than"),
+        ("csv line", r"UserError: .*line\.csv .* a line is longer than"),
+        ("csv.gz line", r"UserError: .*zeros\.csv\.gz .* a line is longer than"),
+        ("csv.gz rows", r"UserError: .*rows\.csv\.gz .* more than 1,000,000 rows"),
+        ("json", r"UserError: .*hole\.json .* larger than"),
+        ("json depth", r"UserError: .*deep\.json .* recursion"),
+        ("json num", r"UserError: .*asked\.json .*settings\.num is 1000000000000"),
+        ("extxyz line", r"UserError: .*line\.extxyz .* a line is longer than"),
+        ("extxyz count", r"UserError: .*endless\.extxyz .* frame 0: the file ends"),
+        ("extxyz atoms", "read: too many atoms: 1000000"),
+        ("extxyz columns", "read: unreadable frame: .* columns"),
+        ("npz bomb", "ValueError: the archive's .* would expand to"),
+        ("npz shape", r"ValueError: a\.npy declares an array of shape"),
+        ("npz axis", r"ValueError: a\.npy declares an array of shape"),
+        ("npz names", r"ValueError: .*outside\.npy', which is no name"),
+        ("torch memo", r"UserError: memo\.pt .*memo"),
+        ("torch description", r"UserError: long\.pt .*description of more"),
+        ("model.json", r"UserError: .*model\.json is damaged \(larger than"),
+    ],
+)
+def test_a_hostile_file_is_refused_with_its_name(
+    hostile_reads: Any, case: str, reason: str
+) -> None:
+    assert_matches(hostile_reads["ends"][case], reason)
+
+
+def assert_matches(sentence: str, reason: str) -> None:
+    with pytest.raises(UserError, match=f"^(?:{reason}|.*{reason})"):
+        raise UserError(sentence)
+    assert len(sentence) < 1000
+    assert sentence.isprintable()
+
+
+class Marks:
+    """Pickles as a call that makes a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+def objects(path: Path, mark: Path, *names: str) -> Path:
+    """An .npz file whose arrays are pickles."""
+    array = np.empty(1, dtype=object)
+    array[0] = Marks(mark)
+    np.savez(path, **dict.fromkeys(names, array))  # type: ignore[arg-type]
+    return path
+
+
+def test_pickles_in_npz_files_are_never_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    mark = tmp_path / "executed"
+    monkeypatch.setenv("CRYSTAL_DIFFUSION_CACHE", str(tmp_path))
+    with pytest.raises(ValueError, match="type object"):
+        read_arrays(objects(tmp_path / "a.npz", mark, "a"))
+    part = objects(tmp_path / "train.npz", mark, "lattice", "num_atoms", "property_names")
+    with pytest.raises(UserError, match=r"train\.npz .*type object"):
+        list(read_parts([part], ["energy"], 0, False))
+    (tmp_path / "prepared").mkdir()
+    objects(tmp_path / "prepared" / "key.npz", mark, "property_names", "bad_rows")
+    assert cache.fetch("key") is None
+    assert "damaged" in caplog.text
+    folder = saved_model(tmp_path)
+    with_weights(folder, objects(tmp_path / "w.npz", mark, "kernel"))
+    with pytest.raises(UserError, match=r"weights\.npz does not hold weights .*type object"):
+        model_folder.load(folder)
+    assert not mark.exists()
+
+
+def saved_model(tmp_path: Path) -> Path:
+    model_folder.save(made_up_model(), tmp_path / "model")
+    return tmp_path / "model"
+
+
+def with_weights(folder: Path, weights: Path) -> None:
+    """Puts other weights into a model folder, with the checksum that belongs to them."""
+    content = weights.read_bytes()
+    (folder / "weights.npz").write_bytes(content)
+    description = json.loads((folder / "model.json").read_text())
+    description["weights_sha256"] = hashlib.sha256(content).hexdigest()
+    (folder / "model.json").write_text(json.dumps(description))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "reason"),
+    [
+        ({"kernel": np.array(["text"])}, "instead of floats"),
+        ({"a": np.zeros(2), "a/b": np.zeros(2)}, "a/b is below another array"),
+        ({"../../etc/passwd": np.zeros(2)}, "no name of an array"),
+        ({"/etc/passwd": np.zeros(2)}, "no name of an array"),
+    ],
+)
+def test_made_up_weights_are_refused(tmp_path: Path, arrays: Any, reason: str) -> None:
+    folder = saved_model(tmp_path)
+    np.savez(tmp_path / "w.npz", **arrays)
+    with_weights(folder, tmp_path / "w.npz")
+    with pytest.raises(UserError, match=rf"weights\.npz does not hold weights .*{reason}"):
+        model_folder.load(folder)
+
+
+def test_an_array_that_an_archive_holds_twice_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", a=np.zeros(2))
+    with zipfile.ZipFile(tmp_path / "a.npz") as archive:
+        content = archive.read("a.npy")
+    with zipfile.ZipFile(tmp_path / "b.npz", "w") as archive:
+        archive.writestr("a.npy", content)
+        with pytest.warns(UserWarning, match="Duplicate"):
+            archive.writestr("a.npy", content)
+    with pytest.raises(ValueError, match="'a' twice"):
+        read_arrays(tmp_path / "b.npz")
+
+
+def test_arrays_come_back_as_numpy_wrote_them(tmp_path: Path) -> None:
+    arrays = {
+        "block/kernel": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        "scalar": np.array(2, dtype=np.int8),
+        "text": np.array(["é", "abc"]),
+        "none": np.zeros((0, 3), dtype=np.float32),
+    }
+    writers: tuple[Any, ...] = (np.savez, np.savez_compressed)
+    for save in writers:
+        save(tmp_path / "a.npz", **arrays)
+        found = read_arrays(tmp_path / "a.npz")
+        assert found.keys() == arrays.keys()
+        for name, array in arrays.items():
+            assert found[name].dtype == array.dtype
+            np.testing.assert_array_equal(found[name], array)
+
+
+@pytest.mark.parametrize("file", ["weights.npz", "model.json"])
+def test_a_link_out_of_a_model_folder_is_refused(tmp_path: Path, file: str) -> None:
+    folder = saved_model(tmp_path)
+    (folder / file).rename(tmp_path / "secret")
+    (folder / file).symlink_to(tmp_path / "secret")
+    with pytest.raises(UserError, match=rf"{file} is a link to a file outside .*cp -rL"):
+        model_folder.load(folder)
+
+
+def test_links_to_and_within_a_model_folder_are_followed(tmp_path: Path) -> None:
+    folder = saved_model(tmp_path)
+    (folder / "weights.npz").rename(folder / "w")
+    (folder / "weights.npz").symlink_to("w")
+    (tmp_path / "link").symlink_to(folder)
+    assert model_folder.load(tmp_path / "link").weights_sha256
+
+
+@pytest.mark.parametrize("name", ["set.csv", "set.cif", "set.extxyz", "samples.json"])
+def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError, match=name):
+        read_structures(tmp_path / name)
+
+
+def test_a_path_too_long_for_any_file_is_refused() -> None:
+    with pytest.raises(UserError, match="File name too long"):
+        read_structures(Path("a" * 5000))
+    with pytest.raises(UserError, match="is neither a folder with a trained model"):
+        model_folder.load("a" * 5000)

@@ -1,0 +1,107 @@
+"""No file of the project can run foreign code, trust a foreign pickle or fetch over plain text."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = ("crystal_diffusion_jax", "experiments", "benchmarks", "configs")
+FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+
+# Reads published weights with an unpickler that resolves a fixed list of names, see its tests.
+RESTRICTED_UNPICKLER = "crystal_diffusion_jax/oracle/torch_zip.py"
+PICKLING = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "shelve", "marshal", "torch"}
+CALLS = {
+    *("eval", "exec", "compile", "__import__", "os.system", "os.popen", "os.execv", "os.spawnv"),
+    *("yaml.load", "yaml.unsafe_load", "yaml.full_load", "joblib.load", "tempfile.mktemp"),
+    *("ssl._create_unverified_context", "ssl._create_stdlib_context", "pd.read_pickle"),
+    *("subprocess.getoutput", "subprocess.getstatusoutput"),
+}
+EXTRACTING = {"extract", "extractall", "unpack_archive"}
+# Keyword arguments, and the only value that they may have.
+ONLY = {"allow_pickle": "False", "shell": "False", "verify": "True", "check_hostname": "True"}
+LOADERS = {"np.load", "numpy.load", "np.lib.format.read_array", "jnp.load"}
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def problems(source: str, may_restrict_pickle: bool = False) -> Iterator[str]:
+    """What in a source is forbidden."""
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Import():
+                modules = {alias.name.split(".")[0] for alias in node.names}
+            case ast.ImportFrom():
+                modules = {(node.module or "").split(".")[0]}
+            case _:
+                modules = set()
+        for module in modules & (PICKLING - ({"pickle"} if may_restrict_pickle else set())):
+            yield f"imports {module}"
+        match node:
+            case ast.Call():
+                yield from _problems_of_call(node, may_restrict_pickle)
+            case ast.Attribute(attr="CERT_NONE" | "_create_unverified_context"):
+                yield "turns off the check of certificates"
+            case ast.Constant(value=str(text)) if text.lower().startswith(("http:", "ftp:")):
+                yield f"names an address without TLS: {text}"
+
+
+def _problems_of_call(call: ast.Call, may_restrict_pickle: bool) -> Iterator[str]:
+    function = ast.unparse(call.func)
+    given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+    if function in CALLS or function.split(".")[-1] in EXTRACTING:
+        yield f"calls {function}"
+    if function.startswith("pickle.") or (function == "super().find_class" and may_restrict_pickle):
+        yield f"unpickles with {function}"
+    if function in LOADERS and given.get("allow_pickle") != "False":
+        yield f"{function} without allow_pickle=False"
+    for keyword, allowed in ONLY.items():
+        if given.get(keyword, allowed) != allowed:
+            yield f"{function} with {keyword}={given[keyword]}"
+
+
+def test_the_walk_sees_every_folder() -> None:
+    assert {name(path).split("/")[0] for path in FILES} == set(FOLDERS)
+    assert RESTRICTED_UNPICKLER in map(name, FILES)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_no_file_runs_foreign_code_or_turns_a_check_off(path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    assert list(problems(source, name(path) == RESTRICTED_UNPICKLER)) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "eval('1')",
+        "exec(text)",
+        "import pickle",
+        "import os, marshal",
+        "from cloudpickle import loads",
+        "yaml.load(text)",
+        "subprocess.run(command, shell=True)",
+        "subprocess.run(command, shell=flag)",
+        "np.load(path)",
+        "np.load(path, allow_pickle=True)",
+        "np.save(path, array, allow_pickle=True)",
+        "url = 'http://example.org'",
+        "url = f'http://{host}'",
+        "requests.get(url, verify=False)",
+        "context.verify_mode = ssl.CERT_NONE",
+        "ssl._create_default_https_context = ssl._create_unverified_context",
+        "archive.extractall(folder)",
+        "os.system('ls')",
+    ],
+)
+def test_the_rules_can_be_broken(source: str) -> None:
+    assert list(problems(source))
+
+
+@pytest.mark.parametrize("source", ["pickle.loads(x)", "super().find_class(module, name)"])
+def test_the_restricted_unpickler_is_held_to_rules_too(source: str) -> None:
+    assert list(problems(source, may_restrict_pickle=True))
