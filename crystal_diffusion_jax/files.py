@@ -1,6 +1,7 @@
 """Whole files or none: text written so that a kill at any moment leaves the old file or the new."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -10,10 +11,32 @@ def temporary_path(path: Path) -> Path:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Writes a text file beside its place, forces it to the disk and moves it in."""
+    """Writes a text file beside its place, forces it to the disk and moves it in.
+
+    Raises:
+      OSError: it cannot be written; the old file is still there.
+    """
+    replace_pieces(path, [text])
+
+
+def replace_pieces(path: Path, pieces: Iterable[str]) -> None:
+    """The same for a text too long to be held at once.
+
+    Args:
+      path: the file.
+      pieces: its text, in order.
+
+    Raises:
+      OSError: it cannot be written; the old file is still there.
+    """
     temporary = temporary_path(path)
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.writelines(pieces)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        # On a full disk, half a file would only be in the way of the next attempt.
+        temporary.unlink(missing_ok=True)
+        raise

@@ -17,11 +17,18 @@ from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 # Smallest volume in Angstrom^3 that counts as a crystal; CDVAE (arXiv:2110.06197) discards
 # generated cells below it.
 MIN_VOLUME = 0.1
+# Longest cell vector in Angstrom that counts as one; 47 is the longest of 14,258 crystals of MP-20.
+MAX_LENGTH = 1000.0
 # Above this |cos| of the angle between two cell vectors the cell is numerically flat: 2.6 degrees.
 MAX_ABS_COSINE = 0.999
 # Tolerance in Angstrom to read off the symmetry of a cell that spglib has already idealised; its
 # coordinates are exact to about 1e-7, so that only operations that hold exactly are found.
 IDEALISED_SYMPREC = 1e-4
+
+# Longest vector cubed over volume, above which a cell is written as it is: comparing it with its
+# symmetrised form takes memory in proportion to this (4.6 GB at 2e6;
+# the largest of those crystals of MP-20 is 243).
+MAX_ELONGATION = 1e4
 
 # spglib's C code prints its failed attempts to stderr, though it goes on to succeed with a
 # smaller tolerance or raises, which `to_cif` handles. A value set by the user is respected.
@@ -38,9 +45,13 @@ def cell_defect(lattice: np.ndarray, frac_coords: np.ndarray) -> str | None:
     lattice = np.asarray(lattice, dtype=np.float64)
     if not (np.isfinite(lattice).all() and np.isfinite(frac_coords).all()):
         return "non-finite numbers"
+    with np.errstate(over="ignore"):
+        lengths = np.linalg.norm(lattice, axis=-1)
+    if lengths.max() > MAX_LENGTH:
+        return f"cell vector longer than {MAX_LENGTH:g} A"
     if abs(np.linalg.det(lattice)) < MIN_VOLUME:
         return f"volume below {MIN_VOLUME} A^3"
-    unit = lattice / np.linalg.norm(lattice, axis=-1, keepdims=True)
+    unit = lattice / lengths[:, None]
     cosines = (unit @ unit.T)[np.triu_indices(3, k=1)]
     if np.abs(cosines).max() > MAX_ABS_COSINE:
         return f"collinear cell vectors (|cos| > {MAX_ABS_COSINE})"
@@ -85,8 +96,8 @@ def to_cif(structure: Structure, symprec: float) -> str:
     """The structure as CIF text.
 
     Where spglib finds a symmetry beyond P1, the CIF holds the idealised conventional cell with its
-    space group and the inequivalent sites; otherwise, and wherever the symmetrised text would not
-    read back as the same crystal, the cell as it is, in P1.
+    space group and the inequivalent sites; otherwise, wherever the symmetrised text would not read
+    back as the same crystal, and for cells beyond MAX_ELONGATION, the cell as it is, in P1.
 
     Args:
       structure: the crystal.
@@ -94,7 +105,8 @@ def to_cif(structure: Structure, symprec: float) -> str:
     """
     with warnings.catch_warnings():
         _ignore_known_warnings()
-        text = _symmetrised_cif(structure, symprec) if symprec > 0 else None
+        compact = max(structure.lattice.abc) ** 3 < MAX_ELONGATION * structure.volume
+        text = _symmetrised_cif(structure, symprec) if symprec > 0 and compact else None
         return text or str(CifWriter(structure))
 
 

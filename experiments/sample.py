@@ -5,22 +5,27 @@
 An interrupted command keeps what it has written; the same command goes on from there.
 """
 
+import argparse
+import contextlib
 import math
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pymatgen.core import Element
 
 from crystal_diffusion_jax import model_folder
 from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.lock import exclusive
 from crystal_diffusion_jax.sampling.generate import generate
-from crystal_diffusion_jax.sampling.record import SampleFolder
+from crystal_diffusion_jax.sampling.record import SampleFolder, create_folder
 from crystal_diffusion_jax.sampling.request import (
     allowed_species,
     draw_num_atoms,
     outside_training_range,
     parse_target,
+    refuse_non_finite_weights,
 )
 from crystal_diffusion_jax.sampling.settings import (
     ANCESTRAL,
@@ -99,10 +104,38 @@ def atomic_numbers(elements: str | None, vocabulary: Sequence[int]) -> list[int]
     return numbers
 
 
+@contextlib.contextmanager
+def stopping_on_sigterm() -> Iterator[None]:
+    """Turns SIGTERM, as batch systems send it, into an orderly end with exit status 143.
+
+    Python sees a signal between two operations; while crystals are computed that is after the
+    batch.
+    """
+
+    def stop(signum: int, _frame: object) -> None:
+        sys.exit(128 + signum)
+
+    former = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
 def main() -> None:
     """Entry point."""
-    flags = parser().parse_args()
+    with stopping_on_sigterm():
+        sample(parser().parse_args())
+
+
+def sample(flags: argparse.Namespace) -> None:
+    """Checks the request, then samples what its folder does not hold yet.
+
+    Raises:
+      UserError: a flag that does not fit the model or the folder.
+    """
     model = model_folder.load(flags.model)
+    refuse_non_finite_weights(model.params, flags.model)
     trained_steps = model.config.noise.num_steps
     default_steps, default_gamma = trained_steps, model.config.sampling.gamma
     if flags.solver == SECOND_ORDER:
@@ -155,8 +188,14 @@ def main() -> None:
         symprec=flags.symprec,
         solver=flags.solver,
     )
-    folder = SampleFolder(flags.out, settings)
-    generate(model, settings, allowed, folder, flags.batch_size)
+    # Before the lock leaves its file in a folder that holds something else.
+    create_folder(flags.out)
+    with (
+        exclusive(flags.out, "--out"),
+        contextlib.closing(SampleFolder(flags.out, settings)) as folder,
+    ):
+        generate(model, settings, allowed, folder, flags.batch_size)
+        lines = summary(folder.structures())
     counts = folder.counts()
     reasons = "".join(f"; {why}: {n}" for why, n in counts["rejected_by_reason"].items())
     print(
@@ -164,7 +203,7 @@ def main() -> None:
         f"({counts['rejected']} rejected{reasons}), {folder.seconds:.0f} s, "
         f"{folder.network_calls} network calls"
     )
-    for line in summary(folder.structures.values()):
+    for line in lines:
         print(line)
 
 

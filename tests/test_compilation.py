@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 
 PROGRAM = """
@@ -59,3 +61,27 @@ def test_a_folder_that_cannot_be_written_costs_one_warning(tmp_path):
     folder, _, stderr = start(tmp_path)
     assert folder == "None"
     assert stderr.count("compiled programs are not kept") == 1
+
+
+def test_a_cache_that_may_only_be_read_costs_one_warning(tmp_path):
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(tmp_path)], check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("may not mount a file system that is read-only")
+    try:
+        folder, _, stderr = start(tmp_path)
+    finally:
+        subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
+    assert folder == "None"
+    assert stderr.splitlines() == [line for line in stderr.splitlines() if "not kept" in line]
+    assert stderr.count("Read-only file system") == 1
+
+
+def test_a_program_cut_off_in_the_cache_is_compiled_anew(tmp_path):
+    folder, _, _ = start(tmp_path)
+    programs = [path for path in Path(folder).iterdir() if path.name.endswith("-cache")]
+    assert programs
+    for program in programs:
+        program.write_bytes(program.read_bytes()[:100])
+    start(tmp_path)  # fails if the program does

@@ -1,5 +1,6 @@
 """One request from model to folder: resumable, independent of batches, honest in its counts."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -51,7 +52,8 @@ def run(
     model: TrainedModel, out: Path, request: SampleSettings, batch_size: int, say=print
 ) -> dict:
     allowed = np.ones(len(model.statistics.vocabulary), dtype=bool)
-    generate(model, request, allowed, SampleFolder(out, request), batch_size, say)
+    with contextlib.closing(SampleFolder(out, request)) as folder:
+        generate(model, request, allowed, folder, batch_size, say)
     return json.loads((out / "samples.json").read_text())
 
 
@@ -114,6 +116,6 @@ def test_the_fixed_elements_are_the_only_ones(model, tmp_path):
     folder = SampleFolder(tmp_path / "out", request)
     generate(model, request, np.isin(vocabulary, [8, 22, 38]), folder, batch_size=6)
 
-    entries = folder.structures.values()
+    entries = list(folder.structures())
     assert entries
     assert {z for entry in entries for z in entry["atomic_numbers"]} <= {8, 22, 38}

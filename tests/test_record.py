@@ -62,6 +62,7 @@ def finish(out: Path, settings: SampleSettings = SETTINGS, sample=crystal) -> No
     folder = SampleFolder(out, settings)
     while remaining := folder.remaining():
         add(folder, remaining[:3], sample)
+    folder.close()
 
 
 def content(out: Path) -> dict[str, bytes]:
@@ -163,6 +164,7 @@ def test_the_order_of_batches_does_not_matter(tmp_path):
     backward = SampleFolder(tmp_path / "backward", SETTINGS)
     for indices in ([7, 2], [6, 0, 4], [5, 3, 1]):
         add(backward, indices, defective)
+    backward.close()
     assert content(tmp_path / "forward") == content(tmp_path / "backward")
 
 
@@ -173,7 +175,8 @@ def test_a_kill_at_any_replacement_of_a_file_leaves_no_trace_after_resuming(
     finish(tmp_path / "undisturbed", sample=defective)
     undisturbed = content(tmp_path / "undisturbed")
     replace = os.replace
-    for lucky in range(12):  # 5 CIFs, 3 batches with 2 files each, the first record: 12 files
+    # The journal, 5 CIFs, and record and frames for none, three, six and eight crystals.
+    for lucky in range(14):
         calls = 0
 
         def replace_or_die(*args, lucky=lucky):
@@ -198,8 +201,59 @@ def test_a_resumed_folder_asks_only_for_what_is_missing_and_adds_up_the_cost(tmp
     resumed = SampleFolder(tmp_path, SETTINGS)
     assert resumed.remaining() == [2, 3, 5, 6, 7]
     add(resumed, [2, 3])
+    resumed.close()
     record = read_record(tmp_path)
     assert (record["seconds"], record["network_calls"]) == (1.0, 20)
+
+
+def test_record_and_frames_are_written_anew_only_when_the_crystals_have_doubled(
+    tmp_path, monkeypatch
+):
+    folder = SampleFolder(tmp_path, dataclasses.replace(SETTINGS, num=40))
+    sizes = []
+    replace = os.replace
+
+    def note(source, target):
+        if str(target).endswith("samples.json"):
+            sizes.append(folder.counts()["written"])
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", note)
+    for index in range(40):
+        add(folder, [index])
+    folder.close()
+    assert sizes == [1, 2, 4, 8, 16, 32, 40]
+
+
+@pytest.mark.parametrize("kept", [3, 8])
+def test_a_folder_with_nothing_but_a_record_is_gone_on_with(tmp_path, kept):
+    finish(tmp_path / "undisturbed", sample=defective)
+    undisturbed = content(tmp_path / "undisturbed")
+    # As before there was a journal: everything in the record.
+    out = tmp_path / "old"
+    add(SampleFolder(out, SETTINGS), range(kept), defective)
+    (out / "unfinished.jsonl").unlink()
+    before = content(out)
+
+    finish(out, sample=defective)
+    if kept == 8:
+        assert content(out) == before
+    else:
+        record = json.loads(undisturbed["samples.json"])
+        assert read_record(out) == record | {"seconds": 1.5, "network_calls": 30}
+        for name in undisturbed.keys() - {"samples.json"}:
+            assert (out / name).read_bytes() == undisturbed[name]
+    assert not (out / "unfinished.jsonl").exists()
+
+
+def test_an_unfinished_folder_has_its_journal_and_a_finished_one_has_none(tmp_path):
+    folder = SampleFolder(tmp_path, SETTINGS)
+    add(folder, [0, 1, 4], defective)
+    folder.close()
+    assert (tmp_path / "unfinished.jsonl").is_file()
+    assert read_record(tmp_path)["counts"]["written"] == 1
+    finish(tmp_path)
+    assert not (tmp_path / "unfinished.jsonl").exists()
 
 
 def test_opening_mends_the_cif_folder_and_spares_the_users_own_files(tmp_path):
@@ -211,7 +265,7 @@ def test_opening_mends_the_cif_folder_and_spares_the_users_own_files(tmp_path):
     (tmp_path / "cif/00098_Ca(NO3)2.cif").write_text("not in the record")
     (tmp_path / "cif/.00003_BaTiO3.cif.tmp").write_text("half a fi")
     (tmp_path / "cif/favourites.cif").write_text("mine")
-    SampleFolder(tmp_path, SETTINGS)
+    SampleFolder(tmp_path, SETTINGS).close()
     assert content(tmp_path) == before | {"cif/favourites.cif": b"mine"}
 
 
@@ -233,6 +287,7 @@ def test_other_settings_are_refused_with_both_values_and_the_way_out(tmp_path):
 
 def test_a_record_without_a_solver_is_one_of_the_ancestral_solver(tmp_path):
     add(SampleFolder(tmp_path, SETTINGS), [0, 1, 2])
+    (tmp_path / "unfinished.jsonl").unlink()  # nor was there one at that time
     record = read_record(tmp_path)
     del record["settings"]["solver"]
     (tmp_path / "samples.json").write_text(json.dumps(record))
@@ -260,6 +315,41 @@ def test_a_damaged_record_is_refused_by_name_and_left_alone(tmp_path, damage):
     with pytest.raises(UserError, match=r"samples\.json is damaged.*another --out, or remove"):
         SampleFolder(tmp_path, SETTINGS)
     assert content(tmp_path) == before
+
+
+def change(record: dict, spoil: str) -> None:
+    (first, second, *_) = record["structures"]
+    if spoil == "no lattice":
+        del first["lattice"]
+    elif spoil == "no number":
+        first["lattice"][0][0] = "four"
+    elif spoil == "nobody's index":
+        first["index"] = 8
+    elif spoil == "an index twice":
+        first["index"] = second["index"]
+    elif spoil == "settings in words":
+        record["settings"] = "as last time"
+    elif spoil == "no entry":
+        record["structures"][0] = None
+    else:
+        first["formula"] = spoil
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    ["no lattice", "no number", "nobody's index", "an index twice", "settings in words", "no entry",
+     "../../escaped", "a/b", ""],
+)  # fmt: skip
+def test_a_record_that_was_tampered_with_is_refused_and_nothing_is_written_outside(tmp_path, spoil):
+    out = tmp_path / "a" / "out"
+    finish(out)
+    record = read_record(out)
+    change(record, spoil)
+    (out / "samples.json").write_text(json.dumps(record))
+    before = set(content(tmp_path))
+    with pytest.raises(UserError, match=r"samples\.json is damaged.*another --out, or remove"):
+        SampleFolder(out, SETTINGS)
+    assert set(content(tmp_path)) - before <= {"a/out/unfinished.jsonl"}
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):

@@ -10,6 +10,7 @@ from crystal_diffusion_jax.sampling.request import (
     draw_num_atoms,
     outside_training_range,
     parse_target,
+    refuse_non_finite_weights,
 )
 
 GAP_AND_DENSITY = DatasetStatistics(
@@ -115,3 +116,13 @@ def test_numbers_of_atoms_can_be_fixed_within_the_training_range():
     for outside in (0, 1, 9):
         with pytest.raises(UserError, match=f"num_atoms={outside}.*2 to 8"):
             draw_num_atoms(4, 0, outside, GAP)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_finite_are_named_with_their_model(bad):
+    kernel = np.zeros((2, 3))
+    params = {"block": {"kernel": kernel, "bias": np.zeros(3)}, "head": np.ones(2)}
+    refuse_non_finite_weights(params, "runs/mine")
+    kernel[1, 2] = bad
+    with pytest.raises(UserError, match=r"--model=runs/mine .* NaN or infinite, in block/kernel:"):
+        refuse_non_finite_weights(params, "runs/mine")

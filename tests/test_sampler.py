@@ -1,5 +1,11 @@
 """The sampler, driven by denoisers whose answer is known and by a small random network."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,6 +30,7 @@ from crystal_diffusion_jax.sampling.sampler import (
     make_sampler,
     restrict_species,
     reverse_process,
+    spoil_undefined_species,
 )
 from crystal_diffusion_jax.sampling.settings import (
     ANCESTRAL,
@@ -68,13 +75,18 @@ def keys(*numbers: int) -> Array:
 
 @pytest.fixture(scope="module")
 def params() -> object:
+    return initial_params()
+
+
+def initial_params() -> object:
     crystals = Crystals(
         lattice=jnp.asarray(LATTICE)[None],
         frac_coords=jnp.asarray(FRAC_COORDS)[None],
         species=jnp.asarray(SPECIES)[None],
         mask=jnp.ones((1, 3), bool),
     )
-    return NETWORK.init(jax.random.key(0), crystals, jnp.ones(1, int), request(1))["params"]
+    initial = jax.jit(NETWORK.init)  # compiled as a whole, ten times quicker than piece by piece
+    return initial(jax.random.key(0), crystals, jnp.ones(1, int), request(1))["params"]
 
 
 def request(batch_size: int, value: float = -1.5) -> Condition:
@@ -309,6 +321,75 @@ def test_the_jitted_step_equals_the_eager_one(params):
     distance = jitted.frac_coords - eager.frac_coords
     np.testing.assert_allclose(distance - np.round(distance), 0.0, atol=1e-4)
     np.testing.assert_array_equal(jitted.species, eager.species)
+
+
+@pytest.mark.parametrize("spoilt", [jnp.nan, jnp.inf, -jnp.inf])
+def test_a_crystal_whose_species_are_undefined_is_not_finite_and_no_other_is(spoilt):
+    prediction = Prediction(
+        lattice_eps=jnp.ones((3, 3, 3)),
+        scaled_score=jnp.ones((3, 2, 3)),
+        # The first crystal's second atom; of the second crystal only the padding.
+        species_logits=jnp.zeros((3, 2, NUM_SPECIES)).at[:2, 1, 2].set(spoilt),
+    )
+    crystals = Crystals(
+        lattice=jnp.ones((3, 3, 3)),
+        frac_coords=jnp.zeros((3, 2, 3)),
+        species=jnp.zeros((3, 2), int),
+        mask=jnp.array([[True, True], [True, False], [True, True]]),
+    )
+    output = spoil_undefined_species(lambda *_: prediction)(crystals, jnp.ones(3, int))
+    assert np.isnan(output.lattice_eps[0]).all()
+    np.testing.assert_array_equal(output.lattice_eps[1:], 1.0)
+
+
+def test_undefined_species_spoil_the_crystal_to_the_end_of_the_chain(params):
+    # Guidance so strong that the logits, and not only they, overflow.
+    crystals = draw(params, [0, 1], num_steps=4, guidance=1e38)
+    assert not np.isfinite(crystals.lattice).all(axis=(1, 2)).any()
+
+
+def test_a_cell_of_one_atom_is_sampled_like_any_other(params):
+    crystals = draw(params, [5, 6], num_steps=4, size=1)
+    assert np.isfinite(crystals.lattice).all()
+    assert np.all((crystals.frac_coords >= 0) & (crystals.frac_coords < 1))
+    assert set(np.unique(crystals.species)) <= set(range(NUM_SPECIES))
+
+
+SHORT_CHAIN = """
+import jax, json, numpy as np
+from tests import test_sampler
+crystals = test_sampler.short_chain()
+assert len(crystals.lattice.sharding.device_set) == len(jax.devices()) == {count}
+print(json.dumps([np.asarray(crystals.lattice).tolist(), np.asarray(crystals.frac_coords).tolist(),
+                  np.asarray(crystals.species).tolist()]))
+"""
+
+
+def short_chain() -> Crystals:
+    return draw(initial_params(), range(8), num_steps=4)
+
+
+@pytest.mark.parametrize("count", [2, 8])
+def test_several_devices_sample_the_crystals_of_one(count):
+    finished = subprocess.run(
+        [sys.executable, "-c", SHORT_CHAIN.format(count=count)],
+        cwd=Path(__file__).parent.parent,
+        env=os.environ
+        | {
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    lattice, frac_coords, species = json.loads(finished.stdout)
+    alone = short_chain()
+    np.testing.assert_allclose(lattice, alone.lattice, rtol=1e-5, atol=1e-5)
+    distance = np.array(frac_coords) - alone.frac_coords
+    np.testing.assert_allclose(distance - np.round(distance), 0.0, atol=1e-5)
+    np.testing.assert_array_equal(species, alone.species)
 
 
 @pytest.mark.parametrize("num_steps", [0, 21])

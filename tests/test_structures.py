@@ -73,6 +73,11 @@ def test_a_sound_cell_has_no_defect():
             PEROVSKITE,
             "collinear cell vectors (|cos| > 0.999)",
         ),
+        (1e-310 * np.eye(3), PEROVSKITE, "volume below 0.1 A^3"),  # denormal
+        (np.float32(1e-41) * np.eye(3, dtype=np.float32), PEROVSKITE, "volume below 0.1 A^3"),
+        (np.diag([4.0, 4.0, 1000.1]), PEROVSKITE, "cell vector longer than 1000 A"),
+        (np.diag([4.0, 4.0, 1e300]), PEROVSKITE, "cell vector longer than 1000 A"),
+        (np.full((3, 3), np.finfo(np.float32).max), PEROVSKITE, "cell vector longer than 1000 A"),
     ],
 )
 def test_each_defect_is_named(lattice, frac_coords, reason):
@@ -236,6 +241,29 @@ def test_minimum_distance_is_that_of_brute_force(seed):
     distances = brute_force_distances(SKEWED, frac_coords) + np.diag(np.full(5, np.inf))
     structure = to_structure(SKEWED, frac_coords, BA_TI_O3)
     np.testing.assert_allclose(minimum_distance(structure), distances.min(), atol=1e-10)
+
+
+@pytest.mark.parametrize("third", [0.5, 101.0, 999.0])
+def test_an_elongated_cell_is_written_as_it_is_at_little_cost(third):
+    structure = to_structure(np.diag([0.5, 0.5, third]), np.zeros((1, 3)), np.array([6]))
+    cif = to_cif(structure, symprec=0.1)
+    # Compared with its symmetrised form, the longest cell would take tens of gigabytes.
+    assert (cif_field(cif, "_symmetry_Int_Tables_number") == "1") == (third > 50)
+    np.testing.assert_allclose(read_cif(cif).volume, 0.25 * third, rtol=1e-6)
+
+
+@pytest.mark.parametrize("symprec", [0.0, 0.1])
+def test_atoms_at_one_position_are_written_all_with_distance_zero(symprec):
+    structure = to_structure(SKEWED, np.tile([[0.25, 0.5, 1.75]], (3, 1)), np.array([6, 6, 8]))
+    assert minimum_distance(structure) == 0.0
+    cif = to_cif(structure, symprec)
+    assert (cif.count("\n  C  "), cif.count("\n  O  ")) == (2, 1)
+
+
+def test_coordinates_of_any_size_are_wrapped_into_the_cell():
+    huge = np.array([[3e38, -3e38, 1e-45]], dtype=np.float32)
+    wrapped = to_structure(SKEWED, huge, np.array([6])).frac_coords
+    assert np.all((wrapped >= 0) & (wrapped < 1))
 
 
 def test_a_single_atom_has_no_neighbour():

@@ -88,10 +88,9 @@ def generate(
             wall_seconds=time.monotonic() - start,
             network_calls=settings.network_calls,
         )
-        left = len(folder.remaining())
-        elapsed = time.monotonic() - begin
-        rate = (todo - left) / elapsed
         counts = folder.counts()
+        left = settings.num - counts["written"] - counts["rejected"]
+        rate = (todo - left) / (time.monotonic() - begin)
         say(
             f"{settings.num - left}/{settings.num} crystals: {counts['written']} written, "
             f"{counts['rejected']} rejected, {rate:.2f} crystals/s, {duration(left / rate)} left"

@@ -1,13 +1,35 @@
 """What a user asks of the sampler, turned into arrays: targets, elements, numbers of atoms."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from crystal_diffusion_jax.data.arrays import DatasetStatistics
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.models.embeddings import Condition
+
+
+def refuse_non_finite_weights(params: Any, model: Path | str) -> None:
+    """Names a model that could only give crystals of NaN.
+
+    Args:
+      params: its weights.
+      model: where they come from, for the message.
+
+    Raises:
+      UserError: a weight is NaN or infinite.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not np.isfinite(leaf).all():
+            raise UserError(
+                f"--model={model} has weights that are NaN or infinite, in "
+                f"{jax.tree_util.keystr(path, simple=True, separator='/')}: its training has gone "
+                "wrong; use another model."
+            )
 
 
 def parse_target(text: str, statistics: DatasetStatistics) -> dict[str, float]:

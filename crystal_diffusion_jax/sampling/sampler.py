@@ -148,6 +148,27 @@ def restrict_species(denoise: Denoise, allowed: Array) -> Denoise:
     return denoise_restricted
 
 
+def spoil_undefined_species(denoise: Denoise) -> Denoise:
+    """Turns a crystal whose species are not defined into one that is not finite.
+
+    A draw from logits with a NaN or infinity among them is a species like any other: without a
+    trace in the numbers, the crystal would be written.
+
+    Args:
+      denoise: the denoiser, before `restrict_species`.
+    """
+
+    def denoise_spoiled(crystals: Crystals, t: Array) -> Prediction:
+        output = denoise(crystals, t)
+        defined = jnp.isfinite(output.species_logits) | ~crystals.mask[..., None]
+        whole = jnp.all(defined, axis=(-2, -1))[..., None, None]
+        return dataclasses.replace(
+            output, lattice_eps=jnp.where(whole, output.lattice_eps, jnp.nan)
+        )
+
+    return denoise_spoiled
+
+
 # (params, keys [B], mask [B, N], condition, guidance, gamma, allowed [K]) -> Crystals
 Sampler = Callable[[Any, Array, Array, Condition, float | Array, float | Array, Array], Crystals]
 
@@ -195,7 +216,7 @@ def make_sampler(
                 return conditional(crystals, t, condition)
 
             denoise = guided(conditional, condition, guidance) if use_guidance else plain
-            denoise = restrict_species(denoise, allowed)
+            denoise = restrict_species(spoil_undefined_species(denoise), allowed)
             return reverse_process(
                 denoise,
                 keys,

@@ -1,7 +1,7 @@
 """What came out of one sampling command, in a few lines for people."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 # Angstrom; two atoms closer than this cannot be a crystal (CDVAE's structural validity,
@@ -10,7 +10,7 @@ MIN_VALID_DISTANCE = 0.5
 _MOST_COMMON = 5
 
 
-def summary(structures: Collection[Mapping[str, Any]]) -> list[str]:
+def summary(structures: Iterable[Mapping[str, Any]]) -> list[str]:
     """Validity, compositions and cell sizes of the written structures.
 
     Args:
@@ -20,17 +20,22 @@ def summary(structures: Collection[Mapping[str, Any]]) -> list[str]:
     Returns:
       Lines of text; none for no structures.
     """
-    if not structures:
+    formulas: Counter[str] = Counter()
+    per_atom: list[float] = []
+    valid = 0
+    for entry in structures:
+        formulas[entry["formula"]] += 1
+        per_atom.append(entry["volume"] / len(entry["atomic_numbers"]))
+        distance = entry["min_distance"]
+        valid += distance is None or distance >= MIN_VALID_DISTANCE
+    if not per_atom:
         return []
-    distances = [entry["min_distance"] for entry in structures]
-    valid = sum(distance is None or distance >= MIN_VALID_DISTANCE for distance in distances)
-    formulas = Counter(entry["formula"] for entry in structures)
+    per_atom.sort()
     common = ", ".join(
         f"{formula} {count}" for formula, count in formulas.most_common(_MOST_COMMON)
     )
-    per_atom = sorted(entry["volume"] / len(entry["atomic_numbers"]) for entry in structures)
     return [
-        f"no pair of atoms closer than {MIN_VALID_DISTANCE} A: {valid} of {len(structures)}",
+        f"no pair of atoms closer than {MIN_VALID_DISTANCE} A: {valid} of {len(per_atom)}",
         f"{len(formulas)} distinct compositions; most common: {common}",
         f"volume per atom: median {per_atom[len(per_atom) // 2]:.1f} A^3, "
         f"{per_atom[0]:.1f} to {per_atom[-1]:.1f}",
