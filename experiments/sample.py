@@ -16,6 +16,7 @@ from pathlib import Path
 from pymatgen.core import Element
 
 from crystal_diffusion_jax import model_folder
+from crystal_diffusion_jax.data.limits import MAX_CRYSTALS
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.lock import exclusive
 from crystal_diffusion_jax.sampling.generate import generate
@@ -145,7 +146,7 @@ def sample(flags: argparse.Namespace) -> None:
     num_steps = default_steps if flags.num_steps is None else flags.num_steps
     gamma = default_gamma if flags.gamma is None else flags.gamma
     for name, value, low, high in (
-        ("num", flags.num, 1, math.inf),
+        ("num", flags.num, 1, MAX_CRYSTALS),
         ("batch_size", flags.batch_size, 1, math.inf),
         ("num_steps", num_steps, 1, trained_steps),
         ("seed", flags.seed, 0, 2**31 - 1),

@@ -82,6 +82,7 @@ SAMPLING_MISTAKES = {
     "number of crystals in words": (["--model=MODEL", "--out=OUT", "--num=ten"], "--num"),
     "no batch": (["--model=MODEL", "--out=OUT", "--batch_size=0"], "--batch_size=0"),
     "no steps": (["--model=MODEL", "--out=OUT", "--num_steps=0"], "within 1 .. 50"),
+    "too many": (["--model=MODEL", "--out=OUT", "--num=10000000000000"], "within 1 .. 1000000"),
     "more steps than trained": (["--model=MODEL", "--out=OUT", "--num_steps=51"], "1 .. 50"),
     "unknown solver": (["--model=MODEL", "--out=OUT", "--solver=fast"], "'fast'"),
     "too many atoms": (["--model=MODEL", "--out=OUT", "--num_atoms=9"], "--num_atoms=9"),

@@ -57,7 +57,7 @@ def test_any_subset_of_several_properties_can_be_asked_for():
     assert both == {"density": 3.0, "gap": 0.0}
 
 
-@pytest.mark.parametrize("text", ["abc", "", "nan", "inf", "gap=", "gap=1e999", "None"])
+@pytest.mark.parametrize("text", ["abc", "", "nan", "inf", "gap=", "gap=1e999", "1e300", "None"])
 def test_what_is_no_number_is_refused(text):
     with pytest.raises(UserError, match="is not a number"):
         parse_target(text, GAP)

@@ -28,8 +28,11 @@ class NoiseConfig:
 
     def __post_init__(self) -> None:
         """Rejects values that give no schedule."""
-        if self.num_steps < 1:
-            raise ValueError(f"num_steps must be at least 1, not {self.num_steps}")
+        # Beyond the limit the smallest steps round to nothing in float32.
+        if not 1 <= self.num_steps <= 100_000:
+            raise ValueError(
+                f"num_steps must be at least 1 and at most 100000, not {self.num_steps}"
+            )
         if not 0 <= self.cosine_offset < 1:
             raise ValueError(f"cosine_offset must be in [0, 1), not {self.cosine_offset}")
         # Beyond 0.7 the wrapped normal is flat to four digits, and its score, brought to unit

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from crystal_diffusion_jax.data.arrays import DatasetStatistics
+from crystal_diffusion_jax.data.limits import MAX_PROPERTY
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.models.embeddings import Condition
 
@@ -69,8 +70,10 @@ def parse_target(text: str, statistics: DatasetStatistics) -> dict[str, float]:
             number = ends[value] if value in ends else float(value)
         except ValueError:
             number = np.nan
-        if not np.isfinite(number):
-            raise UserError(f'--target={text}: {value!r} is not a number, "min", "max" or "none"')
+        if not abs(number) <= MAX_PROPERTY:
+            raise UserError(
+                f'--target={text}: {value!r} is not a number in range, "min", "max" or "none"'
+            )
         target[name] = number
     return target
 
