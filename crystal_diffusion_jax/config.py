@@ -1,6 +1,7 @@
 """ExperimentConfig: everything that defines a run, frozen, checked, and readable back from json."""
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -102,10 +103,20 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
         inner = typing.get_args(hint)[0]
         return tuple(_checked(inner, item, where) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        value = _as_float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise UserError(f"{where} must be of type {hint.__name__}, not {value!r}")
+    if hint is float and not math.isfinite(value):
+        section, _, field = where.rpartition(".")
+        raise UserError(f"{section}: {field} must be finite, not {value!r}")
     return value
+
+
+def _as_float(value: int) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import NoReturn
 from crystal_diffusion_jax import compilation, devices
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.files import replace_text, temporary_path
+from crystal_diffusion_jax.training.preemption import Preempted
 
 
 class Parser(argparse.ArgumentParser):
@@ -56,7 +57,8 @@ def run(main: Callable[[], None]) -> None:
     """Runs a program; a user's mistake ends it with a sentence instead of a traceback.
 
     Exit status: 0 done, 2 a user's mistake, 130 interrupted with Ctrl-C (128 + SIGINT, as shells
-    have it), 1 an error of the program, with its traceback.
+    have it), 143 ended by SIGTERM after a checkpoint, 1 an error of the program, with its
+    traceback.
     """
     devices.use_every_core()
     compilation.keep_compiled_programs()
@@ -65,6 +67,9 @@ def run(main: Callable[[], None]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except Preempted as ended:
+        print(ended)
+        sys.exit(143)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

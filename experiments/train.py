@@ -1,5 +1,7 @@
 """Trains a model, or resumes a run: all that an interrupted run needs is the same command.
 
+SIGTERM, with which clusters preempt a job, makes it write a checkpoint and end with status 143.
+
     python -m experiments.train --config=configs/perov5_cds.py --workdir=runs/perov5_cds
 
 Any field can be overridden, for example --config.training.num_steps=5000. Several processes train
@@ -28,6 +30,9 @@ from experiments import cli
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, a file of configs/.")
 flags.DEFINE_string("workdir", None, "Folder of this run; an interrupted run resumes.")
+flags.DEFINE_bool(
+    "resume_from_previous", False, "Go back to an earlier checkpoint if the last one is damaged."
+)
 flags.DEFINE_bool("distributed", False, "Join the other processes of a TPU pod, Slurm or Open MPI.")
 flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where nothing is detected.")
 flags.DEFINE_integer("num_processes", None, "Processes in all, with --coordinator.")
@@ -50,7 +55,15 @@ def parse_flags(argv: list[str]) -> list[str]:
             if not flags.FLAGS[name].value:
                 raise UserError(f"--{name} is missing")
         _CONFIG.value.to_dict()  # a missing file goes unnoticed until the config is used
-    except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+    except (
+        flags.Error,
+        AttributeError,
+        KeyError,
+        OSError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise UserError(f"{_sentence(error)} (see python -m experiments.train --help)") from error
     return rest
 
@@ -73,8 +86,9 @@ def run(argv: list[str]) -> None:
     """Joins the other processes if there are any, loads the data and trains."""
     del argv
     if not flags.FLAGS["verbosity"].present:
-        # The libraries' reports of every checkpoint file would bury the progress lines.
-        logging.set_verbosity(logging.WARNING)
+        # The libraries' reports of every checkpoint file would bury the progress lines, and their
+        # tracebacks from several threads the one sentence about a disk that fails.
+        logging.set_verbosity(logging.FATAL)
     values = flags.FLAGS
     meeting = (values.coordinator, values.num_processes, values.process_id)
     if not values.distributed and meeting == (None, None, None):
@@ -90,7 +104,7 @@ def run_training() -> None:
     config = config_module.from_dict(_CONFIG.value.to_dict())
     splits = processes.everywhere(lambda: load_or_open(config.data))
     workdir = Path(flags.FLAGS.workdir)
-    folder = train(config, splits, workdir)
+    folder = train(config, splits, workdir, resume_from_previous=flags.FLAGS.resume_from_previous)
     if processes.is_first():
         print(f"trained model: {folder}")
         target = example_target(config.model.conditioning, splits["train"].property_names)

@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -5,8 +6,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from crystal_diffusion_jax.training.checkpoint import Checkpoints
+from crystal_diffusion_jax.config import ExperimentConfig
+from crystal_diffusion_jax.training.checkpoint import Checkpoint, Checkpoints
 from crystal_diffusion_jax.training.state import TrainingConfig, TrainState, make_optimizer
+from tests.smoke_run import CONFIG
+
+
+def keeping(keep_last: int) -> ExperimentConfig:
+    training = dataclasses.replace(CONFIG.training, keep_last=keep_last)
+    return dataclasses.replace(CONFIG, training=training)
+
+
+def at(step: int) -> Checkpoint:
+    return Checkpoint(step, validated=True)
 
 
 def state_after(step: int) -> TrainState:
@@ -32,23 +44,23 @@ def steps_in(folder: Path) -> set[int]:
 
 
 def save(folder: Path, losses: dict[int, float], keep_last: int) -> None:
-    with Checkpoints(folder, keep_last) as checkpoints:
+    with Checkpoints(folder, keeping(keep_last)) as checkpoints:
         for step, loss in losses.items():
             checkpoints.save(step, state_after(step), {"loss": loss, "lattice": 9.0})
 
 
 def test_a_new_folder_has_no_checkpoint(tmp_path):
-    with Checkpoints(tmp_path / "new" / "checkpoints", keep_last=2) as checkpoints:
-        assert checkpoints.latest_step() is None
+    with Checkpoints(tmp_path / "new" / "checkpoints", keeping(2)) as checkpoints:
+        assert checkpoints.latest() is None
         assert checkpoints.best_step() is None
 
 
 def test_a_state_comes_back_bit_by_bit_in_another_session(tmp_path):
     save(tmp_path, {10: 0.5, 20: 0.4}, keep_last=2)
-    with Checkpoints(tmp_path, keep_last=2) as checkpoints:
-        assert checkpoints.latest_step() == 20
-        assert_same(checkpoints.restore(20, like=state_after(0)), state_after(20))
-        assert_same(checkpoints.restore(10, like=state_after(0)), state_after(10))
+    with Checkpoints(tmp_path, keeping(2)) as checkpoints:
+        assert checkpoints.latest() == at(20)
+        assert_same(checkpoints.restore(at(20), like=state_after(0))[0], state_after(20))
+        assert_same(checkpoints.restore(at(10), like=state_after(0))[0], state_after(10))
 
 
 @pytest.mark.parametrize(
@@ -65,22 +77,22 @@ def test_the_last_ones_and_the_one_of_the_lowest_loss_are_kept(tmp_path, losses,
     save(tmp_path, first, keep_last=2)
     save(tmp_path, second, keep_last=2)  # after a resume the earlier losses still count
     assert steps_in(tmp_path) == kept
-    with Checkpoints(tmp_path, keep_last=2) as checkpoints:
+    with Checkpoints(tmp_path, keeping(2)) as checkpoints:
         assert checkpoints.best_step() == best
-        assert_same(checkpoints.restore(best, like=state_after(0)), state_after(best))
+        assert_same(checkpoints.restore(at(best), like=state_after(0))[0], state_after(best))
 
 
 def test_a_state_that_is_consumed_right_after_saving_is_saved_whole(tmp_path):
     consume = jax.jit(
         lambda state: jax.tree.map(lambda leaf: leaf * 0 - 7, state), donate_argnums=0
     )
-    with Checkpoints(tmp_path, keep_last=1) as checkpoints:
+    with Checkpoints(tmp_path, keeping(1)) as checkpoints:
         state = state_after(10)
         checkpoints.save(10, state, {"loss": 1.0})
         jax.block_until_ready(consume(state))
         assert state.params.is_deleted()
-    with Checkpoints(tmp_path, keep_last=1) as checkpoints:
-        assert_same(checkpoints.restore(10, like=state_after(0)), state_after(10))
+    with Checkpoints(tmp_path, keeping(1)) as checkpoints:
+        assert_same(checkpoints.restore(at(10), like=state_after(0))[0], state_after(10))
 
 
 def test_a_checkpoint_that_a_kill_cut_short_does_not_count(tmp_path):
@@ -88,22 +100,22 @@ def test_a_checkpoint_that_a_kill_cut_short_does_not_count(tmp_path):
     begun = tmp_path / "20.orbax-checkpoint-tmp"
     begun.mkdir()
     (begun / "default").write_text("half")
-    with Checkpoints(tmp_path, keep_last=2) as checkpoints:
-        assert checkpoints.latest_step() == 10
+    with Checkpoints(tmp_path, keeping(2)) as checkpoints:
+        assert checkpoints.latest() == at(10)
         checkpoints.save(20, state_after(20), {"loss": 0.4})
     assert steps_in(tmp_path) == {10, 20}
 
 
 def test_pending_writes_are_finished_when_an_error_ends_the_run(tmp_path):
     def fail_after_saving() -> None:
-        with Checkpoints(tmp_path, keep_last=1) as checkpoints:
+        with Checkpoints(tmp_path, keeping(1)) as checkpoints:
             checkpoints.save(10, state_after(10), {"loss": 1.0})
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         fail_after_saving()
-    with Checkpoints(tmp_path, keep_last=1) as checkpoints:
-        assert checkpoints.latest_step() == 10
+    with Checkpoints(tmp_path, keeping(1)) as checkpoints:
+        assert checkpoints.latest() == at(10)
 
 
 def test_a_state_is_restored_to_the_devices_of_its_model(tmp_path):
@@ -111,6 +123,6 @@ def test_a_state_is_restored_to_the_devices_of_its_model(tmp_path):
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     like = jax.device_put(state_after(0), place)
-    with Checkpoints(tmp_path, keep_last=1) as checkpoints:
-        restored = checkpoints.restore(10, like)
+    with Checkpoints(tmp_path, keeping(1)) as checkpoints:
+        restored = checkpoints.restore(at(10), like)[0]
     assert all(leaf.sharding == place for leaf in jax.tree.leaves(restored))

@@ -1,13 +1,23 @@
 """The run's log: metrics.jsonl, TensorBoard, and one progress line."""
 
+import contextlib
 import json
+import os
+import socket
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tensorboardX import SummaryWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import RecordWriter
+from tensorboardX.summary import scalar
 
+from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.files import replace_text
+from crystal_diffusion_jax.training.state import TrainingConfig
+from crystal_diffusion_jax.training.workdir import writing
 
 
 class Logbook:
@@ -21,20 +31,24 @@ class Logbook:
 
     Attributes:
       seconds: of training up to `resume_step`, as the remaining rows tell.
+
+    Raises:
+      UserError: also from `write` and at the end, when the files cannot be written.
     """
 
     def __init__(self, workdir: Path, resume_step: int, writes: bool = True) -> None:
         self.seconds = 0.0
-        self._writes = writes
+        self._workdir, self._writes = workdir, writes
         if not writes:
             return
         path = workdir / "metrics.jsonl"
-        rows = path.read_text().splitlines(keepends=True) if path.exists() else []
-        rows = [row for row in rows if _step_of(row) <= resume_step]
-        replace_text(path, "".join(rows))
+        with writing(workdir):
+            rows = path.read_text().splitlines(keepends=True) if path.exists() else []
+            rows = [row for row in rows if _step_of(row) <= resume_step]
+            replace_text(path, "".join(rows))
+            self._file = path.open("a")
+            self._tensorboard = _Events(workdir / "tensorboard", resume_step + 1)
         self.seconds = max((float(json.loads(row).get("seconds", 0)) for row in rows), default=0.0)
-        self._file = path.open("a")
-        self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1)
 
     def __enter__(self) -> Self:
         return self
@@ -45,19 +59,85 @@ class Logbook:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._writes:
-            self._file.close()
-            self._tensorboard.close()
+        if not self._writes:
+            return
+        # Closing tries once more to write what could not be written: the first error is told.
+        with (
+            contextlib.nullcontext() if error is None else contextlib.suppress(UserError),
+            writing(self._workdir),
+            contextlib.closing(self._tensorboard),
+            contextlib.closing(self._file),
+        ):
+            pass
 
     def write(self, kind: str, step: int, metrics: dict[str, float]) -> None:
         """Adds one row; `kind` is "train" or "validation"."""
         if not self._writes:
             return
         row: dict[str, Any] = {"kind": kind, "step": step, **metrics}
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        with writing(self._workdir):
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
+            self._tensorboard.add_scalars(kind, step, metrics)
+
+
+class _Events:
+    """TensorBoard's file, written in the caller's thread.
+
+    tensorboardX's own SummaryWriter writes in a thread, which a full disk ends in silence; the run
+    then waits for ever to hand over its eleventh number.
+    """
+
+    def __init__(self, folder: Path, purge_step: int) -> None:
+        folder.mkdir(exist_ok=True)
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
+        self._records = RecordWriter(str(folder / name))
+        self._write(Event(file_version="brain.Event:2"))
+        # Hides points of that step and later ones in earlier files.
+        start = SessionLog(status=SessionLog.START)
+        self._write(Event(step=purge_step, session_log=start))
+        self._records.flush()
+
+    def add_scalars(self, kind: str, step: int, metrics: dict[str, float]) -> None:
         for name, value in metrics.items():
-            self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+            summary = scalar(f"{kind}/{name}", value)
+            self._write(Event(step=step, summary=summary))
+        self._records.flush()
+
+    def close(self) -> None:
+        self._records.close()
+
+    def _write(self, event: Event) -> None:
+        event.wall_time = time.time()
+        self._records.write(event.SerializeToString())
+
+
+class Clock:
+    """Rates, time left, and the seconds of training in all, those before an interruption too."""
+
+    def __init__(
+        self, config: TrainingConfig, start: int, seconds: float, say: Callable[[str], None]
+    ) -> None:
+        self._config, self._say = config, say
+        self._lap = time.monotonic()
+        self._begin = self._lap - seconds
+        self._lap_step = start
+
+    @property
+    def seconds(self) -> float:
+        """Of training so far."""
+        return time.monotonic() - self._begin
+
+    def lap(self, step: int, means: dict[str, float]) -> dict[str, float]:
+        """Says the progress; returns the row of the log, `means` with speed and time."""
+        now = time.monotonic()
+        # No step at all when a preemption came between the last step and its line.
+        per_step = (now - self._lap) / max(step - self._lap_step, 1)
+        rate = self._config.batch_size / per_step
+        left = per_step * (self._config.num_steps - step)
+        self._lap, self._lap_step = now, step
+        self._say(progress_line(step, self._config.num_steps, means, rate, left))
+        return {**means, "structures_per_second": rate, "seconds": self.seconds}
 
 
 def _step_of(row: str) -> float:

@@ -1,7 +1,8 @@
 """The folder of a run, which belongs to one config and one set of data."""
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from crystal_diffusion_jax import config as config_module
@@ -9,17 +10,31 @@ from crystal_diffusion_jax import processes
 from crystal_diffusion_jax.config import ExperimentConfig
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.files import replace_text
+from crystal_diffusion_jax.lock import exclusive
 from crystal_diffusion_jax.training.inputs import Split
 
 
-def claim_workdir(workdir: Path, config: ExperimentConfig, splits: Mapping[str, Split]) -> None:
-    """Creates the run's folder, or checks that an existing one belongs to the same run.
+@contextlib.contextmanager
+def claimed(
+    workdir: Path,
+    config: ExperimentConfig,
+    splits: Mapping[str, Split],
+    say: Callable[[str], None],
+) -> Iterator[None]:
+    """Creates the run's folder, or checks that an existing one belongs to the same run; locks it.
 
-    Of several processes, which all call this, the first one decides.
+    Of several processes, which all call this, the first one decides, and holds the lock.
+
+    Args:
+      workdir: the folder.
+      config: the experiment.
+      splits: "train" and "val".
+      say: takes a line about an earlier run that was killed.
 
     Raises:
       UserError: the folder holds a run of another config (the differing fields are named) or of
-        other data, or cannot be written; the processes differ in config, data or folder.
+        other data, is in use by another process, or cannot be written; the processes differ in
+        config, data or folder.
     """
     checksums = {split: splits[split].checksum() for split in ("train", "val")}
     record = {"config": config_module.to_dict(config), "data": checksums}
@@ -30,25 +45,46 @@ def claim_workdir(workdir: Path, config: ExperimentConfig, splits: Mapping[str, 
             "on the same files"
         )
     path = workdir / "config.json"
-    if processes.is_first():
-        processes.everywhere(lambda: _claim(path, config, checksums, text))
-    else:
-        processes.everywhere(lambda: None)
-    processes.everywhere(lambda: _require_shared(path))
+    lock = contextlib.ExitStack()
+
+    def claim() -> None:
+        if processes.is_first():
+            with writing(workdir):
+                workdir.mkdir(parents=True, exist_ok=True)
+                lock.enter_context(exclusive(workdir, "--workdir", say))
+            _claim(path, config, checksums, text)
+
+    try:
+        processes.everywhere(claim)
+        processes.everywhere(lambda: _require_shared(path))
+        yield
+    finally:
+        with writing(workdir):  # a disk that fails takes the lock's file along
+            lock.close()
+
+
+@contextlib.contextmanager
+def writing(workdir: Path) -> Iterator[None]:
+    """Says what the operating system has against writing to the run's folder in one sentence.
+
+    Raises:
+      UserError: for an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"--workdir={workdir} cannot be written ({error.strerror or error}): make room or mend "
+            "it, and the same command goes on from the last checkpoint, or use another --workdir"
+        ) from error
 
 
 def _claim(path: Path, config: ExperimentConfig, checksums: dict[str, str], text: str) -> None:
     if path.exists():
         _require_same_run(path, config, checksums)
         return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path.parent):
         replace_text(path, text)
-    except OSError as error:
-        raise UserError(
-            f"--workdir={path.parent} is no folder that can be written ({error.strerror}); "
-            "use another --workdir"
-        ) from error
 
 
 def _require_same_run(path: Path, config: ExperimentConfig, checksums: dict[str, str]) -> None:

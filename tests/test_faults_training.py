@@ -1,0 +1,391 @@
+"""Trainings that are preempted, killed, starved of disk or fed with numbers that are not finite."""
+
+import dataclasses
+import json
+import math
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from crystal_diffusion_jax import config as config_module
+from crystal_diffusion_jax.config import ExperimentConfig
+from crystal_diffusion_jax.data.batches import Batch, Batches
+from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.lock import exclusive
+from crystal_diffusion_jax.training import inputs
+from crystal_diffusion_jax.training.finite import require_finite_state
+from crystal_diffusion_jax.training.loop import train
+from crystal_diffusion_jax.training.preemption import Preempted
+from tests.small_disk import fill, small_disk
+from tests.smoke_run import CONFIG, splits
+from tests.test_checkpoint import state_after
+from tests.test_loop import Killed, checkpoint_steps, kill_at, metrics, quiet, with_nan
+
+ROOT = Path(__file__).parent.parent
+# Two calls of the train steps to a line of the log, so that a preemption may fall between.
+SPARSE = dataclasses.replace(CONFIG, training=dataclasses.replace(CONFIG.training, log_every=10))
+FLAGS = ["--config=configs/quickstart.py:smoke", "--config.training.log_every=10"]
+# As in the process of the tests, to compare with.
+ONE_DEVICE = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+# Stands for a hang, not for slowness.
+TIME_LIMIT = 600
+
+
+def run(workdir: Path, say: Callable[[str], None] = quiet, **options: bool) -> Path:
+    return train(SPARSE, splits(), workdir, say, **options)
+
+
+def terminate_at(text: str) -> Callable[[str], None]:
+    """A preemption at the moment of a line."""
+
+    def say(line: str) -> None:
+        if text in line:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return say
+
+
+def at_group(monkeypatch: pytest.MonkeyPatch, index: int, act: Callable[[], object]) -> None:
+    """Does something when the batches of a call of the train steps are asked for."""
+
+    class Acting(Batches):
+        asked = 0
+
+        def group(self, number: int, multiple: int = 1, part: range | None = None) -> Batch:
+            # The first time of all is for the shapes.
+            Acting.asked += 1
+            if number == index and Acting.asked > 1:
+                act()
+            return super().group(number, multiple, part)
+
+    monkeypatch.setattr(inputs, "Batches", Acting)
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def kill() -> None:
+    raise Killed
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    run(workdir)
+    return workdir
+
+
+def assert_same_results(workdir: Path, expected: Path) -> None:
+    """The same bytes of weights, the same rows of the log, the same checkpoints."""
+    weights = [(each / "model" / "weights.npz").read_bytes() for each in (workdir, expected)]
+    assert weights[0] == weights[1]
+    assert metrics(workdir) == metrics(expected)
+    assert checkpoint_steps(workdir) == checkpoint_steps(expected) == {"10", "20"}
+
+
+def test_a_second_training_from_scratch_gives_the_same_bytes(tmp_path, undisturbed):
+    run(tmp_path)
+    assert_same_results(tmp_path, undisturbed)
+
+
+@pytest.mark.parametrize(("group", "step"), [(0, 5), (3, 20)], ids=["between lines", "at the end"])
+def test_a_preempted_and_resumed_run_gives_bitwise_the_same(
+    tmp_path, undisturbed, monkeypatch, group, step
+):
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        at_group(patch, group, terminate)
+        with pytest.raises(Preempted, match=rf"has a checkpoint of step {step}, and the same comm"):
+            run(tmp_path)
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert f"{step}.preempted" in checkpoint_steps(tmp_path)
+    lines: list[str] = []
+    run(tmp_path, lines.append)
+    assert f"resuming from the checkpoint of step {step} in" in lines[0]
+    assert_same_results(tmp_path, undisturbed)
+
+
+def test_a_validation_gives_way_to_a_preemption_and_is_done_anew(tmp_path, undisturbed):
+    with pytest.raises(Preempted, match="of step 10"):
+        run(tmp_path, terminate_at("step 10/20"))
+    assert checkpoint_steps(tmp_path) == {"10.preempted"}
+    assert not (tmp_path / "model").exists()
+    run(tmp_path)
+    assert_same_results(tmp_path, undisturbed)
+
+
+def test_a_run_that_is_preempted_then_killed_and_has_a_damaged_checkpoint_ends_the_same(
+    tmp_path, undisturbed, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        at_group(patch, 2, terminate)
+        with pytest.raises(Preempted, match="of step 15"):
+            run(tmp_path)
+    with monkeypatch.context() as patch:
+        at_group(patch, 3, kill)
+        with pytest.raises(Killed):
+            run(tmp_path)
+    damaged = shutil.copytree(tmp_path, tmp_path.with_name("damaged"))
+    run(tmp_path)
+    assert_same_results(tmp_path, undisturbed)
+
+    next((damaged / "checkpoints" / "15.preempted").rglob("manifest.ocdbt")).unlink()
+    with pytest.raises(UserError, match=r"manifest.ocdbt .* add --resume_from_previous .* step 10"):
+        run(damaged)
+    lines: list[str] = []
+    run(damaged, lines.append, resume_from_previous=True)
+    assert "set aside as 15.preempted.damaged" in lines[0]
+    shutil.rmtree(damaged / "checkpoints" / "15.preempted.damaged")
+    assert_same_results(damaged, undisturbed)
+
+
+def test_a_second_training_in_the_same_workdir_is_refused(tmp_path):
+    with (
+        exclusive(tmp_path, "--workdir"),
+        pytest.raises(UserError, match=rf"in use by process {os.getpid()} on"),
+    ):
+        run(tmp_path)
+    assert not (tmp_path / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "room"),
+    [("step 10/20", 0), ("step 20  validation", 0), ("step 20  validation", 300_000)],
+    ids=["log", "model", "checkpoint"],
+)
+def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(
+    tmp_path, undisturbed, line, room
+):
+    with small_disk(tmp_path / "disk", "4m") as disk:
+        workdir = disk / "run"
+        fillers: list[Path] = []
+
+        def say(said: str) -> None:
+            if line in said:
+                fillers.append(fill(disk, room))
+
+        with pytest.raises(UserError, match=r"cannot be written \(.*No space left on device"):
+            run(workdir, say)
+        assert checkpoint_steps(workdir) == ({"10"} if "20" in line[:7] else set())
+        fillers[0].unlink()
+        run(workdir)
+        assert_same_results(workdir, undisturbed)
+
+
+def test_a_workdir_that_has_become_read_only_is_told(tmp_path):
+    with small_disk(tmp_path / "disk", "4m") as disk:
+        with pytest.raises(Killed):
+            run(disk / "run", kill_at("crystals in batches"))
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        with pytest.raises(UserError, match=r"--workdir=.* Read-only file system"):
+            run(disk / "run")
+
+
+def float_fields(config: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from float_fields(value, (*path, field.name))
+        elif isinstance(value, float):
+            yield (*path, field.name)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 10**400], ids=str)
+def test_a_number_of_the_config_that_is_not_finite_is_named(value):
+    paths = list(float_fields(CONFIG))
+    assert ("training", "learning_rate") in paths
+    for section, field in paths:
+        values = config_module.to_dict(CONFIG)
+        values[section][field] = value
+        with pytest.raises(UserError, match=rf"config\.{section}: {field} must be finite"):
+            config_module.from_dict(values)
+
+
+def test_a_gradient_that_overflows_under_a_finite_loss_stops_the_run(tmp_path):
+    """Its square does: 1e25 is a number in float32, 1e50 is none."""
+    loss = dataclasses.replace(CONFIG.loss, lattice=1e25)
+    steep: ExperimentConfig = dataclasses.replace(CONFIG, loss=loss)
+    with pytest.raises(UserError, match=r"stopped at step 1: grad_norm not finite; .* no checkpoi"):
+        train(steep, splits(), tmp_path, quiet)
+    assert metrics(tmp_path) == []
+
+
+def test_losses_that_are_not_finite_make_no_checkpoint_of_a_preemption(tmp_path, monkeypatch):
+    class Spoilt(Batches):
+        def group(self, number: int, multiple: int = 1, part: range | None = None) -> Batch:
+            batches = super().group(number, multiple, part)
+            if number == 2:
+                terminate()
+            return with_nan(batches) if number == 2 else batches
+
+    monkeypatch.setattr(inputs, "Batches", Spoilt)
+    with pytest.raises(UserError, match=r"stopped at step 13: .*lattice.* not finite"):
+        run(tmp_path)
+    assert checkpoint_steps(tmp_path) == {"10"}
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_a_state_that_is_not_finite_is_named_by_its_part(wrong):
+    good = state_after(10)
+    require_finite_state(good, 10, lambda: "")
+    spoilt = dataclasses.replace(good, ema_params=good.ema_params.at[3].set(wrong))
+    with pytest.raises(UserError, match="at step 10: the averaged weights not finite; nothing"):
+        require_finite_state(spoilt, 10, lambda: "nothing kept")
+    spoilt = dataclasses.replace(good, params=jnp.full(9, wrong))
+    with pytest.raises(UserError, match="at step 10: the weights not finite"):
+        require_finite_state(spoilt, 10, lambda: "")
+
+
+class Training:
+    """A training from the command line, its words in a file."""
+
+    def __init__(self, workdir: Path, *flags: str) -> None:
+        self._path = workdir.with_name(f"{workdir.name}.said")
+        command = [sys.executable, "-u", "-m", "experiments.train", *FLAGS, *flags]
+        with self._path.open("w") as file:
+            self._process = subprocess.Popen(
+                [*command, f"--workdir={workdir}"],
+                cwd=ROOT,
+                env=os.environ | ONE_DEVICE,
+                stdout=file,
+                stderr=file,
+            )
+
+    @property
+    def said(self) -> str:
+        return self._path.read_text()
+
+    def wait_until(self, reached: Callable[[], bool]) -> bool:
+        """Whether it was reached before the end of the training."""
+        deadline = time.monotonic() + TIME_LIMIT
+        while self._process.poll() is None and time.monotonic() < deadline:
+            if reached():
+                return True
+            time.sleep(0.002)
+        return False
+
+    def wait_for(self, text: str) -> bool:
+        """The same for a text that it says."""
+        return self.wait_until(lambda: text in self.said)
+
+    def end(self, how: signal.Signals | None = None) -> int:
+        """The exit status, negative for a signal."""
+        try:
+            if how:
+                self._process.send_signal(how)
+            return self._process.wait(TIME_LIMIT)
+        finally:
+            self._process.kill()
+
+
+def test_sigterm_ends_the_program_with_status_143_and_one_line(tmp_path):
+    workdir = tmp_path / "run"
+    training = Training(workdir, "--config.training.num_steps=100000")
+    assert training.wait_for("step 10/")
+    assert training.end(signal.SIGTERM) == 143
+    *_, last = training.said.splitlines()
+    assert last.startswith("preempted: ")
+    assert "Traceback" not in training.said
+    (preempted,) = (name for name in checkpoint_steps(workdir) if "preempted" in name)
+    assert f"has a checkpoint of step {preempted.split('.')[0]}, " in last
+
+
+# Waits for the moment of a kill; False if the training ended before it.
+Moment = Callable[[Training], bool]
+
+
+def kills(workdir: Path, moments: Iterator[Moment]) -> int:
+    """Starts a training again and again until it ends by itself; counts the kills."""
+    killed = 0
+    while True:
+        training = Training(workdir)
+        due = training.wait_for("crystals in batches") and next(moments)(training)
+        status = training.end(signal.SIGKILL if due else None)
+        if status != -signal.SIGKILL:
+            assert status == 0, training.said
+            return killed
+        killed += 1
+
+
+def begun(workdir: Path) -> Moment:
+    """While a checkpoint is being written."""
+    return lambda training: training.wait_until(
+        lambda: any((workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*"))
+    )
+
+
+def complete(workdir: Path, step: str) -> Moment:
+    return lambda training: training.wait_until((workdir / "checkpoints" / step).exists)
+
+
+def never(training: Training) -> bool:
+    del training
+    return False
+
+
+def random_moments(workdir: Path, rng: random.Random, usual: float) -> Iterator[Moment]:
+    """Half of them within 0.3 s of the beginning of a checkpoint, half anywhere."""
+    while True:
+        writing, share = rng.random() < 0.5, rng.random()
+
+        def moment(training: Training, writing: bool = writing, share: float = share) -> bool:
+            if writing and not begun(workdir)(training):
+                return False
+            end = time.monotonic() + share * (0.3 if writing else usual)
+            return training.wait_until(lambda: time.monotonic() > end)
+
+        yield moment
+
+
+def test_a_run_that_is_killed_three_times_ends_the_same(tmp_path, undisturbed):
+    workdir = tmp_path / "run"
+    moments = [begun(workdir), complete(workdir, "10"), complete(workdir, "20"), never]
+    assert kills(workdir, iter(moments)) >= 2  # the last one may find the training at its end
+    assert_same_results(workdir, undisturbed)
+
+
+@pytest.mark.faults
+def test_a_run_that_is_killed_at_fifty_random_moments_ends_the_same(tmp_path, undisturbed):
+    rng = random.Random(6)
+    training = Training(tmp_path / "measured")
+    assert training.wait_for("crystals in batches")
+    begin = time.monotonic()
+    assert training.end() == 0, training.said
+    usual = time.monotonic() - begin
+    killed = trial = 0
+    while killed < 50:
+        trial += 1
+        workdir = tmp_path / f"run{trial}"
+        killed += kills(workdir, random_moments(workdir, rng, usual))
+        assert_same_results(workdir, undisturbed)
+
+
+@pytest.mark.faults
+def test_a_full_disk_ends_the_program_with_status_2_and_one_sentence(tmp_path, undisturbed):
+    with small_disk(tmp_path / "disk", "4m") as disk:
+        workdir = disk / "run"
+        workdir.mkdir()
+        filler = fill(disk, 150_000)
+        training = Training(workdir)
+        assert training.end() == 2, training.said
+        *_, last = training.said.splitlines()
+        assert last.startswith("error: ")
+        assert "No space left on device" in last
+        assert "Traceback" not in training.said
+        filler.unlink()
+        training = Training(workdir)
+        assert training.end() == 0, training.said
+        assert json.loads((workdir / "model" / "model.json").read_text())["training"]["steps"] == 20
+        assert_same_results(workdir, undisturbed)
