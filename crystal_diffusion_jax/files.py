@@ -1,5 +1,6 @@
 """Whole files or none: text written so that a kill at any moment leaves the old file or the new."""
 
+import hashlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -40,3 +41,15 @@ def replace_pieces(path: Path, pieces: Iterable[str]) -> None:
         # On a full disk, half a file would only be in the way of the next attempt.
         temporary.unlink(missing_ok=True)
         raise
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's content, 64 hexadecimal digits.
+
+    Raises:
+      OSError: it cannot be read, or is no regular file.
+    """
+    if path.exists() and not path.is_file():  # a pipe would keep us waiting
+        raise OSError(f"{path} is no regular file")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import difflib
-import hashlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from crystal_diffusion_jax.data.archives import read_arrays
 from crystal_diffusion_jax.data.arrays import DatasetStatistics
 from crystal_diffusion_jax.data.limits import read_text, shown
 from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.files import file_sha256
 from crystal_diffusion_jax.models.denoiser import Denoiser
 
 FORMAT_VERSION = 1
@@ -70,7 +70,7 @@ def save(model: TrainedModel, folder: Path) -> None:
     flat = flax.traverse_util.flatten_dict(model.params, sep="/")
     arrays: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in flat.items()}
     np.savez(new / "weights.npz", **arrays)
-    digest = _sha256(new / "weights.npz")
+    digest = file_sha256(new / "weights.npz")
     description = {
         "format_version": FORMAT_VERSION,
         "weights_sha256": digest,
@@ -150,7 +150,7 @@ def load(path: Path | str) -> TrainedModel:
 
 
 def _read_weights(path: Path, digest: str) -> Any:
-    if not path.is_file() or _sha256(path) != digest:
+    if not path.is_file() or file_sha256(path) != digest:
         raise UserError(f"{path} is missing or does not match model.json; copy the model again")
     try:
         # Of a file that somebody made up, the checksum says nothing.
@@ -167,11 +167,6 @@ def _read_weights(path: Path, digest: str) -> Any:
             f"{path} does not hold weights ({shown(str(error), 300)}); copy the model again"
         ) from error
     return flax.traverse_util.unflatten_dict(flat, sep="/")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _refuse_link_out(folder: Path, path: Path) -> None:

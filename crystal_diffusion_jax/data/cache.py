@@ -15,6 +15,7 @@ from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.locate import cache_folder
 from crystal_diffusion_jax.data.prepared import BadRow, Prepared
 from crystal_diffusion_jax.data.tables import Source
+from crystal_diffusion_jax.files import file_sha256
 
 _LOGGER = logging.getLogger("crystal_diffusion_jax")
 
@@ -38,18 +39,11 @@ def content_key(source: Source, properties: Sequence[str], max_num_atoms: int) -
     Nor does `skip_bad_rows`: the record is kept either way.
     """
     files = [source.table, *source.cif_files()]
-    contents = [(file.name, _sha256(file)) for file in files]
+    contents = [(file.name, file_sha256(file)) for file in files]
     # The distribution that pymatgen's reader of CIFs and its reduction are in.
     pymatgen = importlib.metadata.version("pymatgen-core")
     parts = [READER_VERSION, pymatgen, list(properties), max_num_atoms, contents]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    if path.exists() and not path.is_file():  # a pipe would keep us waiting
-        raise OSError(f"{path} is no regular file")
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fetch(key: str) -> Prepared | None:

@@ -1,7 +1,6 @@
 """Download of the official csv files, over TLS only, each checked before it gets its name."""
 
 import dataclasses
-import hashlib
 import http.client
 import os
 import re
@@ -16,6 +15,7 @@ from crystal_diffusion_jax.data.datasets import SPLITS, DatasetSpec
 from crystal_diffusion_jax.data.limits import megabytes
 from crystal_diffusion_jax.data.tables import read_rows
 from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.files import file_sha256
 
 _BLOCK = 1 << 16
 _TIMEOUT = 60.0  # seconds without a byte
@@ -81,7 +81,7 @@ def download(spec: DatasetSpec, folder: Path, progress: bool = True) -> dict[str
                 raise UserError(f"{path} {problem}: delete it and run this again.")
         else:
             _fetch(spec, split, path, progress)
-        sha256 = _sha256(path)
+        sha256 = file_sha256(path)
         files[split] = OfficialFile(path, _num_rows(path), sha256, split in spec.sha256)
     return files
 
@@ -160,7 +160,7 @@ def _length(headers: Mapping[str, str]) -> int | None:
 def _find_problem(path: Path, spec: DatasetSpec, split: str) -> str:
     """What is wrong with a file that should be an official csv, "" when nothing is."""
     if split in spec.sha256:
-        sha256 = _sha256(path)
+        sha256 = file_sha256(path)
         if sha256 != spec.sha256[split]:
             return f"has the sha256 {sha256} instead of {spec.sha256[split]}"
     try:
@@ -170,11 +170,6 @@ def _find_problem(path: Path, spec: DatasetSpec, split: str) -> str:
     if num_rows != spec.num_rows.get(split, num_rows):
         return f"has {num_rows} rows instead of {spec.num_rows[split]}"
     return ""
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _num_rows(path: Path) -> int:

@@ -1,6 +1,5 @@
 """What a checkpoint says of itself: a record of the run, and the checksums that show damage."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ import numpy as np
 from crystal_diffusion_jax import config as config_module
 from crystal_diffusion_jax.config import ExperimentConfig
 from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.files import file_sha256
 
 FORMAT_VERSION = 1
 CHECKSUMS = "sha256.json"
@@ -112,7 +112,5 @@ def _checksums(folder: Path) -> dict[str, str]:
     sums = {}
     for path in sorted(folder.glob("*/**/*")):
         if path.is_file():
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            sums[path.relative_to(folder).as_posix()] = digest
+            sums[path.relative_to(folder).as_posix()] = file_sha256(path)
     return sums

@@ -1,7 +1,6 @@
 """Writes a folder of shards from parts that come one after the other."""
 
 import collections
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.shards.dataset import INDEX, Shard, ShardedDataset
 from crystal_diffusion_jax.data.shards.moments import Moments
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.files import replace_text
+from crystal_diffusion_jax.files import file_sha256, replace_text
 
 # In this order in the files of pieces; float32 is what the network computes in.
 _PIECE = {
@@ -127,8 +126,7 @@ def _pack(folder: Path, num_shards: int, moments: Moments) -> list[Shard]:
         path = folder / f"shard-{index:05d}.npz"
         with path.open("wb") as file:
             np.savez(file, **arrays)
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = file_sha256(path)
         shards.append(Shard(path.name, path.stat().st_size, digest, tuple(counts)))
         pieces.unlink()
     return shards
