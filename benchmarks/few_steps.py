@@ -25,7 +25,12 @@ from crystal_diffusion_jax.evaluation.validity import composition_defect, struct
 from crystal_diffusion_jax.files import replace_text
 from crystal_diffusion_jax.model_folder import TrainedModel
 from crystal_diffusion_jax.oracle.predict import predict
-from crystal_diffusion_jax.sampling.request import condition_arrays, draw_num_atoms, parse_target
+from crystal_diffusion_jax.sampling.request import (
+    condition_arrays,
+    draw_num_atoms,
+    draw_values,
+    parse_target,
+)
 from crystal_diffusion_jax.sampling.sampler import make_sampler
 from crystal_diffusion_jax.sampling.settings import ANCESTRAL, SECOND_ORDER, Solver
 from crystal_diffusion_jax.structures import cell_defect, to_structure
@@ -53,7 +58,8 @@ def sample(
 ) -> list[Structure | None]:
     """Crystals at the lowest property of the training data; None for one with a `cell_defect`."""
     statistics = model.statistics
-    num_atoms = draw_num_atoms(num, SEED, None, statistics)
+    values = draw_values(parse_target("min", statistics), num, SEED)
+    num_atoms = draw_num_atoms(values, num, SEED, None, statistics)
     solver, corrector = SAMPLERS[sampler]
     noise = model.config.noise
     draw = make_sampler(
@@ -65,7 +71,8 @@ def sample(
         solver,
         use_corrector=corrector > 0,
     )
-    condition = condition_arrays(parse_target("min", statistics), statistics, BATCH_SIZE)
+    of_batch = {name: asked[:1].repeat(BATCH_SIZE) for name, asked in values.items()}
+    condition = condition_arrays(of_batch, statistics, BATCH_SIZE)
     allowed = jnp.ones(len(statistics.vocabulary), bool)
     structures: list[Structure | None] = []
     for start in range(0, num, BATCH_SIZE):

@@ -32,7 +32,8 @@ from crystal_diffusion_jax.models.denoiser import Denoiser
 from crystal_diffusion_jax.models.embeddings import Condition
 from crystal_diffusion_jax.sampling.sampler import make_sampler
 from crystal_diffusion_jax.training.loss import diffusion_loss, noise_batch
-from crystal_diffusion_jax.training.state import initial_state, make_optimizer
+from crystal_diffusion_jax.training.optimizer import make_optimizer
+from crystal_diffusion_jax.training.state import initial_params, initial_state
 from crystal_diffusion_jax.training.step import make_train_steps
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/perov5_cds.py", "The experiment.")
@@ -161,8 +162,10 @@ def training_speed(
     size = batch_sizes((5, num_atoms), (1, 0), config.training.batch_size)[1]
     batch = random_batch(size, num_atoms)
     denoiser = Denoiser(config.model, num_species=NUM_SPECIES)
-    schedule, optimizer = noise_schedule(config.noise), make_optimizer(config.training)
-    state, unflatten = initial_state(denoiser, optimizer, jax.random.key(0), batch)
+    schedule = noise_schedule(config.noise)
+    params, unflatten = initial_params(denoiser, jax.random.key(0), batch)
+    optimizer = make_optimizer(config.training, unflatten)
+    state = initial_state(params, optimizer)
     num_parameters = state.params.size
     state = jax.device_put(state, devices.replicated(mesh))
     steps = make_train_steps(
@@ -213,14 +216,13 @@ def sampling_speed(
     size = 8 * max(1, 1000 // num_atoms**2)
     denoiser = Denoiser(config.model, num_species=NUM_SPECIES)
     batch = random_batch(size, num_atoms)
-    optimizer = make_optimizer(config.training)
-    state, unflatten = initial_state(denoiser, optimizer, jax.random.key(0), batch)
+    params, unflatten = initial_params(denoiser, jax.random.key(0), batch)
     condition = Condition(
         values=jnp.asarray(batch.properties), present=jnp.ones(batch.properties.shape, bool)
     )
     sampler = make_sampler(denoiser, config.noise, SAMPLING_STEPS, False, mesh)
     arguments = (
-        unflatten(state.params),
+        unflatten(params),
         jax.random.split(jax.random.key(1), size),
         jnp.ones((size, num_atoms), bool),
         condition,

@@ -1,4 +1,4 @@
-"""Carbon-24 as carbon24_cds, with distances to neighbours and the time in the pair MLPs.
+"""Carbon-24 as carbon24_cds, with forces along bonds, the time in the pair MLPs, and Muon.
 
 python -m experiments.train --config=configs/carbon24_cds_plus.py --workdir=runs/carbon24_cds_plus
 """
@@ -14,6 +14,7 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.model.num_radial = 16
     config.model.pair_time = True
     if variant == "full":
-        config.training.num_steps = 32_000
+        config.training.optimizer = "muon"
+        config.training.num_steps = 24_000
         config.training.ema_decay = 0.9995
     return config

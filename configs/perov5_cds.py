@@ -55,6 +55,7 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.training = ConfigDict()
     config.training.num_steps = 26_000
     config.training.batch_size = 256
+    config.training.optimizer = "adam"
     config.training.learning_rate = 2e-3
     config.training.final_learning_rate = 1e-5
     config.training.warmup_steps = 500

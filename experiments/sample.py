@@ -24,6 +24,7 @@ from crystal_diffusion_jax.sampling.record import SampleFolder, create_folder
 from crystal_diffusion_jax.sampling.request import (
     allowed_species,
     draw_num_atoms,
+    draw_values,
     outside_training_range,
     parse_target,
     refuse_non_finite_weights,
@@ -52,7 +53,8 @@ def parser() -> cli.Parser:
         "--target",
         default="none",
         help='requested property: "min" or "max" of the training data, a value in the property\'s '
-        'unit, or "none"; for several properties NAME=VALUE,NAME=VALUE (default: %(default)s)',
+        'unit, a range LOWEST:HIGHEST (drawn uniformly for each crystal), or "none"; for several '
+        "properties NAME=VALUE,NAME=VALUE (default: %(default)s)",
     )
     flags.add_argument("--num", type=int, default=200, help="crystals (default: %(default)s)")
     flags.add_argument("--guidance", type=float, default=0.0, help="weight (default: %(default)s)")
@@ -158,10 +160,11 @@ def sample(flags: argparse.Namespace) -> None:
             limits = f"at least {low}" if high == math.inf else f"within {low} .. {high}"
             raise UserError(f"--{name}={value} must be {'finite' if low == -high else limits}")
     # Refused here, because from then on the output folder belongs to the request.
-    draw_num_atoms(flags.num, flags.seed, flags.num_atoms, model.statistics)
     numbers = atomic_numbers(flags.elements, model.statistics.vocabulary)
     allowed = allowed_species(numbers, model.statistics)
     target = parse_target(flags.target, model.statistics)
+    values = draw_values(target, flags.num, flags.seed)
+    draw_num_atoms(values, flags.num, flags.seed, flags.num_atoms, model.statistics)
     if target and model.config.model.conditioning == "none":
         raise UserError(f"{flags.model} was trained without a condition; use --target=none")
     if flags.guidance and not target:
@@ -178,7 +181,9 @@ def sample(flags: argparse.Namespace) -> None:
     settings = SampleSettings(
         model=str(flags.model),
         model_sha256=model.weights_sha256,
-        conditions=target,
+        conditions={
+            name: list(asked) if asked[0] < asked[1] else asked[0] for name, asked in target.items()
+        },
         num=flags.num,
         seed=flags.seed,
         guidance=flags.guidance,

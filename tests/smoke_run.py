@@ -18,11 +18,12 @@ from crystal_diffusion_jax.data.batches import Batches
 from crystal_diffusion_jax.data.load import load
 from crystal_diffusion_jax.diffusion.schedules import noise_schedule
 from crystal_diffusion_jax.models.denoiser import Denoiser
+from crystal_diffusion_jax.training.optimizer import make_optimizer
 from crystal_diffusion_jax.training.state import (
     TrainState,
     Unflatten,
+    initial_params,
     initial_state,
-    make_optimizer,
 )
 from crystal_diffusion_jax.training.step import (
     Arrays,
@@ -76,11 +77,12 @@ class StepInputs:
 
     def state(self) -> TrainState:
         """Fresh weights, the same on any number of devices."""
-        return jax.device_put(self._initial()[0], devices.replicated(self.mesh))
+        state = initial_state(self._initial()[0], self._optimizer)
+        return jax.device_put(state, devices.replicated(self.mesh))
 
-    def _initial(self) -> tuple[TrainState, Unflatten]:
+    def _initial(self) -> tuple[Array, Unflatten]:
         batch = jax.tree.map(lambda array: array[0], self._batches.group(0))
-        return initial_state(denoiser(), self._optimizer, jax.random.key(1), batch)
+        return initial_params(denoiser(), jax.random.key(1), batch)
 
     def named(self, params: Array) -> Any:
         """The vector of weights as the denoiser's parameters."""

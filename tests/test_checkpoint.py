@@ -8,7 +8,8 @@ import pytest
 
 from crystal_diffusion_jax.config import ExperimentConfig
 from crystal_diffusion_jax.training.checkpoint import Checkpoint, Checkpoints
-from crystal_diffusion_jax.training.state import TrainingConfig, TrainState, make_optimizer
+from crystal_diffusion_jax.training.optimizer import make_optimizer
+from crystal_diffusion_jax.training.state import TrainingConfig, TrainState
 from tests.smoke_run import CONFIG
 
 

@@ -21,7 +21,8 @@ from crystal_diffusion_jax.data.perovskites import abx3_dataset
 from crystal_diffusion_jax.models.denoiser import CONDITIONINGS, Denoiser, DenoiserConfig
 from crystal_diffusion_jax.models.embeddings import Condition
 from crystal_diffusion_jax.training.loss import LossConfig
-from crystal_diffusion_jax.training.state import TrainingConfig, TrainState, make_optimizer
+from crystal_diffusion_jax.training.optimizer import make_optimizer
+from crystal_diffusion_jax.training.state import TrainingConfig, TrainState
 from crystal_diffusion_jax.training.step import make_train_steps
 
 # The largest error that a symmetry may show in float32.

@@ -21,6 +21,7 @@ from absl import flags as absl_flags
 from configs import quickstart
 from crystal_diffusion_jax import config as config_module
 from crystal_diffusion_jax import model_folder
+from crystal_diffusion_jax.data.arrays import DatasetStatistics
 from crystal_diffusion_jax.data.read import canonical_cell, read
 from crystal_diffusion_jax.data.tables import Source
 from crystal_diffusion_jax.errors import UserError
@@ -28,6 +29,7 @@ from crystal_diffusion_jax.evaluation.inputs import Inputs, read_structures
 from crystal_diffusion_jax.sampling.request import (
     allowed_species,
     draw_num_atoms,
+    draw_values,
     outside_training_range,
     parse_target,
 )
@@ -63,6 +65,12 @@ _atom_site_occupancy
 Cs1 Cs+ 0 0 0 1
 Cl1 Cl- 0.5 0.5 0.5 1.0(1)
 """
+
+
+def middle(statistics: DatasetStatistics) -> dict[str, np.ndarray]:
+    """The mean of each property, for five crystals."""
+    means = zip(statistics.property_names, statistics.property_mean, strict=True)
+    return {name: np.full(5, mean) for name, mean in means}
 
 
 def run(num_cases: int, case: Callable[[Rng], None]) -> int:
@@ -252,7 +260,7 @@ def test_a_damaged_model_json_is_read_or_named(num_cases: int, tmp_path: Path) -
             model = model_folder.load(folder)
         # What reading, printing and sampling do with it next.
         assert model.statistics.lattice_unit(np.array([1])) > 0
-        assert len(draw_num_atoms(5, 0, None, model.statistics)) == 5
+        assert len(draw_num_atoms(middle(model.statistics), 5, 0, None, model.statistics)) == 5
         assert allowed_species(None, model.statistics).all()
         model_folder.model_card(model)
         config_module.to_dict(model.config)
@@ -318,11 +326,11 @@ def test_values_on_the_command_line_of_sampling_are_taken_or_named(num_cases: in
             argv.append(f"{known[rng.integers(len(known))]}={word}")
         flags = sample.parser().parse_args(argv)
         target = parse_target(flags.target, STATISTICS)
-        assert all(map(np.isfinite, target.values()))
+        assert np.isfinite([*target.values()]).all()
         outside_training_range(target, STATISTICS)
         numbers = sample.atomic_numbers(flags.elements, STATISTICS.vocabulary)
         assert allowed_species(numbers, STATISTICS).any()
-        sizes = draw_num_atoms(5, 0, flags.num_atoms, STATISTICS)
+        sizes = draw_num_atoms(draw_values(target, 5, 0), 5, 0, flags.num_atoms, STATISTICS)
         assert set(sizes) <= {3, 5}
 
     assert 0 < run(num_cases, case) < num_cases

@@ -2,15 +2,17 @@
 
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from pymatgen.core import Lattice
 
-from crystal_diffusion_jax.models.neighbours import CUTOFF, neighbour_features
+from crystal_diffusion_jax.models.neighbours import CUTOFF, Neighbours, find_neighbours, virial
 
 NUM_RADIAL = 5
 NUM_ATOMS = (4, 2)
+ONES = np.ones((1, 2))
 
 
 def crystals() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -20,11 +22,13 @@ def crystals() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return rng.random((2, 4, 3)), lattice, mask
 
 
-def features(
-    frac_coords: np.ndarray, lattice: np.ndarray, mask: np.ndarray, num_radial: int = NUM_RADIAL
-) -> np.ndarray:
+def neighbours_of(frac_coords: np.ndarray, lattice: np.ndarray, mask: np.ndarray) -> Neighbours:
     arrays = (jnp.asarray(frac_coords, jnp.float32), jnp.asarray(lattice, jnp.float32))
-    return np.asarray(neighbour_features(*arrays, jnp.asarray(mask), num_radial))
+    return find_neighbours(*arrays, jnp.asarray(mask), NUM_RADIAL)
+
+
+def features(frac_coords: np.ndarray, lattice: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    return np.asarray(neighbours_of(frac_coords, lattice, mask).pairs)
 
 
 def bump(distance: float, centre: float) -> float:
@@ -103,3 +107,83 @@ def test_what_is_far_away_is_not_seen():
 def test_degenerate_cells_give_finite_features():
     found = features(np.zeros((1, 2, 3)), np.zeros((1, 3, 3)), np.ones((1, 2)))
     assert np.isfinite(found).all()
+    for leaf in jax.tree.leaves(neighbours_of(np.zeros((1, 2, 3)), np.zeros((1, 3, 3)), ONES)):
+        assert np.isfinite(leaf).all()
+
+
+def test_pull_and_strain_are_sums_over_all_images_of_all_atoms():
+    frac_coords, lattice, mask = crystals()
+    found = neighbours_of(frac_coords, lattice, mask)
+    centres = [CUTOFF * m / NUM_RADIAL for m in range(1, NUM_RADIAL + 1)]
+    for b, number in enumerate(NUM_ATOMS):
+        unit = number ** (1 / 3)
+        cell = Lattice(unit * lattice[b])
+        for i, (m, centre) in itertools.product(range(number), enumerate(centres)):
+            total, pull, strain = 0.0, np.zeros(3), np.zeros((3, 3))
+            for j in range(number):
+                nearest = frac_coords[b, j] - frac_coords[b, i]
+                nearest = nearest - np.round(nearest)
+                for image in itertools.product((-1, 0, 1), repeat=3):
+                    u = unit * (nearest + image)
+                    distance = float(np.linalg.norm(cell.get_cartesian_coords(nearest + image)))
+                    weight = bump(distance, centre)
+                    total += weight
+                    pull += weight * u
+                    strain += weight * np.outer(u, u) / centre**2
+            scale = 1 + 2 * centre**2 + total
+            np.testing.assert_allclose(found.pull[b, i, m], pull / scale, rtol=1e-3, atol=1e-4)
+            upper = (strain / scale)[np.triu_indices(3)]
+            np.testing.assert_allclose(found.strain[b, i, m], upper, rtol=1e-3, atol=1e-4)
+
+
+def test_the_virial_is_the_strain_of_the_energy_of_bonds():
+    """dE/d(strain) of E = sum over bonds of V(r), V' from the shells, by finite differences."""
+    frac_coords, lattice, _ = crystals()
+    one = (frac_coords[:1, :, :], lattice[:1], np.ones((1, 4), bool))
+    unit = 4 ** (1 / 3)
+    centres = CUTOFF * np.arange(1, NUM_RADIAL + 1) / NUM_RADIAL
+    strength = np.random.default_rng(3).normal(size=NUM_RADIAL)
+
+    def bonds(cell: np.ndarray) -> np.ndarray:
+        difference = one[0][0][None, :] - one[0][0][:, None]
+        difference = difference - np.round(difference)
+        images = np.array(list(itertools.product((-1, 0, 1), repeat=3)))
+        return unit * (difference[:, :, None] + images).reshape(-1, 3) @ cell
+
+    def slope(r: np.ndarray) -> np.ndarray:
+        """V'(r) / r: the weight of the bond's r r^T in the virial."""
+        width = 1.5 * CUTOFF / NUM_RADIAL
+        bumps = np.maximum(0, 1 - ((r[:, None] - centres) / width) ** 2) ** 2
+        return bumps @ strength
+
+    def energy(cell: np.ndarray) -> float:
+        r = np.linalg.norm(bonds(cell), axis=1)
+        nodes, weights = np.polynomial.legendre.leggauss(60)
+        # V(r) is the integral of slope(x) x from 0 to r, over pieces where slope is smooth enough.
+        pieces = np.linspace(0, 1, 41)
+        total = 0.0
+        for low, high in itertools.pairwise(pieces):
+            x = r[:, None] * (low + (high - low) * (nodes + 1) / 2)
+            values = slope(x.ravel()).reshape(x.shape) * x
+            total += float(np.sum(values * weights * r[:, None] * (high - low) / 2))
+        return total
+
+    found = neighbours_of(*one)
+    # Undo what normalises the features: the weight of a shell is `strength` for every atom.
+    count = np.asarray(found.pairs).reshape(1, 4, 4, NUM_RADIAL, 4)[..., 0].sum(axis=2)
+    weight = strength * centres**2 * (1 + 2 * centres**2 + count)
+    phi = virial(
+        jnp.asarray(weight, jnp.float32),
+        found,
+        jnp.asarray(one[1], jnp.float32),
+        jnp.asarray(one[2]),
+    )
+    # phi L = L (strain of the virial), and the mean is over four atoms.
+    strain = np.linalg.solve(one[1][0], np.asarray(phi)[0] @ one[1][0]) * 4
+    step = 1e-5
+    for a, b in itertools.product(range(3), repeat=2):
+        change = np.zeros((3, 3))
+        change[a, b] = step
+        cells = [one[1][0] @ (np.eye(3) + sign * change) for sign in (1, -1)]
+        derivative = (energy(cells[0]) - energy(cells[1])) / (2 * step)
+        assert strain[a, b] == pytest.approx(derivative, rel=2e-3, abs=2e-3)

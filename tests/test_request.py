@@ -1,13 +1,17 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import stats
 
+from crystal_diffusion_jax.data import profile
 from crystal_diffusion_jax.data.arrays import DatasetStatistics
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.sampling.request import (
     allowed_species,
     condition_arrays,
     draw_num_atoms,
+    draw_values,
     outside_training_range,
     parse_target,
     refuse_non_finite_weights,
@@ -40,24 +44,29 @@ GAP = DatasetStatistics(
     ("text", "expected"),
     [
         ("none", {}),
-        ("min", {"gap": 0.0}),
-        ("max", {"gap": 4.0}),
-        ("-1.5e-1", {"gap": -0.15}),
-        ("gap=2", {"gap": 2.0}),
-        ("gap=max", {"gap": 4.0}),
+        ("min", {"gap": (0.0, 0.0)}),
+        ("max", {"gap": (4.0, 4.0)}),
+        ("-1.5e-1", {"gap": (-0.15, -0.15)}),
+        ("gap=2", {"gap": (2.0, 2.0)}),
+        ("gap=max", {"gap": (4.0, 4.0)}),
+        ("-2.5:-2.0", {"gap": (-2.5, -2.0)}),
+        ("gap=1:max", {"gap": (1.0, 4.0)}),
+        ("min:max", {"gap": (0.0, 4.0)}),
     ],
 )
-def test_a_target_is_an_end_of_the_training_range_or_a_number(text, expected):
+def test_a_target_is_an_end_of_the_training_range_or_a_number_or_a_range_of_them(text, expected):
     assert parse_target(text, GAP) == expected
 
 
 def test_any_subset_of_several_properties_can_be_asked_for():
-    assert parse_target("density=max", GAP_AND_DENSITY) == {"density": 9.0}
-    both = parse_target("density=3,gap=min", GAP_AND_DENSITY)
-    assert both == {"density": 3.0, "gap": 0.0}
+    assert parse_target("density=max", GAP_AND_DENSITY) == {"density": (9.0, 9.0)}
+    both = parse_target("density=3:4,gap=min", GAP_AND_DENSITY)
+    assert both == {"density": (3.0, 4.0), "gap": (0.0, 0.0)}
 
 
-@pytest.mark.parametrize("text", ["abc", "", "nan", "inf", "gap=", "gap=1e999", "1e300", "None"])
+@pytest.mark.parametrize(
+    "text", ["abc", "", "nan", "inf", "gap=", "gap=1e999", "1e300", "None", "1:", ":1", "1:2:3"]
+)
 def test_what_is_no_number_is_refused(text):
     with pytest.raises(UserError, match="is not a number"):
         parse_target(text, GAP)
@@ -70,11 +79,25 @@ def test_an_unknown_or_missing_property_name_is_refused_with_the_known_ones():
         parse_target("min", GAP_AND_DENSITY)
 
 
+def test_a_range_upside_down_is_refused_with_the_right_one():
+    with pytest.raises(UserError, match="LOWEST:HIGHEST, as in 1:2"):
+        parse_target("2:1", GAP)
+
+
 @pytest.mark.parametrize(
-    ("value", "warned"), [(-0.01, True), (0.0, False), (4.0, False), (4.1, True)]
+    ("low", "high", "warned"),
+    [
+        (-0.01, -0.01, True),
+        (0.0, 0.0, False),
+        (4.0, 4.0, False),
+        (4.1, 4.1, True),
+        (0.0, 4.0, False),
+        (-1.0, 2.0, True),
+        (2.0, 4.5, True),
+    ],
 )
-def test_a_target_outside_the_training_range_is_named_with_that_range(value, warned):
-    sentences = outside_training_range({"gap": value}, GAP)
+def test_a_target_outside_the_training_range_is_named_with_that_range(low, high, warned):
+    sentences = outside_training_range({"gap": (low, high)}, GAP)
 
     assert len(sentences) == warned
     if warned:
@@ -87,9 +110,10 @@ def test_a_property_asked_for_twice_is_refused():
 
 
 def test_conditions_are_z_scores_and_absent_properties_are_marked():
-    condition = condition_arrays({"density": 9.0}, GAP_AND_DENSITY, batch_size=3)
+    asked = {"density": np.array([9.0, 5.0, 4.0])}
+    condition = condition_arrays(asked, GAP_AND_DENSITY, batch_size=3)
 
-    np.testing.assert_allclose(condition.values[:, 1], (9.0 - 5.0) / 2.0)
+    np.testing.assert_allclose(condition.values[:, 1], [2.0, 0.0, -0.5])
     np.testing.assert_array_equal(condition.present, [[False, True]] * 3)
 
 
@@ -104,18 +128,87 @@ def test_an_element_that_the_model_never_saw_is_refused():
 
 
 def test_numbers_of_atoms_follow_the_training_histogram():
-    drawn = draw_num_atoms(5000, seed=3, num_atoms=None, statistics=GAP)
+    for values in ({}, {"gap": np.zeros(5000)}):  # the tables of these statistics are empty
+        drawn = draw_num_atoms(values, 5000, seed=3, num_atoms=None, statistics=GAP)
 
-    counts = [np.sum(drawn == size) for size in (2, 5, 8)]
-    assert sum(counts) == 5000
-    assert stats.chisquare(counts, [500, 3000, 1500]).pvalue > 1e-3
+        counts = [np.sum(drawn == size) for size in (2, 5, 8)]
+        assert sum(counts) == 5000
+        assert stats.chisquare(counts, [500, 3000, 1500]).pvalue > 1e-3
+
+
+def profiled(gaps: np.ndarray, densities: np.ndarray, num_atoms: np.ndarray) -> DatasetStatistics:
+    properties = np.stack([gaps, densities], axis=1)
+    sizes, counts = np.unique(num_atoms, return_counts=True)
+    return dataclasses.replace(
+        GAP_AND_DENSITY,
+        num_atoms_histogram=tuple(zip(sizes.tolist(), counts.tolist(), strict=True)),
+        property_quantiles=profile.quantiles(properties),
+        num_atoms_by_property=profile.size_counts(properties, num_atoms),
+    )
+
+
+def test_numbers_of_atoms_follow_the_training_crystals_with_the_requested_value():
+    rng = np.random.default_rng(0)
+    num_atoms = rng.choice([2, 5, 8], 20_000, p=[0.2, 0.5, 0.3])
+    # Given N both properties are independent and normal, so Bayes' rule is exact.
+    gaps = rng.normal(num_atoms, 3.0)
+    densities = rng.normal(-num_atoms, 2.0)
+    statistics = profiled(gaps, densities, num_atoms)
+    asked = {"gap": np.full(4000, 2.0), "density": np.full(4000, -6.0)}
+    sizes = np.array([2, 5, 8])
+    for names in (["gap"], ["density"], ["gap", "density"]):
+        weight = np.array([0.2, 0.5, 0.3])
+        if "gap" in names:
+            weight = weight * stats.norm.pdf(2.0, sizes, 3.0)
+        if "density" in names:
+            weight = weight * stats.norm.pdf(-6.0, -sizes, 2.0)
+        drawn = draw_num_atoms({n: asked[n] for n in names}, 4000, 1, None, statistics)
+        shares = np.mean(drawn[:, None] == sizes, axis=0)
+        # The bins hold 1000 crystals each and are 5 % of the distribution wide.
+        np.testing.assert_allclose(shares, weight / weight.sum(), atol=0.05)
+
+
+def test_numbers_of_atoms_beyond_the_data_are_those_of_the_nearest_crystals():
+    gaps = np.arange(100.0)
+    num_atoms = np.where(gaps < 50, 2, 8)
+    statistics = profiled(gaps, gaps, num_atoms)
+    asked = {"gap": np.array([-1e9, 0.0, 49.0, 51.0, 99.0, 1e9])}
+    drawn = draw_num_atoms(asked, 6, 0, None, statistics)
+    np.testing.assert_array_equal(drawn, [2, 2, 2, 8, 8, 8])
+
+
+def test_values_between_two_clusters_of_the_data_have_the_sizes_of_all():
+    gaps = np.repeat([0.0, 1.0], 50)
+    statistics = profiled(gaps, gaps, np.where(gaps < 1, 2, 8))
+    drawn = draw_num_atoms({"gap": np.full(1000, 0.5)}, 1000, 0, None, statistics)
+    assert 400 < np.sum(drawn == 2) < 600
+
+
+def test_contradicting_properties_fall_back_on_the_sizes_of_all():
+    gaps = np.arange(100.0)
+    num_atoms = np.where(gaps < 50, 2, 8)
+    statistics = profiled(gaps, gaps, num_atoms)
+    asked = {"gap": np.full(1000, 0.0), "density": np.full(1000, 99.0)}
+    drawn = draw_num_atoms(asked, 1000, 0, None, statistics)
+    assert 400 < np.sum(drawn == 2) < 600
+
+
+def test_values_of_a_range_are_uniform_and_of_their_own_stream():
+    drawn = draw_values({"gap": (1.0, 3.0), "density": (1.0, 3.0), "mass": (2.0, 2.0)}, 5000, 7)
+    assert (drawn["mass"] == 2.0).all()
+    for name in ("gap", "density"):
+        assert stats.kstest(drawn[name], stats.uniform(1.0, 2.0).cdf).pvalue > 1e-3
+    assert abs(np.corrcoef(drawn["gap"], drawn["density"])[0, 1]) < 0.05
+    again = draw_values({"gap": (1.0, 3.0)}, 5000, 7)["gap"]
+    np.testing.assert_array_equal(again, drawn["gap"])
+    assert (draw_values({"gap": (1.0, 3.0)}, 5000, 8)["gap"] != again).all()
 
 
 def test_numbers_of_atoms_can_be_fixed_within_the_training_range():
-    np.testing.assert_array_equal(draw_num_atoms(4, 0, 7, GAP), [7, 7, 7, 7])
+    np.testing.assert_array_equal(draw_num_atoms({}, 4, 0, 7, GAP), [7, 7, 7, 7])
     for outside in (0, 1, 9):
         with pytest.raises(UserError, match=f"num_atoms={outside}.*2 to 8"):
-            draw_num_atoms(4, 0, outside, GAP)
+            draw_num_atoms({}, 4, 0, outside, GAP)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

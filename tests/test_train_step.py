@@ -14,7 +14,8 @@ import pytest
 
 from crystal_diffusion_jax import denoising
 from crystal_diffusion_jax.devices import replicated
-from crystal_diffusion_jax.training.state import TrainingConfig, TrainState, make_optimizer
+from crystal_diffusion_jax.training.optimizer import make_optimizer
+from crystal_diffusion_jax.training.state import TrainingConfig, TrainState
 from crystal_diffusion_jax.training.step import Arrays, TrainSteps
 from tests.smoke_run import CONFIG, StepInputs, loss_curve
 

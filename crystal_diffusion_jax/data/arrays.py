@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 
+from crystal_diffusion_jax.data import profile
 from crystal_diffusion_jax.data.limits import MAX_ATOMS, MAX_PROPERTY
 
 
@@ -120,6 +121,10 @@ class DatasetStatistics:
       lattice_scale: mean length of the cell vectors in Angstrom, divided by N^(1/3) first when
         `scale_by_num_atoms`.
       scale_by_num_atoms: whether a crystal's lattice unit is `lattice_scale * N^(1/3)`.
+      property_quantiles: P times 101 quantiles in steps of one percent, see `profile.quantiles`;
+        empty where they were not measured, as for data sets in shards.
+      num_atoms_by_property: P tables of the numbers of atoms by property, see
+        `profile.size_counts`; empty likewise.
     """
 
     vocabulary: tuple[int, ...]
@@ -131,6 +136,8 @@ class DatasetStatistics:
     num_atoms_histogram: tuple[tuple[int, int], ...]
     lattice_scale: float
     scale_by_num_atoms: bool
+    property_quantiles: tuple[tuple[float, ...], ...] = ()
+    num_atoms_by_property: tuple[tuple[tuple[int, ...], ...], ...] = ()
 
     def require_sound(self) -> None:
         """Checks statistics that come from a file.
@@ -168,6 +175,9 @@ class DatasetStatistics:
                 raise ValueError(f"statistics.{field} are not {len(names)} finite numbers")
         if min(self.property_std, default=1.0) <= 0:
             raise ValueError("statistics.property_std are not all above 0")
+        profile.require_sound(
+            self.property_quantiles, self.num_atoms_by_property, len(names), len(pairs)
+        )
         if not _is_finite(self.lattice_scale) or self.lattice_scale <= 0:
             raise ValueError("statistics.lattice_scale is no number above 0")
         if type(self.scale_by_num_atoms) is not bool:
@@ -209,4 +219,6 @@ def dataset_statistics(dataset: CrystalDataset, scale_by_num_atoms: bool) -> Dat
         num_atoms_histogram=tuple(zip(numbers.tolist(), counts.tolist(), strict=True)),
         lattice_scale=float(lengths.mean()),
         scale_by_num_atoms=scale_by_num_atoms,
+        property_quantiles=profile.quantiles(dataset.properties),
+        num_atoms_by_property=profile.size_counts(dataset.properties, dataset.num_atoms),
     )

@@ -18,7 +18,7 @@ from crystal_diffusion_jax.models.embeddings import (
     pair_features,
     sinusoidal_time,
 )
-from crystal_diffusion_jax.models.neighbours import neighbour_features
+from crystal_diffusion_jax.models.neighbours import find_neighbours, virial
 
 CONDITIONINGS = ("none", "cdi", "cds")
 
@@ -37,9 +37,9 @@ class DenoiserConfig:
       pair_width: hidden width of the pair MLPs.
       activation: "silu", "gelu" or "relu".
       norm: "post" (the paper's eqs. (9), (10)) or "pre".
-      num_radial: radial functions of distances between atoms that pairs see besides
-        (`neighbour_features`); 0, the paper's, does without. Needs lattices that are scaled by the
-        number of atoms.
+      num_radial: radial functions of distances between atoms, which pairs see besides and which
+        give forces on atoms and cell (`models.neighbours`); 0, the paper's, does without. Needs
+        lattices that are scaled by the number of atoms.
       pair_time: whether the pair MLPs see the time; the paper's do not.
       mean_free_score: subtract the mean over atoms from the predicted and the target score, see
         `diffusion.coordinates.mean_free`; False is the paper's plain loss.
@@ -155,10 +155,10 @@ class Denoiser(nn.Module):
         pairs = pair_features(crystals.frac_coords, config.num_frequencies)
         gram = gram_features(crystals.lattice)
         if config.num_radial:
-            images = neighbour_features(
+            neighbours = find_neighbours(
                 crystals.frac_coords, crystals.lattice, mask, config.num_radial
             )
-            pairs = jnp.concatenate([pairs, images], axis=-1)
+            pairs = jnp.concatenate([pairs, neighbours.pairs], axis=-1)
         if config.pair_time:
             gram = jnp.concatenate([gram, time], axis=-1)
         for index in range(config.num_blocks):
@@ -174,7 +174,14 @@ class Denoiser(nn.Module):
             return MLP(config.width, features, config.activation, name=name)
 
         phi = head("lattice_head", 9)(crystal).reshape(-1, 3, 3)
+        score = head("score_head", 3)(atoms)
+        if config.num_radial:
+            # From nothing, as the first steps would be too large in noisy cells.
+            zeros = nn.initializers.zeros
+            stress = nn.Dense(config.num_radial, kernel_init=zeros, name="stress_head")(atoms)
+            force = nn.Dense(config.num_radial, kernel_init=zeros, name="force_head")(atoms)
+            phi += virial(stress, neighbours, crystals.lattice, mask)
+            score += jnp.sum(force[..., None] * neighbours.pull, axis=2)
         lattice_eps = jnp.matmul(phi, crystals.lattice, precision=jax.lax.Precision.HIGHEST)
-        score = head("score_head", 3)(atoms) * weight
         logits = head("species_head", self.num_species)(atoms)
-        return lattice_eps, score, logits
+        return lattice_eps, score * weight, logits

@@ -1,11 +1,13 @@
 """Distances and directions to the periodic images of every atom, as smooth features of pairs.
 
 Not in the paper, whose pairs know the Fourier features of f_j - f_i and the Gram matrix of the
-lattice, from which distances would have to be learnt.
+lattice, from which distances would have to be learnt. With them, forces along bonds and their
+virial, which is what corrects a lattice, are linear in the features.
 """
 
 import itertools
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,26 +19,45 @@ from crystal_diffusion_jax.models.embeddings import stored
 CUTOFF = 2.2
 # The nearest image of each pair and the 26 around it.
 _IMAGES = np.array(list(itertools.product((-1, 0, 1), repeat=3)), np.float32)
-# [27, 4] sums over the images of a function, and of the function times the image.
-_SUMS = np.concatenate([np.ones((len(_IMAGES), 1), np.float32), _IMAGES], axis=1)
+# The six distinct products of two components, and where they stand in a symmetric matrix.
+_FIRST, _SECOND = np.triu_indices(3)
+_SYMMETRIC = np.array([[0, 1, 2], [1, 3, 4], [2, 4, 5]])
+# [27, 10] sums over the images of a function: alone, times the image, times products of its parts.
+_SUMS = np.concatenate(
+    [np.ones((len(_IMAGES), 1), np.float32), _IMAGES, _IMAGES[:, _FIRST] * _IMAGES[:, _SECOND]],
+    axis=1,
+)
 
 
-def neighbour_features(frac_coords: Array, lattice: Array, mask: Array, num_radial: int) -> Array:
-    """For every pair sums over images of radial functions, alone and times the direction.
+@flax.struct.dataclass
+class Neighbours:
+    """What `find_neighbours` knows of the surroundings of atoms, M shells of distance.
 
-    With d = f_j - f_i wrapped into [-1/2, 1/2), images d + k with k in {-1, 0, 1}^3 and distances
-    r = N^(1/3) |(d + k) lattice|, the features are sum_k R_m(r) and sum_k R_m(r) N^(1/3) (d + k),
-    where R_m(r) = max(0, 1 - ((r - c_m) / w)^2)^2 and c_m are equally spaced up to `CUTOFF`. They
-    depend on the lattice through its Gram matrix, hence not on the cell's orientation.
+    With d = f_j - f_i wrapped into [-1/2, 1/2), images u = N^(1/3) (d + k) for k in {-1, 0, 1}^3
+    at the distance r = |u lattice|, and R_m(r) = max(0, 1 - ((r - c_m) / w)^2)^2 around equally
+    spaced c_m up to `CUTOFF`. All depends on the lattice through its Gram matrix, hence not on the
+    cell's orientation. The sums per atom, over all j and k, are divided by 1 + 2 c_m^2 + sum R_m,
+    so that they stay of order 1 in the dense cells of pure noise.
+
+    Attributes:
+      pairs: [B, N, N, 4 M] sum_k R_m(r) and sum_k R_m(r) u.
+      pull: [B, N, M, 3] sum R_m(r) u: a force along the bonds, in lattice coordinates.
+      strain: [B, N, M, 6] sum R_m(r) u u^T / c_m^2: its virial, upper triangle.
+    """
+
+    pairs: Array
+    pull: Array
+    strain: Array
+
+
+def find_neighbours(frac_coords: Array, lattice: Array, mask: Array, num_radial: int) -> Neighbours:
+    """Sums over pairs and their periodic images.
 
     Args:
       frac_coords: [B, N, 3].
       lattice: [B, 3, 3] in units of its scale, which grows as N^(1/3).
       mask: [B, N] real atoms.
       num_radial: M, radial functions.
-
-    Returns:
-      [B, N, N, 4 M].
     """
     unit = jnp.cbrt(jnp.sum(mask, axis=1, dtype=lattice.dtype))[:, None, None, None]
     lattice = lattice * unit[..., 0]
@@ -57,9 +78,41 @@ def neighbour_features(frac_coords: Array, lattice: Array, mask: Array, num_radi
     centres = spacing * jnp.arange(1, num_radial + 1)
     steps = (distance[..., None, :] - centres[:, None]) / (1.5 * spacing)  # [B, i, j, M, 27]
     radial = jnp.square(jnp.maximum(0.0, 1.0 - jnp.square(steps)))
-    summed = jnp.matmul(
-        radial, jnp.asarray(_SUMS), precision=jax.lax.Precision.HIGHEST
-    )  # [B, i, j, M, 4]
-    directions = unit[..., None] * (nearest[..., None, :] * summed[..., :1] + summed[..., 1:])
-    features = jnp.concatenate([summed[..., :1], directions], axis=-1)
-    return features.reshape(*nearest.shape[:3], 4 * num_radial)
+    summed = jnp.matmul(radial, jnp.asarray(_SUMS), precision=jax.lax.Precision.HIGHEST)
+    count, first, second = summed[..., :1], summed[..., 1:4], summed[..., 4:]  # [B, i, j, M, _]
+    near = nearest[..., None, :]
+    direction = near * count + first
+    # sum_k R (d + k)(d + k)^T, from the sums over k.
+    product = near[..., _FIRST] * direction[..., _SECOND] + near[..., _SECOND] * first[..., _FIRST]
+    product += second
+    pairs = jnp.concatenate([count, unit[..., None] * direction], axis=-1)
+    real = mask[:, None, :, None, None].astype(lattice.dtype)
+    squared_centres = jnp.square(centres)[:, None]
+    share = 1.0 / (1.0 + 2.0 * squared_centres + jnp.sum(real * count, axis=2))  # [B, i, M, 1]
+    return Neighbours(
+        pairs=pairs.reshape(*nearest.shape[:3], 4 * num_radial),
+        pull=share * unit * jnp.sum(real * direction, axis=2),
+        strain=share * jnp.square(unit) / squared_centres * jnp.sum(real * product, axis=2),
+    )
+
+
+def virial(weight: Array, neighbours: Neighbours, lattice: Array, mask: Array) -> Array:
+    """The strain of the cell that forces along bonds exert.
+
+    The forces' virial, sum w r r^T over Cartesian bonds r, changes the lattice L by L sum w r r^T;
+    with r = u L that is (L L^T) (sum w u u^T) L.
+
+    Args:
+      weight: [B, N, M] of each atom's shells.
+      neighbours: of the crystals.
+      lattice: [B, 3, 3] in units of its scale.
+      mask: [B, N] real atoms; the mean is taken over them.
+
+    Returns:
+      [B, 3, 3] L L^T sum w u u^T, to be multiplied with the lattice.
+    """
+    weight = weight * mask[..., None]
+    number = jnp.maximum(jnp.sum(mask, axis=1, dtype=lattice.dtype), 1.0)
+    entries = jnp.einsum("bnm,bnmp->bp", weight, neighbours.strain) / number[:, None]
+    gram = jnp.matmul(lattice, jnp.swapaxes(lattice, 1, 2), precision=jax.lax.Precision.HIGHEST)
+    return jnp.matmul(gram, entries[:, _SYMMETRIC], precision=jax.lax.Precision.HIGHEST)

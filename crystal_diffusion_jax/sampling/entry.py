@@ -20,7 +20,11 @@ Entry = dict[str, Any]
 
 
 def make_entry(
-    index: int, lattice: np.ndarray, frac_coords: np.ndarray, atomic_numbers: np.ndarray
+    index: int,
+    lattice: np.ndarray,
+    frac_coords: np.ndarray,
+    atomic_numbers: np.ndarray,
+    target: dict[str, float],
 ) -> Entry:
     """The crystal in canonical form and full precision.
 
@@ -29,12 +33,14 @@ def make_entry(
       lattice: [3, 3] cell vectors as rows, in Angstrom, without a `cell_defect`.
       frac_coords: [N, 3].
       atomic_numbers: [N] int.
+      target: requested value of each property asked for.
     """
     structure = to_structure(lattice, frac_coords, atomic_numbers)
     distance = minimum_distance(structure)
     return {
         "index": index,
         "formula": reduced_formula(atomic_numbers),
+        "target": target,
         "lattice": structure.lattice.matrix.tolist(),
         "frac_coords": structure.frac_coords.tolist(),
         "atomic_numbers": [int(number) for number in atomic_numbers],
@@ -48,7 +54,9 @@ def make_entry(
 def frame(entry: Entry, settings: SampleSettings) -> str:
     """Its frame of the extended XYZ file, with what was asked for."""
     info = {"index": entry["index"], "formula": entry["formula"], "model": settings.model}
-    targets = {f"target_{name}": x for name, x in settings.conditions.items()}
+    # Records of earlier versions say it once for all crystals.
+    asked = entry.get("target", settings.conditions)
+    targets = {f"target_{name}": value for name, value in asked.items()}
     return to_extxyz([_structure(entry)], [info | targets])
 
 

@@ -11,7 +11,7 @@ from crystal_diffusion_jax import devices
 from crystal_diffusion_jax.data.buckets import bucket_sizes
 from crystal_diffusion_jax.model_folder import TrainedModel
 from crystal_diffusion_jax.sampling.record import SampleFolder
-from crystal_diffusion_jax.sampling.request import condition_arrays, draw_num_atoms
+from crystal_diffusion_jax.sampling.request import condition_arrays, draw_num_atoms, draw_values
 from crystal_diffusion_jax.sampling.sampler import make_sampler
 from crystal_diffusion_jax.sampling.settings import SampleSettings
 from crystal_diffusion_jax.training.logbook import duration
@@ -43,7 +43,8 @@ def generate(
       UserError: numbers of atoms that the model does not know.
     """
     statistics = model.statistics
-    num_atoms = draw_num_atoms(settings.num, settings.seed, settings.num_atoms, statistics)
+    values = draw_values(settings.target, settings.num, settings.seed)
+    num_atoms = draw_num_atoms(values, settings.num, settings.seed, settings.num_atoms, statistics)
     use_guidance = settings.guidance != 0
     mesh = devices.data_mesh()
     sample = make_sampler(
@@ -69,7 +70,9 @@ def generate(
             model.params,
             jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.asarray(filled)),
             jnp.asarray(np.arange(size) < num_atoms[filled][:, None]),
-            condition_arrays(settings.conditions, statistics, len(filled)),
+            condition_arrays(
+                {name: asked[filled] for name, asked in values.items()}, statistics, len(filled)
+            ),
             jnp.float32(settings.guidance),
             jnp.float32(settings.gamma),
             jnp.asarray(allowed),

@@ -26,6 +26,7 @@ from crystal_diffusion_jax.lock import LOCK, OWNER
 from crystal_diffusion_jax.sampling import journal, record_file
 from crystal_diffusion_jax.sampling.entry import Entry, cif, cif_name, frame, make_entry
 from crystal_diffusion_jax.sampling.journal import Journal
+from crystal_diffusion_jax.sampling.request import draw_values
 from crystal_diffusion_jax.sampling.settings import SampleSettings, refuse_other_settings
 from crystal_diffusion_jax.structures import cell_defect
 
@@ -75,6 +76,7 @@ class SampleFolder:
         """
         self._out = out
         self._settings = settings
+        self._values = draw_values(settings.target, settings.num, settings.seed)
         # As many crystals are in the assembled files.
         self._assembled = 0
         create_folder(out)
@@ -111,6 +113,9 @@ class SampleFolder:
         """Numbers of crystals: requested, written, rejected, and rejected_by_reason."""
         return record_file.counts(self._settings.num, self._journal)
 
+    def _requested(self, index: int) -> dict[str, float]:
+        return {name: float(values[index]) for name, values in self._values.items()}
+
     def structures(self) -> Iterator[Entry]:
         """What `samples.json` says of each written crystal, by index, read from the disk."""
         return (crystal["structure"] for crystal in self._journal.structures())
@@ -145,7 +150,7 @@ class SampleFolder:
                 if defect := cell_defect(lattice, coords):
                     batch.append({"rejected": {"index": index, "reason": defect}})
                     continue
-                entry = make_entry(index, lattice, coords, numbers)
+                entry = make_entry(index, lattice, coords, numbers, self._requested(index))
                 batch.append(self._written(entry))
                 self._write_cif(entry)
             self._journal.append(batch, wall_seconds, network_calls)

@@ -8,10 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from crystal_diffusion_jax.data import profile
 from crystal_diffusion_jax.data.arrays import DatasetStatistics
 from crystal_diffusion_jax.data.limits import MAX_PROPERTY
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.models.embeddings import Condition
+
+# Lowest and highest requested value of each property asked for, equal for a single value.
+Target = dict[str, tuple[float, float]]
 
 
 def refuse_non_finite_weights(params: Any, model: Path | str) -> None:
@@ -33,15 +37,15 @@ def refuse_non_finite_weights(params: Any, model: Path | str) -> None:
             )
 
 
-def parse_target(text: str, statistics: DatasetStatistics) -> dict[str, float]:
-    """Reads "min", "max", "none" or a number, or NAME=... for some of several properties.
+def parse_target(text: str, statistics: DatasetStatistics) -> Target:
+    """Reads "min", "max", "none", a number or a range, or NAME=... for some of several properties.
 
     Args:
-      text: for example "min", "0.44" or "band_gap=1.5,density=max".
+      text: for example "min", "0.44", "-2.5:-2.0" or "band_gap=1.5:2,density=max".
       statistics: of the model; min and max are those of its training data.
 
     Returns:
-      Requested value of each property asked for, in its own unit; empty for "none".
+      Requested range of each property asked for, in its own unit; empty for "none".
 
     Raises:
       UserError: not a number, or a property that the model does not know.
@@ -50,7 +54,7 @@ def parse_target(text: str, statistics: DatasetStatistics) -> dict[str, float]:
         return {}
     names = statistics.property_names
     known = ", ".join(names)
-    target: dict[str, float] = {}
+    target: Target = {}
     for part in text.split(","):
         name, equals, value = part.rpartition("=")
         if not equals:
@@ -66,47 +70,77 @@ def parse_target(text: str, statistics: DatasetStatistics) -> dict[str, float]:
             raise UserError(f"--target={text}: the model has no property {name!r}, but {known}")
         index = names.index(name)
         ends = {"min": statistics.property_min[index], "max": statistics.property_max[index]}
-        try:
-            number = ends[value] if value in ends else float(value)
-        except ValueError:
-            number = np.nan
-        if not abs(number) <= MAX_PROPERTY:
-            raise UserError(
-                f'--target={text}: {value!r} is not a number in range, "min", "max" or "none"'
-            )
-        target[name] = number
+        low, colon, high = value.partition(":")
+        numbers = [_number(end, ends, text) for end in ((low, high) if colon else (value, value))]
+        if numbers[0] > numbers[1]:
+            raise UserError(f"--target={text}: a range is LOWEST:HIGHEST, as in {high}:{low}")
+        target[name] = (numbers[0], numbers[1])
     return target
 
 
-def outside_training_range(target: dict[str, float], statistics: DatasetStatistics) -> list[str]:
-    """One sentence for each requested value that the training data do not reach."""
+def _number(value: str, ends: dict[str, float], text: str) -> float:
+    try:
+        number = ends[value] if value in ends else float(value)
+    except ValueError:
+        number = np.nan
+    if not abs(number) <= MAX_PROPERTY:
+        raise UserError(
+            f'--target={text}: {value!r} is not a number in range, "min", "max" or "none"'
+        )
+    return number
+
+
+def outside_training_range(target: Target, statistics: DatasetStatistics) -> list[str]:
+    """One sentence for each requested value or range that the training data do not reach."""
     sentences = []
-    for name, value in target.items():
+    for name, asked in target.items():
         index = statistics.property_names.index(name)
         low, high = statistics.property_min[index], statistics.property_max[index]
-        if not low <= value <= high:
+        if not low <= asked[0] <= asked[1] <= high:
             sentences.append(
-                f"the target {name}={value:g} is outside the training range {low:g} .. {high:g}: "
-                "the model extrapolates"
+                f"the target {name}={show_range(asked)} is outside the training range "
+                f"{low:g} .. {high:g}: the model extrapolates"
             )
     return sentences
 
 
+def show_range(asked: tuple[float, float]) -> str:
+    """A value, or LOWEST:HIGHEST."""
+    return ":".join(f"{end:.10g}" for end in asked[: 1 + (asked[0] < asked[1])])
+
+
+def draw_values(target: Target, num: int, seed: int) -> dict[str, np.ndarray]:
+    """[num] values of each property asked for, one a crystal, uniform over its range."""
+    # A stream for each property; that of the numbers of atoms starts from the seed alone.
+    return {
+        name: np.random.default_rng([seed, *name.encode()]).uniform(low, high, num)
+        if low < high
+        else np.full(num, low)
+        for name, (low, high) in target.items()
+    }
+
+
 def condition_arrays(
-    target: dict[str, float], statistics: DatasetStatistics, batch_size: int
+    values: dict[str, np.ndarray], statistics: DatasetStatistics, batch_size: int
 ) -> Condition:
-    """The request as z-scores, the same for every crystal of a batch of the given size."""
+    """The requested values as z-scores.
+
+    Args:
+      values: [B] of each property asked for, in its own unit.
+      statistics: of the model.
+      batch_size: B.
+    """
     names = statistics.property_names
-    values = [
-        (target.get(name, mean) - mean) / std
+    columns = [
+        (values.get(name, np.full(batch_size, mean)) - mean) / std
         for name, mean, std in zip(
             names, statistics.property_mean, statistics.property_std, strict=True
         )
     ]
     shape = (batch_size, len(names))
     return Condition(
-        values=jnp.broadcast_to(jnp.asarray(values, jnp.float32), shape),
-        present=jnp.broadcast_to(jnp.asarray([name in target for name in names], bool), shape),
+        values=jnp.asarray(np.array(columns).T.reshape(shape), jnp.float32),
+        present=jnp.broadcast_to(jnp.asarray([name in values for name in names], bool), shape),
     )
 
 
@@ -129,19 +163,45 @@ def allowed_species(elements: Sequence[int] | None, statistics: DatasetStatistic
 
 
 def draw_num_atoms(
-    num: int, seed: int, num_atoms: int | None, statistics: DatasetStatistics
+    values: dict[str, np.ndarray],
+    num: int,
+    seed: int,
+    num_atoms: int | None,
+    statistics: DatasetStatistics,
 ) -> np.ndarray:
-    """[num] atoms of each crystal: as asked for, or drawn from the training histogram.
+    """[num] atoms of each crystal: as asked for, or drawn from p(N | requested values).
+
+    The probabilities are those of the training crystals whose property is in the same bin
+    (`data.profile`). Those of several properties are multiplied as if they were independent for
+    each N. Without a property, or where the bin is empty, it is the histogram of the training data.
+
+    Args:
+      values: [num] requested value of each property asked for.
+      num: crystals.
+      seed: of the draw.
+      num_atoms: in every crystal, None to draw it.
+      statistics: of the model.
 
     Raises:
       UserError: a number outside the range of the training data.
     """
     sizes, counts = np.array(statistics.num_atoms_histogram).T
-    if num_atoms is None:
-        return np.random.default_rng(seed).choice(sizes, size=num, p=counts / counts.sum())
-    if not sizes.min() <= num_atoms <= sizes.max():
-        raise UserError(
-            f"--num_atoms={num_atoms}: the model was trained on {sizes.min()} to {sizes.max()} "
-            "atoms"
-        )
-    return np.full(num, num_atoms)
+    if num_atoms is not None:
+        if not sizes.min() <= num_atoms <= sizes.max():
+            raise UserError(
+                f"--num_atoms={num_atoms}: the model was trained on {sizes.min()} to "
+                f"{sizes.max()} atoms"
+            )
+        return np.full(num, num_atoms)
+    prior = counts / counts.sum()
+    probabilities = np.broadcast_to(prior, (num, len(sizes)))
+    if statistics.num_atoms_by_property:
+        for name, asked in values.items():
+            index = statistics.property_names.index(name)
+            table = np.array(statistics.num_atoms_by_property[index], float)
+            given = table[profile.bin_of(asked, statistics.property_quantiles[index])]  # [num, S]
+            probabilities = probabilities * given / prior
+    total = probabilities.sum(axis=1, keepdims=True)
+    probabilities = np.where(total > 0, probabilities / np.where(total > 0, total, 1.0), prior)
+    draws = np.random.default_rng(seed).random((num, 1))
+    return sizes[np.minimum(np.sum(draws > probabilities.cumsum(axis=1), axis=1), len(sizes) - 1)]

@@ -22,22 +22,22 @@ class SampleSettings:
     Attributes:
       model: path or name of the model folder.
       model_sha256: hash of the model's weights; it, not the path, tells models apart.
-      conditions: requested value of each conditioned property, in the property's own unit; empty
-        for unconditional samples.
+      conditions: requested value, or [lowest, highest], of each conditioned property, in the
+        property's own unit; empty for unconditional samples.
       num: how many crystals.
       seed: of all randomness.
       guidance: weight w of classifier-free guidance; 0 is plain conditional sampling.
       num_steps: steps of the reverse process.
       gamma: step size of the Langevin corrector; 0 does without it.
       elements: symbols the crystals may consist of, None for the whole vocabulary.
-      num_atoms: atoms in every crystal, None to draw it from the training histogram.
+      num_atoms: atoms in every crystal, None to draw it as in the training data.
       symprec: tolerance of the CIF files' symmetry in Angstrom, 0 for P1.
       solver: of the predictor; records from before there was a choice lack it and mean ANCESTRAL.
     """
 
     model: str
     model_sha256: str
-    conditions: dict[str, float]
+    conditions: dict[str, float | list[float]]
     num: int
     seed: int
     guidance: float
@@ -47,6 +47,14 @@ class SampleSettings:
     num_atoms: int | None
     symprec: float
     solver: Solver = ANCESTRAL
+
+    @property
+    def target(self) -> dict[str, tuple[float, float]]:
+        """Lowest and highest requested value of each conditioned property."""
+        return {
+            name: (asked[0], asked[1]) if isinstance(asked, list) else (asked, asked)
+            for name, asked in self.conditions.items()
+        }
 
     @property
     def use_corrector(self) -> bool:

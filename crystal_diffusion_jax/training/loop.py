@@ -16,8 +16,9 @@ from crystal_diffusion_jax.training.bookkeeping import Bookkeeping
 from crystal_diffusion_jax.training.checkpoint import Checkpoint, Checkpoints
 from crystal_diffusion_jax.training.inputs import Inputs, Split, prepare_inputs
 from crystal_diffusion_jax.training.logbook import Clock, Logbook
+from crystal_diffusion_jax.training.optimizer import make_optimizer
 from crystal_diffusion_jax.training.resume import restore_last
-from crystal_diffusion_jax.training.state import TrainState, initial_state, make_optimizer
+from crystal_diffusion_jax.training.state import TrainState, initial_params, initial_state
 from crystal_diffusion_jax.training.step import (
     EvaluationStep,
     make_evaluation_step,
@@ -90,11 +91,12 @@ def _train(
     """The steps after the last checkpoint."""
     denoiser = Denoiser(config.model, num_species=len(inputs.statistics.vocabulary))
     schedule = noise_schedule(config.noise)
-    optimizer = make_optimizer(config.training)
     key_init, key_train, key_validation = jax.random.split(jax.random.key(config.seed), 3)
     part = devices.local_part(mesh)
     example = jax.tree.map(lambda array: array[0], inputs.batches.group(0, mesh.size, part))
-    state, unflatten = initial_state(denoiser, optimizer, key_init, example)
+    params, unflatten = initial_params(denoiser, key_init, example)
+    optimizer = make_optimizer(config.training, unflatten)
+    state = initial_state(params, optimizer)
     state, key_train, key_validation = devices.replicate((state, key_train, key_validation), mesh)
     steps_fn = make_train_steps(
         denoiser, unflatten, schedule, config.loss, optimizer, config.training.ema_decay, mesh

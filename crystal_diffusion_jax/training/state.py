@@ -1,9 +1,9 @@
-"""TrainingConfig, the train state and the optimizer."""
+"""TrainingConfig and the train state."""
 
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import flax.struct
 import jax
@@ -16,6 +16,10 @@ from crystal_diffusion_jax.data.batches import Batch
 from crystal_diffusion_jax.models.denoiser import Denoiser
 from crystal_diffusion_jax.models.embeddings import Condition
 
+ADAM: Final = "adam"
+MUON: Final = "muon"
+OPTIMIZERS = (ADAM, MUON)
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
@@ -24,10 +28,12 @@ class TrainingConfig:
     Attributes:
       num_steps: optimizer steps in all.
       batch_size: crystals per step, a multiple of the number of devices.
+      optimizer: "adam", or "muon" for the matrices of the blocks and Adam for all else, see
+        `training.optimizer`.
       learning_rate: peak, reached after the warm-up.
       final_learning_rate: reached at the last step, by a cosine.
       warmup_steps: steps of linear warm-up from 0.
-      weight_decay: of AdamW; 0 is Adam.
+      weight_decay: decoupled from the gradient; 0 does without.
       gradient_clip: largest global norm of the gradient.
       ema_decay: of the moving average of the weights, which is what is validated and sampled.
       steps_per_call: steps that run as one program, without a return to Python; log_every and
@@ -39,6 +45,7 @@ class TrainingConfig:
 
     num_steps: int = 20_000
     batch_size: int = 256
+    optimizer: str = ADAM
     learning_rate: float = 2e-3
     final_learning_rate: float = 1e-5
     warmup_steps: int = 500
@@ -52,6 +59,8 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Rejects values that cannot be run."""
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer must be one of {OPTIMIZERS}, not {self.optimizer!r}")
         for field in (
             "num_steps",
             "batch_size",
@@ -111,25 +120,8 @@ class TrainState:
 Unflatten = Callable[[Array], Any]
 
 
-def make_optimizer(config: TrainingConfig) -> optax.GradientTransformation:
-    """Clipped AdamW with linear warm-up and cosine decay."""
-    schedule = optax.warmup_cosine_decay_schedule(
-        init_value=0.0,
-        peak_value=config.learning_rate,
-        warmup_steps=config.warmup_steps,
-        decay_steps=config.num_steps,
-        end_value=config.final_learning_rate,
-    )
-    return optax.chain(
-        optax.clip_by_global_norm(config.gradient_clip),
-        optax.adamw(schedule, weight_decay=config.weight_decay),
-    )
-
-
-def initial_state(
-    denoiser: Denoiser, optimizer: optax.GradientTransformation, key: Array, batch: Batch
-) -> tuple[TrainState, Unflatten]:
-    """Fresh weights and their layout; `batch` gives the shapes only."""
+def initial_params(denoiser: Denoiser, key: Array, batch: Batch) -> tuple[Array, Unflatten]:
+    """Fresh weights as one vector, and its layout; `batch` gives the shapes only."""
     # One crystal is enough for the shapes, and quicker to compile.
     crystals, properties = jax.tree.map(lambda rows: rows[:1], (batch.crystals, batch.properties))
     condition = Condition(values=jnp.asarray(properties), present=jnp.ones(properties.shape, bool))
@@ -137,11 +129,14 @@ def initial_state(
     def initialise(key: Array) -> Any:
         return denoiser.init(key, crystals, jnp.ones(1, jnp.int32), condition)["params"]
 
-    params, unflatten = jax.flatten_util.ravel_pytree(jax.jit(initialise)(key))
-    state = TrainState(
+    return jax.flatten_util.ravel_pytree(jax.jit(initialise)(key))
+
+
+def initial_state(params: Array, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step."""
+    return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         ema_params=jnp.copy(params),
         opt_state=optimizer.init(params),
     )
-    return state, unflatten

@@ -1,0 +1,121 @@
+"""The optimizer: clipped AdamW, or Muon for the matrices of the Transformer blocks."""
+
+import collections
+from collections.abc import Callable
+from typing import Any
+
+import flax.traverse_util
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import optax
+from jax import Array
+from optax import contrib
+
+from crystal_diffusion_jax.training.state import MUON, TrainingConfig, Unflatten
+
+# Muon's steps have this root mean square per weight, in units of the learning rate, which makes one
+# learning rate right for both kinds of weights. Reference: Liu et al., arXiv:2502.16982, eq. (4).
+_MUON_RMS = 0.2
+_OTHERS = "others"
+
+
+def make_optimizer(
+    config: TrainingConfig, unflatten: Unflatten | None = None
+) -> optax.GradientTransformation:
+    """Updates the vector of weights, with linear warm-up and cosine decay of the learning rate.
+
+    Args:
+      config: says which optimizer.
+      unflatten: the layout of the vector, without which Muon does not know the matrices.
+    """
+    schedule = optax.warmup_cosine_decay_schedule(
+        init_value=0.0,
+        peak_value=config.learning_rate,
+        warmup_steps=config.warmup_steps,
+        decay_steps=config.num_steps,
+        end_value=config.final_learning_rate,
+    )
+    if config.optimizer == MUON:
+        if unflatten is None:
+            raise ValueError("muon needs the layout of the weights")
+        inner = _muon(schedule, config.weight_decay, unflatten)
+    else:
+        inner = optax.adamw(schedule, weight_decay=config.weight_decay)
+    return optax.chain(optax.clip_by_global_norm(config.gradient_clip), inner)
+
+
+def _muon(
+    schedule: optax.Schedule, weight_decay: float, unflatten: Unflatten
+) -> optax.GradientTransformation:
+    """Muon for what `by_shape` calls matrices, AdamW with Nesterov momentum for all else."""
+
+    def dimensions(groups: Any) -> Any:
+        return {
+            name: None if name == _OTHERS else contrib.MuonDimensionNumbers(1, 2) for name in groups
+        }
+
+    inner = contrib.muon(
+        schedule,
+        weight_decay=weight_decay,
+        adam_weight_decay=weight_decay,
+        adam_learning_rate=schedule,
+        muon_weight_dimension_numbers=dimensions,
+        consistent_rms=_MUON_RMS,
+    )
+
+    def init(vector: Array) -> Any:
+        return inner.init(by_shape(vector, unflatten)[0])
+
+    def update(gradient: Array, state: Any, params: Array | None = None) -> tuple[Array, Any]:
+        groups, join = by_shape(gradient, unflatten)
+        of_params = None if params is None else by_shape(params, unflatten)[0]
+        updates, state = inner.update(groups, state, of_params)
+        return join(updates), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def by_shape(
+    vector: Array, unflatten: Unflatten
+) -> tuple[dict[str, Array], Callable[[dict[str, Array]], Array]]:
+    """The weights in groups that one operation can treat.
+
+    Args:
+      vector: [W].
+      unflatten: its layout.
+
+    Returns:
+      "AxB" -> [n, A, B] the n matrices of that shape in the blocks, a kernel with one matrix per
+      head counting as so many; "others" -> [V] the rest: embeddings, heads, biases and norms. And
+      the function that joins them to the vector again.
+    """
+    tree = flax.traverse_util.flatten_dict(unflatten(vector), sep="/")
+    matrices: dict[str, list[str]] = collections.defaultdict(list)
+    others = []
+    for name, leaf in tree.items():
+        if name.startswith("block_") and leaf.ndim >= 2:
+            matrices["x".join(map(str, leaf.shape[-2:]))].append(name)
+        else:
+            others.append(name)
+    groups = {
+        shape: jnp.concatenate([tree[name].reshape(-1, *tree[name].shape[-2:]) for name in names])
+        for shape, names in sorted(matrices.items())
+    }
+    groups[_OTHERS] = jnp.concatenate([tree[name].ravel() for name in others])
+
+    def join(groups: dict[str, Array]) -> Array:
+        joined: dict[str, Array] = {}
+        for names, flat in [
+            (others, groups[_OTHERS]),
+            *((names, groups[shape].ravel()) for shape, names in matrices.items()),
+        ]:
+            start = 0
+            for name in names:
+                size = tree[name].size
+                joined[name] = flat[start : start + size].reshape(tree[name].shape)
+                start += size
+        ordered = flax.traverse_util.unflatten_dict({name: joined[name] for name in tree}, sep="/")
+        return jax.flatten_util.ravel_pytree(ordered)[0]
+
+    return groups, join
