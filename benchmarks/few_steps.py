@@ -23,8 +23,9 @@ from crystal_diffusion_jax.evaluation.compositions import reduced_composition
 from crystal_diffusion_jax.evaluation.success_rate import success_rates
 from crystal_diffusion_jax.evaluation.validity import composition_defect, structural_defect
 from crystal_diffusion_jax.files import replace_text
+from crystal_diffusion_jax.judge.predict import predict
 from crystal_diffusion_jax.model_folder import TrainedModel
-from crystal_diffusion_jax.oracle.predict import predict
+from crystal_diffusion_jax.sampling.plan import FEW_STEPS_CORRECTOR
 from crystal_diffusion_jax.sampling.request import (
     condition_arrays,
     draw_num_atoms,
@@ -34,7 +35,6 @@ from crystal_diffusion_jax.sampling.request import (
 from crystal_diffusion_jax.sampling.sampler import make_sampler
 from crystal_diffusion_jax.sampling.settings import ANCESTRAL, SECOND_ORDER, Solver
 from crystal_diffusion_jax.structures import cell_defect, to_structure
-from experiments.sample import FEW_STEPS_CORRECTOR
 
 MODEL = Path(model_folder.__file__).parent / "checkpoints" / "perov5_cds"
 DATASET = KNOWN_DATASETS["perov5"]

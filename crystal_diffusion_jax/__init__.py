@@ -12,6 +12,23 @@ The pipeline (paper: Takahara, Shibata, Mizoguchi, arXiv:2406.09263):
 
 Axes: B crystals, N atoms (padded), K species of the vocabulary, T noise steps, D width, H heads,
 M Fourier orders, P properties.
+
+From Python: `load`, `oracle` and `success_rate`, see `api`; the package alone imports no jax.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from crystal_diffusion_jax.api import load, oracle, success_rate
+
 __version__ = "0.1.0"
+
+__all__ = ["load", "oracle", "success_rate"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the interface when it is asked for."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.api"), name)

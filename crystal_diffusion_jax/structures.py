@@ -14,11 +14,12 @@ from pymatgen.core import Composition, Element, Lattice, Structure
 from pymatgen.io.cif import CifParser, CifWriter
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
+from crystal_diffusion_jax.data.limits import MAX_CELL_LENGTH
+from crystal_diffusion_jax.errors import UserError
+
 # Smallest volume in Angstrom^3 that counts as a crystal; CDVAE (arXiv:2110.06197) discards
 # generated cells below it.
 MIN_VOLUME = 0.1
-# Longest cell vector in Angstrom that counts as one; 47 is the longest of 14,258 crystals of MP-20.
-MAX_LENGTH = 1000.0
 # Above this |cos| of the angle between two cell vectors the cell is numerically flat: 2.6 degrees.
 MAX_ABS_COSINE = 0.999
 # Tolerance in Angstrom to read off the symmetry of a cell that spglib has already idealised; its
@@ -47,8 +48,8 @@ def cell_defect(lattice: np.ndarray, frac_coords: np.ndarray) -> str | None:
         return "non-finite numbers"
     with np.errstate(over="ignore"):
         lengths = np.linalg.norm(lattice, axis=-1)
-    if lengths.max() > MAX_LENGTH:
-        return f"cell vector longer than {MAX_LENGTH:g} A"
+    if lengths.max() > MAX_CELL_LENGTH:
+        return f"cell vector longer than {MAX_CELL_LENGTH:g} A"
     if abs(np.linalg.det(lattice)) < MIN_VOLUME:
         return f"volume below {MIN_VOLUME} A^3"
     unit = lattice / lengths[:, None]
@@ -117,19 +118,50 @@ def to_extxyz(structures: Sequence[Structure], infos: Sequence[Mapping[str, floa
       structures: the frames.
       infos: for each frame, what its comment line says besides the cell, e.g. {"index": 3}.
     """
-    frames = [
-        ase.Atoms(
-            numbers=structure.atomic_numbers,
-            cell=structure.lattice.matrix,
-            scaled_positions=structure.frac_coords,
-            pbc=True,
-            info=dict(info),
-        )
-        for structure, info in zip(structures, infos, strict=True)
-    ]
+    frames = []
+    for structure, info in zip(structures, infos, strict=True):
+        frames.append(to_ase(structure))
+        frames[-1].info.update(info)
     text = io.StringIO()
     ase.io.write(text, frames, format="extxyz")
     return text.getvalue()
+
+
+def to_ase(structure: Structure) -> ase.Atoms:
+    """The structure as ASE has it, periodic in all directions."""
+    return ase.Atoms(
+        numbers=structure.atomic_numbers,
+        cell=structure.lattice.matrix,
+        scaled_positions=structure.frac_coords,
+        pbc=True,
+    )
+
+
+def parse_elements(
+    symbols: str | None, vocabulary: Sequence[int], flag: str = "elements"
+) -> list[tuple[str, int]] | None:
+    """Reads a list of elements: "Ba,Ti,O" -> [("Ba", 56), ("Ti", 22), ("O", 8)].
+
+    Args:
+      symbols: separated by commas; None stays None.
+      vocabulary: atomic numbers that the model knows.
+      flag: where they come from, for messages.
+
+    Raises:
+      UserError: a symbol that names no element, or none of the vocabulary.
+    """
+    if symbols is None:
+        return None
+    found = []
+    for symbol in (part.strip() for part in symbols.split(",")):
+        if not Element.is_valid_symbol(symbol):
+            raise UserError(f"--{flag}={symbols}: {symbol!r} is no element symbol")
+        element = Element(symbol)
+        if element.Z not in vocabulary:
+            known = ",".join(Element.from_Z(z).symbol for z in vocabulary)
+            raise UserError(f"--{flag}={symbols}: the model never saw {symbol}, only {known}")
+        found.append((element.symbol, int(element.Z)))
+    return found
 
 
 def minimum_distance(structure: Structure) -> float:

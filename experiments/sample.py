@@ -10,38 +10,20 @@ import contextlib
 import math
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
-from pymatgen.core import Element
-
 from crystal_diffusion_jax import model_folder
-from crystal_diffusion_jax.data.limits import MAX_CRYSTALS
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.lock import exclusive
 from crystal_diffusion_jax.sampling.generate import generate
+from crystal_diffusion_jax.sampling.plan import FEW_STEPS, plan, require_between
 from crystal_diffusion_jax.sampling.record import SampleFolder, create_folder
-from crystal_diffusion_jax.sampling.request import (
-    allowed_species,
-    draw_num_atoms,
-    draw_values,
-    outside_training_range,
-    parse_target,
-    refuse_non_finite_weights,
-)
-from crystal_diffusion_jax.sampling.settings import (
-    ANCESTRAL,
-    SECOND_ORDER,
-    SOLVERS,
-    SampleSettings,
-)
+from crystal_diffusion_jax.sampling.request import parse_target
+from crystal_diffusion_jax.sampling.settings import ANCESTRAL, SOLVERS
 from crystal_diffusion_jax.sampling.summary import summary
+from crystal_diffusion_jax.structures import parse_elements
 from experiments import cli
-
-# With so many second-order steps, and a corrector whose step is this share of sigma^2, crystals are
-# as good as those of the whole chain (docs/few_step_sampling.md).
-FEW_STEPS = 50
-FEW_STEPS_CORRECTOR = 0.32
 
 
 def parser() -> cli.Parser:
@@ -78,6 +60,10 @@ def parser() -> cli.Parser:
     flags.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     flags.add_argument("--batch_size", type=int, default=100, help="(default: %(default)s)")
     flags.add_argument("--elements", help="only these, for example Ba,Ti,O (default: all)")
+    flags.add_argument(
+        "--chemical_system",
+        help="only these, and each of them, for example Ba-Ti-O; others count as rejected",
+    )
     flags.add_argument("--num_atoms", type=int, help="per crystal (default: as in the data)")
     flags.add_argument(
         "--symprec",
@@ -86,25 +72,6 @@ def parser() -> cli.Parser:
         help="tolerance in Angstrom for symmetrised CIF files; 0 writes P1 (default: %(default)s)",
     )
     return flags
-
-
-def atomic_numbers(elements: str | None, vocabulary: Sequence[int]) -> list[int] | None:
-    """ "Ba,Ti,O" -> [56, 22, 8].
-
-    Raises:
-      UserError: a symbol that names no element, or none of the model's vocabulary.
-    """
-    if elements is None:
-        return None
-    numbers = []
-    for symbol in (part.strip() for part in elements.split(",")):
-        if not Element.is_valid_symbol(symbol):
-            raise UserError(f"--elements={elements}: {symbol!r} is no element symbol")
-        if Element(symbol).Z not in vocabulary:
-            known = ",".join(Element.from_Z(z).symbol for z in vocabulary)
-            raise UserError(f"--elements={elements}: the model never saw {symbol}, only {known}")
-        numbers.append(Element(symbol).Z)
-    return numbers
 
 
 @contextlib.contextmanager
@@ -138,69 +105,37 @@ def sample(flags: argparse.Namespace) -> None:
       UserError: a flag that does not fit the model or the folder.
     """
     model = model_folder.load(flags.model)
-    refuse_non_finite_weights(model.params, flags.model)
-    trained_steps = model.config.noise.num_steps
-    default_steps, default_gamma = trained_steps, model.config.sampling.gamma
-    if flags.solver == SECOND_ORDER:
-        default_steps = min(FEW_STEPS, trained_steps)
-        few_gamma = FEW_STEPS_CORRECTOR * model.config.noise.frac_sigma_min**2
-        default_gamma = max(few_gamma, default_gamma)
-    num_steps = default_steps if flags.num_steps is None else flags.num_steps
-    gamma = default_gamma if flags.gamma is None else flags.gamma
-    for name, value, low, high in (
-        ("num", flags.num, 1, MAX_CRYSTALS),
-        ("batch_size", flags.batch_size, 1, math.inf),
-        ("num_steps", num_steps, 1, trained_steps),
-        ("seed", flags.seed, 0, 2**31 - 1),
-        ("guidance", flags.guidance, -math.inf, math.inf),
-        ("gamma", gamma, 0, math.inf),
-        ("symprec", flags.symprec, 0, math.inf),
-    ):
-        if not (math.isfinite(value) and low <= value <= high):
-            limits = f"at least {low}" if high == math.inf else f"within {low} .. {high}"
-            raise UserError(f"--{name}={value} must be {'finite' if low == -high else limits}")
-    # Refused here, because from then on the output folder belongs to the request.
-    numbers = atomic_numbers(flags.elements, model.statistics.vocabulary)
-    allowed = allowed_species(numbers, model.statistics)
-    target = parse_target(flags.target, model.statistics)
-    values = draw_values(target, flags.num, flags.seed)
-    draw_num_atoms(values, flags.num, flags.seed, flags.num_atoms, model.statistics)
-    if target and model.config.model.conditioning == "none":
-        raise UserError(f"{flags.model} was trained without a condition; use --target=none")
-    if flags.guidance and not target:
-        raise UserError("--guidance steers towards a target, and --target=none asks for none")
-    knows_null = model.config.loss.condition_dropout > 0
-    needs_null = flags.guidance != 0 or set(target) != set(model.statistics.property_names)
-    if model.config.model.conditioning != "none" and needs_null and not knows_null:
-        raise UserError(
-            f"{flags.model} was trained with condition_dropout=0, so it knows no crystals without "
-            "a target: ask for every property, with --guidance=0"
-        )
-    for sentence in outside_training_range(target, model.statistics):
-        print(f"warning: {sentence}", file=sys.stderr)
-    settings = SampleSettings(
-        model=str(flags.model),
-        model_sha256=model.weights_sha256,
-        conditions={
-            name: list(asked) if asked[0] < asked[1] else asked[0] for name, asked in target.items()
-        },
+    if flags.elements is not None and flags.chemical_system is not None:
+        raise UserError("--elements and --chemical_system exclude each other: give one of them")
+    elements, flag = flags.elements, "elements"
+    if flags.chemical_system is not None:
+        elements, flag = flags.chemical_system.replace("-", ","), "chemical_system"
+    require_between("batch_size", flags.batch_size, 1, math.inf)
+    planned = plan(
+        model,
+        str(flags.model),
+        parse_target(flags.target, model.statistics),
         num=flags.num,
         seed=flags.seed,
         guidance=flags.guidance,
-        num_steps=num_steps,
-        gamma=gamma,
-        elements=None if numbers is None else sorted({Element.from_Z(z).symbol for z in numbers}),
+        solver=flags.solver,
+        num_steps=flags.num_steps,
+        gamma=flags.gamma,
+        elements=parse_elements(elements, model.statistics.vocabulary, flag),
+        chemical_system=flags.chemical_system is not None,
         num_atoms=flags.num_atoms,
         symprec=flags.symprec,
-        solver=flags.solver,
     )
+    for sentence in planned.warnings:
+        print(f"warning: {sentence}", file=sys.stderr)
+    settings = planned.settings
     # Before the lock leaves its file in a folder that holds something else.
     create_folder(flags.out)
     with (
         exclusive(flags.out, "--out"),
         contextlib.closing(SampleFolder(flags.out, settings)) as folder,
     ):
-        generate(model, settings, allowed, folder, flags.batch_size)
+        generate(model, settings, planned.allowed, folder, flags.batch_size)
         lines = summary(folder.structures())
     counts = folder.counts()
     reasons = "".join(f"; {why}: {n}" for why, n in counts["rejected_by_reason"].items())

@@ -33,7 +33,7 @@ from crystal_diffusion_jax.sampling.request import (
     outside_training_range,
     parse_target,
 )
-from crystal_diffusion_jax.structures import to_cif, to_extxyz
+from crystal_diffusion_jax.structures import parse_elements, to_cif, to_extxyz
 from crystal_diffusion_jax.time_limit import processor_time_limit
 from experiments import sample, train
 from tests.mutations import NUMBERS, PIECES, Rng, mutated, mutated_tree
@@ -328,7 +328,8 @@ def test_values_on_the_command_line_of_sampling_are_taken_or_named(num_cases: in
         target = parse_target(flags.target, STATISTICS)
         assert np.isfinite([*target.values()]).all()
         outside_training_range(target, STATISTICS)
-        numbers = sample.atomic_numbers(flags.elements, STATISTICS.vocabulary)
+        elements = parse_elements(flags.elements, STATISTICS.vocabulary)
+        numbers = None if elements is None else [number for _, number in elements]
         assert allowed_species(numbers, STATISTICS).any()
         sizes = draw_num_atoms(draw_values(target, 5, 0), 5, 0, flags.num_atoms, STATISTICS)
         assert set(sizes) <= {3, 5}

@@ -7,6 +7,7 @@ import numpy as np
 
 from crystal_diffusion_jax.sampling.settings import SampleSettings
 from crystal_diffusion_jax.structures import (
+    cell_defect,
     minimum_distance,
     reduced_formula,
     restore_structure,
@@ -17,6 +18,29 @@ from crystal_diffusion_jax.structures import (
 
 # What samples.json says of a written crystal.
 Entry = dict[str, Any]
+
+
+def rejection(
+    settings: SampleSettings,
+    lattice: np.ndarray,
+    frac_coords: np.ndarray,
+    atomic_numbers: np.ndarray,
+) -> str | None:
+    """Why a generated crystal is not written; None when it is.
+
+    Args:
+      settings: the request.
+      lattice: [3, 3] cell vectors as rows, in Angstrom.
+      frac_coords: [N, 3].
+      atomic_numbers: [N] int.
+    """
+    if defect := cell_defect(lattice, frac_coords):
+        return defect
+    # Each kind of atom that occurs is one of the elements.
+    wanted = len(settings.elements or ()) if settings.chemical_system else 0
+    if len(set(atomic_numbers.tolist())) < wanted:
+        return "lacks an element of the chemical system"
+    return None
 
 
 def make_entry(

@@ -1,7 +1,8 @@
-"""Generates the crystals of one request, batch by batch, into a resumable folder."""
+"""Generates the crystals of one request, batch by batch."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -10,22 +11,42 @@ import numpy as np
 from crystal_diffusion_jax import devices
 from crystal_diffusion_jax.data.buckets import bucket_sizes
 from crystal_diffusion_jax.model_folder import TrainedModel
-from crystal_diffusion_jax.sampling.record import SampleFolder
 from crystal_diffusion_jax.sampling.request import condition_arrays, draw_num_atoms, draw_values
 from crystal_diffusion_jax.sampling.sampler import make_sampler
 from crystal_diffusion_jax.sampling.settings import SampleSettings
 from crystal_diffusion_jax.training.logbook import duration
 
 
+class Sink(Protocol):
+    """Where crystals go: `record.SampleFolder` or `memory.Memory`."""
+
+    def remaining(self) -> list[int]:
+        """Indices that are neither written nor rejected, ascending."""
+
+    def counts(self) -> dict[str, Any]:
+        """Numbers of crystals, "written" and "rejected" among them."""
+
+    def add(
+        self,
+        indices: Sequence[int],
+        lattices: Sequence[np.ndarray],
+        frac_coords: Sequence[np.ndarray],
+        atomic_numbers: Sequence[np.ndarray],
+        wall_seconds: float,
+        network_calls: int,
+    ) -> None:
+        """Takes one batch of crystals."""
+
+
 def generate(
     model: TrainedModel,
     settings: SampleSettings,
     allowed: np.ndarray,
-    folder: SampleFolder,
+    sink: Sink,
     batch_size: int,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Samples whatever the folder does not hold yet.
+    """Samples whatever the sink does not hold yet.
 
     The noise of crystal i follows from (seed, i) alone, and a resumed request computes in the same
     batch shapes, so it ends with the same crystals. Another batch size rounds differently, which
@@ -35,7 +56,7 @@ def generate(
       model: the trained model.
       settings: the request.
       allowed: [K] species that may appear.
-      folder: takes the crystals.
+      sink: takes the crystals, and knows which are missing.
       batch_size: most crystals per call of the sampler.
       say: takes the progress lines.
 
@@ -57,7 +78,7 @@ def generate(
         settings.use_corrector,
     )
     key = jax.random.key(settings.seed)
-    remaining = np.array(folder.remaining(), dtype=np.int64)
+    remaining = np.array(sink.remaining(), dtype=np.int64)
     begin, todo = time.monotonic(), len(remaining)
     for rows, size, shape in _batches(remaining, num_atoms, batch_size):
         start = time.monotonic()
@@ -83,7 +104,7 @@ def generate(
         )
         atomic_numbers = np.array(statistics.vocabulary)[species]
         unit = statistics.lattice_unit(num_atoms[rows])
-        folder.add(
+        sink.add(
             rows.tolist(),
             list(lattice * unit[:, None, None]),
             [coords[:n] for coords, n in zip(frac_coords, num_atoms[rows], strict=True)],
@@ -91,7 +112,7 @@ def generate(
             wall_seconds=time.monotonic() - start,
             network_calls=settings.network_calls,
         )
-        counts = folder.counts()
+        counts = sink.counts()
         left = settings.num - counts["written"] - counts["rejected"]
         rate = (todo - left) / (time.monotonic() - begin)
         say(

@@ -24,11 +24,10 @@ from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.files import replace_pieces, replace_text, temporary_path
 from crystal_diffusion_jax.lock import LOCK, OWNER
 from crystal_diffusion_jax.sampling import journal, record_file
-from crystal_diffusion_jax.sampling.entry import Entry, cif, cif_name, frame, make_entry
+from crystal_diffusion_jax.sampling.entry import Entry, cif, cif_name, frame, make_entry, rejection
 from crystal_diffusion_jax.sampling.journal import Journal
 from crystal_diffusion_jax.sampling.request import draw_values
 from crystal_diffusion_jax.sampling.settings import SampleSettings, refuse_other_settings
-from crystal_diffusion_jax.structures import cell_defect
 
 RECORD = "samples.json"
 EXTXYZ = "samples.extxyz"
@@ -129,7 +128,7 @@ class SampleFolder:
         wall_seconds: float,
         network_calls: int,
     ) -> None:
-        """Writes one batch of crystals; what has a `cell_defect` is counted as rejected instead.
+        """Writes one batch of crystals; what has a `rejection` is counted as rejected instead.
 
         Args:
           indices: [B] distinct members of `remaining()`.
@@ -147,8 +146,8 @@ class SampleFolder:
             for index, lattice, coords, numbers in zip(
                 indices, lattices, frac_coords, atomic_numbers, strict=True
             ):
-                if defect := cell_defect(lattice, coords):
-                    batch.append({"rejected": {"index": index, "reason": defect}})
+                if reason := rejection(self._settings, lattice, coords, numbers):
+                    batch.append({"rejected": {"index": index, "reason": reason}})
                     continue
                 entry = make_entry(index, lattice, coords, numbers, self._requested(index))
                 batch.append(self._written(entry))

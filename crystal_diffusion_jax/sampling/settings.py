@@ -33,6 +33,7 @@ class SampleSettings:
       num_atoms: atoms in every crystal, None to draw it as in the training data.
       symprec: tolerance of the CIF files' symmetry in Angstrom, 0 for P1.
       solver: of the predictor; records from before there was a choice lack it and mean ANCESTRAL.
+      chemical_system: whether a crystal that lacks one of `elements` is rejected; likewise False.
     """
 
     model: str
@@ -47,6 +48,7 @@ class SampleSettings:
     num_atoms: int | None
     symprec: float
     solver: Solver = ANCESTRAL
+    chemical_system: bool = False
 
     @property
     def target(self) -> dict[str, tuple[float, float]]:
@@ -79,7 +81,7 @@ def refuse_other_settings(out: Path, recorded: dict[str, Any], settings: SampleS
       UserError: some differ; they are named with both values.
     """
     present = dataclasses.asdict(settings)
-    recorded = {"solver": ANCESTRAL} | recorded
+    recorded = {"solver": ANCESTRAL, "chemical_system": False} | recorded
     if recorded.get("model_sha256") == settings.model_sha256:
         recorded = recorded | {"model": settings.model}  # the same model under another path
     differing = ", ".join(

@@ -1,0 +1,277 @@
+"""The package in few words, for notebooks and scripts; its names are those of the package itself.
+
+>>> import crystal_diffusion_jax as cdj
+>>> model = cdj.load("perov5_cds")
+>>> crystals = model.sample(num=4, target="min", guidance=1.0, seed=0, num_steps=20)
+>>> len(crystals)
+4
+>>> len(crystals.to_pymatgen()[0]), len(crystals.to_ase()[0])
+(5, 5)
+>>> crystals.values["heat_ref"].shape
+(4,)
+
+The judge's weights are fetched once, then `cdj.oracle("perov5").predict(crystals)` gives the
+predicted property of each crystal and `cdj.success_rate(crystals, "perov5")["SR5"].value` the share
+that reaches the best 5 % of the data set.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import ase
+import numpy as np
+from pymatgen.core import Structure
+
+from crystal_diffusion_jax import compilation, devices, model_folder
+from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
+from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.evaluation.compositions import reduced_composition
+from crystal_diffusion_jax.evaluation.intervals import Rate
+from crystal_diffusion_jax.evaluation.success_rate import success_rates
+from crystal_diffusion_jax.evaluation.validity import composition_defect, structural_defect
+from crystal_diffusion_jax.judge.predict import ORACLES, predict
+from crystal_diffusion_jax.model_folder import TrainedModel
+from crystal_diffusion_jax.sampling.entry import cif_name
+from crystal_diffusion_jax.sampling.generate import generate
+from crystal_diffusion_jax.sampling.memory import Memory
+from crystal_diffusion_jax.sampling.plan import plan
+from crystal_diffusion_jax.sampling.request import draw_values, parse_target
+from crystal_diffusion_jax.sampling.settings import ANCESTRAL, SampleSettings, Solver
+from crystal_diffusion_jax.structures import (
+    parse_elements,
+    reduced_formula,
+    to_ase,
+    to_cif,
+    to_structure,
+)
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+# One property's request: a value, an end of the training range, or (lowest, highest).
+Asked = float | str | tuple[float, float]
+
+
+def load(model: str | Path) -> "Model":
+    """A trained model.
+
+    Args:
+      model: name of a model of this package, a model folder, or a training run's folder.
+
+    Raises:
+      UserError: no such model, or a damaged one; the names are told.
+    """
+    # Before the first array is made; afterwards the devices are settled.
+    devices.use_every_core()
+    compilation.keep_compiled_programs()
+    return Model(model_folder.load(model), str(model))
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A trained model that can be sampled from.
+
+    Attributes:
+      trained: weights, config and statistics.
+      name: what it was loaded as.
+    """
+
+    trained: TrainedModel
+    name: str
+
+    @property
+    def properties(self) -> dict[str, tuple[float, float]]:
+        """Range of each property in the training data, in its own unit."""
+        statistics = self.trained.statistics
+        ends = zip(statistics.property_min, statistics.property_max, strict=True)
+        return dict(zip(statistics.property_names, ends, strict=True))
+
+    def sample(
+        self,
+        num: int = 100,
+        target: Asked | Mapping[str, Asked] | None = None,
+        *,
+        guidance: float = 0.0,
+        seed: int = 0,
+        solver: Solver = ANCESTRAL,
+        num_steps: int | None = None,
+        elements: str | None = None,
+        num_atoms: int | None = None,
+        batch_size: int = 100,
+        say: Callable[[str], None] = _to_stderr,
+    ) -> "SampledCrystals":
+        """New crystals; the same arguments give the same crystals.
+
+        Args:
+          num: how many.
+          target: "min", "max", a value or (lowest, highest), drawn uniformly for each crystal; for
+            several properties a mapping from their names; None asks for nothing.
+          guidance: weight of classifier-free guidance; needs a target.
+          seed: of all randomness.
+          solver: "ancestral", or "second_order" for a tenth of the steps.
+          num_steps: of the reverse process; by default as trained, or 50 in second order.
+          elements: only these, as "Ba,Ti,O".
+          num_atoms: in every crystal; by default drawn as in the data.
+          batch_size: most crystals at once.
+          say: takes lines of progress, by default stderr.
+
+        Raises:
+          UserError: a request that the model cannot meet; the message speaks of the command's
+            flags, which have the same names.
+        """
+        statistics = self.trained.statistics
+        planned = plan(
+            self.trained,
+            self.name,
+            parse_target(_as_text(target), statistics),
+            num=num,
+            seed=seed,
+            guidance=guidance,
+            solver=solver,
+            num_steps=num_steps,
+            elements=parse_elements(elements, statistics.vocabulary),
+            num_atoms=num_atoms,
+        )
+        for sentence in planned.warnings:
+            say(f"warning: {sentence}")
+        memory = Memory(planned.settings)
+        generate(self.trained, planned.settings, planned.allowed, memory, batch_size, say)
+        indices = sorted(memory.crystals)
+        return SampledCrystals(
+            structures=tuple(to_structure(*memory.crystals[index]) for index in indices),
+            indices=tuple(indices),
+            rejected=memory.rejected,
+            settings=planned.settings,
+        )
+
+
+def _as_text(target: Asked | Mapping[str, Asked] | None) -> str:
+    """The request as `--target` has it, so that both are checked by the same rules."""
+
+    def one(asked: Asked) -> str:
+        if isinstance(asked, tuple):
+            low, high = asked
+            return f"{float(low)!r}:{float(high)!r}"
+        return asked if isinstance(asked, str) else repr(float(asked))
+
+    if target is None:
+        return "none"
+    if isinstance(target, Mapping):
+        return ",".join(f"{name}={one(asked)}" for name, asked in target.items()) or "none"
+    return one(target)
+
+
+@dataclasses.dataclass(frozen=True)
+class SampledCrystals(Sequence[Structure]):
+    """Crystals of one request, a sequence of pymatgen structures.
+
+    Attributes:
+      structures: those that were not rejected.
+      indices: place of each in the request.
+      rejected: index -> why.
+      settings: the request.
+    """
+
+    structures: tuple[Structure, ...]
+    indices: tuple[int, ...]
+    rejected: Mapping[int, str]
+    settings: SampleSettings
+
+    def __len__(self) -> int:
+        return len(self.structures)
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]  # as the tuple's
+        return self.structures[index]
+
+    def __iter__(self) -> Iterator[Structure]:
+        return iter(self.structures)
+
+    @property
+    def values(self) -> dict[str, np.ndarray]:
+        """[len(self)] requested value of each property asked for."""
+        drawn = draw_values(self.settings.target, self.settings.num, self.settings.seed)
+        return {name: asked[list(self.indices)] for name, asked in drawn.items()}
+
+    @property
+    def formulas(self) -> list[str]:
+        """Reduced formulas."""
+        return [reduced_formula(np.array(crystal.atomic_numbers)) for crystal in self]
+
+    def to_pymatgen(self) -> list[Structure]:
+        """The crystals as pymatgen has them."""
+        return list(self.structures)
+
+    def to_ase(self) -> list[ase.Atoms]:
+        """The crystals as ASE has them."""
+        return [to_ase(structure) for structure in self.structures]
+
+    def write_cifs(self, folder: str | Path, symprec: float = 0.1) -> list[Path]:
+        """One CIF a crystal, named as by `experiments.sample`.
+
+        Args:
+          folder: made where it is missing.
+          symprec: tolerance of the symmetry in Angstrom; 0 writes P1.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = []
+        for index, structure, formula in zip(self.indices, self, self.formulas, strict=True):
+            paths.append(folder / cif_name({"index": index, "formula": formula}))
+            paths[-1].write_text(to_cif(structure, symprec), encoding="utf-8")
+        return paths
+
+
+@dataclasses.dataclass(frozen=True)
+class Oracle:
+    """One of CDVAE's property networks.
+
+    Attributes:
+      name: of its data set.
+    """
+
+    name: str
+
+    def predict(self, crystals: Sequence[Structure]) -> np.ndarray:
+        """[len(crystals)] predicted property in the data set's unit, NaN where there is none."""
+        return predict(list(crystals), self.name, progress=False).values
+
+
+def oracle(dataset: str) -> Oracle:
+    """The judge of "perov5", "carbon24" or "mp20".
+
+    Raises:
+      UserError: another name.
+    """
+    if dataset not in ORACLES:
+        raise UserError(f"there is no judge {dataset!r}, only {', '.join(ORACLES)}")
+    return Oracle(dataset)
+
+
+def success_rate(crystals: Sequence[Structure], dataset: str) -> dict[str, Rate]:
+    """SR5, SR10 and SR15 of single crystals, invalid ones counted as failures.
+
+    Crystals that were rejected count as failures too.
+
+    Args:
+      crystals: those of `Model.sample`, or any structures.
+      dataset: whose judge and thresholds.
+
+    Raises:
+      UserError: no such data set, or its judge's weights cannot be fetched.
+    """
+    values = oracle(dataset).predict(crystals)
+    valid = [
+        structural_defect(crystal) is None
+        and composition_defect(reduced_composition(crystal.atomic_numbers)) is None
+        for crystal in crystals
+    ]
+    rejected = len(crystals.rejected) if isinstance(crystals, SampledCrystals) else 0
+    return success_rates(
+        np.concatenate([values, np.full(rejected, np.nan)]),
+        np.array([*valid, *[False] * rejected], bool),
+        KNOWN_DATASETS[dataset].success_thresholds,
+    )["single_valid"]

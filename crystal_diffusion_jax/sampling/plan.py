@@ -1,0 +1,150 @@
+"""A request as a whole: defaults filled in, everything checked against the model."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from crystal_diffusion_jax.data.limits import MAX_CRYSTALS
+from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.model_folder import TrainedModel
+from crystal_diffusion_jax.sampling.request import (
+    Target,
+    allowed_species,
+    draw_num_atoms,
+    draw_values,
+    outside_training_range,
+    refuse_non_finite_weights,
+)
+from crystal_diffusion_jax.sampling.settings import (
+    ANCESTRAL,
+    SECOND_ORDER,
+    SampleSettings,
+    Solver,
+)
+
+# With so many second-order steps, and a corrector whose step is this share of sigma^2, crystals are
+# as good as those of the whole chain (docs/few_step_sampling.md).
+FEW_STEPS = 50
+FEW_STEPS_CORRECTOR = 0.32
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What `generate` needs besides the model.
+
+    Attributes:
+      settings: the request with all its defaults.
+      allowed: [K] species that may appear.
+      warnings: one sentence each.
+    """
+
+    settings: SampleSettings
+    allowed: np.ndarray
+    warnings: Sequence[str]
+
+
+def plan(
+    model: TrainedModel,
+    name: str,
+    target: Target,
+    *,
+    num: int,
+    seed: int = 0,
+    guidance: float = 0.0,
+    solver: Solver = ANCESTRAL,
+    num_steps: int | None = None,
+    gamma: float | None = None,
+    elements: Sequence[tuple[str, int]] | None = None,
+    chemical_system: bool = False,
+    num_atoms: int | None = None,
+    symprec: float = 0.1,
+) -> Plan:
+    """Checks a request before the first crystal is computed.
+
+    Args:
+      model: the model.
+      name: how the user calls it, for messages and the record.
+      target: what is asked for, see `request.parse_target`.
+      num: crystals.
+      seed: of all randomness.
+      guidance: weight of classifier-free guidance.
+      solver: of the predictor.
+      num_steps: of the reverse process; as trained, or `FEW_STEPS` with the second-order solver.
+      gamma: step of the corrector; that of the model's config, larger for the second order.
+      elements: symbols and atomic numbers that may appear, None for all that the model knows.
+      chemical_system: reject crystals that lack one of `elements`.
+      num_atoms: in every crystal, None to draw it.
+      symprec: tolerance of the CIF files' symmetry in Angstrom.
+
+    Raises:
+      UserError: something that does not fit the model; it names the flag.
+    """
+    refuse_non_finite_weights(model.params, name)
+    trained_steps = model.config.noise.num_steps
+    default_steps, default_gamma = trained_steps, model.config.sampling.gamma
+    if solver == SECOND_ORDER:
+        default_steps = min(FEW_STEPS, trained_steps)
+        few_gamma = FEW_STEPS_CORRECTOR * model.config.noise.frac_sigma_min**2
+        default_gamma = max(few_gamma, default_gamma)
+    num_steps = default_steps if num_steps is None else num_steps
+    gamma = default_gamma if gamma is None else gamma
+    for flag, value, low, high in (
+        ("num", num, 1, MAX_CRYSTALS),
+        ("num_steps", num_steps, 1, trained_steps),
+        ("seed", seed, 0, 2**31 - 1),
+        ("guidance", guidance, -math.inf, math.inf),
+        ("gamma", gamma, 0, math.inf),
+        ("symprec", symprec, 0, math.inf),
+    ):
+        require_between(flag, value, low, high)
+    numbers = None if elements is None else [number for _, number in elements]
+    allowed = allowed_species(numbers, model.statistics)
+    draw_num_atoms(draw_values(target, num, seed), num, seed, num_atoms, model.statistics)
+    _refuse_unconditional(model, name, target, guidance)
+    settings = SampleSettings(
+        model=name,
+        model_sha256=model.weights_sha256,
+        conditions={
+            name: list(asked) if asked[0] < asked[1] else asked[0] for name, asked in target.items()
+        },
+        num=num,
+        seed=seed,
+        guidance=guidance,
+        num_steps=num_steps,
+        gamma=gamma,
+        elements=None if elements is None else sorted({symbol for symbol, _ in elements}),
+        num_atoms=num_atoms,
+        symprec=symprec,
+        solver=solver,
+        chemical_system=chemical_system,
+    )
+    return Plan(settings, allowed, outside_training_range(target, model.statistics))
+
+
+def require_between(flag: str, value: float, low: float, high: float) -> None:
+    """Checks the number of one flag.
+
+    Raises:
+      UserError: it is not finite, or outside `low` to `high`.
+    """
+    if not (math.isfinite(value) and low <= value <= high):
+        limits = f"at least {low}" if high == math.inf else f"within {low} .. {high}"
+        raise UserError(f"--{flag}={value} must be {'finite' if low == -high else limits}")
+
+
+def _refuse_unconditional(model: TrainedModel, name: str, target: Target, guidance: float) -> None:
+    """Refuses what the model's conditioning cannot do."""
+    conditioning = model.config.model.conditioning
+    if target and conditioning == "none":
+        raise UserError(f"{name} was trained without a condition; use --target=none")
+    if guidance and not target:
+        raise UserError("--guidance steers towards a target, and --target=none asks for none")
+    knows_null = model.config.loss.condition_dropout > 0
+    needs_null = guidance != 0 or set(target) != set(model.statistics.property_names)
+    if conditioning != "none" and needs_null and not knows_null:
+        raise UserError(
+            f"{name} was trained with condition_dropout=0, so it knows no crystals without "
+            "a target: ask for every property, with --guidance=0"
+        )

@@ -1,0 +1,123 @@
+"""The Python interface: its documented examples run, and its crystals are those of the command."""
+
+import doctest
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from pymatgen.core import Structure
+
+import crystal_diffusion_jax as cdj
+from crystal_diffusion_jax import api
+from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
+from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.judge.predict import Predictions
+
+NUM, STEPS = 4, 20
+
+
+@pytest.fixture(scope="module")
+def crystals() -> api.SampledCrystals:
+    model = cdj.load("perov5_cds")
+    return model.sample(NUM, "min", guidance=1.0, num_steps=STEPS, say=lambda line: None)
+
+
+def test_the_documented_examples_run(capsys):
+    failed, tried = doctest.testmod(api, globs={"print": print})
+    assert tried >= 5
+    assert failed == 0, capsys.readouterr().out
+
+
+def test_crystals_are_those_of_the_command(crystals, tmp_path):
+    command = [sys.executable, "-m", "experiments.sample", "--model=perov5_cds", "--target=min"]
+    command += ["--guidance=1", f"--num={NUM}", f"--num_steps={STEPS}", f"--out={tmp_path / 'out'}"]
+    subprocess.run(command, check=True, capture_output=True)
+    record = json.loads((tmp_path / "out" / "samples.json").read_text())
+    assert [entry["index"] for entry in record["structures"]] == list(crystals.indices)
+    for entry, structure in zip(record["structures"], crystals, strict=True):
+        np.testing.assert_array_equal(entry["lattice"], structure.lattice.matrix)
+        np.testing.assert_array_equal(entry["frac_coords"], structure.frac_coords)
+        assert entry["atomic_numbers"] == list(structure.atomic_numbers)
+    names = [path.name for path in crystals.write_cifs(tmp_path / "cifs")]
+    assert sorted(names) == sorted(path.name for path in (tmp_path / "out" / "cif").iterdir())
+    for name in names:
+        ours, theirs = tmp_path / "cifs" / name, tmp_path / "out" / "cif" / name
+        assert ours.read_text() == theirs.read_text()
+
+
+def test_a_sequence_of_structures_converts_to_ase_with_the_same_distances(crystals):
+    assert isinstance(crystals[0], Structure)
+    assert crystals.to_pymatgen() == list(crystals)
+    assert len(crystals[1:]) == NUM - 1
+    for structure, atoms in zip(crystals, crystals.to_ase(), strict=True):
+        assert atoms.get_chemical_symbols() == [site.specie.symbol for site in structure]
+        np.testing.assert_allclose(
+            atoms.get_all_distances(mic=True), structure.distance_matrix, atol=1e-6
+        )
+        assert structure.composition.reduced_formula in crystals.formulas
+
+
+def test_a_range_is_drawn_for_each_crystal_and_told(crystals):
+    model = cdj.load("perov5_cds")
+    assert model.properties["heat_ref"][0] == crystals.values["heat_ref"][0]
+    found = model.sample(8, {"heat_ref": (0.5, 2.0)}, num_steps=5, say=lambda line: None)
+    values = found.values["heat_ref"]
+    assert len(values) == len(found)
+    assert len(set(values)) == len(found)
+    assert ((values >= 0.5) & (values <= 2.0)).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num": 0}, "num=0"),
+        ({"target": "lowest"}, "lowest"),
+        ({"target": {"band_gap": 1.0}}, "no property 'band_gap', but heat_ref"),
+        ({"target": (2.0, 1.0)}, "LOWEST:HIGHEST"),
+        ({"guidance": 1.0}, "target"),
+        ({"elements": "Xx"}, "no element symbol"),
+        ({"num_atoms": 7}, "5 to 5"),
+    ],
+)
+def test_what_the_model_cannot_do_is_said_before_anything_is_computed(arguments, message):
+    with pytest.raises(UserError, match=message):
+        cdj.load("perov5_cds").sample(**arguments)
+
+
+def test_an_unknown_model_or_judge_is_named_with_what_there_is():
+    with pytest.raises(UserError, match="did you mean perov5_cds"):
+        cdj.load("perov5_cd")
+    with pytest.raises(UserError, match="perov5, carbon24, mp20"):
+        cdj.oracle("perov_5")
+
+
+def test_success_counts_invalid_and_rejected_crystals_as_failures(crystals, monkeypatch):
+    low, high = (KNOWN_DATASETS["perov5"].success_thresholds[i] for i in (0, 2))
+    values = np.array([low, high, high + 1e-6, np.nan])
+
+    def judged(structures: list[Structure], oracle: str, progress: bool) -> Predictions:
+        assert (len(structures), oracle) == (4, "perov5")
+        return Predictions(values, {3: "no bonds"})
+
+    monkeypatch.setattr(api, "predict", judged)
+    monkeypatch.setattr(api, "structural_defect", lambda structure: None)
+    monkeypatch.setattr(api, "composition_defect", lambda composition: None)
+    rates = cdj.success_rate(crystals, "perov5")
+    assert [(rates[name].k, rates[name].n) for name in ("SR5", "SR10", "SR15")] == [
+        (1, 4),
+        (1, 4),
+        (2, 4),
+    ]
+    monkeypatch.setattr(api, "structural_defect", lambda structure: "too close")
+    assert cdj.success_rate(crystals, "perov5")["SR15"].k == 0
+    one_less = api.SampledCrystals(
+        crystals.structures, crystals.indices, {9: "flat"}, crystals.settings
+    )
+    assert cdj.success_rate(one_less, "perov5")["SR5"].n == 5
+
+
+def test_the_package_has_no_other_names():
+    with pytest.raises(AttributeError, match="no attribute 'train'"):
+        _ = cdj.train
