@@ -2,6 +2,7 @@
 
     python -m experiments.prepare --dataset=perov5
     python -m experiments.prepare --oracle
+    python -m experiments.prepare --root=mine --properties=band_gap
     python -m experiments.prepare --parts=FOLDER --properties=band_gap --shards=1024 --out=shards
 
 Data come from --root, from `$CRYSTAL_DIFFUSION_DATA/<name>`, or else from CDVAE's repository, from
@@ -17,7 +18,7 @@ npz), which are read one by one.
 import argparse
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,8 +46,12 @@ def main() -> None:
         "--skip_bad_rows", action="store_true", help="go on without rows that cannot be used"
     )
     parser.add_argument("--parts", type=Path, help="folder with files train*, val* and test*")
-    parser.add_argument("--properties", default="", help="columns of --parts, with commas between")
-    parser.add_argument("--max_num_atoms", type=int, default=0, help="of a crystal of --parts")
+    parser.add_argument(
+        "--properties", default="", help="columns of --root or --parts, with commas between"
+    )
+    parser.add_argument(
+        "--max_num_atoms", type=int, default=0, help="of a crystal of --root or --parts"
+    )
     parser.add_argument("--shards", type=int, help="number of files to write the training split to")
     parser.add_argument(
         "--slices",
@@ -64,6 +69,8 @@ def main() -> None:
         splits = _prepare(args)
         if args.shards is not None:
             _write_shards(args, {split: [dataset] for split, dataset in splits.items()})
+    elif args.parts is None and args.root:
+        _check_own(args)
     if args.parts is not None:
         names = tuple(args.properties.split(","))
         parts = {
@@ -75,8 +82,12 @@ def main() -> None:
 
 def _check(args: argparse.Namespace) -> None:
     """Raises UserError where flags do not go together."""
-    if args.dataset is None and args.parts is None and not args.oracle:
-        raise UserError("nothing to prepare: give --dataset=NAME, --parts=FOLDER or --oracle")
+    if args.dataset is None and args.parts is None and not (args.root or args.oracle):
+        raise UserError(
+            "nothing to prepare: give --dataset=NAME, --root=YOUR_DATA, --parts=FOLDER or --oracle"
+        )
+    if args.dataset is None and args.parts is None and args.root and not args.properties:
+        raise UserError("--root of your own data needs --properties=NAME,NAME")
     if args.dataset is not None and args.parts is not None:
         raise UserError("--dataset and --parts exclude one another")
     if (args.shards is None) != (args.out is None):
@@ -114,9 +125,7 @@ def _prepare(args: argparse.Namespace) -> dict[str, CrystalDataset]:
     config = DataConfig(name=spec.name, root=args.root, skip_bad_rows=args.skip_bad_rows)
     splits = load(config)
     seconds = time.perf_counter() - start
-    print(_row("split", "crystals", "atoms min/mean/max", "elements", _property_title(spec)))
-    for split, dataset in splits.items():
-        print(_summary(split, dataset))
+    _print_summary(splits, [f"{spec.property_name} ({spec.unit})"])
     print(f"ready in {seconds:.1f} s, prepared arrays in {locate.cache_folder() / 'prepared'}")
     return splits
 
@@ -131,19 +140,44 @@ def _download(spec: DatasetSpec) -> None:
         print(f"{total} rows in all, where the data set's own description says {spec.total_rows}")
 
 
-def _property_title(spec: DatasetSpec) -> str:
-    return f"{spec.property_name} ({spec.unit}) min/mean/max"
-
-
-def _summary(split: str, dataset: CrystalDataset) -> str:
-    atoms, values = dataset.num_atoms, dataset.properties[:, 0]
-    return _row(
-        split,
-        str(len(dataset)),
-        f"{atoms.min()} / {atoms.mean():.1f} / {atoms.max()}",
-        str(len(np.unique(dataset.atomic_numbers))),
-        f"{values.min():.3f} / {values.mean():.3f} / {values.max():.3f}",
+def _check_own(args: argparse.Namespace) -> None:
+    """Reads the user's own data as training would, and sums them up."""
+    names = tuple(args.properties.split(","))
+    splits = load(
+        DataConfig(
+            name="",
+            root=args.root,
+            properties=names,
+            max_num_atoms=args.max_num_atoms,
+            skip_bad_rows=args.skip_bad_rows,
+        )
     )
+    _print_summary(splits, names)
+    print(
+        "train on them with python -m experiments.train --config=configs/own_data.py "
+        f'--config.data.root={args.root} --config.data.properties="{names}" --workdir=runs/mine'
+    )
+
+
+def _print_summary(splits: Mapping[str, CrystalDataset], titles: Sequence[str]) -> None:
+    """One line a split; of the properties those that have a title."""
+    columns = "  ".join(f"{title} min/mean/max" for title in titles)
+    print(_row("split", "crystals", "atoms min/mean/max", "elements", columns))
+    for split, dataset in splits.items():
+        atoms = dataset.num_atoms
+        values = "  ".join(
+            f"{column.min():.3f} / {column.mean():.3f} / {column.max():.3f}"
+            for column in dataset.properties.T[: len(titles)]
+        )
+        print(
+            _row(
+                split,
+                str(len(dataset)),
+                f"{atoms.min()} / {atoms.mean():.1f} / {atoms.max()}",
+                str(len(np.unique(dataset.atomic_numbers))),
+                values,
+            )
+        )
 
 
 def _row(split: str, crystals: str, atoms: str, elements: str, values: str) -> str:
