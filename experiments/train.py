@@ -18,6 +18,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+import configs
 from crystal_diffusion_jax import config as config_module
 from crystal_diffusion_jax import processes
 from crystal_diffusion_jax.data.load import DataConfig, load
@@ -39,6 +40,21 @@ flags.DEFINE_integer("num_processes", None, "Processes in all, with --coordinato
 flags.DEFINE_integer("process_id", None, "Number of this process from 0, with --coordinator.")
 
 
+def find_config(argument: str) -> str:
+    """The same argument, or, for --config=configs/NAME.py away from the repository, with its path.
+
+    A file of that name in the present folder comes first.
+    """
+    flag, equals, value = argument.partition("=")
+    path, colon, variant = value.partition(":")
+    if flag not in ("--config", "-config") or Path(path).exists():
+        return argument
+    installed = Path(configs.__file__).parent / Path(path).name
+    if Path(path).parent != Path("configs") or not installed.is_file():
+        return argument
+    return f"{flag}{equals}{installed}{colon}{variant}"
+
+
 def parse_flags(argv: list[str]) -> list[str]:
     """absl's parser, with every mistake as one sentence.
 
@@ -48,7 +64,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     """
     try:
         app.define_help_flags()
-        rest: list[str] = flags.FLAGS(argv)
+        rest: list[str] = flags.FLAGS([find_config(argument) for argument in argv])
         if len(rest) > 1:
             raise UserError(f"unexpected argument {rest[1]!r}; flags look like --workdir=runs/name")
         for name in ("config", "workdir"):
