@@ -95,7 +95,7 @@ def test_atoms_on_the_boundary_are_drawn_on_all_sides():
 
 
 def test_an_atom_just_below_the_upper_face_is_drawn_at_the_lower_one_too():
-    structure = Structure(Lattice.cubic(4.0), ["Fe", "C"], [[0, 0, 0], [0.995, 0.5, 0.5]])
+    structure = Structure(Lattice.cubic(4.0), ["Fe", "C"], [[0.0, 0.0, 0.0], [0.995, 0.5, 0.5]])
     (entry,) = entries(Inputs([structure], ["a"], {}), None, 0.1)
     carbon = [p for p, symbol in zip(entry.positions, entry.symbols, strict=True) if symbol == "C"]
     assert sorted(x for x, _, _ in carbon) == pytest.approx([-0.02, 3.98])

@@ -41,6 +41,7 @@ def test_the_histogram_holds_every_finite_prediction_whatever_its_size():
 
 def test_the_shares_of_evenly_spread_labels_are_the_overlaps_of_the_bins_with_their_range():
     found = distribution(np.zeros(0), np.linspace(2.0, 4.0, 101), {}, None, "energy")
+    assert found.training is not None
     inside = np.clip(found.edges, 2.0, 4.0)
     np.testing.assert_allclose(found.training, 50.0 * np.diff(inside), atol=1e-9)
     assert not found.generated.any()
@@ -48,6 +49,7 @@ def test_the_shares_of_evenly_spread_labels_are_the_overlaps_of_the_bins_with_th
 
 def test_the_shares_from_labels_are_those_of_a_count():
     found = shown(LABELS)
+    assert found.training is not None
     counts, _ = np.histogram(LABELS, found.edges)
     # Between two neighbours the cumulative share is drawn as a line instead of a step.
     error = np.cumsum(found.training) - 100 * np.cumsum(counts) / len(LABELS)
