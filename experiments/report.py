@@ -38,7 +38,7 @@ from crystal_diffusion_jax.evaluation.page.pictures import prepare_folder, write
 from crystal_diffusion_jax.evaluation.partial import PartialReport, evaluate_partly
 from crystal_diffusion_jax.evaluation.report import Report, evaluate
 from crystal_diffusion_jax.evaluation.success_rate import NAMES
-from crystal_diffusion_jax.oracle.predict import predict
+from crystal_diffusion_jax.judge.predict import predict
 from crystal_diffusion_jax.sampling.record import RECORD
 from crystal_diffusion_jax.sampling.request import show_range
 from crystal_diffusion_jax.sampling.settings import SampleSettings
