@@ -1,29 +1,31 @@
 """Shows generated crystals as one HTML file: scores, pictures, every structure in 3-D, CIF files.
 
-    python -m experiments.report --structures=samples/min --out=report.html
+    python -m experiments.report --structures=samples/min --out=report.html --png=pictures
     python -m experiments.report --structures=FOLDER_OF_CIFS --dataset=mp20 --out=report.html
 
-The file needs no network. Where there is no judge for the property, or its weights cannot be
-fetched, the page says so and shows the rest.
+The file needs no network. Without the data set, without a judge for the property, or where the
+judge's weights cannot be fetched, the page says what is missing and shows the rest.
 """
 
 import argparse
 import functools
 import json
 import platform
+import shlex
 import sys
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
 from crystal_diffusion_jax import __version__, model_folder
 from crystal_diffusion_jax.data.arrays import CrystalDataset
-from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
+from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS, DatasetSpec
 from crystal_diffusion_jax.data.load import DataConfig, load
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation.inputs import Inputs, read_structures
+from crystal_diffusion_jax.evaluation.page import cards
+from crystal_diffusion_jax.evaluation.page.distribution import distribution
 from crystal_diffusion_jax.evaluation.page.document import Page, to_html
 from crystal_diffusion_jax.evaluation.page.entries import element_counts, entries
 from crystal_diffusion_jax.evaluation.page.figures import (
@@ -32,8 +34,14 @@ from crystal_diffusion_jax.evaluation.page.figures import (
     periodic_table,
     require_plotly,
 )
+from crystal_diffusion_jax.evaluation.page.pictures import prepare_folder, write_pictures
+from crystal_diffusion_jax.evaluation.partial import PartialReport, evaluate_partly
 from crystal_diffusion_jax.evaluation.report import Report, evaluate
+from crystal_diffusion_jax.evaluation.success_rate import NAMES
 from crystal_diffusion_jax.judge.predict import predict
+from crystal_diffusion_jax.sampling.record import RECORD
+from crystal_diffusion_jax.sampling.request import show_range
+from crystal_diffusion_jax.sampling.settings import SampleSettings
 from experiments import cli
 
 
@@ -43,6 +51,7 @@ def parser() -> cli.Parser:
     flags.formatter_class = argparse.RawDescriptionHelpFormatter
     flags.add_argument("--structures", type=Path, required=True, help="the generated crystals")
     flags.add_argument("--out", type=Path, required=True, help="HTML file")
+    flags.add_argument("--png", type=Path, help="folder for the pictures as PNG files too")
     flags.add_argument(
         "--dataset", choices=list(KNOWN_DATASETS), help="judge by this one (default: the model's)"
     )
@@ -53,59 +62,115 @@ def parser() -> cli.Parser:
     return flags
 
 
-def read_settings(structures: Path) -> dict[str, Any]:
-    """What samples.json says of the request; empty for crystals from elsewhere."""
-    path = structures / "samples.json" if structures.is_dir() else structures
+def read_settings(structures: Path) -> SampleSettings | None:
+    """What samples.json says of the request; None for crystals from elsewhere."""
+    path = structures / RECORD if structures.is_dir() else structures
     if path.suffix != ".json":
-        return {}
+        return None
     try:
-        settings: dict[str, Any] = json.loads(path.read_text())["settings"]
+        return SampleSettings(**json.loads(path.read_text())["settings"])
     except (OSError, ValueError, KeyError, TypeError):
-        return {}
-    return settings
+        return None
 
 
-def find_dataset(flag: str | None, settings: dict[str, Any]) -> str | None:
-    """The data set whose judge to ask: as the flag says, else that of the model."""
-    if flag is None and "model" in settings:
-        try:
-            flag = model_folder.load(settings["model"]).config.data.name
-        except UserError:
-            return None
-    return flag if flag in KNOWN_DATASETS else None
+def find_model(settings: SampleSettings | None) -> model_folder.TrainedModel | None:
+    """The model that made the crystals, if it is still there."""
+    if settings is None:
+        return None
+    try:
+        return model_folder.load(settings.model)
+    except UserError:
+        return None
 
 
-def sample_command(settings: dict[str, Any]) -> str:
+def sample_command(settings: SampleSettings, out: Path) -> str:
     """The command that made the crystals, from their record."""
-    target = ",".join(f"{name}={value:.10g}" for name, value in settings["conditions"].items())
-    parts = [f"--model={settings['model']}", f"--target={target or 'none'}"]
-    parts += [f"--{name}={settings[name]}" for name in ("num", "seed", "guidance", "num_steps")]
-    parts += [f"--gamma={settings['gamma']}", f"--solver={settings.get('solver', 'ancestral')}"]
-    if settings.get("elements"):
-        parts.append(f"--elements={','.join(settings['elements'])}")
-    if settings.get("num_atoms"):
-        parts.append(f"--num_atoms={settings['num_atoms']}")
-    return "python -m experiments.sample " + " ".join(parts)
+    target = ",".join(f"{name}={show_range(asked)}" for name, asked in settings.target.items())
+    parts = [f"--model={settings.model}", f"--target={target or 'none'}"]
+    for name in ("num", "seed", "guidance", "num_steps", "gamma", "solver", "symprec"):
+        parts.append(f"--{name}={getattr(settings, name)}")
+    if settings.elements:
+        parts.append(f"--elements={','.join(settings.elements)}")
+    if settings.num_atoms:
+        parts.append(f"--num_atoms={settings.num_atoms}")
+    return "python -m experiments.sample " + shlex.join([*parts, f"--out={out}"])
+
+
+def asked_for(settings: SampleSettings, spec: DatasetSpec | None) -> str:
+    """The request in a sentence, with units where they are known."""
+    parts = []
+    for name, (low, high) in settings.target.items():
+        unit = f" {spec.unit}" if spec is not None and name == spec.property_name else ""
+        values = f"{low:.6g} to {high:.6g}" if low < high else f"{low:.6g}"
+        parts.append(f"{name} = {values}{unit}")
+    guided = f" with guidance {settings.guidance:g}" if settings.guidance else ""
+    return f"Asked of {settings.model}: {', '.join(parts) or 'nothing in particular'}{guided}."
 
 
 def judge(
-    inputs: Inputs, dataset: str | None, root: str
-) -> tuple[Report | None, CrystalDataset | None, list[str]]:
-    """Scores, training set, and a sentence for each thing that is missing."""
-    if dataset is None:
-        return None, None, ["No published network judges this property: no scores."]
-    spec = KNOWN_DATASETS[dataset]
+    inputs: Inputs, spec: DatasetSpec | None, root: str
+) -> tuple[Report | PartialReport, CrystalDataset | None, list[str]]:
+    """Scores, training set, and a sentence for each thing that is missing.
+
+    Raises:
+      UserError: `root` is given and holds no data.
+    """
+    if spec is None:
+        note = "No published network judges this property: no predictions and no success rates."
+        return evaluate_partly(inputs), None, [note]
+    train, test, notes = None, None, []
     try:
         splits = load(DataConfig(name=spec.name, root=root))
-        if "test" not in splits:
-            raise UserError(f"{spec.name} has no test.csv beside train and val")
+        train, test = splits["train"], splits.get("test")
     except UserError as error:
-        return None, None, [f"No scores and no comparison with the training set: {error}"]
+        if root:
+            raise
+        notes.append(
+            "Novelty, the nearest training crystals and the share of useful crystals are left out, "
+            f"as they need the data set. {error}"
+        )
     ask = functools.partial(predict, oracle=spec.name)
     try:
-        return evaluate(inputs, spec, splits["train"], splits["test"], ask), splits["train"], []
+        if train is not None and test is not None:
+            return evaluate(inputs, spec, train, test, ask), train, notes
+        return evaluate_partly(inputs, spec, ask, train), train, notes
     except UserError as error:
-        return None, splits["train"], [f"No scores: {error}"]
+        notes.append(f"No predictions and no success rates: {error}")
+        return evaluate_partly(inputs, train=train), train, notes
+
+
+def training_quantiles(
+    spec: DatasetSpec, train: CrystalDataset | None, model: model_folder.TrainedModel | None
+) -> np.ndarray | None:
+    """Ascending values of the property in the training set, in equal steps of probability.
+
+    They are the sorted labels, or else the quantiles that a model trained on the data set keeps.
+    """
+    if train is not None:
+        return np.sort(train.properties[:, 0])
+    if model is None or model.config.data.name != spec.name:
+        return None
+    names, rows = model.statistics.property_names, model.statistics.property_quantiles
+    if spec.property_name not in names or not rows:
+        return None
+    return np.array(rows[names.index(spec.property_name)])
+
+
+def unchecked(values: np.ndarray, training: np.ndarray | None) -> str:
+    """What success rates are worth without a test split.
+
+    Args:
+      values: [n] predictions.
+      training: ascending values of the training set, None where they are not known.
+    """
+    sentence = (
+        "Without the test split the judge's error is not known, and crystals that fool it count as "
+        "successes"
+    )
+    if training is None:
+        return f"{sentence}."
+    low = np.count_nonzero(values < training[0])  # NaN is not
+    return f"{sentence}; {low} of {len(values)} are predicted below all training crystals."
 
 
 def main() -> None:
@@ -113,40 +178,48 @@ def main() -> None:
     flags = parser().parse_args()
     require_plotly()
     cli.check_output(flags.out)
+    if flags.png is not None:
+        prepare_folder(flags.png)
     inputs = read_structures(flags.structures)
     settings = read_settings(flags.structures)
-    dataset = find_dataset(flags.dataset, settings)
-    report, train, notes = judge(inputs, dataset, flags.root)
+    model = find_model(settings)
+    spec = KNOWN_DATASETS.get(flags.dataset or (model.config.data.name if model else ""))
+    scores, train, notes = judge(inputs, spec, flags.root)
     if inputs.failures:
         notes.append(f"{len(inputs.failures)} crystals could not be read and are not shown.")
-    conditions = settings.get("conditions", {})
-    title, figure = "", None
-    if dataset is not None:
-        spec = KNOWN_DATASETS[dataset]
-        title = f"{spec.property_name}, {spec.unit}"
-        if report is not None:
-            thresholds = dict(zip(("SR5", "SR10", "SR15"), spec.success_thresholds, strict=True))
-            target = conditions.get(spec.property_name)
-            figure = histogram(report.values, report.train_values, thresholds, target, title)
-    judged = () if report is None else (report.values, report.valid, report.novel)
-    shown = entries(inputs, train, flags.symprec, *judged)
-    asked = ", ".join(f"{name} = {value:.4g}" for name, value in conditions.items())
-    made = sample_command(settings) if settings else f"crystals from {flags.structures}"
+    title, caption, shown = "", "", None
+    if spec is not None and scores.success:
+        title, caption = f"{spec.property_name}, {spec.unit}", cards.caption(spec)
+        target = settings.target.get(spec.property_name) if settings else None
+        quantiles = training_quantiles(spec, train, model)
+        if isinstance(scores, PartialReport):
+            notes.append(unchecked(scores.values, quantiles))
+        thresholds = dict(zip(NAMES, spec.success_thresholds, strict=True))
+        shown = distribution(scores.values, quantiles, thresholds, target, title)
+    listed = entries(inputs, train, flags.symprec, scores.values, scores.valid, scores.novel)
+    formulas = [entry.formula for entry in listed]
+    counts = element_counts(inputs.structures)
+    made = f"crystals from {flags.structures}"
     page = Page(
-        title=f"{len(shown)} generated crystals",
-        subtitle=f"Asked for: {asked or 'nothing in particular'}." if settings else "",
+        title=f"{len(listed)} generated crystals",
+        subtitle=asked_for(settings, spec) if settings else "",
         notes=notes,
-        report=report,
-        entries=shown,
-        histogram=figure,
-        bars=composition_bars([entry.formula for entry in shown]),
-        elements=periodic_table(element_counts(inputs.structures), len(shown)),
+        rates=cards.headline(scores),
+        caption=caption,
+        entries=listed,
+        histogram=None if shown is None else histogram(shown),
+        bars=composition_bars(formulas),
+        elements=periodic_table(counts, len(listed)),
         property_title=title,
-        command=f"{made}\npython -m experiments.report {' '.join(sys.argv[1:])}",
+        command=f"{sample_command(settings, flags.structures) if settings else made}\n"
+        f"python -m experiments.report {shlex.join(sys.argv[1:])}",
         versions=f"crystal_diffusion_jax {__version__}, jax {jax.__version__}, numpy "
         f"{np.__version__}, Python {platform.python_version()}, {platform.machine()}",
     )
     cli.write_output(flags.out, to_html(page))
+    if flags.png is not None:
+        for path in write_pictures(flags.png, shown, formulas, counts, len(listed)):
+            print(f"picture: {path}")
     for note in notes:
         print(f"note: {note}")
     print(f"report in {flags.out.resolve()}")

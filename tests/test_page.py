@@ -5,22 +5,31 @@ import html
 import html.parser
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pymatgen.core import Element, Lattice, Structure
 
+from crystal_diffusion_jax import model_folder
 from crystal_diffusion_jax.data.arrays import CrystalDataset
+from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation.inputs import Inputs
+from crystal_diffusion_jax.evaluation.intervals import Rate
 from crystal_diffusion_jax.evaluation.page import figures
+from crystal_diffusion_jax.evaluation.page.distribution import distribution, place
 from crystal_diffusion_jax.evaluation.page.document import Page, to_html
 from crystal_diffusion_jax.evaluation.page.entries import element_counts, entries
-from experiments import report
+from crystal_diffusion_jax.evaluation.partial import PartialReport
+from crystal_diffusion_jax.sampling.request import parse_target
+from crystal_diffusion_jax.sampling.settings import SampleSettings
+from experiments import report, sample
 
 SITES = 0.5 * np.array([[0, 0, 0], [1, 1, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1]])
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -86,18 +95,30 @@ def test_atoms_on_the_boundary_are_drawn_on_all_sides():
 
 
 def test_an_atom_just_below_the_upper_face_is_drawn_at_the_lower_one_too():
-    structure = Structure(Lattice.cubic(4.0), ["Fe"], [[0.995, 0.5, 0.5]])
+    structure = Structure(Lattice.cubic(4.0), ["Fe", "C"], [[0.0, 0.0, 0.0], [0.995, 0.5, 0.5]])
     (entry,) = entries(Inputs([structure], ["a"], {}), None, 0.1)
-    assert sorted(x for x, _, _ in entry.positions) == pytest.approx([-0.02, 3.98])
+    carbon = [p for p, symbol in zip(entry.positions, entry.symbols, strict=True) if symbol == "C"]
+    assert sorted(x for x, _, _ in carbon) == pytest.approx([-0.02, 3.98])
     assert (entry.nearest, entry.value, entry.valid) == ("", None, None)
 
 
+def test_the_picture_of_a_crystal_does_not_depend_on_its_origin():
+    moved = perovskite("Ba", "Ti", 4.3)
+    moved.translate_sites(range(5), [0.31, 0.62, 0.93])
+    (entry,) = entries(Inputs([moved], ["a"], {}), None, 0.1)
+    first = shown()[0]
+    order = [sorted(zip(e.symbols, e.positions, strict=True)) for e in (entry, first)]
+    assert [symbol for symbol, _ in order[0]] == [symbol for symbol, _ in order[1]]
+    ours, theirs = ([position for _, position in pairs] for pairs in order)
+    np.testing.assert_allclose(ours, theirs, atol=2e-3)  # written with three decimals
+
+
 def test_every_element_has_its_own_place_in_the_periodic_table():
-    places = {figures._place(Element.from_Z(number)) for number in range(1, 119)}
+    places = {place(Element.from_Z(number)) for number in range(1, 119)}
     assert len(places) == 118
-    assert figures._place(Element("Fe")) == (3, 7)
-    assert figures._place(Element("Og")) == (6, 17)
-    assert figures._place(Element("U")) == (8, 5)
+    assert place(Element("Fe")) == (3, 7)
+    assert place(Element("Og")) == (6, 17)
+    assert place(Element("U")) == (8, 5)
 
 
 def test_the_periodic_table_shows_the_share_of_crystals_with_an_element():
@@ -108,26 +129,19 @@ def test_the_periodic_table_shows_the_share_of_crystals_with_an_element():
     assert np.isnan(heat.z[0][0])
 
 
-def test_the_histogram_holds_every_finite_prediction_whatever_its_size():
-    train = np.linspace(0, 1, 50)
-    values = np.array([0.5, np.nan, -1e6, 1e7, 0.2])
-    figure = figures.histogram(values, train, {"SR5": 0.1}, 0.0, "energy")
-    trained, generated = figure.data
-    assert sum(trained.y) == pytest.approx(100)
-    assert sum(generated.y) == pytest.approx(100)
-    assert generated.y[0] == generated.y[-1] == pytest.approx(25)
-
-
 def page() -> Page:
     found = shown()
     return Page(
         title="3 generated crystals",
         subtitle="<i>",
         notes=["no judge & no scores"],
-        report=None,
+        rates={"valid": Rate(2, 3), "none": Rate(0, 0)},
+        caption="valid < all",
         entries=found,
         histogram=figures.histogram(
-            np.array([-0.3, 0.5]), np.array([0.1, 0.3]), {}, -0.3, "energy"
+            distribution(
+                np.array([-0.3, 0.5]), np.array([0.1, 0.3]), {"SR5": 0.1}, (-0.4, -0.2), "energy"
+            )
         ),
         bars=figures.composition_bars([entry.formula for entry in found]),
         elements=figures.periodic_table(element_counts(CRYSTALS), 3),
@@ -167,6 +181,9 @@ def test_the_file_loads_nothing_and_foreign_names_stay_text():
     assert [entry["name"] for entry in json.loads(data)["entries"]][2] == "</script><b>3"
     assert "&lt;i&gt;" in text
     assert "no judge &amp; no scores" in text
+    assert "valid &lt; all" in text
+    assert "<b>66.7 %</b>valid<br><span>2 of 3</span>" in text
+    assert "<b>-</b>none<br><span>0 of 0</span>" in text
     assert not re.search("@@[A-Z]+@@", text)
 
 
@@ -259,31 +276,161 @@ def test_crystals_without_a_judge_are_shown_with_a_note(tmp_path, monkeypatch, c
     assert "BaTiO3" in (tmp_path / "page.html").read_text()
 
 
-def test_a_data_set_that_is_not_there_is_noted(tmp_path, monkeypatch):
-    monkeypatch.setenv("CRYSTAL_DIFFUSION_DATA", str(tmp_path))
+@dataclasses.dataclass(frozen=True)
+class Judgement:
+    values: np.ndarray
+    failures: dict[int, str]
+
+
+def volume_judge(structures: Sequence[Structure], oracle: str) -> Judgement:
+    """Predicts (a - 4.2 Angstrom) of a cube of edge a, in eV per Angstrom."""
+    return Judgement(np.array([s.volume ** (1 / 3) - 4.2 for s in structures]), {})
+
+
+def no_judge(structures: Sequence[Structure], oracle: str) -> Judgement:
+    raise UserError("no weights")
+
+
+SETTINGS = SampleSettings(
+    model="perov5_cds", model_sha256="", conditions={"heat_ref": -0.3284636917}, num=4, seed=3,
+    guidance=1.0, num_steps=50, gamma=1e-6, elements=["Ba", "O"], num_atoms=5, symprec=0.1,
+    solver="second_order",
+)  # fmt: skip
+
+
+def samples(folder: Path, settings: SampleSettings = SETTINGS) -> Path:
+    """A folder as `experiments.sample` leaves it, with cubes of edge 3.8, 4.3 and 5.2 Angstrom."""
+    cubes = [perovskite("Ba", "Ti", 3.8), perovskite("Ba", "Ti", 4.3), perovskite("Ca", "Zr", 5.2)]
+    record = {
+        "settings": dataclasses.asdict(settings),
+        "structures": [
+            {
+                "index": index,
+                "lattice": cube.lattice.matrix.tolist(),
+                "frac_coords": cube.frac_coords.tolist(),
+                "atomic_numbers": list(cube.atomic_numbers),
+            }
+            for index, cube in enumerate(cubes)
+        ],
+        "rejected": [{"index": 3, "reason": "atoms too close"}],
+    }
+    folder.mkdir()
+    (folder / "samples.json").write_text(json.dumps(record))
+    return folder
+
+
+@pytest.fixture
+def without_data(tmp_path, monkeypatch):
+    monkeypatch.delenv("CRYSTAL_DIFFUSION_DATA", raising=False)
     monkeypatch.setenv("CRYSTAL_DIFFUSION_CACHE", str(tmp_path / "cache"))
-    found, train, notes = report.judge(INPUTS, "perov5", "")
-    assert found is None
-    assert train is None
-    assert "no comparison with the training set" in notes[0]
+
+
+@pytest.mark.usefixtures("without_data")
+def test_without_the_data_set_all_is_shown_that_needs_none(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(report, "predict", volume_judge)
+    out = tmp_path / "page.html"
+    run(monkeypatch, f"--structures={samples(tmp_path / 's')}", f"--out={out}")
+    text = out.read_text()
+    # The predictions are -0.4, 0.1 and 1.0; the largest threshold is 0.736; four were asked for.
+    assert "<b>50.0 %</b>SR5<br><span>2 of 4</span>" in text
+    assert "<b>75.0 %</b>valid<br><span>3 of 4</span>" in text
+    assert "<b>50.0 %</b>distinct compositions<br><span>2 of 4</span>" in text
+    assert "novel<br>" not in text
+    assert '"name":"training set"' in text
+    assert "heat_ref = -0.328464 eV/cell with guidance 1" in text
+    printed = capsys.readouterr().out
+    assert "nearest training crystals and the share of useful crystals are left out" in printed
+    assert "`python -m experiments.prepare --dataset=perov5`" in printed
+    # The minimum of the training labels is -0.328.
+    assert "1 of 4 are predicted below all training crystals" in printed
+
+
+@pytest.mark.usefixtures("without_data")
+def test_without_data_and_judge_what_the_crystals_themselves_say_is_shown(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(report, "predict", no_judge)
+    out = tmp_path / "page.html"
+    run(monkeypatch, f"--structures={samples(tmp_path / 's')}", f"--out={out}")
+    text = out.read_text()
+    assert "3 of 4</span>" in text
+    assert "Pm-3m (221)" in text
+    assert "SR5" not in text
+    assert '"name":"training set"' not in text
+    assert "No predictions and no success rates: no weights" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("without_data")
+def test_a_wrong_root_is_refused_instead_of_noted(tmp_path):
+    with pytest.raises(UserError, match="gone"):
+        report.judge(INPUTS, KNOWN_DATASETS["perov5"], str(tmp_path / "gone"))
+
+
+def test_with_a_training_split_alone_novelty_is_known_and_the_judge_unchecked(monkeypatch):
+    monkeypatch.setattr(report, "load", lambda config: {"train": training_set()})
+    for judge, success in ((volume_judge, 3), (no_judge, 0)):
+        monkeypatch.setattr(report, "predict", judge)
+        found, train, _ = report.judge(INPUTS, KNOWN_DATASETS["perov5"], "")
+        assert isinstance(found, PartialReport)
+        assert train is not None
+        assert found.diversity["novel"] == Rate(2, 4)  # BaTiO3 is in the training set
+        assert len(found.success) == success
+
+
+def test_the_training_distribution_is_that_of_the_labels_or_else_the_one_of_the_model():
+    spec = KNOWN_DATASETS["perov5"]
+    model = model_folder.load("perov5_cds")
+    stored = report.training_quantiles(spec, None, model)
+    assert stored is not None
+    assert stored[0] == model.statistics.property_min[0]
+    assert len(stored) == 101
+    labels = report.training_quantiles(spec, training_set(), model)
+    np.testing.assert_array_equal(labels, [0.1, 0.2, 0.3])
+    assert report.training_quantiles(spec, None, None) is None
+    assert report.training_quantiles(KNOWN_DATASETS["mp20"], None, model) is None
+    old = dataclasses.replace(model.statistics, property_quantiles=())
+    assert report.training_quantiles(spec, None, dataclasses.replace(model, statistics=old)) is None
 
 
 def test_the_command_of_a_record_is_told_in_full():
-    settings = {
-        "model": "perov5_cds", "conditions": {"heat_ref": -0.3284636917}, "num": 7, "seed": 3,
-        "guidance": 1.0, "num_steps": 50, "gamma": 1e-6, "solver": "second_order",
-        "elements": ["Ba", "O"], "num_atoms": 5,
-    }  # fmt: skip
-    assert report.sample_command(settings) == (
-        "python -m experiments.sample --model=perov5_cds --target=heat_ref=-0.3284636917 --num=7 "
-        "--seed=3 --guidance=1.0 --num_steps=50 --gamma=1e-06 --solver=second_order "
-        "--elements=Ba,O --num_atoms=5"
+    assert report.sample_command(SETTINGS, Path("my samples")) == (
+        "python -m experiments.sample --model=perov5_cds --target=heat_ref=-0.3284636917 --num=4 "
+        "--seed=3 --guidance=1.0 --num_steps=50 --gamma=1e-06 --solver=second_order --symprec=0.1 "
+        "--elements=Ba,O --num_atoms=5 '--out=my samples'"
     )
-    settings["conditions"] = {}
-    assert "--target=none" in report.sample_command(settings)
-    assert report.find_dataset(None, settings) == "perov5"
-    assert report.find_dataset("mp20", settings) == "mp20"
-    assert report.find_dataset(None, {"model": "gone"}) is None
+    free = dataclasses.replace(SETTINGS, conditions={})
+    assert "--target=none" in report.sample_command(free, Path("s"))
+
+
+def test_the_command_of_a_record_asks_for_the_same_again(tmp_path):
+    settings = dataclasses.replace(
+        SETTINGS, conditions={"heat_ref": [0.25, 0.5], "gap": 1e-3}, elements=None, num_atoms=None
+    )
+    read = report.read_settings(samples(tmp_path / "s", settings))
+    assert read == settings
+    words = shlex.split(report.sample_command(read, tmp_path))[3:]
+    flags = sample.parser().parse_args(words)
+    statistics = dataclasses.replace(
+        model_folder.load("perov5_cds").statistics,
+        property_names=("gap", "heat_ref"), property_min=(0.0, 0.0), property_max=(1.0, 1.0),
+    )  # fmt: skip
+    assert parse_target(flags.target, statistics) == settings.target
+    assert (flags.seed, flags.guidance, flags.num) == (3, 1.0, 4)
+
+
+def test_the_request_is_told_with_units_where_they_are_known():
+    both = dataclasses.replace(SETTINGS, conditions={"heat_ref": [0.25, 0.5], "gap": 2.0})
+    told = report.asked_for(both, KNOWN_DATASETS["perov5"])
+    assert told == ("Asked of perov5_cds: heat_ref = 0.25 to 0.5 eV/cell, gap = 2 with guidance 1.")
+    free = dataclasses.replace(SETTINGS, conditions={}, guidance=0.0)
+    assert report.asked_for(free, None) == "Asked of perov5_cds: nothing in particular."
+
+
+def test_a_model_that_is_gone_and_a_record_of_others_are_no_obstacle(tmp_path):
+    assert report.find_model(dataclasses.replace(SETTINGS, model="gone")) is None
+    assert report.find_model(None) is None
+    (tmp_path / "samples.json").write_text('{"settings": {"num": 3}}')
+    assert report.read_settings(tmp_path) is None
 
 
 def test_without_plotly_the_extra_is_named(monkeypatch):

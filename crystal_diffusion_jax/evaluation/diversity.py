@@ -8,7 +8,7 @@ from pymatgen.core import Structure
 
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.evaluation.compositions import Composition, reduced_composition
-from crystal_diffusion_jax.evaluation.intervals import Rate
+from crystal_diffusion_jax.evaluation.intervals import Rate, rate
 from crystal_diffusion_jax.evaluation.matching import match
 from crystal_diffusion_jax.structures import restore_structure
 
@@ -42,6 +42,16 @@ class Diversity:
         """Distinct compositions out of all crystals."""
         return Rate(len(self.compositions), len(self.group))
 
+    @property
+    def rates(self) -> dict[str, Rate]:
+        """ "unique", "novel", "unique_compositions" and "novel_compositions", out of all."""
+        return {
+            "unique": self.unique,
+            "novel": rate(self.novel),
+            "unique_compositions": self.unique_compositions,
+            "novel_compositions": rate(self.novel_composition),
+        }
+
     def distinct(self, wanted: np.ndarray) -> Rate:
         """Distinct crystals among those wanted ([n] bool), out of all n."""
         groups = self.group[wanted & (self.group >= 0)]
@@ -49,25 +59,25 @@ class Diversity:
 
 
 def diversity(
-    structures: Sequence[Structure | None], train: CrystalDataset, progress: bool = True
+    structures: Sequence[Structure | None], train: CrystalDataset | None, progress: bool = True
 ) -> Diversity:
     """Compares crystals with each other and with the training set.
 
     Args:
       structures: n crystals, None where there is none.
-      train: the crystals that the generator has seen.
+      train: the crystals that the generator has seen; None compares the crystals with each other
+        alone, and all count as novel.
       progress: show progress bars on stderr.
     """
     present = [i for i, structure in enumerate(structures) if structure is not None]
     crystals = [structure for structure in structures if structure is not None]
     compositions = [reduced_composition(crystal.atomic_numbers) for crystal in crystals]
-    offsets = train.offsets
-    rows: dict[Composition, list[int]] = {}
-    for row in range(len(train)):
-        numbers = train.atomic_numbers[offsets[row] : offsets[row + 1]]
-        rows.setdefault(reduced_composition(numbers), []).append(row)
-    known = [row for key in sorted(set(compositions)) for row in rows.get(key, [])]
-    matches = match(crystals, dataset_structures(train.take(np.array(known, dtype=int))), progress)
+    rows = {} if train is None else _rows_by_composition(train)
+    known: list[Structure] = []
+    if train is not None:
+        alike = [row for key in sorted(set(compositions)) for row in rows.get(key, [])]
+        known = dataset_structures(train.take(np.array(alike, dtype=int)))
+    matches = match(crystals, known, progress)
 
     group = np.full(len(structures), -1)
     novel = np.zeros(len(structures), dtype=bool)
@@ -81,6 +91,15 @@ def diversity(
             novel[index] = not is_known
     failures = {present[i]: reason for i, reason in matches.failures.items()}
     return Diversity(group, novel, novel_composition, frozenset(compositions), failures)
+
+
+def _rows_by_composition(dataset: CrystalDataset) -> dict[Composition, list[int]]:
+    offsets = dataset.offsets
+    rows: dict[Composition, list[int]] = {}
+    for row in range(len(dataset)):
+        numbers = dataset.atomic_numbers[offsets[row] : offsets[row + 1]]
+        rows.setdefault(reduced_composition(numbers), []).append(row)
+    return rows
 
 
 def dataset_structures(dataset: CrystalDataset) -> list[Structure]:

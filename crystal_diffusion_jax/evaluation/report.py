@@ -1,7 +1,7 @@
 """All scores of one set of generated crystals against one known data set."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -9,15 +9,14 @@ from pymatgen.core import Structure
 
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.datasets import DatasetSpec
-from crystal_diffusion_jax.evaluation.compositions import reduced_composition
+from crystal_diffusion_jax.evaluation.checks import check
 from crystal_diffusion_jax.evaluation.coverage import CUTOFFS, Coverage, Fingerprint, coverage
 from crystal_diffusion_jax.evaluation.distributions import distances, draw_valid, finite
-from crystal_diffusion_jax.evaluation.diversity import Diversity, dataset_structures, diversity
+from crystal_diffusion_jax.evaluation.diversity import dataset_structures, diversity
 from crystal_diffusion_jax.evaluation.failures import Failure, list_failures
 from crystal_diffusion_jax.evaluation.inputs import Inputs
 from crystal_diffusion_jax.evaluation.intervals import Estimate, Rate, bootstrap, rate
 from crystal_diffusion_jax.evaluation.success_rate import success_rates
-from crystal_diffusion_jax.evaluation.validity import composition_defect, structural_defect
 
 # A prediction further below the training labels than so many of the judge's errors is its mistake.
 PLAUSIBLE_ERRORS = 3.0
@@ -75,7 +74,6 @@ class Report:
       values: [n] predictions, NaN where there is none.
       valid: [n] bool.
       novel: [n] bool, no training crystal is the same.
-      train_values: labels of the training split.
     """
 
     num: int
@@ -101,7 +99,6 @@ class Report:
     values: np.ndarray
     valid: np.ndarray
     novel: np.ndarray
-    train_values: np.ndarray
 
 
 def evaluate(
@@ -129,23 +126,12 @@ def evaluate(
       progress: show progress bars on stderr.
     """
     num = len(inputs.structures)
-    stages: dict[str, dict[int, str]] = {"reading": dict(inputs.failures)}
-    present = [i for i, structure in enumerate(inputs.structures) if structure is not None]
-    crystals = [structure for structure in inputs.structures if structure is not None]
+    checked = check(inputs)
+    stages = dict(checked.failures)
+    present, valid = checked.present, checked.valid
 
-    stages["structure"] = _defects(present, map(structural_defect, crystals))
-    stages["composition"] = _defects(
-        present,
-        (composition_defect(reduced_composition(crystal.atomic_numbers)) for crystal in crystals),
-    )
-    is_read = _mask(num, present)
-    structure_valid = is_read & ~_mask(num, stages["structure"])
-    composition_valid = is_read & ~_mask(num, stages["composition"])
-    valid = structure_valid & composition_valid
-
-    predictions = predict(crystals)
-    values = np.full(num, np.nan)
-    values[present] = predictions.values
+    predictions = predict(checked.crystals)
+    values = checked.spread(predictions.values)
     test_structures = dataset_structures(test)
     test_values = predict(test_structures).values
     errors = finite(np.abs(test_values - test.properties[:, 0]))
@@ -179,12 +165,8 @@ def evaluate(
         num_test_predicted=len(finite(test_values)),
         num_test_fingerprinted=num_test_fingerprinted,
         success=success_rates(reached, valid, spec.success_thresholds),
-        validity={
-            "structure": rate(structure_valid),
-            "composition": rate(composition_valid),
-            "both": rate(valid),
-        },
-        diversity=_diversity_rates(compared),
+        validity=checked.rates,
+        diversity=compared.rates,
         useful=compared.distinct(
             valid & compared.novel & (reached <= spec.success_thresholds[0])  # NaN reaches nothing
         ),
@@ -200,25 +182,4 @@ def evaluate(
         values=values,
         valid=valid,
         novel=compared.novel,
-        train_values=train.properties[:, 0],
     )
-
-
-def _diversity_rates(compared: Diversity) -> dict[str, Rate]:
-    return {
-        "unique": compared.unique,
-        "novel": rate(compared.novel),
-        "unique_compositions": compared.unique_compositions,
-        "novel_compositions": rate(compared.novel_composition),
-    }
-
-
-def _defects(indices: Sequence[int], defects: Iterable[str | None]) -> dict[int, str]:
-    pairs = zip(indices, defects, strict=True)
-    return {index: defect for index, defect in pairs if defect is not None}
-
-
-def _mask(num: int, indices: Iterable[int]) -> np.ndarray:
-    mask = np.zeros(num, dtype=bool)
-    mask[list(indices)] = True
-    return mask

@@ -11,8 +11,8 @@ import ase.data
 import ase.data.colors
 
 from crystal_diffusion_jax.evaluation.intervals import Rate
+from crystal_diffusion_jax.evaluation.page import cards
 from crystal_diffusion_jax.evaluation.page.entries import Entry
-from crystal_diffusion_jax.evaluation.report import Report
 
 _TEMPLATE = "template.html"
 
@@ -25,7 +25,8 @@ class Page:
       title: heading.
       subtitle: what the crystals were asked to be.
       notes: what is missing and why, one sentence each.
-      report: the scores, None where there is no judge.
+      rates: the scores by title.
+      caption: explains them.
       entries: the crystals.
       histogram: plotly figure of the property, None without predictions.
       bars: plotly figure of the compositions.
@@ -38,7 +39,8 @@ class Page:
     title: str
     subtitle: str
     notes: Sequence[str]
-    report: Report | None
+    rates: dict[str, Rate]
+    caption: str
     entries: Sequence[Entry]
     histogram: Any
     bars: Any
@@ -62,7 +64,8 @@ def to_html(page: Page) -> str:
         "TITLE": html.escape(page.title),
         "SUBTITLE": html.escape(page.subtitle),
         "NOTES": "".join(f'<p class="note">{html.escape(note)}</p>' for note in page.notes),
-        "CARDS": "" if page.report is None else _cards(page.report),
+        "CARDS": cards.to_html(page.rates),
+        "CAPTION": html.escape(page.caption),
         "HISTOGRAM": "" if page.histogram is None else _figure(page.histogram, "histogram"),
         "BARS": _figure(page.bars, "bars"),
         "ELEMENTS": _figure(page.elements, "elements"),
@@ -96,23 +99,3 @@ def _element(symbol: str) -> Mapping[str, Any]:
         "radius": round(float(ase.data.covalent_radii[number]), 3),
         "colour": f"#{red:02x}{green:02x}{blue:02x}",
     }
-
-
-def _cards(report: Report) -> str:
-    rates = {f"{name}": rate for name, rate in report.success["single_valid"].items()}
-    rates |= {
-        "valid": report.validity["both"],
-        "unique": report.diversity["unique"],
-        "novel": report.diversity["novel"],
-        "distinct compositions": report.diversity["unique_compositions"],
-        "valid, SR5, unique, novel": report.useful,
-    }
-    return "".join(
-        f'<div class="card"><b>{_percent(rate)}</b>{html.escape(title)}<br>'
-        f"<span>{rate.k} of {rate.n}</span></div>"
-        for title, rate in rates.items()
-    )
-
-
-def _percent(rate: Rate) -> str:
-    return "-" if rate.value is None else f"{100 * rate.value:.1f} %"

@@ -36,7 +36,7 @@ class Entry:
       cif: the file for download.
       lattice: [3][3] rows, Angstrom.
       symbols: of the atoms that are drawn.
-      positions: their Cartesian coordinates, Angstrom.
+      positions: their Cartesian coordinates from the first atom, Angstrom.
     """
 
     name: str
@@ -114,10 +114,13 @@ def _space_group(structure: Structure, symprec: float) -> str:
 
 
 def _drawn(structure: Structure) -> tuple[list[str], list[list[float]]]:
-    """Atoms in the cell, and again on opposite faces for those on a face, edge or corner."""
+    """Atoms in the cell, and again on opposite faces for those on a face, edge or corner.
+
+    The first atom is the origin: that of a generated cell is arbitrary and hides what it is.
+    """
     symbols, positions = [], []
     for site in structure:
-        frac = np.mod(site.frac_coords, 1.0)
+        frac = np.mod(site.frac_coords - structure[0].frac_coords, 1.0)
         frac = np.where(frac > 1.0 - _EDGE, frac - 1.0, frac)
         both = [(0, 1) if abs(x) < _EDGE else (0,) for x in frac]
         for shift in np.stack(np.meshgrid(*both, indexing="ij"), axis=-1).reshape(-1, 3):

@@ -1,0 +1,86 @@
+"""The first stage of every evaluation: which crystals could be read, and which are valid."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from pymatgen.core import Structure
+
+from crystal_diffusion_jax.evaluation.compositions import reduced_composition
+from crystal_diffusion_jax.evaluation.inputs import Inputs
+from crystal_diffusion_jax.evaluation.intervals import Rate, rate
+from crystal_diffusion_jax.evaluation.validity import composition_defect, structural_defect
+
+
+@dataclasses.dataclass(frozen=True)
+class Checked:
+    """n crystals that were asked for, looked at one by one.
+
+    Attributes:
+      present: indices of those that could be read.
+      crystals: the structures at these indices.
+      structure_valid: [n] bool.
+      composition_valid: [n] bool.
+      failures: "reading", "structure" or "composition" -> index -> reason.
+    """
+
+    present: Sequence[int]
+    crystals: Sequence[Structure]
+    structure_valid: np.ndarray
+    composition_valid: np.ndarray
+    failures: Mapping[str, dict[int, str]]
+
+    @property
+    def valid(self) -> np.ndarray:
+        """[n] bool, structure and composition are valid."""
+        return self.structure_valid & self.composition_valid
+
+    @property
+    def rates(self) -> dict[str, Rate]:
+        """Validity in "structure", "composition" and "both"."""
+        return {
+            "structure": rate(self.structure_valid),
+            "composition": rate(self.composition_valid),
+            "both": rate(self.valid),
+        }
+
+    def spread(self, values: np.ndarray) -> np.ndarray:
+        """[n] from a value for each crystal that could be read, NaN for the others."""
+        spread = np.full(len(self.structure_valid), np.nan)
+        spread[list(self.present)] = values
+        return spread
+
+
+def check(inputs: Inputs) -> Checked:
+    """Sorts out what cannot be read, and judges the rest."""
+    num = len(inputs.structures)
+    present = [i for i, structure in enumerate(inputs.structures) if structure is not None]
+    crystals = [structure for structure in inputs.structures if structure is not None]
+    structural = _defects(present, map(structural_defect, crystals))
+    compositional = _defects(
+        present,
+        (composition_defect(reduced_composition(crystal.atomic_numbers)) for crystal in crystals),
+    )
+    is_read = _mask(num, present)
+    return Checked(
+        present=present,
+        crystals=crystals,
+        structure_valid=is_read & ~_mask(num, structural),
+        composition_valid=is_read & ~_mask(num, compositional),
+        failures={
+            "reading": dict(inputs.failures),
+            "structure": structural,
+            "composition": compositional,
+        },
+    )
+
+
+def _defects(indices: Sequence[int], defects: Iterable[str | None]) -> dict[int, str]:
+    pairs = zip(indices, defects, strict=True)
+    return {index: defect for index, defect in pairs if defect is not None}
+
+
+def _mask(num: int, indices: Iterable[int]) -> np.ndarray:
+    mask = np.zeros(num, dtype=bool)
+    mask[list(indices)] = True
+    return mask

@@ -1,0 +1,47 @@
+"""The numbers at the top of the page."""
+
+import html
+
+from crystal_diffusion_jax.data.datasets import DatasetSpec
+from crystal_diffusion_jax.evaluation.intervals import Rate
+from crystal_diffusion_jax.evaluation.partial import PartialReport
+from crystal_diffusion_jax.evaluation.report import Report
+from crystal_diffusion_jax.evaluation.success_rate import NAMES
+
+
+def headline(scores: Report | PartialReport) -> dict[str, Rate]:
+    """Title -> rate, for all that is known."""
+    rates = dict(scores.success.get("single_valid", {}))
+    rates["valid"] = scores.validity["both"]
+    for title, name in (
+        ("unique", "unique"),
+        ("novel", "novel"),
+        ("distinct compositions", "unique_compositions"),
+    ):
+        if name in scores.diversity:
+            rates[title] = scores.diversity[name]
+    if isinstance(scores, Report):
+        rates["valid, SR5, unique, novel"] = scores.useful
+    return rates
+
+
+def caption(spec: DatasetSpec) -> str:
+    """What SR5, SR10 and SR15 mean."""
+    limits = ", ".join(f"{threshold:.6g}" for threshold in spec.success_thresholds)
+    return (
+        f"{', '.join(NAMES)}: valid, and predicted among the lowest 5, 10, 15 % of {spec.name}, "
+        f"which is {spec.property_name} of at most {limits} {spec.unit}."
+    )
+
+
+def to_html(rates: dict[str, Rate]) -> str:
+    """A card for each rate, with its count."""
+    return "".join(
+        f'<div class="card"><b>{_percent(rate)}</b>{html.escape(title)}<br>'
+        f"<span>{rate.k} of {rate.n}</span></div>"
+        for title, rate in rates.items()
+    )
+
+
+def _percent(rate: Rate) -> str:
+    return "-" if rate.value is None else f"{100 * rate.value:.1f} %"
