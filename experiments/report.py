@@ -89,7 +89,9 @@ def sample_command(settings: SampleSettings, out: Path) -> str:
     parts = [f"--model={settings.model}", f"--target={target or 'none'}"]
     for name in ("num", "seed", "guidance", "num_steps", "gamma", "solver", "symprec"):
         parts.append(f"--{name}={getattr(settings, name)}")
-    if settings.elements:
+    if settings.elements and settings.chemical_system:
+        parts.append(f"--chemical_system={'-'.join(settings.elements)}")
+    elif settings.elements:
         parts.append(f"--elements={','.join(settings.elements)}")
     if settings.num_atoms:
         parts.append(f"--num_atoms={settings.num_atoms}")
