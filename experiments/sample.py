@@ -19,6 +19,7 @@ from crystal_diffusion_jax import model_folder
 from crystal_diffusion_jax.data.limits import MAX_CRYSTALS
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.lock import exclusive
+from crystal_diffusion_jax.sampling import trajectory
 from crystal_diffusion_jax.sampling.generate import generate
 from crystal_diffusion_jax.sampling.record import SampleFolder, create_folder
 from crystal_diffusion_jax.sampling.request import (
@@ -84,6 +85,12 @@ def parser() -> cli.Parser:
         type=float,
         default=0.1,
         help="tolerance in Angstrom for symmetrised CIF files; 0 writes P1 (default: %(default)s)",
+    )
+    flags.add_argument(
+        "--trajectory",
+        type=int,
+        metavar="K",
+        help="keep every K-th state on the way from noise, in OUT/trajectories (default: none)",
     )
     return flags
 
@@ -164,7 +171,9 @@ def sample(flags: argparse.Namespace) -> None:
     allowed = allowed_species(numbers, model.statistics)
     target = parse_target(flags.target, model.statistics)
     values = draw_values(target, flags.num, flags.seed)
-    draw_num_atoms(values, flags.num, flags.seed, flags.num_atoms, model.statistics)
+    num_atoms = draw_num_atoms(values, flags.num, flags.seed, flags.num_atoms, model.statistics)
+    if flags.trajectory is not None:
+        trajectory.check_size(flags.trajectory, num_steps, num_atoms)
     if target and model.config.model.conditioning == "none":
         raise UserError(f"{flags.model} was trained without a condition; use --target=none")
     if flags.guidance and not target:
@@ -200,7 +209,7 @@ def sample(flags: argparse.Namespace) -> None:
         exclusive(flags.out, "--out"),
         contextlib.closing(SampleFolder(flags.out, settings)) as folder,
     ):
-        generate(model, settings, allowed, folder, flags.batch_size)
+        generate(model, settings, allowed, folder, flags.batch_size, trajectory=flags.trajectory)
         lines = summary(folder.structures())
     counts = folder.counts()
     reasons = "".join(f"; {why}: {n}" for why, n in counts["rejected_by_reason"].items())
