@@ -121,7 +121,7 @@ def to_extxyz(structures: Sequence[Structure], infos: Sequence[Mapping[str, floa
         ase.Atoms(
             numbers=structure.atomic_numbers,
             cell=structure.lattice.matrix,
-            scaled_positions=structure.frac_coords,
+            positions=structure.cart_coords,  # scaled ones would need a cell that has a volume
             pbc=True,
             info=dict(info),
         )

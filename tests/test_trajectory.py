@@ -38,9 +38,9 @@ __all__ = ["model", "params"]  # fixtures
 SILENT: Callable[[str], None] = lambda line: None  # noqa: E731
 
 
-def states(schedule, num_steps: int, every: int) -> Crystals:
-    """Of two crystals by the exact denoiser of one known crystal."""
-    times = jnp.asarray(sampling_times(1000, num_steps))
+def states(schedule, every: int) -> Crystals:
+    """Of two crystals in twelve steps, by the exact denoiser of one known crystal."""
+    times = jnp.asarray(sampling_times(1000, 12))
     denoise = knows_one_crystal(schedule)
     record = trajectory.recording(every)
 
@@ -66,14 +66,11 @@ def test_the_first_every_kth_and_the_last_state_are_saved(num_steps, every, step
     assert trajectory.saved_steps(num_steps, every).tolist() == steps
 
 
-@pytest.mark.parametrize("every", [1, 3, 20, 1000])
 @pytest.mark.parametrize(
     ("solver", "use_corrector", "use_guidance"),
     [(ANCESTRAL, True, True), (SECOND_ORDER, False, False)],
 )
-def test_saving_states_changes_no_bit_of_the_crystals(
-    params, solver, use_corrector, use_guidance, every
-):
+def test_saving_states_changes_no_bit_of_the_crystals(params, solver, use_corrector, use_guidance):
     def draw(process: Process) -> Crystals:
         sample = make_sampler(
             NETWORK, NOISE, 20, use_guidance, MESH, solver, use_corrector, process
@@ -82,24 +79,30 @@ def test_saving_states_changes_no_bit_of_the_crystals(
         allowed = jnp.ones(NUM_SPECIES, bool)
         return sample(params, keys(3, 4), mask, request(2), jnp.float32(1.0), 1e-4, allowed)
 
-    plain, saved = draw(reverse_process), draw(trajectory.recording(every))
-    for name in ("lattice", "frac_coords", "species"):
-        np.testing.assert_array_equal(getattr(saved, name)[:, -1], getattr(plain, name))
+    plain = draw(reverse_process)
+    for every in (3, 1000):
+        saved = draw(trajectory.recording(every))
+        for name in ("lattice", "frac_coords", "species"):
+            np.testing.assert_array_equal(getattr(saved, name)[:, -1], getattr(plain, name))
 
 
-def test_saved_states_are_those_that_a_finer_record_saves_at_the_same_steps(schedule):
-    fine, coarse = states(schedule, 12, 1), states(schedule, 12, 5)
+@pytest.fixture(scope="module")
+def all_states(schedule) -> Crystals:
+    return states(schedule, 1)
+
+
+def test_saved_states_are_those_that_a_finer_record_saves_at_the_same_steps(schedule, all_states):
+    coarse = states(schedule, 5)
     for name in ("lattice", "frac_coords", "species"):
-        expected = getattr(fine, name)[:, np.array([0, 5, 10, 12])]
+        expected = getattr(all_states, name)[:, np.array([0, 5, 10, 12])]
         np.testing.assert_array_equal(getattr(coarse, name), expected)
 
 
-def test_the_states_run_from_noise_to_the_crystal(schedule):
-    record = states(schedule, 1000, 100)
-    errors = np.abs(np.asarray(record.lattice) - LATTICE).mean(axis=(0, 2, 3))
+def test_the_states_run_from_noise_to_the_crystal(all_states):
+    errors = np.abs(np.asarray(all_states.lattice) - LATTICE).mean(axis=(0, 2, 3))
     assert errors[0] > 0.5  # of a standard normal and a unit-sized lattice
     assert errors[-1] < 1e-2
-    assert np.all((record.frac_coords >= 0) & (record.frac_coords < 1))
+    assert np.all((all_states.frac_coords >= 0) & (all_states.frac_coords < 1))
 
 
 def run(model, out: Path, every: int | None, say=SILENT, **changes) -> dict:
