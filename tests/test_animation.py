@@ -66,7 +66,7 @@ def test_titanium_is_bonded_to_its_six_oxygen_atoms_and_nothing_else_is():
     pairs = {tuple(sorted(last.atomic_numbers[bond])) for bond in last.bonds}
     assert pairs == {(8, 22)}
     assert len(last.bonds) == 6
-    assert [scene.bond_size for scene in scenes][0] == 0.0
+    assert scenes[0].bond_size == 0.0
     assert last.bond_size == 1.0
 
 
@@ -225,7 +225,7 @@ def test_flat_cells_of_noise_can_be_drawn():
     assert len(gif.draw(make_scenes(atoms))) == 3
 
 
-@pytest.mark.parametrize(("suffix", "head"), [(".gif", b"GIF89a"), (".html", b"<html>")])
+@pytest.mark.parametrize(("suffix", "head"), [(".gif", b"GIF89a"), (".html", b"<!doctype html>")])
 def test_the_command_chooses_by_the_suffix(tmp_path, suffix, head):
     ase.io.write(tmp_path / "a.extxyz", frames()[-3:])
     command = ["experiments.animate", f"--trajectory={tmp_path}/a.extxyz"]
