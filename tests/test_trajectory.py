@@ -128,7 +128,7 @@ def test_the_last_frame_of_each_file_is_the_crystal_of_the_record(model, tmp_pat
     assert recorded["structures"]
     for entry in recorded["structures"]:
         path = tmp_path / "trajectories" / f"{entry['index']:05d}.extxyz"
-        frames = ase.io.read(path, index=":")
+        frames = list(ase.io.iread(path, index=":"))
         assert [atoms.info["t"] for atoms in frames] == expected_times(model, [0, 3, 6, 7])
         last = frames[-1]
         assert last.numbers.tolist() == entry["atomic_numbers"]

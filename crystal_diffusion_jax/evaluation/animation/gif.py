@@ -30,7 +30,9 @@ def to_gif(scenes: Sequence[Scene]) -> bytes:
     pictures = draw(scenes)
     size = _PIXELS
     while True:
-        content = _encode([picture.resize((size, size), Image.LANCZOS) for picture in pictures])
+        content = _encode(
+            [picture.resize((size, size), Image.Resampling.LANCZOS) for picture in pictures]
+        )
         if len(content) <= MAX_BYTES:
             return content
         size = size * 4 // 5
