@@ -14,7 +14,7 @@ MAX_FRAMES = 120
 _EACH = 60  # milliseconds
 _HEIGHT = 700  # pixels
 # From the middle of the picture to its edge in pixels, for the sizes of balls; measured.
-_REACH = 300
+_REACH = 340
 
 
 def to_html(scenes: Sequence[Scene]) -> str:
@@ -43,9 +43,10 @@ def to_html(scenes: Sequence[Scene]) -> str:
             "xaxis": axis,
             "yaxis": axis,
             "zaxis": axis,
-            "aspectmode": "cube",
+            "aspectmode": "manual",
+            "aspectratio": dict.fromkeys("xyz", 2.1),  # fills the picture
             "camera": {
-                "eye": {"x": 0.18, "y": -0.46, "z": 0.12},
+                "eye": {"x": 0.5, "y": -1.25, "z": 0.35},
                 "projection": {"type": "orthographic"},
             },
         },
