@@ -24,7 +24,7 @@ from crystal_diffusion_jax.evaluation.success_rate import success_rates
 from crystal_diffusion_jax.evaluation.validity import composition_defect, structural_defect
 from crystal_diffusion_jax.files import replace_text
 from crystal_diffusion_jax.model_folder import TrainedModel
-from crystal_diffusion_jax.oracle.predict import predict
+from crystal_diffusion_jax.judge.predict import predict
 from crystal_diffusion_jax.sampling.request import (
     condition_arrays,
     draw_num_atoms,

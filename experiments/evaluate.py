@@ -22,7 +22,7 @@ from crystal_diffusion_jax.evaluation.fingerprints import (
 from crystal_diffusion_jax.evaluation.inputs import read_structures
 from crystal_diffusion_jax.evaluation.report import evaluate
 from crystal_diffusion_jax.evaluation.summary import to_json, to_table
-from crystal_diffusion_jax.oracle.predict import predict
+from crystal_diffusion_jax.judge.predict import predict
 from experiments import cli
 
 

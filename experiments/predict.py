@@ -14,8 +14,8 @@ import numpy as np
 
 from crystal_diffusion_jax.evaluation.failures import split_reason
 from crystal_diffusion_jax.evaluation.inputs import Inputs, read_structures
-from crystal_diffusion_jax.oracle.predict import ORACLES, Predictions, predict
-from crystal_diffusion_jax.oracle.weights import ORACLES as CHECKPOINTS
+from crystal_diffusion_jax.judge.predict import ORACLES, Predictions, predict
+from crystal_diffusion_jax.judge.weights import ORACLES as CHECKPOINTS
 from experiments import cli
 
 

@@ -30,7 +30,7 @@ from crystal_diffusion_jax.data.load import DataConfig, load
 from crystal_diffusion_jax.data.shards.parts import find_parts, read_parts
 from crystal_diffusion_jax.data.shards.writer import write_shards
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.oracle import weights
+from crystal_diffusion_jax.judge import weights
 from experiments import cli
 
 

@@ -33,7 +33,7 @@ from crystal_diffusion_jax.evaluation.page.figures import (
     require_plotly,
 )
 from crystal_diffusion_jax.evaluation.report import Report, evaluate
-from crystal_diffusion_jax.oracle.predict import predict
+from crystal_diffusion_jax.judge.predict import predict
 from experiments import cli
 
 

@@ -20,7 +20,7 @@ from crystal_diffusion_jax.data.read import canonical_cell
 from crystal_diffusion_jax.data.tables import Source, read_rows, read_table
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation.inputs import read_structures
-from crystal_diffusion_jax.oracle import torch_zip
+from crystal_diffusion_jax.judge import torch_zip
 from crystal_diffusion_jax.time_limit import processor_time_limit
 
 SECONDS = 10.0

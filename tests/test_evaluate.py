@@ -21,7 +21,7 @@ from crystal_diffusion_jax.data import cache
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation import diversity as evaluation_diversity
 from crystal_diffusion_jax.evaluation.matching import match
-from crystal_diffusion_jax.oracle import bonds
+from crystal_diffusion_jax.judge import bonds
 from experiments import cli
 from experiments import evaluate as program
 from tests import golden

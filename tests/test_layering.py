@@ -19,13 +19,13 @@ CRYSTALLOGRAPHY_PLACES = (
     f"{LIBRARY}/data/read.py",
     f"{LIBRARY}/data/perovskites.py",
     f"{LIBRARY}/structures.py",
-    f"{LIBRARY}/oracle/graph.py",
+    f"{LIBRARY}/judge/graph.py",
     f"{LIBRARY}/evaluation/",
 )
 ENTRY_POINT_PACKAGES = {"ml_collections", "absl"}
 JAX_PACKAGES = {"jax", "flax", "optax", "orbax"}
 # Reads published weights, which are pickles, with an unpickler that resolves listed names only.
-RESTRICTED_UNPICKLER = f"{LIBRARY}/oracle/torch_zip.py"
+RESTRICTED_UNPICKLER = f"{LIBRARY}/judge/torch_zip.py"
 
 
 def files(*folders: str) -> list[Path]:

@@ -25,7 +25,7 @@ IMPLAUSIBLE = "predicted too far below all training crystals to be believed"
 
 
 class PredictionsLike(Protocol):
-    """What a judge says of S structures: `oracle.predict.Predictions`."""
+    """What a judge says of S structures: `judge.predict.Predictions`."""
 
     @property
     def values(self) -> np.ndarray:

@@ -1,10 +1,10 @@
-"""oracle/batching.py: triplets against their definition, and batches that lose nothing."""
+"""judge/batching.py: triplets against their definition, and batches that lose nothing."""
 
 import jax
 import numpy as np
 import pytest
 
-from crystal_diffusion_jax.oracle.batching import CrystalGraph, pack
+from crystal_diffusion_jax.judge.batching import CrystalGraph, pack
 
 
 def random_graph(seed: int, num_atoms: int, num_bonds: int) -> CrystalGraph:

@@ -18,8 +18,8 @@ import numpy as np
 from tqdm import tqdm
 
 from crystal_diffusion_jax.data.locate import cache_folder
-from crystal_diffusion_jax.oracle import graph
-from crystal_diffusion_jax.oracle.batching import CrystalGraph
+from crystal_diffusion_jax.judge import graph
+from crystal_diffusion_jax.judge.batching import CrystalGraph
 
 # Structures handed to a process at a time.
 _CHUNK = 4

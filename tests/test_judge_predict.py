@@ -1,4 +1,4 @@
-"""oracle/predict.py and experiments/predict.py: from structures to numbers."""
+"""judge/predict.py and experiments/predict.py: from structures to numbers."""
 
 import csv
 import sys
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from crystal_diffusion_jax.oracle import bonds
-from crystal_diffusion_jax.oracle.predict import ORACLES, predict
+from crystal_diffusion_jax.judge import bonds
+from crystal_diffusion_jax.judge.predict import ORACLES, predict
 from experiments import cli
 from experiments import predict as program
 from tests import golden

@@ -1,4 +1,4 @@
-"""oracle/bonds.py: every structure gets its bonds or a reason, once."""
+"""judge/bonds.py: every structure gets its bonds or a reason, once."""
 
 import importlib.metadata
 import os
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from crystal_diffusion_jax.oracle import bonds, graph
+from crystal_diffusion_jax.judge import bonds, graph
 
 GOOD = Structure(Lattice.cubic(3.35), ["Po"], [[0, 0, 0]])
 SALT = Structure(Lattice.cubic(4.1), ["Cs", "Cl"], [[0.0, 0.0, 0.0], [0.5, 0.5, 0.5]])

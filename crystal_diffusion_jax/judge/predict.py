@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from crystal_diffusion_jax.oracle import bonds, weights
-from crystal_diffusion_jax.oracle.batching import pack
-from crystal_diffusion_jax.oracle.dimenet import forward
-from crystal_diffusion_jax.oracle.graph import Structure
+from crystal_diffusion_jax.judge import bonds, weights
+from crystal_diffusion_jax.judge.batching import pack
+from crystal_diffusion_jax.judge.dimenet import forward
+from crystal_diffusion_jax.judge.graph import Structure
 
 ORACLES = tuple(weights.ORACLES)
 

@@ -1,4 +1,4 @@
-"""oracle/dimenet.py against the original network, and its gradient against finite differences."""
+"""judge/dimenet.py against the original network, and its gradient against finite differences."""
 
 import dataclasses
 from typing import Any, TypeVar
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from jax import Array
 
-from crystal_diffusion_jax.oracle import dimenet
-from crystal_diffusion_jax.oracle.batching import BatchShape, CrystalGraph, GraphBatch, pack, pad
+from crystal_diffusion_jax.judge import dimenet
+from crystal_diffusion_jax.judge.batching import BatchShape, CrystalGraph, GraphBatch, pack, pad
 from tests import golden
 
 ORACLES = ["perov5", "carbon24", "mp20"]

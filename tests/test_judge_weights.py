@@ -1,4 +1,4 @@
-"""oracle/weights.py: only the published files become weights, and what goes wrong is said."""
+"""judge/weights.py: only the published files become weights, and what goes wrong is said."""
 
 import hashlib
 import io
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.oracle import weights
+from crystal_diffusion_jax.judge import weights
 from experiments import prepare
 from tests import golden
 

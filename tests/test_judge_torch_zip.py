@@ -1,4 +1,4 @@
-"""oracle/torch_zip.py: tensors are read, and nothing in a file is ever executed."""
+"""judge/torch_zip.py: tensors are read, and nothing in a file is ever executed."""
 
 import builtins
 import io
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.oracle import torch_zip
+from crystal_diffusion_jax.judge import torch_zip
 
 NUMBERS = np.arange(12, dtype="<f4")
 

