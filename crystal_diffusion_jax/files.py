@@ -1,4 +1,4 @@
-"""Whole files or none: text written so that a kill at any moment leaves the old file or the new."""
+"""Whole files or none: written so that a kill at any moment leaves the old file or the new."""
 
 import hashlib
 import os
@@ -30,9 +30,22 @@ def replace_pieces(path: Path, pieces: Iterable[str]) -> None:
     Raises:
       OSError: it cannot be written; the old file is still there.
     """
+    _replace(path, (piece.encode() for piece in pieces))
+
+
+def replace_bytes(path: Path, content: bytes) -> None:
+    """The same for a file that is no text.
+
+    Raises:
+      OSError: it cannot be written; the old file is still there.
+    """
+    _replace(path, [content])
+
+
+def _replace(path: Path, pieces: Iterable[bytes]) -> None:
     temporary = temporary_path(path)
     try:
-        with temporary.open("w", encoding="utf-8") as file:
+        with temporary.open("wb") as file:
             file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())

@@ -132,7 +132,7 @@ def to_ase(structure: Structure) -> ase.Atoms:
     return ase.Atoms(
         numbers=structure.atomic_numbers,
         cell=structure.lattice.matrix,
-        scaled_positions=structure.frac_coords,
+        positions=structure.cart_coords,  # scaled ones would need a cell that has a volume
         pbc=True,
     )
 

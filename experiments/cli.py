@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from crystal_diffusion_jax import compilation, devices
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.files import replace_text, temporary_path
+from crystal_diffusion_jax.files import replace_bytes, replace_text, temporary_path
 from crystal_diffusion_jax.training.preemption import Preempted
 
 
@@ -37,14 +37,17 @@ def check_output(path: Path) -> None:
         raise _cannot_write(path, error) from error
 
 
-def write_output(path: Path, text: str) -> None:
+def write_output(path: Path, content: str | bytes) -> None:
     """Writes the file of --out, whole or not at all.
 
     Raises:
       UserError: it cannot be written.
     """
     try:
-        replace_text(path, text)
+        if isinstance(content, str):
+            replace_text(path, content)
+        else:
+            replace_bytes(path, content)
     except OSError as error:
         raise _cannot_write(path, error) from error
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from crystal_diffusion_jax import model_folder
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.lock import exclusive
+from crystal_diffusion_jax.sampling import trajectory
 from crystal_diffusion_jax.sampling.generate import generate
 from crystal_diffusion_jax.sampling.plan import FEW_STEPS, plan, require_between
 from crystal_diffusion_jax.sampling.record import SampleFolder, create_folder
@@ -70,6 +71,12 @@ def parser() -> cli.Parser:
         type=float,
         default=0.1,
         help="tolerance in Angstrom for symmetrised CIF files; 0 writes P1 (default: %(default)s)",
+    )
+    flags.add_argument(
+        "--trajectory",
+        type=int,
+        metavar="K",
+        help="keep every K-th state on the way from noise, in OUT/trajectories (default: none)",
     )
     return flags
 
@@ -129,13 +136,22 @@ def sample(flags: argparse.Namespace) -> None:
     for sentence in planned.warnings:
         print(f"warning: {sentence}", file=sys.stderr)
     settings = planned.settings
+    if flags.trajectory is not None:
+        trajectory.check_size(flags.trajectory, settings.num_steps, planned.num_atoms)
     # Before the lock leaves its file in a folder that holds something else.
     create_folder(flags.out)
     with (
         exclusive(flags.out, "--out"),
         contextlib.closing(SampleFolder(flags.out, settings)) as folder,
     ):
-        generate(model, settings, planned.allowed, folder, flags.batch_size)
+        generate(
+            model,
+            settings,
+            planned.allowed,
+            folder,
+            flags.batch_size,
+            trajectory=flags.trajectory,
+        )
         lines = summary(folder.structures())
     counts = folder.counts()
     reasons = "".join(f"; {why}: {n}" for why, n in counts["rejected_by_reason"].items())

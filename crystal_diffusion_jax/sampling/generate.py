@@ -1,7 +1,7 @@
 """Generates the crystals of one request, batch by batch."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -10,10 +10,13 @@ import numpy as np
 
 from crystal_diffusion_jax import devices
 from crystal_diffusion_jax.data.buckets import bucket_sizes
+from crystal_diffusion_jax.diffusion.schedules import sampling_times
 from crystal_diffusion_jax.model_folder import TrainedModel
+from crystal_diffusion_jax.sampling import trajectory_files
 from crystal_diffusion_jax.sampling.request import condition_arrays, draw_num_atoms, draw_values
-from crystal_diffusion_jax.sampling.sampler import make_sampler
+from crystal_diffusion_jax.sampling.sampler import make_sampler, reverse_process
 from crystal_diffusion_jax.sampling.settings import SampleSettings
+from crystal_diffusion_jax.sampling.trajectory import recording, saved_steps
 from crystal_diffusion_jax.training.logbook import duration
 
 
@@ -34,8 +37,9 @@ class Sink(Protocol):
         atomic_numbers: Sequence[np.ndarray],
         wall_seconds: float,
         network_calls: int,
+        trajectories: Mapping[int, str] | None = None,
     ) -> None:
-        """Takes one batch of crystals."""
+        """Takes one batch of crystals and, by index, the files of their trajectories."""
 
 
 def generate(
@@ -45,6 +49,7 @@ def generate(
     sink: Sink,
     batch_size: int,
     say: Callable[[str], None] = print,
+    trajectory: int | None = None,
 ) -> None:
     """Samples whatever the sink does not hold yet.
 
@@ -59,6 +64,8 @@ def generate(
       sink: takes the crystals, and knows which are missing.
       batch_size: most crystals per call of the sampler.
       say: takes the progress lines.
+      trajectory: keep every so many steps of each crystal in a file of its own, None for no file;
+        the crystals do not depend on it.
 
     Raises:
       UserError: numbers of atoms that the model does not know.
@@ -76,10 +83,14 @@ def generate(
         mesh,
         settings.solver,
         settings.use_corrector,
+        reverse_process if trajectory is None else recording(trajectory),
     )
+    times = sampling_times(model.config.noise.num_steps, settings.num_steps)
     key = jax.random.key(settings.seed)
     remaining = np.array(sink.remaining(), dtype=np.int64)
     begin, todo = time.monotonic(), len(remaining)
+    if trajectory is not None and todo < settings.num:
+        say(f"{settings.num - todo} crystals were there before and get no new trajectory")
     for rows, size, shape in _batches(remaining, num_atoms, batch_size):
         start = time.monotonic()
         count = len(rows)
@@ -87,7 +98,8 @@ def generate(
         # can share it.
         shared = -(-shape // mesh.size) * mesh.size
         filled = np.concatenate([rows, np.full(shared - count, rows[0])])
-        crystals = sample(
+        # [rows, states, ...]; the last state is the crystal.
+        states = sample(
             model.params,
             jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.asarray(filled)),
             jnp.asarray(np.arange(size) < num_atoms[filled][:, None]),
@@ -98,19 +110,33 @@ def generate(
             jnp.float32(settings.gamma),
             jnp.asarray(allowed),
         )
+        if trajectory is None:
+            states = jax.tree.map(lambda leaf: leaf[:, None], states)
         lattice, frac_coords, species = (
             np.asarray(array)[:count]
-            for array in (crystals.lattice, crystals.frac_coords, crystals.species)
+            for array in (states.lattice, states.frac_coords, states.species)
         )
-        atomic_numbers = np.array(statistics.vocabulary)[species]
         unit = statistics.lattice_unit(num_atoms[rows])
+        lattice = lattice * unit[:, None, None, None]
+        atomic_numbers = np.array(statistics.vocabulary)[species]
+        seconds = time.monotonic() - start
+        texts = {}
+        if trajectory is not None:
+            for row, (index, n) in enumerate(zip(rows.tolist(), num_atoms[rows], strict=True)):
+                texts[index] = trajectory_files.to_text(
+                    times[saved_steps(settings.num_steps, trajectory)],
+                    lattice[row],
+                    frac_coords[row, :, :n],
+                    atomic_numbers[row, :, :n],
+                )
         sink.add(
             rows.tolist(),
-            list(lattice * unit[:, None, None]),
-            [coords[:n] for coords, n in zip(frac_coords, num_atoms[rows], strict=True)],
-            [numbers[:n] for numbers, n in zip(atomic_numbers, num_atoms[rows], strict=True)],
-            wall_seconds=time.monotonic() - start,
+            list(lattice[:, -1]),
+            [coords[-1, :n] for coords, n in zip(frac_coords, num_atoms[rows], strict=True)],
+            [numbers[-1, :n] for numbers, n in zip(atomic_numbers, num_atoms[rows], strict=True)],
+            wall_seconds=seconds,
             network_calls=settings.network_calls,
+            trajectories=texts,
         )
         counts = sink.counts()
         left = settings.num - counts["written"] - counts["rejected"]

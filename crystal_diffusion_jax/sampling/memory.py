@@ -1,7 +1,7 @@
 """Crystals of one request in memory, for Python and notebooks."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,8 +48,9 @@ class Memory:
         atomic_numbers: Sequence[np.ndarray],
         wall_seconds: float,
         network_calls: int,
+        trajectories: Mapping[int, str] | None = None,
     ) -> None:
-        """Keeps one batch of crystals; arguments as in `SampleFolder.add`."""
+        """Keeps one batch of crystals, no trajectories; arguments as in `SampleFolder.add`."""
         for index, *arrays in zip(indices, lattices, frac_coords, atomic_numbers, strict=True):
             lattice, coords, numbers = arrays
             if reason := rejection(self._settings, lattice, coords, numbers):

@@ -37,11 +37,13 @@ class Plan:
     Attributes:
       settings: the request with all its defaults.
       allowed: [K] species that may appear.
+      num_atoms: [num] of each crystal.
       warnings: one sentence each.
     """
 
     settings: SampleSettings
     allowed: np.ndarray
+    num_atoms: np.ndarray
     warnings: Sequence[str]
 
 
@@ -101,7 +103,8 @@ def plan(
         require_between(flag, value, low, high)
     numbers = None if elements is None else [number for _, number in elements]
     allowed = allowed_species(numbers, model.statistics)
-    draw_num_atoms(draw_values(target, num, seed), num, seed, num_atoms, model.statistics)
+    values = draw_values(target, num, seed)
+    sizes = draw_num_atoms(values, num, seed, num_atoms, model.statistics)
     _refuse_unconditional(model, name, target, guidance)
     settings = SampleSettings(
         model=name,
@@ -120,7 +123,7 @@ def plan(
         solver=solver,
         chemical_system=chemical_system,
     )
-    return Plan(settings, allowed, outside_training_range(target, model.statistics))
+    return Plan(settings, allowed, sizes, outside_training_range(target, model.statistics))
 
 
 def require_between(flag: str, value: float, low: float, high: float) -> None:

@@ -3,6 +3,7 @@
   samples.json      the record: settings, counts, every written structure in full precision
   samples.extxyz    all structures in one file, for ASE and its viewers
   cif/              one CIF a structure, e.g. 00042_BaTiO3.cif
+  trajectories/     if asked for, see `trajectory_files`
   unfinished.jsonl  the journal, as long as crystals are missing
 
 While there is a journal, it is the only truth: what it does not list has not happened. The record
@@ -14,7 +15,7 @@ the command is interrupted and at the end, so that their cost stays in proportio
 import contextlib
 import dataclasses
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import numpy as np
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.files import replace_pieces, replace_text, temporary_path
 from crystal_diffusion_jax.lock import LOCK, OWNER
-from crystal_diffusion_jax.sampling import journal, record_file
+from crystal_diffusion_jax.sampling import journal, record_file, trajectory_files
 from crystal_diffusion_jax.sampling.entry import Entry, cif, cif_name, frame, make_entry, rejection
 from crystal_diffusion_jax.sampling.journal import Journal
 from crystal_diffusion_jax.sampling.request import draw_values
@@ -87,6 +88,7 @@ class SampleFolder:
                 journal.create(out / JOURNAL, dataclasses.asdict(settings))
             self._journal = Journal(out / JOURNAL)
             refuse_other_settings(out, self._journal.settings, settings)
+            trajectory_files.mend(out, self._journal.missing())
             self._mend_cifs()
             if is_recorded:
                 self._assembled = self._journal.done
@@ -127,6 +129,7 @@ class SampleFolder:
         atomic_numbers: Sequence[np.ndarray],
         wall_seconds: float,
         network_calls: int,
+        trajectories: Mapping[int, str] | None = None,
     ) -> None:
         """Writes one batch of crystals; what has a `rejection` is counted as rejected instead.
 
@@ -137,6 +140,7 @@ class SampleFolder:
           atomic_numbers: B times [N_b] int.
           wall_seconds: that the batch took.
           network_calls: that the batch took.
+          trajectories: index -> text of its file, for any of the crystals.
 
         Raises:
           UserError: the folder cannot be written; no crystal of the batch counts.
@@ -152,6 +156,7 @@ class SampleFolder:
                 entry = make_entry(index, lattice, coords, numbers, self._requested(index))
                 batch.append(self._written(entry))
                 self._write_cif(entry)
+            trajectory_files.write(self._out, trajectories or {})
             self._journal.append(batch, wall_seconds, network_calls)
             if self._journal.done >= 2 * self._assembled:
                 self.assemble()

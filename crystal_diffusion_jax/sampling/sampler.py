@@ -42,7 +42,9 @@ class SamplingConfig:
 
 
 # The present crystals, and the estimate that the second-order solver carries along.
-_State = tuple[Crystals, second_order.Estimate | None]
+State = tuple[Crystals, second_order.Estimate | None]
+# (state, its time and the next one) -> (the next state, None), for jax.lax.scan
+Step = Callable[[State, tuple[Array, Array]], tuple[State, None]]
 
 
 def reverse_process(
@@ -75,9 +77,27 @@ def reverse_process(
     Returns:
       Crystals with the lattice in units of its scale.
     """
+    init, step = reverse_chain(
+        denoise, keys, mask, num_species, gamma, schedule, solver, use_corrector
+    )
+    (crystals, _), _ = jax.lax.scan(step, init, (times[:-1], times[1:]))
+    return crystals
+
+
+def reverse_chain(
+    denoise: Denoise,
+    keys: Array,
+    mask: Array,
+    num_species: int,
+    gamma: float | Array,
+    schedule: NoiseSchedule,
+    solver: Solver,
+    use_corrector: bool,
+) -> tuple[State, Step]:
+    """Pure noise, and the step to scan over; arguments are those of `reverse_process`."""
     fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
 
-    def step(state: _State, interval: tuple[Array, Array]) -> tuple[_State, None]:
+    def step(state: State, interval: tuple[Array, Array]) -> tuple[State, None]:
         crystals, previous = state
         t = jnp.full(mask.shape[:1], interval[0])
         s = jnp.full(mask.shape[:1], interval[1])
@@ -102,8 +122,7 @@ def reverse_process(
     # t runs from T to 1, so that 0 is free for the prior's keys.
     init = joint.prior(fold(keys, 0), mask, num_species)
     previous = second_order.no_estimate(init, num_species) if solver == SECOND_ORDER else None
-    (crystals, _), _ = jax.lax.scan(step, (init, previous), (times[:-1], times[1:]))
-    return crystals
+    return (init, previous), step
 
 
 def guided(denoise: ConditionalDenoise, condition: Condition, guidance: float | Array) -> Denoise:
@@ -169,6 +188,9 @@ def spoil_undefined_species(denoise: Denoise) -> Denoise:
     return denoise_spoiled
 
 
+# Takes what `reverse_process` takes, in its order; its results have the crystals as leading axis.
+Process = Callable[..., Crystals]
+
 # (params, keys [B], mask [B, N], condition, guidance, gamma, allowed [K]) -> Crystals
 Sampler = Callable[[Any, Array, Array, Condition, float | Array, float | Array, Array], Crystals]
 
@@ -181,6 +203,7 @@ def make_sampler(
     mesh: Mesh,
     solver: Solver = ANCESTRAL,
     use_corrector: bool = True,
+    process: Process = reverse_process,
 ) -> Sampler:
     """The jitted sampler, its batch split over the mesh; it compiles once per shape of `mask`.
 
@@ -192,6 +215,7 @@ def make_sampler(
       mesh: the devices; their number must divide the batch.
       solver: of the predictor, see `settings.SOLVERS`.
       use_corrector: begin each step with a corrector step; without it `gamma` is ignored.
+      process: what to return of the reverse process; `trajectory.recording` keeps more of it.
 
     Raises:
       ValueError: num_steps outside 1..T.
@@ -217,7 +241,7 @@ def make_sampler(
 
             denoise = guided(conditional, condition, guidance) if use_guidance else plain
             denoise = restrict_species(spoil_undefined_species(denoise), allowed)
-            return reverse_process(
+            return process(
                 denoise,
                 keys,
                 mask,

@@ -1,0 +1,1 @@
+"""Trajectories as moving pictures: from extended XYZ to scenes, GIF and HTML."""

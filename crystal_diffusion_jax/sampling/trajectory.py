@@ -1,0 +1,97 @@
+"""Every K-th state of the reverse process, kept while the crystals are made.
+
+The scan over steps becomes a scan over segments of K steps, each of which is a loop of the same
+steps: only the states between segments are ever held, and the crystals are the same to the bit.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from crystal_diffusion_jax.crystals import Crystals
+from crystal_diffusion_jax.diffusion.joint import Denoise
+from crystal_diffusion_jax.diffusion.schedules import NoiseSchedule
+from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.sampling.sampler import Process, State, reverse_chain
+from crystal_diffusion_jax.sampling.settings import Solver
+
+# Lines of atoms in all trajectories of a request, about 60 bytes each.
+MAX_ATOM_LINES = 10_000_000
+
+
+def saved_steps(num_steps: int, every: int) -> np.ndarray:
+    """Numbers of steps after which a state is kept: 0, K, 2K, ... and the last, [F] int32.
+
+    Args:
+      num_steps: S, at least 1.
+      every: K, at least 1; any K beyond S keeps the first and the last state.
+    """
+    return np.append(np.arange(0, num_steps, every, dtype=np.int32), np.int32(num_steps))
+
+
+def recording(every: int) -> Process:
+    """`sampler.reverse_process`, but with all kept states instead of the last alone.
+
+    Args:
+      every: K, see `saved_steps`.
+
+    Returns:
+      A process whose Crystals have an axis of F states after that of the B crystals: lattice
+      [B, F, 3, 3] and so on, from the noise to the crystals that `reverse_process` returns.
+    """
+
+    def process(
+        denoise: Denoise,
+        keys: Array,
+        mask: Array,
+        num_species: int,
+        times: Array,
+        gamma: float | Array,
+        schedule: NoiseSchedule,
+        solver: Solver,
+        use_corrector: bool,
+    ) -> Crystals:
+        init, step = reverse_chain(
+            denoise, keys, mask, num_species, gamma, schedule, solver, use_corrector
+        )
+
+        def one_step(index: Array, state: State) -> State:
+            return step(state, (times[index], times[index + 1]))[0]
+
+        def segment(state: State, steps: tuple[Array, Array]) -> tuple[State, Crystals]:
+            state = jax.lax.fori_loop(*steps, one_step, state)
+            return state, state[0]
+
+        ends = jnp.asarray(saved_steps(len(times) - 1, every))
+        _, later = jax.lax.scan(segment, init, (ends[:-1], ends[1:]))
+
+        def joined(first: Array, rest: Array) -> Array:
+            return jnp.moveaxis(jnp.concatenate([first[None], rest]), 0, 1)
+
+        return jax.tree.map(joined, init[0], later)
+
+    return process
+
+
+def check_size(every: int, num_steps: int, num_atoms: np.ndarray) -> None:
+    """Refuses trajectories that would fill memory and disk.
+
+    Args:
+      every: K.
+      num_steps: S.
+      num_atoms: [num] of each crystal.
+
+    Raises:
+      UserError: K is below 1, or they hold more than MAX_ATOM_LINES atoms.
+    """
+    if every < 1:
+        raise UserError(f"--trajectory={every} must be at least 1: every so many steps are kept")
+    frames = len(saved_steps(num_steps, every))
+    atoms = int(np.sum(num_atoms, dtype=np.int64))
+    if frames * atoms > MAX_ATOM_LINES:
+        raise UserError(
+            f"--trajectory={every} would keep {frames} states of {len(num_atoms)} crystals with "
+            f"{atoms} atoms, more than {MAX_ATOM_LINES:,} lines: choose a larger --trajectory or "
+            "a smaller --num"
+        )
