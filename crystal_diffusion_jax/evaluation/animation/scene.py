@@ -20,10 +20,10 @@ from crystal_diffusion_jax.data.limits import (
     MAX_ATOMS,
     MAX_CELL_LENGTH,
     MAX_RECORD_BYTES,
-    reduced_formula,
     shown,
 )
 from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.structures import reduced_formula
 
 # Angstrom outside a face over which the image of an atom shrinks to nothing: so nothing jumps when
 # an atom leaves through one face and comes in through the opposite one.
