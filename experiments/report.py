@@ -7,7 +7,6 @@ The file needs no network. Where there is no judge for the property, or its weig
 fetched, the page says so and shows the rest.
 """
 
-import argparse
 import functools
 import json
 import platform
@@ -40,7 +39,6 @@ from experiments import cli
 def parser() -> cli.Parser:
     """The flags."""
     flags = cli.Parser(prog="python -m experiments.report", description=__doc__)
-    flags.formatter_class = argparse.RawDescriptionHelpFormatter
     flags.add_argument("--structures", type=Path, required=True, help="the generated crystals")
     flags.add_argument("--out", type=Path, required=True, help="HTML file")
     flags.add_argument(
