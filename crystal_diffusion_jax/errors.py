@@ -1,4 +1,7 @@
-"""The one exception that speaks to the user."""
+"""The one exception that speaks to the user, and the nearest match that it may suggest."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class UserError(ValueError):
@@ -7,3 +10,16 @@ class UserError(ValueError):
     The message is one or a few plain sentences naming the file, row or flag and the way out.
     Command-line programs print it without a traceback and exit with status 2.
     """
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that is most like the given one, upper and lower case alike, or None."""
+    by_lower_case = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(word.lower(), by_lower_case, n=1)
+    return by_lower_case[near[0]] if near else None
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """ "; did you mean perov5?" for the end of a sentence, empty where no known word is near."""
+    meant = nearest(word, known)
+    return f"; did you mean {meant}?" if meant else ""

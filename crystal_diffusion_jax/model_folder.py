@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import difflib
 import json
 import shutil
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from crystal_diffusion_jax.config import ExperimentConfig
 from crystal_diffusion_jax.data.archives import read_arrays
 from crystal_diffusion_jax.data.arrays import DatasetStatistics
 from crystal_diffusion_jax.data.limits import read_text, shown
-from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.errors import UserError, did_you_mean
 from crystal_diffusion_jax.files import file_sha256
 from crystal_diffusion_jax.models.denoiser import Denoiser
 
@@ -98,12 +97,10 @@ def _find(path: Path) -> Path:
             if (folder / "model.json").exists():
                 return folder
     names = shipped_names()
-    alike = difflib.get_close_matches(str(path), names, n=1)
-    meant = f"did you mean {alike[0]}? " if alike else ""
     raise UserError(
         f"{shown(str(path), 500)} is neither a folder with a trained model nor a model of this "
-        f"package: {meant}"
-        f"There are {', '.join(names)}; train another with python -m experiments.train"
+        f"package, which has {', '.join(names)}; train another with python -m experiments.train"
+        f"{did_you_mean(str(path), names)}"
     )
 
 

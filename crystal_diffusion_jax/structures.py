@@ -155,7 +155,10 @@ def parse_elements(
     found = []
     for symbol in (part.strip() for part in symbols.split(",")):
         if not Element.is_valid_symbol(symbol):
-            raise UserError(f"--{flag}={symbols}: {symbol!r} is no element symbol")
+            raise UserError(
+                f"--{flag}={symbols}: {symbol!r} is no element symbol; they are written as in "
+                f"--elements=Ba,Ti,O or --chemical_system=Ba-Ti-O"
+            )
         element = Element(symbol)
         if element.Z not in vocabulary:
             known = ",".join(Element.from_Z(z).symbol for z in vocabulary)

@@ -5,7 +5,6 @@ python -m experiments.animate --trajectory=samples/four/trajectories/00000.extxy
 python -m experiments.animate --trajectory=samples/four/trajectories/00000.extxyz --out=a.html
 """
 
-import argparse
 from pathlib import Path
 
 from crystal_diffusion_jax.errors import UserError
@@ -17,7 +16,6 @@ from experiments import cli
 def parser() -> cli.Parser:
     """The flags."""
     flags = cli.Parser(prog="python -m experiments.animate", description=__doc__)
-    flags.formatter_class = argparse.RawDescriptionHelpFormatter
     flags.add_argument(
         "--trajectory", type=Path, required=True, help="file of OUT/trajectories, see sample"
     )

@@ -1,19 +1,71 @@
 """What every entry point does around its main function: plain messages, meaningful exit status."""
 
 import argparse
+import re
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from crystal_diffusion_jax import compilation, devices
-from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.errors import UserError, did_you_mean
 from crystal_diffusion_jax.files import replace_bytes, replace_text, temporary_path
 from crystal_diffusion_jax.training.preemption import Preempted
 
+_WIDTH = 100  # columns of a help text, that of the module docstrings which it shows
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of the examples, and tells the flags that have to be given."""
+
+    def __init__(self, prog: str) -> None:
+        width = min(shutil.get_terminal_size().columns, _WIDTH)
+        super().__init__(prog, max_help_position=30, width=width)
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        return f"{action.help}, required" if action.required else action.help or ""
+
 
 class Parser(argparse.ArgumentParser):
-    """Says a mistake in one sentence, as all other mistakes are said."""
+    """Says a mistake in one sentence, as all other mistakes are said.
+
+    Flags are written out: what is an abbreviation today is ambiguous, or another flag, tomorrow.
+    """
+
+    def __init__(self, prog: str, description: str) -> None:
+        super().__init__(
+            prog=prog,
+            description=description.strip(),
+            usage="%(prog)s --flag=value ...",
+            formatter_class=_Help,
+            allow_abbrev=False,
+        )
+
+    @property
+    def actions(self) -> list[argparse.Action]:
+        """The flags, `--help` left out."""
+        return [action for action in self._actions if action.dest != "help"]
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Names a flag that does not exist before one that is missing, its cause as a rule."""
+        known = [name for action in self.actions for name in action.option_strings]
+        for argument in sys.argv[1:] if args is None else args:
+            name = argument.partition("=")[0]
+            if re.match("--?[A-Za-z]", name) and name not in (*known, "-h", "--help"):
+                self.error(f"there is no flag {name}{did_you_mean(name, known)}")
+        return super().parse_known_args(args, namespace)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        choices: Iterable[Any] | None = action.choices
+        if choices is not None and value not in choices:
+            names = [str(choice) for choice in choices]
+            self.error(
+                f"{action.option_strings[0]}={value} is none of {', '.join(names)}"
+                f"{did_you_mean(str(value), names)}"
+            )
 
     def error(self, message: str) -> NoReturn:
         """Raises the UserError that `run` prints."""

@@ -1,12 +1,12 @@
 """Scores crystals, whoever generated them, as CDVAE and its successors do: a table and a JSON file.
 
     python -m experiments.evaluate --structures=samples/min --dataset=perov5 --out=metrics.json
+    python -m experiments.evaluate --structures=FOLDER_OF_CIFS --dataset=mp20 --out=m.json
 
 --structures takes a folder of `experiments.sample` or of CIFs, a CIF, an extended XYZ file, or a
 csv with a column `cif`. What cannot be read or judged is counted as a failure, by name.
 """
 
-import argparse
 import functools
 import json
 from pathlib import Path
@@ -29,9 +29,10 @@ from experiments import cli
 def parser() -> cli.Parser:
     """The flags."""
     flags = cli.Parser(prog="python -m experiments.evaluate", description=__doc__)
-    flags.formatter_class = argparse.RawDescriptionHelpFormatter
     flags.add_argument("--structures", type=Path, required=True, help="the generated crystals")
-    flags.add_argument("--dataset", required=True, choices=list(KNOWN_DATASETS))
+    flags.add_argument(
+        "--dataset", required=True, choices=list(KNOWN_DATASETS), help="compared with"
+    )
     flags.add_argument("--out", type=Path, required=True, help="JSON file for the scores")
     flags.add_argument("--root", default="", help="folder with train, val and test csv or csv.gz")
     flags.add_argument(

@@ -1,6 +1,7 @@
 """Predicts the property of any crystals with one of CDVAE's published networks.
 
     python -m experiments.predict --oracle=perov5 --structures=samples/min --out=predictions.csv
+    python -m experiments.predict --oracle=mp20 --structures=crystal.cif --out=predictions.csv
 
 The csv has one row for each crystal, in order: name, prediction, failure.
 """
@@ -21,7 +22,7 @@ from experiments import cli
 
 def parser() -> cli.Parser:
     """The flags."""
-    flags = cli.Parser(prog="python -m experiments.predict", description=__doc__.splitlines()[0])
+    flags = cli.Parser(prog="python -m experiments.predict", description=__doc__)
     flags.add_argument("--oracle", required=True, choices=ORACLES, help="which network")
     flags.add_argument(
         "--structures",

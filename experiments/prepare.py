@@ -1,7 +1,6 @@
 """Gets a known data set ready: downloads what is missing, checks and caches it, says what is there.
 
-    python -m experiments.prepare --dataset=perov5
-    python -m experiments.prepare --oracle
+    python -m experiments.prepare --dataset=perov5 --oracle
     python -m experiments.prepare --root=mine --properties=band_gap
     python -m experiments.prepare --parts=FOLDER --properties=band_gap --shards=1024 --out=shards
 
@@ -11,8 +10,8 @@ where they are downloaded into the cache. Training afterwards starts without par
 
 With --shards the data are written to --out as that many files of training crystals and one file
 each for val and test, for training without ever holding all (docs/scaling.md). Instead of a known
-data set, --parts names a folder with any number of files train*, val* and test* (csv, csv.gz or
-npz), which are read one by one.
+data set, --parts names a folder with any number of files `train*`, `val*` and `test*` (csv, csv.gz
+or npz), which are read one by one.
 """
 
 import argparse
@@ -35,32 +34,36 @@ from crystal_diffusion_jax.judge import weights
 from experiments import cli
 
 
-def main() -> None:
-    """Reads the command line and prepares the data set it names."""
-    parser = cli.Parser(prog="python -m experiments.prepare", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--dataset", choices=list(KNOWN_DATASETS))
-    parser.add_argument("--oracle", action="store_true", help="fetch the published networks")
-    parser.add_argument("--root", default="", help="folder with train, val and test csv or csv.gz")
-    parser.add_argument(
+def parser() -> cli.Parser:
+    """The flags."""
+    flags = cli.Parser(prog="python -m experiments.prepare", description=__doc__)
+    flags.add_argument("--dataset", choices=list(KNOWN_DATASETS), help="a known data set")
+    flags.add_argument("--oracle", action="store_true", help="fetch the published networks")
+    flags.add_argument("--root", default="", help="folder with train, val and test csv or csv.gz")
+    flags.add_argument(
         "--skip_bad_rows", action="store_true", help="go on without rows that cannot be used"
     )
-    parser.add_argument("--parts", type=Path, help="folder with files train*, val* and test*")
-    parser.add_argument(
+    flags.add_argument("--parts", type=Path, help="folder with files train*, val* and test*")
+    flags.add_argument(
         "--properties", default="", help="columns of --root or --parts, with commas between"
     )
-    parser.add_argument(
+    flags.add_argument(
         "--max_num_atoms", type=int, default=0, help="of a crystal of --root or --parts"
     )
-    parser.add_argument("--shards", type=int, help="number of files to write the training split to")
-    parser.add_argument(
+    flags.add_argument("--shards", type=int, help="number of files to write the training split to")
+    flags.add_argument(
         "--slices",
         type=int,
         help="most devices to train on, a divisor of --shards; default: its largest power of two "
         "up to 64",
     )
-    parser.add_argument("--out", type=Path, help="folder for the shards")
-    args = parser.parse_args()
+    flags.add_argument("--out", type=Path, help="folder for the shards")
+    return flags
+
+
+def main() -> None:
+    """Reads the command line and prepares the data set it names."""
+    args = parser().parse_args()
     _check(args)
     if args.oracle:
         for path in weights.prepare():
@@ -94,6 +97,10 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("--shards and --out need one another")
     if args.parts is not None and (args.shards is None or not args.properties):
         raise UserError("--parts needs --properties=NAME,NAME, --shards and --out")
+    for name in ("shards", "slices"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name}={value} must be at least 1")
     if args.slices is not None and args.shards is None:
         raise UserError("--slices needs --shards")
 

@@ -1,5 +1,6 @@
 """Judges crystals sampled from a model of the built-in perovskites: a table and a picture.
 
+    python -m experiments.quickstart --samples samples/t080 --out=t080.png
     python -m experiments.quickstart --samples samples/t080 samples/t095 --out=quickstart.png
 
 The tolerance factor of an ABX3 crystal follows from its composition alone, so no network is
@@ -179,12 +180,10 @@ def _number(value: float | np.floating | None, spec: str) -> str:
     return "-" if value is None else format(value, spec)
 
 
-def main() -> None:
-    """Prints the table, writes the picture and prints its path."""
-    parser = cli.Parser(
-        prog="python -m experiments.quickstart", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument(
+def parser() -> cli.Parser:
+    """The flags."""
+    flags = cli.Parser(prog="python -m experiments.quickstart", description=__doc__)
+    flags.add_argument(
         "--samples",
         nargs="+",
         type=Path,
@@ -192,9 +191,13 @@ def main() -> None:
         metavar="DIR",
         help="folders written by experiments.sample",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="PNG", help="picture to write")
-    flags = parser.parse_args()
+    flags.add_argument("--out", type=Path, required=True, metavar="PNG", help="picture to write")
+    return flags
 
+
+def main() -> None:
+    """Prints the table, writes the picture and prints its path."""
+    flags = parser().parse_args()
     scores = [score_samples(*read_samples(folder)) for folder in flags.samples]
     dataset_t = abx3_dataset().properties[:, 0]
     print(table(scores, dataset_t))

@@ -7,7 +7,6 @@ The file needs no network. Without the data set, without a judge for the propert
 judge's weights cannot be fetched, the page says what is missing and shows the rest.
 """
 
-import argparse
 import functools
 import json
 import platform
@@ -48,7 +47,6 @@ from experiments import cli
 def parser() -> cli.Parser:
     """The flags."""
     flags = cli.Parser(prog="python -m experiments.report", description=__doc__)
-    flags.formatter_class = argparse.RawDescriptionHelpFormatter
     flags.add_argument("--structures", type=Path, required=True, help="the generated crystals")
     flags.add_argument("--out", type=Path, required=True, help="HTML file")
     flags.add_argument("--png", type=Path, help="folder for the pictures as PNG files too")

@@ -1,6 +1,7 @@
 """Samples crystals from a trained model: CIF files, samples.extxyz and samples.json.
 
-    python -m experiments.sample --model=runs/perov5_cds --target=min --num=200 --out=samples/min
+    python -m experiments.sample --model=perov5_cds --target=min --out=samples/min
+    python -m experiments.sample --model=runs/perov5_cds --target=0.5:1 --out=samples/half
 
 An interrupted command keeps what it has written; the same command goes on from there.
 """
@@ -29,8 +30,13 @@ from experiments import cli
 
 def parser() -> cli.Parser:
     """The flags."""
-    flags = cli.Parser(prog="python -m experiments.sample", description=__doc__.splitlines()[0])
-    flags.add_argument("--model", type=Path, required=True, help="model folder or training workdir")
+    flags = cli.Parser(prog="python -m experiments.sample", description=__doc__)
+    flags.add_argument(
+        "--model",
+        type=Path,
+        required=True,
+        help="model folder, workdir of a training, or name of a shipped model",
+    )
     flags.add_argument("--out", type=Path, required=True, help="folder for the crystals")
     flags.add_argument(
         "--target",
@@ -40,7 +46,9 @@ def parser() -> cli.Parser:
         "properties NAME=VALUE,NAME=VALUE (default: %(default)s)",
     )
     flags.add_argument("--num", type=int, default=200, help="crystals (default: %(default)s)")
-    flags.add_argument("--guidance", type=float, default=0.0, help="weight (default: %(default)s)")
+    flags.add_argument(
+        "--guidance", type=float, default=0.0, help="0 is the paper's model (default: %(default)s)"
+    )
     flags.add_argument(
         "--solver",
         choices=SOLVERS,
@@ -58,8 +66,10 @@ def parser() -> cli.Parser:
         help="step of the corrector, 0 saves it and half of the network calls (default: the "
         "config's; larger with --solver=second_order)",
     )
-    flags.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
-    flags.add_argument("--batch_size", type=int, default=100, help="(default: %(default)s)")
+    flags.add_argument("--seed", type=int, default=0, help="of all noise (default: %(default)s)")
+    flags.add_argument(
+        "--batch_size", type=int, default=100, help="computed at once (default: %(default)s)"
+    )
     flags.add_argument("--elements", help="only these, for example Ba,Ti,O (default: all)")
     flags.add_argument(
         "--chemical_system",

@@ -7,7 +7,6 @@ Each crystal set is made and scored by the same commands that a user has, which 
 --work holds already is not done again.
 """
 
-import argparse
 import datetime
 import json
 import os
@@ -40,14 +39,16 @@ of the official training sets.
 def parser() -> cli.Parser:
     """The flags."""
     flags = cli.Parser(prog="python -m experiments.table1", description=__doc__)
-    flags.formatter_class = argparse.RawDescriptionHelpFormatter
     flags.add_argument("--out", type=Path, required=True, help="Markdown file")
     flags.add_argument("--models", default="", help="with commas between (default: all shipped)")
     flags.add_argument("--guidance", default="0,1", help="weights (default: %(default)s)")
     flags.add_argument("--num", type=int, default=1000, help="crystals (default: %(default)s)")
-    flags.add_argument("--seeds", type=int, default=3, help="(default: %(default)s)")
+    flags.add_argument("--seeds", type=int, default=3, help="repetitions (default: %(default)s)")
     flags.add_argument(
-        "--work", type=Path, default=Path("samples/table1"), help="(default: %(default)s)"
+        "--work",
+        type=Path,
+        default=Path("samples/table1"),
+        help="folder for the crystals and their scores (default: %(default)s)",
     )
     return flags
 

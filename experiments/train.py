@@ -3,6 +3,7 @@
 SIGTERM, with which clusters preempt a job, makes it write a checkpoint and end with status 143.
 
     python -m experiments.train --config=configs/perov5_cds.py --workdir=runs/perov5_cds
+    python -m experiments.train --config=configs/quickstart.py:smoke --workdir=runs/smoke
 
 Any field can be overridden, for example --config.training.num_steps=5000. Several processes train
 one model together with --distributed, or --coordinator and the numbers; see docs/scaling.md.
@@ -23,7 +24,7 @@ from crystal_diffusion_jax import config as config_module
 from crystal_diffusion_jax import processes
 from crystal_diffusion_jax.data.load import DataConfig, load
 from crystal_diffusion_jax.data.shards.splits import holds_shards, open_splits
-from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.errors import UserError, nearest
 from crystal_diffusion_jax.model_folder import example_target
 from crystal_diffusion_jax.training.inputs import Split
 from crystal_diffusion_jax.training.loop import train
@@ -91,7 +92,11 @@ def _sentence(error: Exception) -> str:
         detail = detail.args[0]
     lines = [line.strip() for line in str(detail).strip().splitlines()]
     if isinstance(error, OSError):
-        return f"--config cannot be loaded: {lines[-1]}"
+        file = Path(lines[-1].split("'")[-2]) if "'" in lines[-1] else Path()
+        known = [path.stem for path in Path(configs.__file__).parent.glob("*.py")]
+        meant = nearest(file.stem, known)
+        suggestion = f"; did you mean configs/{meant}.py?" if meant else ""
+        return f"--config cannot be loaded: {lines[-1]}{suggestion}"
     text = " ".join(dict.fromkeys((lines[0], lines[-1])))
     if isinstance(error, AttributeError | KeyError):
         return f"--config has no such field: {text}"

@@ -52,6 +52,18 @@ TRAINING_MISTAKES = {
         ["--config=configs/nothing.py:smoke", "--workdir=WORKDIR"],
         "configs/nothing.py",
     ),
+    "mistyped config file": (
+        ["--config=configs/perov_cds.py", "--workdir=WORKDIR"],
+        "did you mean configs/perov5_cds.py?",
+    ),
+    "name of a config instead of its file": (
+        ["--config=mp20_cdi", "--workdir=WORKDIR"],
+        "did you mean configs/mp20_cdi.py?",
+    ),
+    "mistyped data set": (
+        [SMOKE, "--workdir=WORKDIR", "--config.data.name=perov-5"],
+        "did you mean perov5?",
+    ),
     "no such config file, but an override": (
         ["--config=configs/nothing.py", "--workdir=WORKDIR", "--config.seed=3"],
         "configs/nothing.py",
@@ -74,7 +86,7 @@ SAMPLING_MISTAKES = {
         ["--model=EMPTY", "--out=OUT"],
         "is neither a folder with a trained model nor a model of this package",
     ),
-    "unknown flag": (["--model=MODEL", "--out=OUT", "--guidence=1"], "--guidence=1"),
+    "unknown flag": (["--model=MODEL", "--out=OUT", "--guidence=1"], "--guidence; did"),
     "target": (["--model=MODEL", "--out=OUT", "--target=abc"], "--target=abc"),
     "no such element": (["--model=MODEL", "--out=OUT", "--elements=O,Xx"], "'Xx'"),
     "element never seen": (["--model=MODEL", "--out=OUT", "--elements=O,He"], "never saw He"),
@@ -84,7 +96,7 @@ SAMPLING_MISTAKES = {
     "no steps": (["--model=MODEL", "--out=OUT", "--num_steps=0"], "within 1 .. 50"),
     "too many": (["--model=MODEL", "--out=OUT", "--num=10000000000000"], "within 1 .. 1000000"),
     "more steps than trained": (["--model=MODEL", "--out=OUT", "--num_steps=51"], "1 .. 50"),
-    "unknown solver": (["--model=MODEL", "--out=OUT", "--solver=fast"], "'fast'"),
+    "unknown solver": (["--model=MODEL", "--out=OUT", "--solver=fast"], "--solver=fast"),
     "too many atoms": (["--model=MODEL", "--out=OUT", "--num_atoms=9"], "--num_atoms=9"),
     "guidance": (["--model=MODEL", "--out=OUT", "--guidance=nan"], "--guidance=nan must be finite"),
     "corrector step": (["--model=MODEL", "--out=OUT", "--gamma=-1"], "--gamma=-1.0"),

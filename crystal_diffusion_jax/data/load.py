@@ -11,7 +11,7 @@ from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
 from crystal_diffusion_jax.data.prepared import Prepared, settle_bad_rows
 from crystal_diffusion_jax.data.tables import Source
-from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.errors import UserError, did_you_mean
 
 # Made by the library's own code instead of read from files.
 BUILT_IN = "abx3"
@@ -83,7 +83,8 @@ def _check(config: DataConfig) -> None:
     if config.name and config.name not in names:
         raise UserError(
             f"Unknown data set '{config.name}': choose one of {', '.join(names)}, or leave the "
-            "name empty and give root and properties of your own data."
+            "name empty and give root and properties of your own data"
+            f"{did_you_mean(config.name, names)}"
         )
     if not config.name and not (config.root and config.properties):
         raise UserError(

@@ -22,7 +22,7 @@ from crystal_diffusion_jax.data.limits import (
     shown,
 )
 from crystal_diffusion_jax.data.prepared import BadRow
-from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.errors import UserError, did_you_mean
 
 # Columns that may name a crystal's CIF file, in order of preference.
 FILE_COLUMNS = ("file", "filename", "cif_file", "material_id")
@@ -156,7 +156,7 @@ def read_table(source: Source, properties: Sequence[str]) -> tuple[list[RawCryst
         if name not in header:
             raise UserError(
                 f"{source.table} has no column '{name}' for the property; "
-                f"its columns are {listed(header)}."
+                f"its columns are {listed(header)}{did_you_mean(name, header)}"
             )
     files = {path.stem: path for path in source.cif_files()}
     unnamed = dict(files)

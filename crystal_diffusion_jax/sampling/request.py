@@ -11,7 +11,7 @@ import numpy as np
 from crystal_diffusion_jax.data import profile
 from crystal_diffusion_jax.data.arrays import DatasetStatistics
 from crystal_diffusion_jax.data.limits import MAX_PROPERTY
-from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.errors import UserError, did_you_mean
 from crystal_diffusion_jax.models.embeddings import Condition
 
 # Lowest and highest requested value of each property asked for, equal for a single value.
@@ -67,7 +67,10 @@ def parse_target(text: str, statistics: DatasetStatistics) -> Target:
         if name in target:
             raise UserError(f"--target={text}: {name} is asked for twice")
         if name not in names:
-            raise UserError(f"--target={text}: the model has no property {name!r}, but {known}")
+            meant = did_you_mean(name, names)
+            raise UserError(
+                f"--target={text}: the model has no property {name!r}, but {known}{meant}"
+            )
         index = names.index(name)
         ends = {"min": statistics.property_min[index], "max": statistics.property_max[index]}
         low, colon, high = value.partition(":")
