@@ -148,6 +148,25 @@ def test_one_table_is_split_at_random_without_loss(tmp_path: Path) -> None:
         )
 
 
+def test_the_only_crystal_with_an_element_stays_in_train(tmp_path: Path) -> None:
+    salts = [("Na", "Cl")] * 6 + [("K", "Br"), ("Li", "F"), ("Rb", "I"), ("Ag", "Cl")]
+    lines = ["material_id,energy,cif"]
+    for row, pair in enumerate(salts):
+        structure = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.0 + row), pair, SITES)
+        lines.append(f'{row},{row},"{CifWriter(structure)}"')
+    (tmp_path / "salts.csv").write_text("\n".join(lines))
+    held_out = set()
+    for seed in range(10):
+        config = DataConfig(
+            root=str(tmp_path / "salts.csv"), properties=("energy",), val_fraction=0.3, seed=seed
+        )
+        splits = load(config, progress=False)
+        assert len(splits["val"]) == 3
+        assert set(splits["train"].atomic_numbers) == {11, 17, 19, 35, 3, 9, 37, 53, 47}
+        held_out |= set(splits["val"].material_ids)
+    assert held_out == {str(row) for row in range(6)}
+
+
 def test_the_split_depends_on_the_seed_alone(tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
     path.write_text(table(20))

@@ -157,12 +157,25 @@ def _prepare_all(
 def _split(
     dataset: CrystalDataset, fractions: dict[str, float], seed: int
 ) -> dict[str, CrystalDataset]:
-    """A random split; at least one crystal in each part, the crystals in their old order."""
+    """A random split; at least one crystal in each part, the crystals in their old order.
+
+    The last crystal with an element stays in train: nothing could be learnt of that element
+    elsewhere.
+    """
     remaining = np.random.default_rng(seed).permutation(len(dataset))
+    has = np.zeros((len(dataset), 119), bool)
+    has[np.repeat(np.arange(len(dataset)), dataset.num_atoms), dataset.atomic_numbers] = True
+    left = has.sum(axis=0)  # crystals of train with each element
     parts = {}
     for name, fraction in fractions.items():
         size = max(1, round(fraction * len(dataset)))
-        parts[name], remaining = remaining[:size], remaining[size:]
+        chosen: list[int] = []
+        for row in remaining.tolist():
+            if len(chosen) < size and (left[has[row]] > 1).all():
+                chosen.append(row)
+                left -= has[row]
+        parts[name] = np.array(chosen or remaining[:1], np.int64)
+        remaining = remaining[~np.isin(remaining, parts[name])]
     if len(remaining) == 0:
         raise UserError(
             f"{len(dataset)} crystals are too few to hold out {', '.join(fractions)} "
