@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from crystal_diffusion_jax import model_folder
 from crystal_diffusion_jax.data import profile
 from crystal_diffusion_jax.data.arrays import DatasetStatistics
 from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.models.denoiser import Denoiser, DenoiserConfig
 from crystal_diffusion_jax.sampling.request import (
     allowed_species,
     condition_arrays,
@@ -15,6 +17,7 @@ from crystal_diffusion_jax.sampling.request import (
     outside_training_range,
     parse_target,
     refuse_non_finite_weights,
+    refuse_other_network,
 )
 
 GAP_AND_DENSITY = DatasetStatistics(
@@ -209,6 +212,21 @@ def test_numbers_of_atoms_can_be_fixed_within_the_training_range():
     for outside in (0, 1, 9):
         with pytest.raises(UserError, match=f"num_atoms={outside}.*2 to 8"):
             draw_num_atoms({}, 4, 0, outside, GAP)
+
+
+def test_weights_of_another_network_are_named_with_both_shapes():
+    config = DenoiserConfig(width=8, num_blocks=1, num_heads=2, pair_width=8)
+    denoiser = Denoiser(config, num_species=3)
+    weights = model_folder.load("perov5_cds").params
+    with pytest.raises(UserError, match=r"--model=mine .*kernel is \(64, 8\) there and \(8, 2\)"):
+        refuse_other_network(weights, denoiser, 1, "mine")
+    shipped = model_folder.load("perov5_cds")
+    refuse_other_network(shipped.params, shipped.denoiser, 1, "perov5_cds")
+    without = {name: part for name, part in shipped.params.items() if name != "block_1"}
+    with pytest.raises(UserError, match=r"block_1/.* is missing there"):
+        refuse_other_network(without, shipped.denoiser, 1, "mine")
+    with pytest.raises(UserError, match=r"property/.*\(1, 64\) there and \(2, 64\)"):
+        refuse_other_network(shipped.params, shipped.denoiser, 2, "mine")
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

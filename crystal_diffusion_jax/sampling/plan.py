@@ -16,6 +16,7 @@ from crystal_diffusion_jax.sampling.request import (
     draw_values,
     outside_training_range,
     refuse_non_finite_weights,
+    refuse_other_network,
 )
 from crystal_diffusion_jax.sampling.settings import (
     ANCESTRAL,
@@ -83,6 +84,8 @@ def plan(
     Raises:
       UserError: something that does not fit the model; it names the flag.
     """
+    num_properties = len(model.statistics.property_names)
+    refuse_other_network(model.params, model.denoiser, num_properties, name)
     refuse_non_finite_weights(model.params, name)
     trained_steps = model.config.noise.num_steps
     default_steps, default_gamma = trained_steps, model.config.sampling.gamma

@@ -1,17 +1,21 @@
 """What a user asks of the sampler, turned into arrays: targets, elements, numbers of atoms."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.data import profile
 from crystal_diffusion_jax.data.arrays import DatasetStatistics
 from crystal_diffusion_jax.data.limits import MAX_PROPERTY
 from crystal_diffusion_jax.errors import UserError, did_you_mean
+from crystal_diffusion_jax.models.denoiser import Denoiser
 from crystal_diffusion_jax.models.embeddings import Condition
 
 # Lowest and highest requested value of each property asked for, equal for a single value.
@@ -35,6 +39,46 @@ def refuse_non_finite_weights(params: Any, model: Path | str) -> None:
                 f"{jax.tree_util.keystr(path, simple=True, separator='/')}: its training has gone "
                 "wrong; use another model."
             )
+
+
+def refuse_other_network(
+    params: Any, denoiser: Denoiser, num_properties: int, model: Path | str
+) -> None:
+    """Names a model whose weights are not those of the network that it describes.
+
+    Args:
+      params: its weights.
+      denoiser: the network.
+      num_properties: P.
+      model: where they come from, for the message.
+
+    Raises:
+      UserError: a weight is missing, too many, or of another shape.
+    """
+    one = Crystals(
+        lattice=jnp.ones((1, 3, 3)),
+        frac_coords=jnp.zeros((1, 1, 3)),
+        species=jnp.zeros((1, 1), jnp.int32),
+        mask=jnp.ones((1, 1), bool),
+    )
+    condition = Condition(
+        values=jnp.zeros((1, num_properties)), present=jnp.ones((1, num_properties), bool)
+    )
+    initialise = functools.partial(denoiser.init, jax.random.key(0))
+    wanted = _shapes(jax.eval_shape(initialise, one, jnp.ones(1, jnp.int32), condition)["params"])
+    found = _shapes(params)
+    for name in sorted(wanted | found):
+        if wanted.get(name) != found.get(name):
+            raise UserError(
+                f"--model={model} has weights of another network than its model.json describes: "
+                f"{name} is {found.get(name, 'missing')} there and {wanted.get(name, 'absent')} in "
+                "the network; copy the model again."
+            )
+
+
+def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
+    flat = flax.traverse_util.flatten_dict(params, sep="/")
+    return {name: tuple(leaf.shape) for name, leaf in flat.items()}
 
 
 def parse_target(text: str, statistics: DatasetStatistics) -> Target:
