@@ -2,9 +2,9 @@
 
 python -m experiments.train --config=configs/carbon24_cds_plus.py --workdir=runs/carbon24_cds_plus
 
-Two cores of an AMD EPYC: 1,900 structures/s idle, 53 min; the model that ships took 1 h 18 min beside
-other work. Expected, measured on 3,362 training crystals (55 % of the official split), seed 0:
-validation loss 0.692; 200 crystals at --target=min: SR5 / SR10 / SR15 0.345 / 0.540 / 0.545.
+Two cores of an AMD EPYC: 1,900 structures/s idle, in all 1 h 18 min beside other work. Expected,
+measured on 3,362 training crystals (55 % of the official split), seed 0: validation loss 0.692; 200
+crystals at --target=min: SR5 / SR10 / SR15 0.345 / 0.540 / 0.545.
 """
 
 from ml_collections import ConfigDict
