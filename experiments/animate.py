@@ -1,8 +1,9 @@
 """Shows how a crystal came out of the noise, as an animated GIF or an HTML page with a slider.
 
-python -m experiments.sample --model=perov5_cds --num=4 --trajectory=10 --out=samples/four
-python -m experiments.animate --trajectory=samples/four/trajectories/00000.extxyz --out=a.gif
-python -m experiments.animate --trajectory=samples/four/trajectories/00000.extxyz --out=a.html
+    python -m experiments.animate --trajectory=samples/four/trajectories/00000.extxyz --out=a.gif
+    python -m experiments.animate --trajectory=samples/four/trajectories/00000.extxyz --out=a.html
+
+python -m experiments.sample with --trajectory=10 saves every tenth state of its crystals.
 """
 
 from pathlib import Path

@@ -208,7 +208,7 @@ def test_another_sampling_command_into_the_same_folder_is_refused(
 
 
 def test_a_target_outside_the_training_range_is_warned_of(workdir, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sample, "generate", lambda *_: None)
+    monkeypatch.setattr(sample, "generate", lambda *_, **__: None)
     run_sample(monkeypatch, f"--model={workdir}", f"--out={tmp_path / 'new'}", "--target=1.5")
     statistics = smoke_run.statistics()
     said = capsys.readouterr().err
@@ -229,7 +229,7 @@ def test_a_target_outside_the_training_range_is_warned_of(workdir, tmp_path, mon
 def test_steps_and_corrector_follow_from_the_solver_unless_given(
     flags, solver, num_steps, gamma, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(sample, "generate", lambda *_: None)
+    monkeypatch.setattr(sample, "generate", lambda *_, **__: None)
     run_sample(monkeypatch, f"--model={SHIPPED}", f"--out={tmp_path / 'new'}", *flags)
     settings = json.loads((tmp_path / "new" / "samples.json").read_text())["settings"]
     assert (settings["solver"], settings["num_steps"]) == (solver, num_steps)

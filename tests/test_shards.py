@@ -127,6 +127,8 @@ def test_the_index_has_the_statistics_of_the_whole(tmp_path, num_parts, scale_by
         value, wanted = getattr(found, field.name), getattr(expected, field.name)
         if field.name in ("vocabulary", "property_names", "num_atoms_histogram"):
             assert value == wanted
+        elif field.name in ("property_quantiles", "num_atoms_by_property"):
+            assert value == ()  # they would need all values at once
         else:
             np.testing.assert_allclose(value, wanted, rtol=1e-12, err_msg=field.name)
 
