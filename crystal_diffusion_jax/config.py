@@ -41,9 +41,14 @@ class ExperimentConfig:
     sampling: SamplingConfig
 
     def __post_init__(self) -> None:
-        """Rejects a seed that numpy's generators refuse."""
+        """Rejects a seed that numpy's generators refuse, and sections that contradict another."""
         if self.seed < 0:
             raise ValueError(f"seed must be at least 0, not {self.seed}")
+        if self.model.num_radial > 0 and not self.scale_by_num_atoms:
+            raise ValueError(
+                f"model.num_radial={self.model.num_radial} needs scale_by_num_atoms=True: its "
+                "distances are in units that grow as N^(1/3)"
+            )
 
 
 # Where the data lie does not change what is learnt from them, so a moved folder can be resumed.

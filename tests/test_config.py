@@ -130,6 +130,7 @@ def test_a_number_where_a_section_belongs_is_named(values):
         ("loss", "lattice", float("inf")),
         ("loss", "condition_dropout", 1.5),
         ("training", "num_steps", 0),
+        ("training", "optimizer", "sgd"),
         ("training", "learning_rate", -1.0),
         ("training", "learning_rate", float("inf")),
         ("training", "weight_decay", float("nan")),
@@ -143,6 +144,15 @@ def test_an_impossible_value_is_named_with_its_section(values, section, field, v
     values[section][field] = value
     with pytest.raises(UserError, match=rf"config\.{section}: .*{field}"):
         from_dict(values)
+
+
+def test_distances_of_neighbours_need_lattices_scaled_by_the_number_of_atoms(values):
+    values["model"]["num_radial"] = 4
+    values["scale_by_num_atoms"] = False
+    with pytest.raises(UserError, match=r"num_radial=4 needs scale_by_num_atoms=True"):
+        from_dict(values)
+    values["scale_by_num_atoms"] = True
+    assert from_dict(values).model.num_radial == 4
 
 
 def test_a_whole_number_is_good_enough_for_a_float(values):

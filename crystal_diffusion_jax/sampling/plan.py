@@ -113,7 +113,7 @@ def plan(
         model=name,
         model_sha256=model.weights_sha256,
         conditions={
-            name: list(asked) if asked[0] < asked[1] else asked[0] for name, asked in target.items()
+            prop: list(asked) if asked[0] < asked[1] else asked[0] for prop, asked in target.items()
         },
         num=num,
         seed=seed,
