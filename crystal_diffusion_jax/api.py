@@ -17,10 +17,9 @@ that reaches the best 5 % of the data set.
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import ase
 import numpy as np
 from pymatgen.core import Structure
 
@@ -33,19 +32,13 @@ from crystal_diffusion_jax.evaluation.success_rate import success_rates
 from crystal_diffusion_jax.evaluation.validity import composition_defect, structural_defect
 from crystal_diffusion_jax.judge.predict import ORACLES, predict
 from crystal_diffusion_jax.model_folder import TrainedModel
-from crystal_diffusion_jax.sampling.entry import cif_name
+from crystal_diffusion_jax.sampled_crystals import SampledCrystals
 from crystal_diffusion_jax.sampling.generate import generate
 from crystal_diffusion_jax.sampling.memory import Memory
 from crystal_diffusion_jax.sampling.plan import plan
-from crystal_diffusion_jax.sampling.request import draw_values, parse_target
-from crystal_diffusion_jax.sampling.settings import ANCESTRAL, SampleSettings, Solver
-from crystal_diffusion_jax.structures import (
-    parse_elements,
-    reduced_formula,
-    to_ase,
-    to_cif,
-    to_structure,
-)
+from crystal_diffusion_jax.sampling.request import parse_target
+from crystal_diffusion_jax.sampling.settings import ANCESTRAL, Solver
+from crystal_diffusion_jax.structures import parse_elements, to_structure
 
 
 def _to_stderr(line: str) -> None:
@@ -103,7 +96,7 @@ class Model:
         num_atoms: int | None = None,
         batch_size: int = 100,
         say: Callable[[str], None] = _to_stderr,
-    ) -> "SampledCrystals":
+    ) -> SampledCrystals:
         """New crystals; the same arguments give the same crystals.
 
         Args:
@@ -163,66 +156,6 @@ def _as_text(target: Asked | Mapping[str, Asked] | None) -> str:
     if isinstance(target, Mapping):
         return ",".join(f"{name}={one(asked)}" for name, asked in target.items()) or "none"
     return one(target)
-
-
-@dataclasses.dataclass(frozen=True)
-class SampledCrystals(Sequence[Structure]):
-    """Crystals of one request, a sequence of pymatgen structures.
-
-    Attributes:
-      structures: those that were not rejected.
-      indices: place of each in the request.
-      rejected: index -> why.
-      settings: the request.
-    """
-
-    structures: tuple[Structure, ...]
-    indices: tuple[int, ...]
-    rejected: Mapping[int, str]
-    settings: SampleSettings
-
-    def __len__(self) -> int:
-        return len(self.structures)
-
-    def __getitem__(self, index):  # type: ignore[no-untyped-def]  # as the tuple's
-        return self.structures[index]
-
-    def __iter__(self) -> Iterator[Structure]:
-        return iter(self.structures)
-
-    @property
-    def values(self) -> dict[str, np.ndarray]:
-        """[len(self)] requested value of each property asked for."""
-        drawn = draw_values(self.settings.target, self.settings.num, self.settings.seed)
-        return {name: asked[list(self.indices)] for name, asked in drawn.items()}
-
-    @property
-    def formulas(self) -> list[str]:
-        """Reduced formulas."""
-        return [reduced_formula(np.array(crystal.atomic_numbers)) for crystal in self]
-
-    def to_pymatgen(self) -> list[Structure]:
-        """The crystals as pymatgen has them."""
-        return list(self.structures)
-
-    def to_ase(self) -> list[ase.Atoms]:
-        """The crystals as ASE has them."""
-        return [to_ase(structure) for structure in self.structures]
-
-    def write_cifs(self, folder: str | Path, symprec: float = 0.1) -> list[Path]:
-        """One CIF a crystal, named as by `experiments.sample`.
-
-        Args:
-          folder: made where it is missing.
-          symprec: tolerance of the symmetry in Angstrom; 0 writes P1.
-        """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        paths = []
-        for index, structure, formula in zip(self.indices, self, self.formulas, strict=True):
-            paths.append(folder / cif_name({"index": index, "formula": formula}))
-            paths[-1].write_text(to_cif(structure, symprec), encoding="utf-8")
-        return paths
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,12 +15,13 @@ from crystal_diffusion_jax import api
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.judge.predict import Predictions
+from crystal_diffusion_jax.sampled_crystals import SampledCrystals
 
 NUM, STEPS = 4, 20
 
 
 @pytest.fixture(scope="module")
-def crystals() -> api.SampledCrystals:
+def crystals() -> SampledCrystals:
     model = cdj.load("perov5_cds")
     return model.sample(NUM, "min", guidance=1.0, num_steps=STEPS, say=lambda line: None)
 
@@ -128,7 +129,7 @@ def test_success_counts_invalid_and_rejected_crystals_as_failures(crystals, monk
     ]
     monkeypatch.setattr(api, "structural_defect", lambda structure: "too close")
     assert cdj.success_rate(crystals, "perov5")["SR15"].k == 0
-    one_less = api.SampledCrystals(
+    one_less = SampledCrystals(
         crystals.structures, crystals.indices, {9: "flat"}, crystals.settings
     )
     assert cdj.success_rate(one_less, "perov5")["SR5"].n == 5

@@ -22,6 +22,7 @@ CRYSTALLOGRAPHY_PLACES = (
     f"{LIBRARY}/judge/graph.py",
     f"{LIBRARY}/evaluation/",
     f"{LIBRARY}/api.py",
+    f"{LIBRARY}/sampled_crystals.py",
 )
 ENTRY_POINT_PACKAGES = {"ml_collections", "absl"}
 JAX_PACKAGES = {"jax", "flax", "optax", "orbax"}
