@@ -27,7 +27,7 @@ types: $(INSTALLED)
 	$(BIN)/mypy
 
 pytest: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --cov
 
 test-faults: $(INSTALLED)
 	$(BIN)/python -m pytest -m faults

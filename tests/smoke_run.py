@@ -1,8 +1,6 @@
 """The smoke run of the built-in data set, shared by the tests of training and sampling."""
 
 import functools
-import os
-import tempfile
 from typing import Any
 
 import jax
@@ -32,16 +30,6 @@ from crystal_diffusion_jax.training.step import (
     make_evaluation_step,
     make_train_steps,
 )
-
-# Compiling the same program again takes most of the time of these tests, so compiled programs are
-# kept for the session; in the environment, for the programs that the tests start.
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    _COMPILED = tempfile.TemporaryDirectory(prefix="compiled-")
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED.name
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # remarks on the CPU at each use of the cache
-    jax.config.update("jax_compilation_cache_dir", _COMPILED.name)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 CONFIG: ExperimentConfig = config_module.from_dict(quickstart.get_config("smoke").to_dict())
 

@@ -1,0 +1,24 @@
+"""MP-20 as mp20_cds, with forces along bonds, the time in the pair MLPs, and Muon.
+
+    python -m experiments.train --config=configs/mp20_cds_plus.py --workdir=runs/mp20_cds_plus
+
+Not yet trained.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import mp20_cds
+
+
+def get_config(variant: str = "full") -> ConfigDict:
+    """The experiment; variant "smoke" runs in seconds."""
+    config = mp20_cds.get_config(variant)
+    config.model.num_radial = 16
+    config.model.pair_time = True
+    if variant == "full":
+        config.model.width = config.model.pair_width = 64
+        config.model.num_blocks = 3
+        config.training.optimizer = "muon"
+        config.training.num_steps = 30_000
+        config.training.learning_rate = 2e-3
+    return config
