@@ -19,8 +19,11 @@ from crystal_diffusion_jax.evaluation.page.figures import (
 HISTOGRAM, COMPOSITIONS, ELEMENTS = "histogram.png", "compositions.png", "elements.png"
 
 
-def require_matplotlib() -> Any:
+def require_matplotlib(who: str = "--png") -> Any:
     """The class matplotlib.figure.Figure.
+
+    Args:
+      who: needs it, for the message.
 
     Raises:
       UserError: the extra `plots` is not installed.
@@ -29,7 +32,7 @@ def require_matplotlib() -> Any:
         # Figure alone draws with Agg: no display, no global pyplot state.
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise UserError("--png needs matplotlib: pip install '.[plots]'") from error
+        raise UserError(f"{who} needs matplotlib: pip install '.[plots]'") from error
     return Figure
 
 

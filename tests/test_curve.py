@@ -1,0 +1,116 @@
+"""experiments/curve.py: checkpoints to models, log to minutes, and points that are kept."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from crystal_diffusion_jax import model_folder
+from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.evaluation.training_history import (
+    checkpoint_model,
+    checkpoint_steps,
+    read_log,
+)
+from crystal_diffusion_jax.training.seal import DamagedError
+from experiments import cli, curve
+from tests import tiny_run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
+    """Workdir of a run, and its weights."""
+    folder = tmp_path_factory.mktemp("curve") / "run"
+    return folder, tiny_run.write(folder)
+
+
+@pytest.fixture
+def workdir(trained: tuple[Path, np.ndarray], tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    return shutil.copytree(trained[0], tmp_path / "run")
+
+
+def test_a_checkpoint_becomes_the_model_of_its_averaged_weights(trained):
+    workdir, params = trained
+    last = model_folder.load(workdir)
+    (workdir / "checkpoints" / "15.preempted").mkdir()
+    (workdir / "checkpoints" / "30.orbax-checkpoint-tmp").mkdir()
+    assert checkpoint_steps(workdir) == list(tiny_run.STEPS)
+    assert (workdir / "checkpoints" / "30.orbax-checkpoint-tmp").exists()  # a training's
+    models = {step: checkpoint_model(workdir, step, last) for step in tiny_run.STEPS}
+    for step, model in models.items():
+        np.testing.assert_array_equal(ravel_pytree(model.params)[0], tiny_run.scaled(params, step))
+    assert len({model.weights_sha256 for model in models.values()}) == 2
+
+
+def test_a_checkpoint_that_is_damaged_or_gone_is_named(workdir):
+    last = model_folder.load(workdir)
+    (workdir / "checkpoints" / "10" / "sha256.json").unlink()
+    for step in (10, 15):
+        with pytest.raises(DamagedError, match=f"{step}"):
+            checkpoint_model(workdir, step, last)
+
+
+def test_the_log_gives_minutes_and_losses_by_step(workdir):
+    path = workdir / "metrics.jsonl"
+    with path.open("a") as file:
+        file.write('{"kind": "train", "st')  # being written
+    minutes, losses = read_log(path)
+    assert minutes == pytest.approx({10: 2.0, 20: 4.0})
+    assert losses == pytest.approx({10: 2.5, 20: 2.0})
+    path.write_text("no log\n")
+    with pytest.raises(UserError, match="missing or damaged"):
+        read_log(path)
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["curve.py", *arguments])
+    monkeypatch.setattr(curve, "predict", tiny_run.judge)
+    cli.run(curve.main)
+
+
+def test_points_of_checkpoints_that_are_gone_stay(workdir, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "curve.png"
+    arguments = [f"--workdir={workdir}", f"--out={out}", "--num=2", "--guidance=0"]
+    shutil.move(workdir / "checkpoints" / "20", tmp_path / "20")
+    run(monkeypatch, *arguments)
+    shutil.move(tmp_path / "20", workdir / "checkpoints" / "20")
+    (workdir / "checkpoints" / "10" / "sha256.json").unlink()
+    run(monkeypatch, *arguments)
+    assert "step 10 is left out" in capsys.readouterr().err
+    points = json.loads(out.with_suffix(".json").read_text())["measurements"]
+    assert [(point["step"], point["minutes"]) for point in points] == [(10, 2.0), (20, 4.0)]
+    assert [point["validation_loss"] for point in points] == [2.5, 2.0]
+    assert out.read_bytes().startswith(b"\x89PNG")
+    assert len(out.read_bytes()) < 80_000
+    shutil.rmtree(workdir / "checkpoints")  # all is measured: nothing is sampled, all is drawn
+    out.unlink()
+    run(monkeypatch, *arguments)
+    assert out.exists()
+    (workdir / "config.json").write_text("{}")
+    with pytest.raises(SystemExit):
+        run(monkeypatch, *arguments)
+    assert "belongs to another run" in capsys.readouterr().err
+
+
+def test_a_mistake_ends_with_one_sentence(workdir, tmp_path, monkeypatch, capsys):
+    given = [f"--workdir={workdir}", f"--out={tmp_path / 'curve.png'}"]
+    shutil.rmtree(workdir / "checkpoints")
+    for arguments, fragment in (
+        ([f"--workdir={tmp_path}"], "metrics.jsonl is missing"),
+        ([f"--out={tmp_path / 'curve.json'}"], "end it in .png"),
+        (["--batch_size=0"], "--batch_size=0"),
+        (["--guidance=inf"], "--guidance=inf must be finite"),
+        ([], "holds no checkpoint"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            run(monkeypatch, *given, *arguments)
+        assert ended.value.code == 2
+        said = capsys.readouterr().err
+        assert said.startswith("error: ")
+        assert said.count("\n") == 1
+        assert fragment in said
