@@ -20,6 +20,8 @@ from crystal_diffusion_jax.training.seal import DamagedError
 from experiments import cli, curve
 from tests import tiny_run
 
+SOLVER = "--solver=second_order"
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
@@ -75,7 +77,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
 
 def test_points_of_checkpoints_that_are_gone_stay(workdir, tmp_path, monkeypatch, capsys):
     out = tmp_path / "curve.png"
-    arguments = [f"--workdir={workdir}", f"--out={out}", "--num=2", "--guidance=0"]
+    arguments = [f"--workdir={workdir}", f"--out={out}", "--num=2", "--guidance=0", SOLVER]
     shutil.move(workdir / "checkpoints" / "20", tmp_path / "20")
     run(monkeypatch, *arguments)
     shutil.move(tmp_path / "20", workdir / "checkpoints" / "20")

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from crystal_diffusion_jax.judge.predict import Predictions
 from crystal_diffusion_jax.sampled_crystals import SampledCrystals
 from crystal_diffusion_jax.sampling.settings import ANCESTRAL, SampleSettings
 from experiments import cli, figures
-from tests import smoke_run, tiny_run
+from tests import tiny_run
 
 SPEC = KNOWN_DATASETS["perov5"]
 QUANTILES = tuple(np.linspace(-0.3, 4.3, 101).tolist())
@@ -147,16 +146,9 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     cli.run(figures.main)
 
 
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("figures") / "run"
-    tiny_run.write(folder)
-    return folder
-
-
-def test_the_command_measures_draws_and_repeats_nothing(workdir, tmp_path, monkeypatch, capsys):
+def test_the_command_measures_draws_and_repeats_nothing(tmp_path, monkeypatch, capsys):
     out = tmp_path / "figures"
-    arguments = [f"--model={workdir}", f"--out={out}", "--num=2", "--targets=2", "--guidance=0"]
+    arguments = ["--model=perov5_cds", f"--out={out}", "--num=2", "--targets=2", "--guidance=0"]
     calls = []
 
     def sample(self: api.Model, num: int, target: dict[str, float], **asked: Any) -> Any:
@@ -174,7 +166,7 @@ def test_the_command_measures_draws_and_repeats_nothing(workdir, tmp_path, monke
     assert not list(out.glob("*.png"))
     run(monkeypatch, *arguments)
     assert len(calls) == 3 + 3  # five sets, of which two were there
-    low, high = smoke_run.statistics().property_min[0], smoke_run.statistics().property_max[0]
+    low, high = api.load("perov5_cds").properties["heat_ref"]
     assert calls[0] == (2, low, 0.0, 0)
     assert calls[3] == (2, high, 0.0, 0)
     assert [(num, seed) for num, _, _, seed in calls[4:]] == [(1, 0), (1, 1)]
@@ -220,10 +212,10 @@ def test_a_mistake_ends_with_one_sentence(arguments, fragment, tmp_path, monkeyp
     assert not (tmp_path / "new").exists()
 
 
-def test_a_foreign_file_in_the_folder_is_refused(workdir, tmp_path, monkeypatch, capsys):
+def test_a_foreign_file_in_the_folder_is_refused(tmp_path, monkeypatch, capsys):
     (tmp_path / "figures.json").write_text('{"measurements": [{"request": {}}]}')
     with pytest.raises(SystemExit):
-        run(monkeypatch, f"--model={workdir}", f"--out={tmp_path}")
+        run(monkeypatch, "--model=perov5_cds", f"--out={tmp_path}")
     assert "figures.json is damaged, or was not written" in capsys.readouterr().err
 
 
@@ -234,8 +226,8 @@ def test_a_foreign_file_in_the_folder_is_refused(workdir, tmp_path, monkeypatch,
         ("model", "conditioning", "none", "trained without a condition"),
     ],
 )
-def test_a_model_without_judge_or_condition_is_refused(workdir, section, field, value, message):
-    trained = model_folder.load(workdir)
+def test_a_model_without_judge_or_condition_is_refused(section, field, value, message):
+    trained = model_folder.load("perov5_cds")
     part = dataclasses.replace(getattr(trained.config, section), **{field: value})
     config = dataclasses.replace(trained.config, **{section: part})
     with pytest.raises(UserError, match=message):

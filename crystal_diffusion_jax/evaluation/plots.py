@@ -146,7 +146,8 @@ def conditioning(
         label="median and quartiles",
     )
     note = f"\n{outside} crystals outside of the picture" if outside else ""
-    axes.text(0.98, 0.03, text + note, transform=axes.transAxes, ha="right", va="bottom")
+    # Below the legend, far above the diagonal.
+    axes.text(0.02, 0.7, text + note, transform=axes.transAxes, va="top", fontsize=9)
     axes.set(
         xlabel=f"requested {_title(spec)}",
         ylabel=f"predicted {_title(spec)}",
@@ -184,9 +185,12 @@ def guidance(measurements: Sequence[Measurement], title: str) -> Any:
     weights = [each["request"]["guidance"] for each in measurements]
     rows = {name: [_success(each, name) for each in measurements] for name in NAMES}
     valid = [Rate(each["valid"], each["request"]["num"]) for each in measurements]
-    for (name, rates), colour in zip(rows.items(), _RATE_COLOURS, strict=True):
-        _curve(left, weights, rates, colour, name)
-    _curve(left, weights, valid, _VALID_COLOUR, "valid")
+    # Side by side, as they coincide where a model is good.
+    step = 0.015 * (max(weights) - min(weights))
+    for place, ((name, rates), colour) in enumerate(
+        zip({**rows, "valid": valid}.items(), (*_RATE_COLOURS, _VALID_COLOUR), strict=True)
+    ):
+        _curve(left, [weight + (place - 1.5) * step for weight in weights], rates, colour, name)
     left.set(ylabel="% of crystals, with 95 % interval", xlabel="weight of guidance")
     left.set_ylim(top=101)
     left.legend(frameon=False)
