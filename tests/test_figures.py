@@ -3,11 +3,12 @@
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
-from pymatgen.core import Lattice, Structure
+from pymatgen.core import Structure
 
 from crystal_diffusion_jax import api, model_folder
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
@@ -16,25 +17,15 @@ from crystal_diffusion_jax.evaluation import plots
 from crystal_diffusion_jax.evaluation.figure_requests import Training, figure_requests, summary
 from crystal_diffusion_jax.evaluation.measurement import Request, score
 from crystal_diffusion_jax.judge.predict import Predictions
-from crystal_diffusion_jax.sampled_crystals import SampledCrystals
-from crystal_diffusion_jax.sampling.settings import ANCESTRAL, SampleSettings
+from crystal_diffusion_jax.sampling.settings import ANCESTRAL
 from experiments import cli, figures
 from tests import tiny_run
+from tests.tiny_run import perovskite, sampled
 
 SPEC = KNOWN_DATASETS["perov5"]
 QUANTILES = tuple(np.linspace(-0.3, 4.3, 101).tolist())
 TRAINING = Training((-0.3, 4.3), 1.5, QUANTILES)
 PNG = b"\x89PNG\r\n"
-
-
-def perovskite(a: str, b: str, edge: float) -> Structure:
-    sites = [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]
-    return Structure(Lattice.cubic(edge), [a, b, "O", "O", "O"], sites)
-
-
-def sampled(num: int, crystals: dict[int, Structure], rejected: dict[int, str]) -> SampledCrystals:
-    settings = SampleSettings("m", "", {"heat_ref": 0.0}, num, 0, 0.0, 50, 1e-6, None, None, 0.1)
-    return SampledCrystals(tuple(crystals.values()), tuple(crystals), rejected, settings)
 
 
 def test_every_crystal_that_was_asked_for_is_counted_once():
@@ -46,7 +37,7 @@ def test_every_crystal_that_was_asked_for_is_counted_once():
     }
     values = {3.9: 0.3, 4.0: 0.6, 4.1: np.nan, 0.5: -2.0}
 
-    def judge(structures: list[Structure]) -> Predictions:
+    def judge(structures: Sequence[Structure]) -> Predictions:
         return Predictions(np.array([values[round(s.lattice.a, 3)] for s in structures]), {2: ""})
 
     found = score(sampled(6, crystals, {1: "too flat", 4: "too flat"}), SPEC, judge, -0.3)

@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from pymatgen.core import Element, Structure
+from pymatgen.core import Element, Lattice, Structure
 
 from crystal_diffusion_jax import config as config_module
 from crystal_diffusion_jax import model_folder
 from crystal_diffusion_jax.judge.predict import Predictions
+from crystal_diffusion_jax.sampled_crystals import SampledCrystals
+from crystal_diffusion_jax.sampling.settings import SampleSettings
 from crystal_diffusion_jax.training.checkpoint import Checkpoints
 from crystal_diffusion_jax.training.optimizer import make_optimizer
 from crystal_diffusion_jax.training.state import initial_state
@@ -35,13 +37,33 @@ def write(workdir: Path) -> np.ndarray:
     with Checkpoints(workdir / "checkpoints", model.config) as checkpoints:
         for step in STEPS:
             ema = jnp.asarray(scaled(np.asarray(params), step))
-            checkpoints.save(step, state.replace(ema_params=ema), {"loss": 3.0 - step / 20})
+            checkpoints.save(
+                step, dataclasses.replace(state, ema_params=ema), {"loss": 3.0 - step / 20}
+            )
             rows.append({"kind": "train", "step": step, "loss": 4.0, "seconds": 12.0 * step})
             rows.append({"kind": "validation", "step": step, "loss": 3.0 - step / 20})
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (workdir / "config.json").write_text(json.dumps(config_module.to_dict(model.config)))
     model_folder.save(dataclasses.replace(model, params=unflatten(ema)), workdir / "model")
     return np.asarray(params)
+
+
+def perovskite(a: str, b: str, edge: float) -> Structure:
+    """A cubic perovskite."""
+    sites: list[list[float]] = [
+        [0, 0, 0],
+        [0.5, 0.5, 0.5],
+        [0.5, 0.5, 0],
+        [0.5, 0, 0.5],
+        [0, 0.5, 0.5],
+    ]
+    return Structure(Lattice.cubic(edge), [a, b, "O", "O", "O"], sites)
+
+
+def sampled(num: int, crystals: dict[int, Structure], rejected: dict[int, str]) -> SampledCrystals:
+    """Crystals as `Model.sample` returns them, by index."""
+    settings = SampleSettings("m", "", {"heat_ref": 0.0}, num, 0, 0.0, 50, 1e-6, None, None, 0.1)
+    return SampledCrystals(tuple(crystals.values()), tuple(crystals), rejected, settings)
 
 
 def judge(structures: list[Structure], oracle: str, progress: bool = True) -> Predictions:
