@@ -289,6 +289,7 @@ def test_the_sampler_is_traced_once_per_shape(params, monkeypatch):
         return plain_bind(*args)
 
     monkeypatch.setattr(denoising, "bind", counting_bind)
+    make_sampler.cache_clear()
     sampler = make_sampler(NETWORK, NOISE, 3, use_guidance=True, mesh=MESH)
     mask, allowed = jnp.ones((2, 3), bool), jnp.ones(NUM_SPECIES, bool)
     for guidance, number in ((1.0, 0), (2.0, 1), (3.0, 2)):

@@ -1,6 +1,7 @@
 """The reverse process as one scan over steps, with optional guidance."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -195,6 +196,8 @@ Process = Callable[..., Crystals]
 Sampler = Callable[[Any, Array, Array, Condition, float | Array, float | Array, Array], Crystals]
 
 
+# Kept, because a new function would be traced anew by each request of a loop over targets.
+@functools.lru_cache(maxsize=8)
 def make_sampler(
     denoiser: Denoiser,
     noise_config: NoiseConfig,

@@ -4,6 +4,8 @@ The scan over steps becomes a scan over segments of K steps, each of which is a 
 steps: only the states between segments are ever held, and the crystals are the same to the bit.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,6 +32,8 @@ def saved_steps(num_steps: int, every: int) -> np.ndarray:
     return np.append(np.arange(0, num_steps, every, dtype=np.int32), np.int32(num_steps))
 
 
+# One function for one number, so that `make_sampler` finds its program again.
+@functools.cache
 def recording(every: int) -> Process:
     """`sampler.reverse_process`, but with all kept states instead of the last alone.
 
