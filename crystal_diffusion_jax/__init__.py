@@ -17,10 +17,15 @@ From Python: `load`, `oracle` and `success_rate`, see `api`; the package alone i
 """
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from crystal_diffusion_jax.api import load, oracle, success_rate
+
+# Before JAX is loaded. At every program read from the compilation cache XLA would print a page on
+# tuning preferences that it mistakes for missing instructions (jax-ml/jax#38445).
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 __version__ = "0.1.0"
 

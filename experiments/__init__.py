@@ -1,10 +1,10 @@
 """Command-line programs: flags in, library calls out."""
 
+import importlib
 import os
 
-# Before JAX is loaded. At every program read from the compilation cache XLA would print a page on
-# tuning preferences that it mistakes for missing instructions (jax-ml/jax#38445).
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Silences XLA, which works only before JAX is loaded.
+importlib.import_module("crystal_diffusion_jax")
 
 # Devices of a CPU that wait for one another are patient: XLA ends a process after 40 seconds, which
 # pass while it is suspended, or while others keep the cores busy.

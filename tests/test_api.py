@@ -3,6 +3,7 @@
 import doctest
 import functools
 import json
+import os
 import subprocess
 import sys
 
@@ -154,3 +155,14 @@ def test_success_counts_invalid_and_rejected_crystals_as_failures(crystals, monk
 def test_the_package_has_no_other_names():
     with pytest.raises(AttributeError, match="no attribute 'train'"):
         _ = cdj.train
+
+
+@pytest.mark.parametrize(("before", "after"), [({}, "3"), ({"TF_CPP_MIN_LOG_LEVEL": "0"}, "0")])
+@pytest.mark.parametrize("package", ["crystal_diffusion_jax", "experiments"])
+def test_the_remarks_of_the_compiler_are_silenced_unless_asked_for(package, before, after):
+    level = "os.environ['TF_CPP_MIN_LOG_LEVEL']"
+    command = f"import os, sys, {package}; print({level}, 'jax' in sys.modules)"
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"} | before
+    run = [sys.executable, "-c", command]
+    done = subprocess.run(run, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [after, "False"]
