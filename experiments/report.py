@@ -187,7 +187,7 @@ def main() -> None:
     scores, train, notes = judge(inputs, spec, flags.root)
     if inputs.failures:
         notes.append(f"{len(inputs.failures)} crystals could not be read and are not shown.")
-    title, caption, shown = "", "", None
+    title, caption, shown, target = "", "", None, None
     if spec is not None and scores.success:
         title, caption = f"{spec.property_name}, {spec.unit}", cards.caption(spec)
         target = settings.target.get(spec.property_name) if settings else None
@@ -204,7 +204,7 @@ def main() -> None:
         title=f"{len(listed)} generated crystals",
         subtitle=asked_for(settings, spec) if settings else "",
         notes=notes,
-        rates=cards.headline(scores),
+        rates=cards.headline(scores, target),
         caption=caption,
         entries=listed,
         histogram=None if shown is None else histogram(shown),

@@ -92,7 +92,8 @@ def plan(
     if solver == SECOND_ORDER:
         default_steps = min(FEW_STEPS, trained_steps)
         few_gamma = FEW_STEPS_CORRECTOR * model.config.noise.frac_sigma_min**2
-        default_gamma = max(few_gamma, default_gamma)
+        # Six digits, as it is written in commands: 8e-06, not 8.000000000000001e-06.
+        default_gamma = float(f"{max(few_gamma, default_gamma):.6g}")
     num_steps = default_steps if num_steps is None else num_steps
     gamma = default_gamma if gamma is None else gamma
     for flag, value, low, high in (

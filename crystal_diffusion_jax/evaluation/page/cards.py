@@ -2,16 +2,30 @@
 
 import html
 
+import numpy as np
+
 from crystal_diffusion_jax.data.datasets import DatasetSpec
-from crystal_diffusion_jax.evaluation.intervals import Rate
+from crystal_diffusion_jax.evaluation.intervals import Rate, rate
 from crystal_diffusion_jax.evaluation.partial import PartialReport
 from crystal_diffusion_jax.evaluation.report import Report
 from crystal_diffusion_jax.evaluation.success_rate import NAMES
 
 
-def headline(scores: Report | PartialReport) -> dict[str, Rate]:
-    """Title -> rate, for all that is known."""
-    rates = dict(scores.success.get("single_valid", {}))
+def headline(
+    scores: Report | PartialReport, target: tuple[float, float] | None = None
+) -> dict[str, Rate]:
+    """Title -> rate, for all that is known.
+
+    Args:
+      scores: of the crystals.
+      target: lowest and highest value that was asked for.
+    """
+    rates = {}
+    if scores.success and target is not None and target[0] < target[1]:
+        values = np.asarray(scores.values)
+        inside = (values >= target[0]) & (values <= target[1])  # NaN is not
+        rates["valid, in the range asked for"] = rate(inside & scores.valid)
+    rates |= scores.success.get("single_valid", {})
     rates["valid"] = scores.validity["both"]
     for title, name in (
         ("unique", "unique"),

@@ -1,0 +1,40 @@
+"""The numbers at the top of the page."""
+
+import numpy as np
+import pytest
+
+from crystal_diffusion_jax.evaluation.intervals import rate
+from crystal_diffusion_jax.evaluation.page.cards import headline
+from crystal_diffusion_jax.evaluation.partial import PartialReport
+from crystal_diffusion_jax.evaluation.success_rate import success_rates
+
+IN_RANGE = "valid, in the range asked for"
+# At both ends, inside but invalid, outside, without a prediction.
+VALUES = np.array([0.5, 1.0, 0.7, 1.2, np.nan])
+VALID = np.array([True, True, False, True, True])
+
+
+def scores(*, judged: bool) -> PartialReport:
+    return PartialReport(
+        success=success_rates(VALUES, VALID, (0.4, 0.5, 0.6)) if judged else {},
+        validity={"both": rate(VALID)},
+        diversity={},
+        values=VALUES,
+        valid=VALID,
+        novel=None,
+    )
+
+
+def test_a_range_counts_the_valid_crystals_in_it_with_both_ends():
+    found = headline(scores(judged=True), (0.5, 1.0))
+    assert next(iter(found)) == IN_RANGE
+    assert (found[IN_RANGE].k, found[IN_RANGE].n) == (2, 5)
+
+
+@pytest.mark.parametrize("target", [None, (0.5, 0.5)])
+def test_a_single_value_or_none_has_no_such_number(target):
+    assert IN_RANGE not in headline(scores(judged=True), target)
+
+
+def test_without_predictions_there_is_none_either():
+    assert IN_RANGE not in headline(scores(judged=False), (0.5, 1.0))
