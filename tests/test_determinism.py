@@ -7,6 +7,7 @@ from pathlib import Path
 
 import flax.traverse_util
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -66,8 +67,8 @@ def test_idle_weights_have_no_effect():
     idle = {name: is_idle(name, leaf.shape) for name, leaf in named.items()}
     assert sum(map(np.sum, idle.values())) == 16 + 16 * 16 + 3
     crystals, properties, _ = jax.tree.map(lambda leaf: leaf[0, :4], inputs.batches(0))
-    t = np.array([1, 10, 100, 1000])
-    condition = Condition(values=properties, present=np.ones(properties.shape, bool))
+    t = jnp.array([1, 10, 100, 1000])
+    condition = Condition(values=properties, present=jnp.ones(properties.shape, bool))
 
     def outputs(weights: dict[str, np.ndarray]) -> list[np.ndarray]:
         nested = flax.traverse_util.unflatten_dict(weights, sep="/")
