@@ -9,10 +9,12 @@ from pathlib import Path
 
 import filelock
 
+from crystal_diffusion_jax.data.limits import read_json, shown
 from crystal_diffusion_jax.errors import UserError
 
 LOCK = ".lock"
 OWNER = ".owner.json"
+_MAX_OWNER = 10_000  # bytes; a process and a host take a hundred
 
 
 @contextlib.contextmanager
@@ -59,7 +61,7 @@ def exclusive(folder: Path, flag: str, say: Callable[[str], None] = print) -> It
 def _owner(folder: Path) -> str:
     """Process and host of the run that locked the folder last."""
     try:
-        owner = json.loads((folder / OWNER).read_text())
-        return f"process {owner['pid']} on {owner['host']}"
+        owner = read_json(folder / OWNER, _MAX_OWNER)
+        return shown(f"process {owner['pid']} on {owner['host']}", 300)
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"

@@ -16,7 +16,7 @@ from crystal_diffusion_jax import config as config_module
 from crystal_diffusion_jax.config import ExperimentConfig
 from crystal_diffusion_jax.data.archives import read_arrays
 from crystal_diffusion_jax.data.arrays import DatasetStatistics
-from crystal_diffusion_jax.data.limits import read_text, shown
+from crystal_diffusion_jax.data.limits import read_json, shown
 from crystal_diffusion_jax.errors import UserError, did_you_mean
 from crystal_diffusion_jax.files import file_sha256
 from crystal_diffusion_jax.models.denoiser import Denoiser
@@ -117,7 +117,7 @@ def load(path: Path | str) -> TrainedModel:
     for name in ("model.json", "weights.npz"):
         _refuse_link_out(folder, folder / name)
     try:
-        description = json.loads(read_text(folder / "model.json", _MAX_DESCRIPTION))
+        description = read_json(folder / "model.json", _MAX_DESCRIPTION)
         version = description["format_version"]
         if type(version) is not int:
             raise TypeError(f"format_version is {version!r}")
@@ -128,7 +128,7 @@ def load(path: Path | str) -> TrainedModel:
             digest, training = description["weights_sha256"], description["training"]
             if not isinstance(training, dict):
                 raise TypeError("training is no object with fields")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{folder}/model.json is damaged ({shown(str(error), 300)}); copy the model again"
         ) from error

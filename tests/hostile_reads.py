@@ -1,13 +1,13 @@
-"""Reads hostile files one after another; prints how each ended and the memory that all took.
+"""Reads hostile files one after another; prints how each ended and the memory that it took.
 
-A program of its own, because the peak of a process's memory never falls:
+A program of its own, so that nothing else allocates meanwhile:
 
     python -m tests.hostile_reads EMPTY_FOLDER
 """
 
 import gzip
 import json
-import resource
+import os
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
@@ -15,13 +15,23 @@ from pathlib import Path
 from typing import Any
 
 from crystal_diffusion_jax import model_folder
-from crystal_diffusion_jax.data.archives import read_arrays
+from crystal_diffusion_jax.data.archives import read_array, read_arrays
+from crystal_diffusion_jax.data.load import DataConfig
 from crystal_diffusion_jax.data.read import canonical_cell
+from crystal_diffusion_jax.data.shards.dataset import INDEX
+from crystal_diffusion_jax.data.shards.splits import open_splits
 from crystal_diffusion_jax.data.tables import Source, read_rows, read_table
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation.inputs import read_structures
 from crystal_diffusion_jax.judge import torch_zip
+from crystal_diffusion_jax.lock import OWNER, exclusive
+from crystal_diffusion_jax.sampling import journal, record_file
+from crystal_diffusion_jax.sampling.journal import Journal
 from crystal_diffusion_jax.time_limit import processor_time_limit
+from crystal_diffusion_jax.training import seal
+from crystal_diffusion_jax.training.logbook import Logbook
+from crystal_diffusion_jax.training.workdir import claimed
+from tests.smoke_run import CONFIG
 
 SECONDS = 10.0
 HUGE = 2 * 2**30  # bytes of a file that is nearly all hole
@@ -120,6 +130,72 @@ def cases(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     model.mkdir()
     sparse(model / "model.json", "{")
     yield "model.json", lambda: model_folder.load(model)
+    yield from cases_of_own_files(folder)
+
+
+def cases_of_own_files(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Of formats that only this package writes: folders of runs, samples, shards, the caches."""
+    hole = sparse(folder / "record.json", "{")
+    yield "record", lambda: record_file.read(hole)
+    deep = write(folder / "nested.json", "[" * 1_000_000)
+    yield "record depth", lambda: record_file.read(deep)
+    yield "journal num", lambda: Journal(begun(folder / "num.jsonl", 10**12))
+    endless = begun(folder / "line.jsonl", 5)
+    os.truncate(endless, HUGE)
+    yield "journal line", lambda: Journal(endless)
+    crystal = json.dumps({"structure": {"index": 0, "x": 8000 * "-"}, "frame": ""}) + "\n"
+    many = begun(folder / "open.jsonl", 5, 12_000 * crystal)
+    yield "journal open", lambda: Journal(many)
+    yield "journal depth", lambda: Journal(begun(folder / "deep.jsonl", 5, "[" * 2**20 + "\n"))
+    bonds = folder / "bonds.npy"
+    bonds.write_bytes(npy("(1000000000000, 5)", bytes(40)))
+    yield "bonds shape", lambda: read_array(bonds, 2**24)
+    long = folder / "long.npy"
+    long.write_bytes(npy("(53687078, 5)"))
+    os.truncate(long, HUGE)
+    yield "bonds length", lambda: read_array(long, 2**24)
+    for split in ("train", "val"):
+        (folder / "shards" / split).mkdir(parents=True)
+        sparse(folder / "shards" / split / INDEX, "{")
+    yield "shards index", lambda: open_splits(DataConfig(root=str(folder / "shards")))
+    run = folder / "run"
+    run.mkdir()
+    sparse(run / OWNER, "{")
+    yield "owner", lambda: list(owner_of(run))
+    sparse(run / "metrics.jsonl", "{")
+    yield "metrics", lambda: Logbook(run, 0)
+    sparse(run / "config.json", "{")
+    data: Any = Data()
+    yield (
+        "config",
+        lambda: claimed(run, CONFIG, {"train": data, "val": data}, print).__enter__(),
+    )
+    sparse(run / "record", "{")
+    yield "checkpoint record", lambda: seal.read_record(run / "record")
+    write(run / seal.CHECKSUMS, "[" * 1_000_000)
+    yield "checkpoint seal", lambda: seal.require_intact(run)
+
+
+class Data:
+    """A split of which only the checksum is asked."""
+
+    def checksum(self) -> str:
+        return ""
+
+
+def begun(path: Path, num: int, more: str = "") -> Path:
+    """A journal with anything after its first line."""
+    journal.create(path, {"num": num})
+    with path.open("a") as file:
+        file.write(more)
+    return path
+
+
+def owner_of(run: Path) -> Iterator[str]:
+    """What is said of the run that was killed there."""
+    lines: list[str] = []
+    with exclusive(run, "--workdir", lines.append):
+        yield from lines
 
 
 def _reasons(failures: dict[int, str]) -> str:
@@ -128,16 +204,40 @@ def _reasons(failures: dict[int, str]) -> str:
 
 def main(folder: Path) -> None:
     """Prints an object of JSON."""
-    ends = {}
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for name, read in cases(folder):
-        try:
-            with processor_time_limit(SECONDS):
-                ends[name] = f"read: {read()}"
-        except (UserError, ValueError) as error:
-            ends[name] = f"{type(error).__name__}: {error}"
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"ends": ends, "growth_mb": (after - before) / 1024}))
+    found = {name: in_a_child(read) for name, read in cases(folder)}
+    ends = {name: end for name, (end, _) in found.items()}
+    print(json.dumps({"ends": ends, "growth_mb": {name: mb for name, (_, mb) in found.items()}}))
+
+
+def in_a_child(read: Callable[[], Any]) -> tuple[str, float]:
+    """How a read ends, and the MB by which it makes a process grow that holds no freed memory."""
+    answer, to_parent = os.pipe()
+    if child := os.fork():
+        os.close(to_parent)
+        with os.fdopen(answer) as file:
+            text = file.read()
+        os.waitpid(child, 0)
+        end, growth = json.loads(text)
+        return end, growth
+    before = peak_mb()
+    try:
+        with processor_time_limit(SECONDS):
+            end = f"read: {read()}"
+    except (UserError, ValueError) as error:
+        end = f"{type(error).__name__}: {error}"
+    except BaseException as error:
+        end = f"not foreseen: {error!r}"
+    with os.fdopen(to_parent, "w") as file:
+        json.dump([end, peak_mb() - before], file)
+    os._exit(0)
+
+
+def peak_mb() -> float:
+    """The most memory that was resident (proc(5)); a child begins with what it got."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) / 1024
+    raise OSError("no VmHWM")
 
 
 if __name__ == "__main__":

@@ -148,6 +148,25 @@ def test_corrector_moves_up_the_score_by_gamma_and_adds_no_noise_at_the_last_tim
     np.testing.assert_allclose(found, np.full((1, 1, 3), 0.51 - 2e-6 * 400), atol=2 * EPS)
 
 
+def test_steps_of_the_corrector_grow_with_the_variance_of_the_noise(schedule):
+    times, gamma = jnp.array([1, 50, 400, 999]), 2e-6
+    # The widths are geometric from 0.005 to 0.5.
+    step = gamma * 100.0 ** (2 * (np.array(times) - 1) / 999)
+    noise, nothing = jnp.ones((4, 1, 3)), jnp.zeros((4, 1, 3))
+    jitter = coordinates.corrector_move(noise, nothing, times, gamma, schedule)
+    expected = np.sqrt(2 * step) * (np.array(times) > 1)
+    np.testing.assert_allclose(jitter, np.broadcast_to(expected[:, None, None], (4, 1, 3)), 1e-5)
+    # 1 / 20 of a width away from the site, where up to t = 400 (sigma 0.03) no image is near, the
+    # score is -1 / (20 sigma).
+    sigma = 0.005 * 100.0 ** ((np.array(times) - 1) / 999)
+    noisy = jnp.asarray(0.5 + sigma / 20, jnp.float32)[:, None, None] * jnp.ones((1, 1, 3))
+    score = coordinates.scaled_score(noisy, jnp.full((4, 1, 3), 0.5), times, schedule)
+    move = coordinates.corrector_move(nothing, score, times, gamma, schedule)
+    away = np.asarray(noisy, np.float64) - 0.5
+    drift = -(step / sigma**2)[:, None, None] * away
+    np.testing.assert_allclose(move[:3], drift[:3], rtol=1e-4)
+
+
 def test_integer_shifts_of_atoms_change_nothing(schedule):
     key_eps, key_shift = jax.random.split(jax.random.key(5))
     clean, times = batch_of_sites(8), jnp.arange(100, 900, 100)

@@ -280,6 +280,15 @@ class Training:
         """The same for a text that it says."""
         return self.wait_until(lambda: text in self.said)
 
+    def pause(self, seconds: float) -> None:
+        """Holds it up, as a scheduler or a closed lid does."""
+        self._process.send_signal(signal.SIGSTOP)
+        time.sleep(0.5)  # a thread may be writing a line
+        before = self._path.stat()
+        time.sleep(seconds)
+        assert self._path.stat().st_mtime_ns == before.st_mtime_ns
+        self._process.send_signal(signal.SIGCONT)
+
     def end(self, how: signal.Signals | None = None) -> int:
         """The exit status, negative for a signal."""
         try:
@@ -300,6 +309,21 @@ def test_sigterm_ends_the_program_with_status_143_and_one_line(tmp_path):
     assert "Traceback" not in training.said
     (preempted,) = (name for name in checkpoint_steps(workdir) if "preempted" in name)
     assert f"has a checkpoint of step {preempted.split('.')[0]}, " in last
+
+
+@pytest.mark.faults
+def test_a_run_that_is_paused_goes_on_to_the_same_bytes(tmp_path, undisturbed):
+    workdir = tmp_path / "run"
+    training = Training(workdir)
+    assert training.wait_for("crystals in batches")
+    paused = 0
+    for moment in (lambda _: True, begun(workdir), complete(workdir, "10")):
+        if moment(training):
+            training.pause(2.0)
+            paused += 1
+    assert training.end() == 0, training.said
+    assert paused >= 2  # the last moment may come with the end
+    assert_same_results(workdir, undisturbed)
 
 
 # Waits for the moment of a kill; False if the training ended before it.

@@ -114,7 +114,45 @@ def test_damage_before_the_end_is_refused_by_name(tmp_path, line):
 
 
 @pytest.mark.parametrize(
-    "head", [b"", b"{}\n", b"3\n", b'{"format_version": 2, "settings": {"num": 5}}\n']
+    "line",
+    [
+        json.dumps(rejected(1, "long " * 100)),
+        '{"rejected": {"index": 1, "reason": ["flat"]}}',
+        '{"rejected": null}',
+        '{"batch": {"seconds": NaN, "network_calls": 1}}',
+        '{"batch": {"seconds": "1", "network_calls": 1}}',
+        "[" * 10_000,
+    ],
+)
+def test_what_would_be_told_to_the_user_or_added_up_is_checked(tmp_path, line):
+    path = tmp_path / "journal"
+    begin(path)
+    with path.open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(UserError, match=r"journal is damaged.*another --out, or remove"):
+        Journal(path)
+
+
+def test_an_endless_batch_is_refused_before_it_ends(tmp_path):
+    path = tmp_path / "journal"
+    begin(path)
+    with path.open("a") as file:
+        file.writelines(json.dumps(written(1)) + "\n" for _ in range(6))
+    with pytest.raises(UserError, match="journal is damaged"):
+        Journal(path)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"",
+        b"{}\n",
+        b"3\n",
+        b'{"format_version": 2, "settings": {"num": 5}}\n',
+        b'{"format_version": 1, "settings": {"num": true}}\n',
+        b'{"format_version": 1, "settings": {"num": -1}}\n',
+        b'{"format_version": 1, "settings": {"num": 1000001}}\n',
+    ],
 )
 def test_a_first_line_that_is_not_ours_is_refused(tmp_path, head):
     (tmp_path / "journal").write_bytes(head)

@@ -12,6 +12,7 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from crystal_diffusion_jax.judge import bonds, graph
+from tests.hostile_reads import npy
 
 GOOD = Structure(Lattice.cubic(3.35), ["Po"], [[0, 0, 0]])
 SALT = Structure(Lattice.cubic(4.1), ["Cs", "Cl"], [[0.0, 0.0, 0.0], [0.5, 0.5, 0.5]])
@@ -63,11 +64,23 @@ def test_bonds_are_computed_once_for_the_same_numbers(
     moved.translate_sites([0], [0.01, 0, 0])
     bonds.build([moved, GOOD], progress=False)
     assert counts == [0, 1]
-    for path in cache.rglob("*.npy"):
-        path.write_bytes(b"damaged")
-    damaged = bonds.build([GOOD], progress=False)
-    assert counts == [0, 1, 1]
-    np.testing.assert_array_equal(damaged.found[0].bonds, first.found[0].bonds)
+
+
+def test_damaged_or_hostile_files_of_the_cache_are_passed_over(
+    monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    first = bonds.build([GOOD], progress=False)
+    (path,) = cache.rglob("*.npy")
+    good = path.read_bytes()
+    counts = computed(monkeypatch)
+    contents = (b"damaged", b"", good[:-1], good + b"x", good.replace(b"<i4", b"<f4"),
+                npy("(1000000000000, 5)", bytes(40)), npy("(0, 5)"))  # fmt: skip
+    for content in contents:
+        path.write_bytes(content)
+        anew = bonds.build([GOOD], progress=False)
+        np.testing.assert_array_equal(anew.found[0].bonds, first.found[0].bonds)
+        assert path.read_bytes() == good
+    assert counts == [1] * len(contents)
 
 
 def after_an_update(distribution: str) -> str:

@@ -142,3 +142,9 @@ def test_per_crystal_looks_up_times_and_broadcasts_over_the_trailing_axes():
     table = jnp.arange(5.0) * 10
     found = schedules.per_crystal(table, jnp.array([4, 0]), 3)
     np.testing.assert_array_equal(found, np.array([40.0, 0.0]).reshape(2, 1, 1))
+
+
+def test_widths_are_refused_where_the_score_is_rounding_noise():
+    NoiseConfig(frac_sigma_max=0.7)
+    with pytest.raises(ValueError, match=r"frac_sigma_max <= 0\.7 must hold"):
+        NoiseConfig(frac_sigma_max=0.7001)

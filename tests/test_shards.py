@@ -2,12 +2,14 @@ import dataclasses
 import gc
 import json
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from crystal_diffusion_jax.data.archives import read_arrays
 from crystal_diffusion_jax.data.arrays import CrystalDataset, dataset_statistics
 from crystal_diffusion_jax.data.batches import Batch, PaddedCrystals
 from crystal_diffusion_jax.data.load import DataConfig
@@ -250,15 +252,14 @@ def test_a_batch_holds_the_crystals_it_names_in_network_units(written):
 
 def test_a_process_opens_the_shards_of_its_own_slices_only(written, tmp_path, monkeypatch):
     opened: list[str] = []
-    load = np.load
 
-    def recorded(file, **options):
-        if Path(file.name).parent == tmp_path:  # readers of other tests may still read ahead
-            opened.append(Path(file.name).name)
-        return load(file, **options)
+    def recorded(path, names):
+        if path.parent == tmp_path:  # readers of other tests may still read ahead
+            opened.append(path.name)
+        return read_arrays(path, names)
 
     source = sharded_batches(copy_of(written, tmp_path))
-    monkeypatch.setattr(np, "load", recorded)
+    monkeypatch.setattr("crystal_diffusion_jax.data.shards.dataset.read_arrays", recorded)
     for index in range(200):
         source.group(index, NUM_SLICES, range(1, 3))
     own = {f"shard-{shard:05d}.npz" for shard in range(NUM_SHARDS) if shard % NUM_SLICES in (1, 2)}
@@ -327,6 +328,45 @@ def test_a_damaged_shard_is_refused_by_name(written, tmp_path, damage):
     source = sharded_batches(copy, steps_per_group=60)
     with pytest.raises(UserError, match=r"shard-00005\.npz is missing or damaged"):
         source.group(0)
+
+
+def arrays_of(dataset: ShardedDataset, name: str) -> dict[str, np.ndarray]:
+    with np.load(dataset.folder / name, allow_pickle=False) as stored:
+        return dict(stored)
+
+
+def with_arrays(
+    dataset: ShardedDataset, arrays: dict[str, np.ndarray], save: Callable[..., None] = np.savez
+) -> ShardedDataset:
+    """The same index but for the length of the first shard, which holds other arrays."""
+    path = dataset.folder / dataset.shards[0].file
+    save(path, **arrays)
+    first = dataclasses.replace(dataset.shards[0], num_bytes=path.stat().st_size)
+    return dataclasses.replace(dataset, shards=(first, *dataset.shards[1:]))
+
+
+def test_a_shard_that_is_not_what_its_index_describes_is_refused(written, tmp_path):
+    copy = copy_of(written, tmp_path)
+    arrays = arrays_of(copy, copy.shards[0].file)
+    assert len(with_arrays(copy, arrays).read(0, copy.sizes)) == sum(copy.shards[0].counts)
+    size = next(n for n, count in zip(copy.sizes, copy.shards[0].counts, strict=True) if count)
+    for name, change in (
+        ("lattice", lambda array: array[:, :2]),
+        ("lattice", lambda array: array[1:]),
+        ("lattice", lambda array: array.astype("U")),
+        ("frac_coords", lambda array: array[:, 1:]),
+        ("atomic_numbers", lambda array: array.astype(np.float32)),
+        ("properties", lambda array: array[:, :0]),
+        ("properties", lambda array: array[:, 0]),
+        ("properties", lambda array: np.full(array.shape, None, dtype=object)),
+    ):
+        key = f"{name}_{size}"
+        other = with_arrays(copy, arrays | {key: change(arrays[key])})
+        with pytest.raises(UserError, match=r"shard-00000\.npz is missing or damaged"):
+            other.read(0, copy.sizes)
+    bomb = with_arrays(copy, arrays | {"lattice_1": np.zeros((10**6, 3, 3))}, np.savez_compressed)
+    with pytest.raises(UserError, match="would expand to"):
+        bomb.read(0, copy.sizes)
 
 
 @pytest.mark.parametrize(
@@ -402,7 +442,31 @@ def test_an_index_that_is_damaged_newer_or_missing_is_refused(folder):
         index.write_text(damaged)
         with pytest.raises(UserError, match=r"index\.json is damaged"):
             open_splits(DataConfig(root=str(folder)))
-    index.write_text(json.dumps(json.loads(text) | {"format_version": 99}))
+    fields = json.loads(text)
+    shard, *others = fields["shards"]
+    changes: list[dict[str, Any]] = [
+        {"shards": [shard | {"counts": shard["counts"][1:]}, *others]},
+        {"shards": [shard | {"counts": [10**18] * len(shard["counts"])}, *others]},
+        {"shards": [shard | {"counts": ["1"] * len(shard["counts"])}, *others]},
+        {"shards": [shard | {"file": "../val/shard-00000.npz"}, *others]},
+        {"shards": [shard | {"file": "/dev/zero"}, *others]},
+        {"shards": []},
+        {"shards": [None]},
+        {"num_slices": 0},
+        {"num_slices": len(fields["shards"]) + 1},
+        {"sizes": fields["sizes"][::-1]},
+        {"sizes": [10**9 + size for size in fields["sizes"]]},
+        {"columns": [-1] * len(fields["columns"])},
+        {"property_mean": [None] * len(fields["property_mean"])},
+        {"lattice_scales": [1.0]},
+        {"lattice_scales": [1.0, 0.0]},
+        {"vocabulary": [119]},
+    ]
+    for change in changes:
+        index.write_text(json.dumps(fields | change))
+        with pytest.raises(UserError, match=r"index\.json is damaged"):
+            open_splits(DataConfig(root=str(folder)))
+    index.write_text(json.dumps(fields | {"format_version": 99}))
     with pytest.raises(UserError, match="newer version"):
         open_splits(DataConfig(root=str(folder)))
     index.unlink()

@@ -1,10 +1,13 @@
 """How much of a file from outside is taken in, and how its content is quoted in a message.
 
 A file may be damaged or hostile. Each limit is far above what real crystals need and low enough
-that what lies below it is read in seconds and in at most a few hundred megabytes.
+that what lies below it is read in bounded memory: text in a few hundred megabytes, the largest
+record in ten times its size.
 """
 
+import json
 from pathlib import Path
+from typing import Any
 
 # A crystal of 1,000 atoms takes about 0.1 MB; a table of the reflections that were measured can
 # take more than this.
@@ -25,10 +28,16 @@ MAX_FRACTIONAL = 1e10
 MAX_PROPERTY = 1e30
 # 100,000 crystals of 20 atoms take about 0.2 GB.
 MAX_RECORD_BYTES = 2**28
+# A description of a run, a checkpoint or a folder of shards: settings, losses since the last line
+# of the log, a few hundred bytes for each of thousands of shards.
+MAX_DESCRIPTION_BYTES = 2**24
 MAX_NAME = 200  # characters of a material's id
 MAX_CRYSTALS = 1_000_000  # in one file; more come in several files (docs/scaling.md)
 
 _SHOWN = 60
+# A number of our own records takes 14 characters on average. One of JSON's values, however short
+# its text, takes up to 88 bytes in memory.
+_CHARACTERS_A_VALUE = 8
 
 
 class TooLarge(ValueError):
@@ -51,6 +60,23 @@ def read_text(path: Path, max_bytes: int) -> str:
     if len(content) > max_bytes:
         raise TooLarge(f"larger than {megabytes(max_bytes)}")
     return content.decode("utf-8", errors="replace")
+
+
+def read_json(path: Path, max_bytes: int) -> Any:
+    """What a JSON file that is not too large holds, in at most 16 times `max_bytes` of memory.
+
+    Raises:
+      ValueError: the file is larger than `max_bytes`, no JSON, or nested too deeply, or holds so
+        many values that they would take far more memory than its text; the message is the reason.
+      OSError: it cannot be read, or is no regular file.
+    """
+    text = read_text(path, max_bytes)
+    if sum(map(text.count, ",[{")) > max_bytes // _CHARACTERS_A_VALUE:
+        raise TooLarge("too many values")
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def megabytes(num_bytes: int) -> str:

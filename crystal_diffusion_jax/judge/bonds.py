@@ -17,12 +17,15 @@ import joblib
 import numpy as np
 from tqdm import tqdm
 
+from crystal_diffusion_jax.data.archives import read_array
 from crystal_diffusion_jax.data.locate import cache_folder
 from crystal_diffusion_jax.judge import graph
 from crystal_diffusion_jax.judge.batching import CrystalGraph
 
 # Structures handed to a process at a time.
 _CHUNK = 4
+# Of a cached file; a thousand atoms of forty bonds each take a megabyte.
+_MAX_BYTES = 2**24
 
 # Lattice, fractional coordinates and atomic numbers: what a process gets instead of a structure.
 _Cell = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -154,12 +157,13 @@ def _path(cell: _Cell) -> Path:
 def _fetch(path: Path) -> _Outcome | None:
     """Cached bonds or reason; None where there is neither, or the file is damaged."""
     try:
-        stored: np.ndarray = np.load(path, allow_pickle=False)
-    except (OSError, EOFError, ValueError):
+        stored = read_array(path, _MAX_BYTES)
+    except (OSError, ValueError):
         return None
     if stored.ndim == 0 and stored.dtype.kind == "U":
         return _Failure(str(stored), lasting=True)
-    return stored if stored.ndim == 2 and stored.shape[1] == 5 and len(stored) > 0 else None
+    whole = stored.dtype.kind == "i" and stored.ndim == 2 and stored.shape[1] == 5
+    return stored if whole and len(stored) > 0 else None
 
 
 def _store(path: Path, outcome: _Outcome) -> None:

@@ -6,25 +6,34 @@ ended: it is passed over, and the next batch takes its place.
 """
 
 import json
+import math
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
+from crystal_diffusion_jax.data.limits import MAX_CRYSTALS
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.files import replace_text
 
 FORMAT_VERSION = 1
 
 # What reading a file of any content may raise.
-_DAMAGE = (ValueError, TypeError, KeyError, IndexError, AttributeError, MemoryError)
+_DAMAGE = (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)
+
+# A crystal of the most atoms that a request may have takes some 0.3 MB.
+_MAX_LINE = 2**21
+_MAX_REASON = 300  # characters; of each there are few
 
 # A crystal's line: {"structure": entry of samples.json, "frame": its extended XYZ text}, or
 # {"rejected": entry of samples.json}.
 Crystal = dict[str, Any]
+# What stays of it in memory: its index, and why it was rejected, or None.
+_Note = tuple[int, str | None]
 
 
 def create(path: Path, settings: dict[str, Any]) -> None:
@@ -48,7 +57,8 @@ class Journal:
         """Opens an existing journal.
 
         Raises:
-          UserError: it is damaged before its end, or was written by another version.
+          UserError: it is damaged before its end, made to do harm, or was written by another
+            version.
         """
         self._path = path
         self.reasons: Counter[str] = Counter()
@@ -102,7 +112,7 @@ class Journal:
         # First, so that a signal in between leaves no full count with a batch's cost missing.
         self._complete(closing, self._end + sum(map(len, lines)))
         for crystal, line in zip(batch, lines, strict=False):
-            self._note(crystal, place)
+            self._note(_note_of(crystal), place)
             place += len(line)
 
     def structures(self) -> Iterator[Crystal]:
@@ -118,48 +128,70 @@ class Journal:
         with self._path.open("rb") as file:
             for place in places.tolist():
                 file.seek(place)
-                yield json.loads(file.readline())
+                yield json.loads(_line_of(file))
 
     def _restore(self) -> None:
         with self._path.open("rb") as file:
-            head = json.loads(file.readline())
+            head = json.loads(_line_of(file))
             if head["format_version"] != FORMAT_VERSION:
                 raise ValueError("another version")
             self.settings: dict[str, Any] = head["settings"]
             num = self.settings["num"]
+            if type(num) is not int or not 0 <= num <= MAX_CRYSTALS:
+                raise ValueError(f"{num} crystals")
             self._place = np.full(num, -1, np.int64)
             self._is_rejected = np.zeros(num, bool)
             self._end = place = file.tell()
-            batch: list[tuple[Crystal, int]] = []
-            for line in file:
+            batch: list[tuple[_Note, int]] = []
+            while line := _line_of(file):
                 if not line.endswith(b"\n"):
                     break
                 content = json.loads(line)
                 if "batch" in content:
-                    for crystal, start in batch:
-                        self._note(crystal, start)
+                    for note, start in batch:
+                        self._note(note, start)
                     batch = []
                     self._complete(content, place + len(line))
                 else:
-                    batch.append((content, place))
+                    batch.append((_note_of(content), place))
+                    if len(batch) > num:
+                        raise ValueError("more crystals than were asked for")
                 place += len(line)
 
-    def _note(self, crystal: Crystal, place: int) -> None:
-        entry = crystal.get("rejected") or crystal["structure"]
-        index = entry["index"]
+    def _note(self, note: _Note, place: int) -> None:
+        index, reason = note
         if index < 0 or self._place[index] >= 0:
             raise ValueError(f"crystal {index} comes twice")
         self._place[index] = place
-        if "rejected" in crystal:
-            self._is_rejected[index] = True
-            self.reasons[entry["reason"]] += 1
-        else:
+        if reason is None:
             self.written += 1
+        else:
+            self._is_rejected[index] = True
+            self.reasons[reason] += 1
 
     def _complete(self, closing: dict[str, Any], end: int) -> None:
+        if not math.isfinite(closing["batch"]["seconds"]):
+            raise ValueError("a batch without an end")
         self.seconds += closing["batch"]["seconds"]
         self.network_calls += closing["batch"]["network_calls"]
         self._end = end
+
+
+def _line_of(file: IO[bytes]) -> bytes:
+    """The next line, empty at the end."""
+    line = file.readline(_MAX_LINE + 1)
+    if len(line) > _MAX_LINE:
+        raise ValueError("a line is too long")
+    return line
+
+
+def _note_of(crystal: Crystal) -> _Note:
+    if "rejected" not in crystal:
+        return crystal["structure"]["index"], None
+    entry = crystal["rejected"]
+    if type(entry["reason"]) is not str or len(entry["reason"]) > _MAX_REASON:
+        raise ValueError("a reason is no sentence")
+    return entry["index"], sys.intern(entry["reason"])
 
 
 def _line(content: Crystal) -> bytes:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from crystal_diffusion_jax import __version__
+from crystal_diffusion_jax.data.limits import MAX_RECORD_BYTES, TooLarge, read_json
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.sampling.journal import Journal
 from crystal_diffusion_jax.sampling.settings import SampleSettings
@@ -59,13 +60,17 @@ def read(path: Path) -> dict[str, Any]:
     """The record in `path`.
 
     Raises:
-      UserError: it is damaged or was written by another version.
+      UserError: it is damaged, too large, or was written by another version.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path, MAX_RECORD_BYTES)
         complete = {"settings", "seconds", "network_calls", "rejected", "structures"} <= set(record)
         if complete and record["format_version"] == FORMAT_VERSION:
             return dict(record)
+    except TooLarge as error:
+        raise UserError(
+            f"{path} is too large to be gone on with ({error}): choose another --out."
+        ) from error
     except (ValueError, TypeError, KeyError):
         pass
     raise damaged(path)

@@ -7,7 +7,6 @@ Orbax writes under another name and renames last, so that a folder of that name 
 """
 
 import contextlib
-import json
 import math
 import os
 import shutil
@@ -22,6 +21,7 @@ import orbax.checkpoint as ocp
 
 from crystal_diffusion_jax import processes
 from crystal_diffusion_jax.config import ExperimentConfig
+from crystal_diffusion_jax.data.limits import MAX_DESCRIPTION_BYTES, read_json
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.training import seal
 from crystal_diffusion_jax.training.seal import DamagedError, Losses
@@ -237,7 +237,7 @@ class Checkpoints:
         path = self.folder / which.name
         try:
             if (path / _METRICS).exists():
-                return float(json.loads((path / _METRICS).read_text())["loss"])
+                return float(read_json(path / _METRICS, MAX_DESCRIPTION_BYTES)["loss"])
             validation = seal.read_record(path / _RECORD).validation
             return float(validation["loss"]) if validation else math.inf
         except (UserError, ValueError, KeyError, TypeError):

@@ -14,6 +14,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import RecordWriter
 from tensorboardX.summary import scalar
 
+from crystal_diffusion_jax.data.limits import MAX_RECORD_BYTES, TooLarge, read_text
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.files import replace_text
 from crystal_diffusion_jax.training.state import TrainingConfig
@@ -43,8 +44,7 @@ class Logbook:
             return
         path = workdir / "metrics.jsonl"
         with writing(workdir):
-            rows = path.read_text().splitlines(keepends=True) if path.exists() else []
-            rows = [row for row in rows if _step_of(row) <= resume_step]
+            rows = [row for row in _rows(path) if _step_of(row) <= resume_step]
             replace_text(path, "".join(rows))
             self._file = path.open("a")
             self._tensorboard = _Events(workdir / "tensorboard", resume_step + 1)
@@ -140,11 +140,23 @@ class Clock:
         return {**means, "structures_per_second": rate, "seconds": self.seconds}
 
 
+def _rows(path: Path) -> list[str]:
+    """The lines of a log; none where there is no log yet."""
+    if not path.exists():
+        return []
+    try:
+        return read_text(path, MAX_RECORD_BYTES).splitlines(keepends=True)
+    except TooLarge as error:
+        raise UserError(
+            f"{path} is no log of a run ({error}): remove it, or use another --workdir"
+        ) from error
+
+
 def _step_of(row: str) -> float:
     """The step of a row; a line that a kill cut short counts as lost."""
     try:
         return float(json.loads(row)["step"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return float("inf")
 
 

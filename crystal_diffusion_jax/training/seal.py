@@ -8,6 +8,7 @@ import numpy as np
 
 from crystal_diffusion_jax import config as config_module
 from crystal_diffusion_jax.config import ExperimentConfig
+from crystal_diffusion_jax.data.limits import MAX_DESCRIPTION_BYTES, read_json
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.files import file_sha256
 
@@ -55,7 +56,7 @@ def read_record(path: Path) -> Record:
       DamagedError: it is missing, or no record.
     """
     try:
-        return Record(**json.loads(path.read_text(encoding="utf-8")))
+        return Record(**read_json(path, MAX_DESCRIPTION_BYTES))
     except (OSError, ValueError, TypeError) as error:
         raise DamagedError(f"{path} cannot be read ({error})") from error
 
@@ -89,7 +90,7 @@ def require_intact(folder: Path) -> None:
     """
     path = folder / CHECKSUMS
     try:
-        seal = json.loads(path.read_text(encoding="utf-8"))
+        seal = read_json(path, MAX_DESCRIPTION_BYTES)
         newer = seal["format_version"] > FORMAT_VERSION
         wanted = {} if newer else dict(seal["files"])
         found = _checksums(folder)

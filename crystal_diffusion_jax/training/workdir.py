@@ -8,6 +8,7 @@ from pathlib import Path
 from crystal_diffusion_jax import config as config_module
 from crystal_diffusion_jax import processes
 from crystal_diffusion_jax.config import ExperimentConfig
+from crystal_diffusion_jax.data.limits import MAX_DESCRIPTION_BYTES, read_json
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.files import replace_text
 from crystal_diffusion_jax.lock import exclusive
@@ -89,10 +90,10 @@ def _claim(path: Path, config: ExperimentConfig, checksums: dict[str, str], text
 
 def _require_same_run(path: Path, config: ExperimentConfig, checksums: dict[str, str]) -> None:
     try:
-        recorded = json.loads(path.read_text())
+        recorded = read_json(path, MAX_DESCRIPTION_BYTES)
         earlier = config_module.from_dict(recorded["config"])
         other_data = [name for name in checksums if recorded["data"][name] != checksums[name]]
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} cannot be read ({error}); use another --workdir or remove this one"
         ) from error

@@ -8,13 +8,13 @@ read without the others. index.json beside the shards says all that must be know
 import dataclasses
 import hashlib
 import json
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from crystal_diffusion_jax.data.archives import read_arrays
 from crystal_diffusion_jax.data.arrays import CrystalDataset, DatasetStatistics
 from crystal_diffusion_jax.errors import UserError
 
@@ -103,6 +103,32 @@ class ShardedDataset:
             scale_by_num_atoms=scale_by_num_atoms,
         )
 
+    def require_sound(self) -> None:
+        """Checks an index that comes from a file.
+
+        Raises:
+          ValueError: a field has not the type or the length that it should, or an impossible value;
+            the message says which.
+          TypeError: likewise.
+        """
+        for shard in self.shards:
+            if len(shard.counts) != len(self.sizes) or not all(map(_is_count, shard.counts)):
+                raise ValueError(f"the counts of {shard.file} are no {len(self.sizes)} numbers")
+            if type(shard.file) is not str or Path(shard.file).name != shard.file:
+                raise ValueError(f"{shard.file!r} is no name of a shard")
+        if not (_is_count(self.num_slices) and self.num_slices and self.shards):
+            raise ValueError("no shards or slices")
+        if len(self.shards) % self.num_slices:
+            raise ValueError(
+                f"{len(self.shards)} shards are no multiple of {self.num_slices} slices"
+            )
+        if not all(map(_is_count, self.columns)) or len(self.columns) != len(self.property_names):
+            raise ValueError("columns are not those of the properties")
+        if len(self.lattice_scales) != 2:
+            raise ValueError("lattice_scales are not two")
+        for scaled in (False, True):
+            self.statistics(scaled).require_sound()
+
     def read(self, shard: int, sizes: Sequence[int]) -> CrystalDataset:
         """The crystals of one shard that have the given numbers of atoms, by size.
 
@@ -116,10 +142,11 @@ class ShardedDataset:
         try:
             if path.stat().st_size != description.num_bytes:
                 raise ValueError(f"{path.stat().st_size} bytes instead of {description.num_bytes}")
-            # Opened here because np.load leaves a damaged file open.
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
-                parts = {name: [stored[f"{name}_{size}"] for size in wanted] for name in ARRAYS}
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            stored = read_arrays(path, {f"{name}_{size}" for name in ARRAYS for size in wanted})
+            parts = {name: [stored[f"{name}_{size}"] for size in wanted] for name in ARRAYS}
+            for size, *arrays in zip(wanted, *parts.values(), strict=True):
+                self._require_described(arrays, size, counts[size])
+        except (OSError, ValueError, KeyError) as error:
             raise UserError(
                 f"{path} is missing or damaged ({error}): copy it again, or write the shards anew "
                 "with python -m experiments.prepare"
@@ -133,6 +160,16 @@ class ShardedDataset:
             property_names=self.property_names,
             material_ids=np.full(sum(counts[size] for size in wanted), ""),
         )
+
+    def _require_described(self, arrays: Sequence[np.ndarray], num_atoms: int, count: int) -> None:
+        """Refuses arrays of one size that are not what the index says; `arrays` as `ARRAYS`."""
+        shapes = [array.shape for array in arrays]
+        kinds = "".join(array.dtype.kind for array in arrays)
+        width = shapes[3][1:]  # all properties of the file, of which this data set may have some
+        expected = [(count, 3, 3), (count, num_atoms, 3), (count, num_atoms), (count, *width)]
+        enough = len(width) == 1 and width[0] > max(self.columns, default=-1)
+        if shapes != expected or not enough or kinds != "ffuf":
+            raise ValueError(f"arrays of shapes {shapes} for {count} crystals of {num_atoms} atoms")
 
     def whole(self) -> CrystalDataset:
         """All crystals, for a split that fits into memory."""
@@ -164,3 +201,8 @@ class ShardedDataset:
             for field in [*fields, "columns"]
         }
         return dataclasses.replace(self, **chosen)
+
+
+def _is_count(value: object) -> bool:
+    # Sums of a million of them do not overflow.
+    return type(value) is int and 0 <= value < 2**40

@@ -1,10 +1,10 @@
 """A data set as a folder with a folder of shards for each split: where it is, what is taken."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS, SPLITS
+from crystal_diffusion_jax.data.limits import MAX_DESCRIPTION_BYTES, read_json, shown
 from crystal_diffusion_jax.data.load import DataConfig
 from crystal_diffusion_jax.data.shards.dataset import (
     FORMAT_VERSION,
@@ -51,7 +51,7 @@ def open_splits(config: DataConfig) -> dict[str, ShardedDataset]:
 def _open(folder: Path) -> ShardedDataset:
     path = folder / INDEX
     try:
-        fields: dict[str, Any] = json.loads(path.read_text())
+        fields: dict[str, Any] = read_json(path, MAX_DESCRIPTION_BYTES)
         newer = fields.pop("format_version") > FORMAT_VERSION
         if not newer:
             shards = [
@@ -60,9 +60,12 @@ def _open(folder: Path) -> ShardedDataset:
             ]
             num_slices = fields.pop("num_slices")
             values = {name: tuple(value) for name, value in fields.items()}
-            return ShardedDataset(folder, num_slices, shards=tuple(shards), **values)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error}): write the shards anew") from error
+            dataset = ShardedDataset(folder, num_slices, shards=tuple(shards), **values)
+            dataset.require_sound()
+            return dataset
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = shown(str(error), 300)
+        raise UserError(f"{path} is damaged ({reason}): write the shards anew") from error
     raise UserError(
         f"{path} was written by a newer version; upgrade crystal-diffusion-jax or write it anew"
     )
