@@ -3,8 +3,8 @@
     python -m experiments.train --config=configs/perov5_cds_plus.py --workdir=runs/perov5_cds_plus
 
 One core of an AMD EPYC: 5,300 structures/s alone on it (21 min at that rate), in fact 1 h 9 min
-beside other work. Expected, measured on 6,572 training crystals (58 % of the official split), seed 0:
-validation loss 0.571; 1,000 crystals at --target=min, three seeds of sampling: SR5 / SR10 / SR15
+beside other work. Expected, measured on 6,572 training crystals (58 % of the official split), seed
+0: validation loss 0.571; 1,000 crystals at --target=min, three seeds of sampling: SR5 / SR10 / SR15
 0.967 / 0.989 / 0.994 (SR5 0.959 to 0.977).
 """
 
