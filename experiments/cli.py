@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from crystal_diffusion_jax import compilation, devices
 from crystal_diffusion_jax.errors import UserError, did_you_mean
 from crystal_diffusion_jax.files import replace_bytes, replace_text, temporary_path
+from crystal_diffusion_jax.sampling.settings import ANCESTRAL, SOLVERS
 from crystal_diffusion_jax.training.preemption import Preempted
 
 _WIDTH = 100  # columns of a help text, that of the module docstrings which it shows
@@ -70,6 +71,17 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises the UserError that `run` prints."""
         raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def add_sampling_flags(flags: Parser) -> None:
+    """Flags of the programs that sample on the way to something else: solver, seed, batch_size."""
+    flags.add_argument(
+        "--solver", choices=SOLVERS, default=ANCESTRAL, help="as in sample (default: %(default)s)"
+    )
+    flags.add_argument("--seed", type=int, default=0, help="of all noise (default: %(default)s)")
+    flags.add_argument(
+        "--batch_size", type=int, default=100, help="computed at once (default: %(default)s)"
+    )
 
 
 def check_output(path: Path) -> None:

@@ -35,7 +35,6 @@ from crystal_diffusion_jax.evaluation.training_history import (
 from crystal_diffusion_jax.files import file_sha256
 from crystal_diffusion_jax.judge.predict import predict
 from crystal_diffusion_jax.sampling.plan import plan, require_between
-from crystal_diffusion_jax.sampling.settings import ANCESTRAL, SOLVERS
 from crystal_diffusion_jax.training.seal import DamagedError
 from experiments import cli
 
@@ -47,13 +46,7 @@ def parser() -> cli.Parser:
     flags.add_argument("--out", type=Path, required=True, help="PNG file")
     flags.add_argument("--num", type=int, default=200, help="crystals (default: %(default)s)")
     flags.add_argument("--guidance", type=float, default=1.0, help="weight (default: %(default)s)")
-    flags.add_argument(
-        "--solver", choices=SOLVERS, default=ANCESTRAL, help="as in sample (default: %(default)s)"
-    )
-    flags.add_argument("--seed", type=int, default=0, help="of all noise (default: %(default)s)")
-    flags.add_argument(
-        "--batch_size", type=int, default=100, help="computed at once (default: %(default)s)"
-    )
+    cli.add_sampling_flags(flags)
     return flags
 
 

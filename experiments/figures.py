@@ -44,7 +44,6 @@ from crystal_diffusion_jax.evaluation.success_rate import NAMES
 from crystal_diffusion_jax.judge.predict import predict
 from crystal_diffusion_jax.lock import exclusive
 from crystal_diffusion_jax.sampling.plan import plan, require_between
-from crystal_diffusion_jax.sampling.settings import ANCESTRAL, SOLVERS
 from crystal_diffusion_jax.training.logbook import duration
 from experiments import cli
 
@@ -68,13 +67,7 @@ def parser() -> cli.Parser:
         help="requested values, which share NUM crystals (default: %(default)s)",
     )
     flags.add_argument("--guidance", default="0,0.5,1,2", help="weights (default: %(default)s)")
-    flags.add_argument(
-        "--solver", choices=SOLVERS, default=ANCESTRAL, help="as in sample (default: %(default)s)"
-    )
-    flags.add_argument("--seed", type=int, default=0, help="of all noise (default: %(default)s)")
-    flags.add_argument(
-        "--batch_size", type=int, default=100, help="computed at once (default: %(default)s)"
-    )
+    cli.add_sampling_flags(flags)
     return flags
 
 

@@ -12,12 +12,11 @@ import pytest
 from pymatgen.core import Structure
 
 import crystal_diffusion_jax as cdj
-from crystal_diffusion_jax import api, denoising
+from crystal_diffusion_jax import api
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.judge.predict import Predictions
 from crystal_diffusion_jax.sampled_crystals import SampledCrystals
-from crystal_diffusion_jax.sampling.sampler import make_sampler
 
 NUM, STEPS = 4, 20
 
@@ -28,19 +27,10 @@ def crystals() -> SampledCrystals:
     return model.sample(NUM, "min", guidance=1.0, num_steps=STEPS, say=lambda line: None)
 
 
-def test_a_second_target_compiles_nothing_new(monkeypatch):
-    traces = []
-    plain_bind = denoising.bind
-
-    def counting_bind(*args):
-        traces.append(1)
-        return plain_bind(*args)
-
-    monkeypatch.setattr(denoising, "bind", counting_bind)
-    make_sampler.cache_clear()
+def test_a_second_target_compiles_nothing_new(sampler_traces):
     for target in (0.0, 1.0, 2.0):
         cdj.load("perov5_cds").sample(2, target, num_steps=2, say=lambda line: None)
-    assert len(traces) == 1
+    assert len(sampler_traces) == 1
 
 
 def test_the_documented_examples_run(capsys):

@@ -280,25 +280,16 @@ def test_padding_does_not_change_a_crystal(params, solver):
     np.testing.assert_array_equal(tight.species, padded.species[:, :3])
 
 
-def test_the_sampler_is_traced_once_per_shape(params, monkeypatch):
-    traces = []
-    plain_bind = denoising.bind
-
-    def counting_bind(*args):
-        traces.append(1)
-        return plain_bind(*args)
-
-    monkeypatch.setattr(denoising, "bind", counting_bind)
-    make_sampler.cache_clear()
+def test_the_sampler_is_traced_once_per_shape(params, sampler_traces):
     sampler = make_sampler(NETWORK, NOISE, 3, use_guidance=True, mesh=MESH)
     mask, allowed = jnp.ones((2, 3), bool), jnp.ones(NUM_SPECIES, bool)
     for guidance, number in ((1.0, 0), (2.0, 1), (3.0, 2)):
         numbers = keys(number, number + 1)
         sampler(params, numbers, mask, request(2, number), jnp.float32(guidance), 1e-6, allowed)
-    assert len(traces) == 1
+    assert len(sampler_traces) == 1
 
     sampler(params, keys(1), mask[:1], request(1), jnp.float32(1.0), 1e-6, allowed)
-    assert len(traces) == 2
+    assert len(sampler_traces) == 2
 
 
 def test_the_jitted_step_equals_the_eager_one(params):

@@ -6,7 +6,6 @@ command does not repeat them.
 
 import dataclasses
 import datetime
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 from crystal_diffusion_jax import __version__
 from crystal_diffusion_jax.api import Model
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS, DatasetSpec
-from crystal_diffusion_jax.data.limits import MAX_RECORD_BYTES, read_text
+from crystal_diffusion_jax.data.limits import MAX_RECORD_BYTES, read_json
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation.checks import check
 from crystal_diffusion_jax.evaluation.compositions import reduced_composition
@@ -179,7 +178,7 @@ def read_measurements(path: Path) -> list[Measurement]:
     if not path.exists():
         return []
     try:
-        measurements = list(json.loads(read_text(path, MAX_RECORD_BYTES))["measurements"])
+        measurements = list(read_json(path, MAX_RECORD_BYTES)["measurements"])
         for each in measurements:
             Request(**each["request"])
             if (

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from crystal_diffusion_jax.data.limits import MAX_RECORD_BYTES, read_text
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.model_folder import TrainedModel
 from crystal_diffusion_jax.training.checkpoint import Checkpoint, Checkpoints
@@ -66,7 +67,7 @@ def read_log(path: Path) -> tuple[dict[int, float], dict[int, float]]:
     """
     minutes, losses = {}, {}
     try:
-        for line in path.read_text().splitlines(keepends=True):
+        for line in read_text(path, MAX_RECORD_BYTES).splitlines(keepends=True):
             if not line.endswith("\n"):
                 break
             row = json.loads(line)
