@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import hashlib
 import importlib.util
 import warnings
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import numpy as np
 from pymatgen.core import Structure
 
 from crystal_diffusion_jax.data.download import open_url
+from crystal_diffusion_jax.data.limits import read_text
 from crystal_diffusion_jax.data.locate import cache_folder
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation.coverage import Fingerprint
@@ -26,6 +28,9 @@ _SCALER_URL = (
     "https://raw.githubusercontent.com/txie-93/cdvae/"
     "f857f598d6f6cca5dc1ea0582d228f12dcc2c2ea/cdvae/common/constants.py"
 )
+# Of the means, then the standard deviations, as little-endian float64.
+_SCALER_SHA256 = "396a806b2002e86ddce18ab2b50445d48f174c282a7f496f3fd9a81d02426a04"
+_MAX_SCALER_BYTES = 64 * 1024  # the file has 6 KiB
 _NUM_MAGPIE = 132
 # Structures handed to a process at a time.
 _CHUNK = 20
@@ -86,7 +91,7 @@ def load_scaler() -> tuple[np.ndarray, np.ndarray]:
     if not path.is_file():
         try:
             with open_url(_SCALER_URL) as response:
-                text = response.read().decode("utf-8")
+                text = response.read(_MAX_SCALER_BYTES).decode("utf-8")
             _parse_scaler(text)
             path.parent.mkdir(parents=True, exist_ok=True)
             replace_text(path, text)
@@ -97,7 +102,7 @@ def load_scaler() -> tuple[np.ndarray, np.ndarray]:
 
 def _read_scaler(path: Path, by_hand: str) -> tuple[np.ndarray, np.ndarray]:
     try:
-        return _parse_scaler(path.read_text(encoding="utf-8"))
+        return _parse_scaler(read_text(path, _MAX_SCALER_BYTES))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}): delete it, or {by_hand}.") from error
 
@@ -115,8 +120,11 @@ def _parse_scaler(text: str) -> tuple[np.ndarray, np.ndarray]:
     means, stds = values.get("CompScalerMeans"), values.get("CompScalerStds")
     if means is None or stds is None or not means.shape == stds.shape == (_NUM_MAGPIE,):
         raise ValueError(f"it has no two lists of {_NUM_MAGPIE} numbers")
-    if not (np.isfinite(means).all() and (stds > 0).all()):
-        raise ValueError("its numbers are not means and standard deviations")
+    if (
+        hashlib.sha256(np.stack([means, stds]).astype("<f8").tobytes()).hexdigest()
+        != _SCALER_SHA256
+    ):
+        raise ValueError("its numbers are not CDVAE's: their sha256 is another")
     return means, stds
 
 
