@@ -175,7 +175,8 @@ def main() -> None:
         seed=flags.seed,
     )
     lowest = {spec.property_name: (training.ends[0], training.ends[0])}
-    plan(model.trained, flags.model, lowest, num=flags.num, guidance=max(weights, key=abs))
+    asked = {name: getattr(flags, name) for name in ("num", "seed", "solver")}
+    plan(model.trained, flags.model, lowest, guidance=max(weights, key=abs), **asked)
     record = flags.out / RECORD
     cli.check_output(record)
     judge = functools.partial(predict, oracle=spec.name, progress=False)
