@@ -3,7 +3,7 @@
     python -m experiments.train --config=configs/own_data.py --workdir=runs/mine \\
         --config.data.root=mine.csv --config.data.properties="('band_gap',)"
 
-docs/own_data.md says what the table may look like, how long to train and what to expect.
+docs/own_data.md says what the table may look like and how long to train.
 """
 
 from ml_collections import ConfigDict
@@ -17,9 +17,9 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.data.name = ""
     config.data.properties = ()
     config.sampling.gamma = 5e-6
-    # Unlike carbon, most crystals have several elements: the weights of perov5_cds.
+    # Unlike carbon, most crystals have several elements: the weights of mp20_cdi_plus.
     config.loss.species_kl = 20.0
-    config.loss.species_cross_entropy = 0.05
+    config.loss.species_cross_entropy = 0.5
     if variant == "full":
         config.training.num_steps = 10_000
         config.training.ema_decay = 0.999

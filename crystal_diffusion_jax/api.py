@@ -105,7 +105,7 @@ class Model:
             several properties a mapping from their names; None asks for nothing.
           guidance: weight of classifier-free guidance; needs a target.
           seed: of all randomness.
-          solver: "ancestral", or "second_order" for a tenth of the steps.
+          solver: "ancestral", or "second_order" for a twentieth of the steps.
           num_steps: of the reverse process; by default as trained, or 50 in second order.
           elements: only these, as "Ba,Ti,O".
           num_atoms: in every crystal; by default drawn as in the data.
@@ -187,7 +187,8 @@ def oracle(dataset: str) -> Oracle:
 def success_rate(crystals: Sequence[Structure], dataset: str) -> dict[str, Rate]:
     """SR5, SR10 and SR15 of single crystals, invalid ones counted as failures.
 
-    Crystals that were rejected count as failures too.
+    Crystals that were rejected count as failures too. `experiments.evaluate` has other readings
+    besides, and counts predictions too low to be believed as failures.
 
     Args:
       crystals: those of `Model.sample`, or any structures.

@@ -64,7 +64,7 @@ def parser() -> cli.Parser:
         "--gamma",
         type=float,
         help="step of the corrector, 0 saves it and half of the network calls (default: the "
-        "config's; larger with --solver=second_order)",
+        "config's; with --solver=second_order at least 0.32 frac_sigma_min^2)",
     )
     flags.add_argument("--seed", type=int, default=0, help="of all noise (default: %(default)s)")
     flags.add_argument(

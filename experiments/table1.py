@@ -110,14 +110,17 @@ def main() -> None:
             raise UserError(f"--{name}={getattr(flags, name)} must be at least 1")
     cli.check_output(flags.out)
     measured: dict[str, dict[Row, Any]] = {}
-    training: dict[str, int] = {}
+    training: dict[str, set[int]] = {}
     for row in rows(flags.models, flags.guidance):
         scores = [measure(row, seed, flags.num, flags.work) for seed in range(flags.seeds)]
         measured.setdefault(row.dataset, {})[row] = spreads(scores)
-        training[row.dataset] = scores[0]["counts"]["train"]
+        # The model's own: the data set at hand may be another split of the same crystals.
+        sizes = model_folder.load(row.model).statistics.num_atoms_histogram
+        training.setdefault(row.dataset, set()).add(sum(count for _, count in sizes))
     text = HEAD.format(num=flags.num, seeds=flags.seeds)
     for dataset, table in measured.items():
-        text += f"## {dataset}\n\nOur training set: {training[dataset]:,} crystals.\n\n"
+        trained_on = " or ".join(f"{number:,}" for number in sorted(training[dataset]))
+        text += f"## {dataset}\n\nOur models are trained on {trained_on} crystals.\n\n"
         text += f"{markdown(dataset, table)}\n\n"
     models = ",".join(dict.fromkeys(row.model for table in measured.values() for row in table))
     text += (

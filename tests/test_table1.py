@@ -68,7 +68,7 @@ def test_what_is_measured_already_is_only_written_down(tmp_path, monkeypatch):
     page = out.read_text()
     assert "| **perov5_cds, guidance 0**, single | 0.500 | 0.600 | 0.500 |" in page
     assert "| **perov5_cds, guidance 2**, single | 0.700 | 0.800 | 0.700 |" in page
-    assert "123 crystals" in page
+    assert "Our models are trained on 6,572 crystals." in page
     with pytest.raises(UserError, match="holds 1000 crystals, not 10: use another --work"):
         run(monkeypatch, *arguments, f"--work={tmp_path / 'work'}", "--num=10")
 
