@@ -21,7 +21,7 @@ def scores(rate: float | None, num: int = 1000) -> dict[str, Any]:
     names = {"SR5": rate, "SR10": None if rate is None else rate + 0.1, "SR15": rate}
     readings = ("single", "single_valid", "best_of_10")
     return {
-        "counts": {"asked_for": num, "train": 123},
+        "counts": {"asked_for": num},
         "success_rate": {r: {n: entry(v) for n, v in names.items()} for r in readings},
         "validity": {"both": entry(rate), "structure": entry(rate)},
         "diversity": {n: entry(rate) for n in ("unique", "novel", "unique_compositions")},
