@@ -2,7 +2,10 @@
 
     python -m experiments.train --config=configs/mp20_cdi_plus.py --workdir=runs/mp20_cdi_plus
 
-Not yet trained.
+One core of an AMD EPYC: 530 structures/s, 1 h 56 min beside other work. Expected, measured on
+12,258 binary and ternary training crystals (45 % of the official split's size; this config alone
+does not select them), seed 0: validation loss 1.660; 200 crystals at --target=min: SR5 / SR10 /
+SR15 0.825 / 0.890 / 0.930, 102 of them valid in composition.
 """
 
 from ml_collections import ConfigDict

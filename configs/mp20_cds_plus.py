@@ -3,8 +3,9 @@
     python -m experiments.train --config=configs/mp20_cds_plus.py --workdir=runs/mp20_cds_plus
 
 One core of an AMD EPYC: 950 structures/s, 2 h 26 min beside other work. Expected, measured on
-12,258 training crystals (45 % of the official split), seed 0: validation loss 0.857; 200 crystals
-at --target=min: SR5 / SR10 / SR15 0.520 / 0.720 / 0.810, 129 of them valid in composition.
+12,258 binary and ternary training crystals (45 % of the official split's size; this config alone
+does not select them), seed 0: validation loss 0.857; 200 crystals at --target=min: SR5 / SR10 /
+SR15 0.520 / 0.720 / 0.810, 129 of them valid in composition.
 """
 
 from ml_collections import ConfigDict
