@@ -5,6 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
@@ -47,6 +48,13 @@ def test_a_checkpoint_becomes_the_model_of_its_averaged_weights(trained):
     for step, model in models.items():
         np.testing.assert_array_equal(ravel_pytree(model.params)[0], tiny_run.scaled(params, step))
     assert len({model.weights_sha256 for model in models.values()}) == 2
+
+
+def test_the_weights_of_a_checkpoint_are_not_tied_to_one_device(workdir):
+    last = model_folder.load(workdir)
+    leaves = jax.tree.leaves(checkpoint_model(workdir, 20, last).params)
+    assert leaves
+    assert all(type(leaf) is np.ndarray for leaf in leaves)  # placed where it is used
 
 
 def test_a_checkpoint_that_is_damaged_or_gone_is_named(workdir):

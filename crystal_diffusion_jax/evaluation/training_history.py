@@ -53,7 +53,9 @@ def checkpoint_model(workdir: Path, step: int, last: TrainedModel) -> TrainedMod
         with Checkpoints(Path(folder), last.config) as copied:
             state, _ = copied.restore(Checkpoint(step, validated=True), like)
     digest = hashlib.sha256(np.asarray(state.ema_params).tobytes()).hexdigest()
-    return dataclasses.replace(last, params=unflatten(state.ema_params), weights_sha256=digest)
+    # numpy, as from a model folder: restored arrays are tied to one device, a sampler may use all.
+    params = jax.device_get(unflatten(state.ema_params))
+    return dataclasses.replace(last, params=params, weights_sha256=digest)
 
 
 def read_log(path: Path) -> tuple[dict[int, float], dict[int, float]]:
