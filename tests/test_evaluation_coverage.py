@@ -153,6 +153,10 @@ def test_the_scaler_is_fetched_once_and_read_without_running_it(
         np.testing.assert_array_equal(means, MEANS)
         np.testing.assert_array_equal(stds, STDS)
     assert len(requests) == 1
+    path = cache / "cdvae" / "constants.py"
+    path.write_text(CONSTANTS + "#" * 2**16)  # the numbers are right, the file is too large
+    with pytest.raises(UserError, match=r"is damaged.*larger than"):
+        load_scaler()
     assert "/f857f598d6f6cca5dc1ea0582d228f12dcc2c2ea/" in requests[0]
 
 
@@ -174,7 +178,6 @@ def test_without_network_the_message_says_what_to_put_where(
         "CompScalerMeans = [1.0]\nCompScalerStds = [1.0]",
         CONSTANTS.replace("Stds", "Other"),
         CONSTANTS,  # sound, but not CDVAE's numbers
-        CONSTANTS + "#" * 2**16,
     ],
 )
 def test_a_damaged_scaler_is_refused_and_never_kept(

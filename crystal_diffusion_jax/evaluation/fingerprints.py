@@ -120,10 +120,8 @@ def _parse_scaler(text: str) -> tuple[np.ndarray, np.ndarray]:
     means, stds = values.get("CompScalerMeans"), values.get("CompScalerStds")
     if means is None or stds is None or not means.shape == stds.shape == (_NUM_MAGPIE,):
         raise ValueError(f"it has no two lists of {_NUM_MAGPIE} numbers")
-    if (
-        hashlib.sha256(np.stack([means, stds]).astype("<f8").tobytes()).hexdigest()
-        != _SCALER_SHA256
-    ):
+    in_order = np.stack([means, stds]).astype("<f8")
+    if hashlib.sha256(in_order.tobytes()).hexdigest() != _SCALER_SHA256:
         raise ValueError("its numbers are not CDVAE's: their sha256 is another")
     return means, stds
 
