@@ -92,6 +92,7 @@ class Model:
         seed: int = 0,
         solver: Solver = ANCESTRAL,
         num_steps: int | None = None,
+        relaxation_steps: int | None = None,
         elements: str | None = None,
         num_atoms: int | None = None,
         batch_size: int = 100,
@@ -107,6 +108,8 @@ class Model:
           seed: of all randomness.
           solver: "ancestral", or "second_order" for a twentieth of the steps.
           num_steps: of the reverse process; by default as trained, or 50 in second order.
+          relaxation_steps: at each time that decides on the structure, instead of the corrector;
+            by default the model's.
           elements: only these, as "Ba,Ti,O".
           num_atoms: in every crystal; by default drawn as in the data.
           batch_size: most crystals at once.
@@ -126,6 +129,7 @@ class Model:
             guidance=guidance,
             solver=solver,
             num_steps=num_steps,
+            relaxation_steps=relaxation_steps,
             elements=parse_elements(elements, statistics.vocabulary),
             num_atoms=num_atoms,
         )

@@ -6,10 +6,29 @@ from typing import Any
 from jax import Array
 
 from crystal_diffusion_jax.crystals import Crystals
+from crystal_diffusion_jax.data.arrays import DatasetStatistics
 from crystal_diffusion_jax.diffusion.coordinates import mean_free
 from crystal_diffusion_jax.diffusion.joint import Prediction
-from crystal_diffusion_jax.models.denoiser import Denoiser
+from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.models.denoiser import Denoiser, DenoiserConfig
 from crystal_diffusion_jax.models.embeddings import Condition
+
+
+def build(config: DenoiserConfig, statistics: DatasetStatistics) -> Denoiser:
+    """The network for data with these statistics.
+
+    Raises:
+      UserError: it wants the ranks of properties, and the statistics have no quantiles.
+    """
+    if not config.num_rank_cosines:
+        return Denoiser(config, num_species=len(statistics.vocabulary))
+    if not statistics.property_quantiles:
+        raise UserError(
+            f"model.num_rank_cosines={config.num_rank_cosines} needs the quantiles of the "
+            "properties, which are not measured for data in shards; set it to 0"
+        )
+    return Denoiser(config, len(statistics.vocabulary), statistics.z_quantiles)
+
 
 # (noisy crystals, t [B], condition) -> Prediction
 ConditionalDenoise = Callable[[Crystals, Array, Condition], Prediction]

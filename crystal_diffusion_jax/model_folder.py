@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from crystal_diffusion_jax import config as config_module
+from crystal_diffusion_jax import denoising
 from crystal_diffusion_jax.config import ExperimentConfig
 from crystal_diffusion_jax.data.archives import read_arrays
 from crystal_diffusion_jax.data.arrays import DatasetStatistics
@@ -50,7 +51,7 @@ class TrainedModel:
     @property
     def denoiser(self) -> Denoiser:
         """The network that the weights belong to."""
-        return Denoiser(self.config.model, num_species=len(self.statistics.vocabulary))
+        return denoising.build(self.config.model, self.statistics)
 
     @property
     def num_parameters(self) -> int:

@@ -85,7 +85,8 @@ def sample_command(settings: SampleSettings, out: Path) -> str:
     """The command that made the crystals, from their record."""
     target = ",".join(f"{name}={show_range(asked)}" for name, asked in settings.target.items())
     parts = [f"--model={settings.model}", f"--target={target or 'none'}"]
-    for name in ("num", "seed", "guidance", "num_steps", "gamma", "solver", "symprec"):
+    corrector = "relaxation_steps" if settings.relaxation_steps else "gamma"
+    for name in ("num", "seed", "guidance", "num_steps", corrector, "solver", "symprec"):
         parts.append(f"--{name}={getattr(settings, name)}")
     if settings.elements and settings.chemical_system:
         parts.append(f"--chemical_system={'-'.join(settings.elements)}")

@@ -66,6 +66,11 @@ def parser() -> cli.Parser:
         help="step of the corrector, 0 saves it and half of the network calls (default: the "
         "config's; with --solver=second_order at least 0.32 frac_sigma_min^2)",
     )
+    flags.add_argument(
+        "--relaxation_steps",
+        type=int,
+        help="at each deciding time, instead of the corrector (default: the config's)",
+    )
     flags.add_argument("--seed", type=int, default=0, help="of all noise (default: %(default)s)")
     flags.add_argument(
         "--batch_size", type=int, default=100, help="computed at once (default: %(default)s)"
@@ -138,6 +143,7 @@ def sample(flags: argparse.Namespace) -> None:
         solver=flags.solver,
         num_steps=flags.num_steps,
         gamma=flags.gamma,
+        relaxation_steps=flags.relaxation_steps,
         elements=parse_elements(elements, model.statistics.vocabulary, flag),
         chemical_system=flags.chemical_system is not None,
         num_atoms=flags.num_atoms,

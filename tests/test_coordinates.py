@@ -138,6 +138,45 @@ def test_langevin_corrector_leaves_the_wrapped_normal_invariant(schedule, t):
     assert abs(np.sin(angle).mean()) < 3 * error_sin
 
 
+@pytest.mark.parametrize("share", [0.4, 1.0])
+@pytest.mark.parametrize("t", [2, 300, 700])
+def test_relaxation_leaves_the_wrapped_normal_invariant_however_large_its_share(schedule, t, share):
+    number, num_steps = 20_000, 10
+    times = jnp.full(number, t)
+    target = batch_of_sites(number)
+    key_start, key_walk = jax.random.split(jax.random.key(t))
+
+    def step(frac_coords, key):
+        score = coordinates.scaled_score(frac_coords, target, times, schedule)
+        noise = jax.random.normal(key, target.shape)
+        move = coordinates.relaxation_move(noise, score, times, share, schedule)
+        return wrap(frac_coords + move), None
+
+    start = coordinates.noised(target, jax.random.normal(key_start, target.shape), times, schedule)
+    found, _ = jax.jit(lambda x: jax.lax.scan(step, x, jax.random.split(key_walk, num_steps)))(
+        start
+    )
+    away = np.asarray(found, np.float64) - np.asarray(target, np.float64)
+    away = (away - np.round(away)).ravel()
+    sigma = 0.005 * 100 ** ((t - 1) / 999)
+    error = 5 / np.sqrt(away.size)
+    assert abs(away.mean() / sigma) < error
+    assert abs(away.std() / sigma - 1) < error
+
+
+def test_a_relaxation_of_nothing_moves_nothing_and_one_of_all_goes_to_the_expected_site(schedule):
+    target, times = batch_of_sites(4), jnp.array([100, 300, 500, 700])
+    noise = jax.random.normal(jax.random.key(1), target.shape)
+    noisy = coordinates.noised(target, noise, times, schedule)
+    score = coordinates.scaled_score(noisy, target, times, schedule)
+    nothing = jnp.zeros_like(noise)
+    np.testing.assert_array_equal(
+        coordinates.relaxation_move(noise, score, times, 0.0, schedule), nothing
+    )
+    arrived = noisy + coordinates.relaxation_move(nothing, score, times, 1.0, schedule)
+    np.testing.assert_allclose(circular_distance(arrived, target), 0.0, atol=1e-3)
+
+
 def test_corrector_moves_up_the_score_by_gamma_and_adds_no_noise_at_the_last_time(schedule):
     site, noisy = jnp.full((1, 1, 3), 0.5), jnp.full((1, 1, 3), 0.51)
     times = jnp.array([1])

@@ -98,16 +98,19 @@ def test_the_batch_size_does_not_change_the_crystals(model, tmp_path):
         np.testing.assert_allclose(one["volume"], other["volume"], rtol=1e-3)
 
 
-@pytest.mark.parametrize(("gamma", "calls_a_step"), [(1e-6, 2), (0.0, 1)])
-def test_counts_and_network_calls_are_reported(model, tmp_path, gamma, calls_a_step):
-    request = settings(5, num_steps=4, gamma=gamma)
+# Of four times 999, 749, 500 and 250 only 500 is between those of sigma 0.125 and 0.02.
+@pytest.mark.parametrize(
+    ("gamma", "relaxation_steps", "calls"), [(1e-6, 0, 8), (0.0, 0, 4), (0.0, 3, 7)]
+)
+def test_counts_and_network_calls_are_reported(model, tmp_path, gamma, relaxation_steps, calls):
+    request = settings(5, num_steps=4, gamma=gamma, relaxation_steps=relaxation_steps)
     record = run(model, tmp_path / "out", request, batch_size=2)
 
     counts = record["counts"]
     assert counts["requested"] == counts["written"] + counts["rejected"] == 5
     assert counts["written"] == len(record["structures"])
-    # Corrector and predictor call the network once each; three batches.
-    assert record["network_calls"] == 3 * 4 * calls_a_step
+    # Corrector, relaxation and predictor call the network once each; three batches.
+    assert record["network_calls"] == 3 * calls
 
 
 def test_the_fixed_elements_are_the_only_ones(model, tmp_path):

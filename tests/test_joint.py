@@ -59,6 +59,10 @@ def corrector(keys, crystals, prediction, t, schedule):
     return joint.corrector_step(keys, crystals, prediction, t, 1e-6, schedule)
 
 
+def relaxation(keys, crystals, prediction, t, schedule):
+    return joint.relaxation_step(keys, crystals, prediction, t, 0.4, schedule)
+
+
 def copies_of_three_atoms(number):
     """Many copies of one crystal and its prediction.
 
@@ -171,7 +175,7 @@ def test_prior_of_a_crystal_depends_on_its_own_key_alone():
         assert_same_crystals(alone, jax.tree.map(lambda x, row=row: x[row : row + 1], together))
 
 
-@pytest.mark.parametrize("step", [predictor, corrector])
+@pytest.mark.parametrize("step", [predictor, corrector, relaxation])
 def test_step_of_a_crystal_depends_on_its_own_key_alone(schedule, step):
     keys = jax.random.split(jax.random.key(7), 3)
     together = step(keys, a_batch(), a_prediction(), TIMES, schedule)
@@ -187,7 +191,7 @@ def test_prior_of_real_atoms_is_the_same_in_a_larger_padding():
     assert_same_atoms(wide, prior(keys, jnp.asarray(mask), num_species=NUM_SPECIES), mask)
 
 
-@pytest.mark.parametrize("step", [predictor, corrector])
+@pytest.mark.parametrize("step", [predictor, corrector, relaxation])
 def test_step_of_real_atoms_is_the_same_in_a_larger_padding(schedule, step):
     keys, mask = jax.random.split(jax.random.key(9), 3), np.asarray(a_batch().mask)
     narrow = step(keys, a_batch(), a_prediction(), TIMES, schedule)
@@ -195,7 +199,7 @@ def test_step_of_real_atoms_is_the_same_in_a_larger_padding(schedule, step):
     assert_same_atoms(wide, narrow, mask)
 
 
-@pytest.mark.parametrize("step", [predictor, corrector])
+@pytest.mark.parametrize("step", [predictor, corrector, relaxation])
 def test_steps_repeat_with_the_same_keys_and_differ_with_others(schedule, step):
     first, other = jax.random.split(jax.random.key(10), (2, 3))
     result = step(first, a_batch(), a_prediction(), TIMES, schedule)
@@ -205,11 +209,10 @@ def test_steps_repeat_with_the_same_keys_and_differ_with_others(schedule, step):
     assert np.all(np.asarray(changed.frac_coords) != np.asarray(result.frac_coords))
 
 
-def test_corrector_moves_the_coordinates_only(schedule):
+@pytest.mark.parametrize("step", [corrector, relaxation])
+def test_corrector_and_relaxation_move_the_coordinates_only(schedule, step):
     before = a_batch()
-    after = corrector(
-        jax.random.split(jax.random.key(11), 3), before, a_prediction(), TIMES, schedule
-    )
+    after = step(jax.random.split(jax.random.key(11), 3), before, a_prediction(), TIMES, schedule)
     assert np.all(np.asarray(after.frac_coords) != np.asarray(before.frac_coords))
     np.testing.assert_array_equal(after.lattice, before.lattice)
     np.testing.assert_array_equal(after.species, before.species)
@@ -237,7 +240,7 @@ def test_steps_leave_coordinates_unwrapped_until_asked(schedule):
     # At the boundary half of all steps go below 0.
     crystals = a_batch().replace(frac_coords=jnp.zeros((3, 4, 3)))
     keys, t = jax.random.split(jax.random.key(14), 3), jnp.full(3, 500)
-    for step in (predictor, corrector):
+    for step in (predictor, corrector, relaxation):
         moved = step(keys, crystals, a_prediction(), t, schedule).frac_coords
         assert moved.min() < 0
         found = joint.wrapped(crystals.replace(frac_coords=moved)).frac_coords

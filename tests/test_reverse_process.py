@@ -108,6 +108,7 @@ def generate(
     solver: Solver,
     *,
     correct: bool,
+    relaxation_steps: int = 0,
 ) -> Crystals:
     """The sampler's own reverse process."""
     keys = jax.random.split(jax.random.key(0), number)
@@ -117,7 +118,16 @@ def generate(
     @jax.jit
     def run() -> Crystals:
         return reverse_process(
-            denoise, keys, mask, NUM_SPECIES, times, GAMMA, schedule, solver, correct
+            denoise,
+            keys,
+            mask,
+            NUM_SPECIES,
+            times,
+            GAMMA,
+            schedule,
+            solver,
+            correct,
+            relaxation_steps,
         )
 
     return run()
@@ -147,15 +157,30 @@ def test_reverse_process_with_the_exact_denoiser_recovers_a_known_crystal(
 
 
 @pytest.mark.parametrize(
-    ("num_steps", "solver", "correct"),
-    [(1000, ANCESTRAL, True), (50, ANCESTRAL, False), (50, SECOND_ORDER, False)],
+    ("num_steps", "solver", "correct", "relaxation_steps"),
+    [
+        (1000, ANCESTRAL, True, 0),
+        (50, ANCESTRAL, False, 0),
+        (50, SECOND_ORDER, False, 0),
+        (100, ANCESTRAL, False, 5),
+        (50, SECOND_ORDER, False, 2),
+    ],
 )
 def test_reverse_process_with_the_exact_denoiser_draws_a_mixture_with_its_weights(
-    schedule, num_steps, solver, correct
+    schedule, num_steps, solver, correct, relaxation_steps
 ):
     number = 1000
     denoise = analytic_denoiser(TWO_CRYSTALS, schedule)
-    crystals = generate(denoise, 3, schedule, number, num_steps, solver, correct=correct)
+    crystals = generate(
+        denoise,
+        3,
+        schedule,
+        number,
+        num_steps,
+        solver,
+        correct=correct,
+        relaxation_steps=relaxation_steps,
+    )
     offset = np.asarray(crystals.lattice)[:, None] - TWO_CRYSTALS.lattice
     component = np.argmin(np.sum(offset**2, axis=(2, 3)), axis=1)
     lattice_error, frac_error = distance_to(TWO_CRYSTALS, component, crystals)

@@ -36,8 +36,6 @@ from crystal_diffusion_jax.sampling.settings import (
     ANCESTRAL,
     SECOND_ORDER,
     SOLVERS,
-    SampleSettings,
-    Solver,
 )
 
 NUM_SPECIES = 4
@@ -94,24 +92,6 @@ def request(batch_size: int, value: float = -1.5) -> Condition:
     return Condition(values=jnp.full(shape, value), present=jnp.ones(shape, bool))
 
 
-def settings_with(solver: Solver, gamma: float) -> SampleSettings:
-    """A request of seven steps."""
-    return SampleSettings(
-        model="",
-        model_sha256="",
-        conditions={},
-        num=2,
-        seed=0,
-        guidance=0.0,
-        num_steps=7,
-        gamma=gamma,
-        elements=None,
-        num_atoms=None,
-        symprec=0.0,
-        solver=solver,
-    )
-
-
 def draw(
     params,
     key_numbers,
@@ -122,8 +102,18 @@ def draw(
     gamma=1e-6,
     solver=ANCESTRAL,
     use_corrector=True,
+    relaxation_steps=0,
 ) -> Crystals:
-    sampler = make_sampler(NETWORK, NOISE, num_steps, guidance != 0, MESH, solver, use_corrector)
+    sampler = make_sampler(
+        NETWORK,
+        NOISE,
+        num_steps,
+        guidance != 0,
+        MESH,
+        solver,
+        use_corrector,
+        relaxation_steps,
+    )
     count = len(key_numbers)
     mask = jnp.broadcast_to(jnp.arange(size) < 3, (count, size))
     allowed = jnp.ones(NUM_SPECIES, bool) if allowed is None else jnp.asarray(allowed)
@@ -227,34 +217,6 @@ def test_without_the_corrector_crystals_are_those_of_a_corrector_step_of_size_ze
     distance = none.frac_coords - still.frac_coords
     np.testing.assert_allclose(distance - np.round(distance), 0.0, atol=1e-4)
     np.testing.assert_array_equal(none.species, still.species)
-
-
-@pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize(("gamma", "calls"), [(1e-6, 14), (0.0, 7)])
-def test_network_calls_are_two_a_step_with_the_corrector_and_one_without(
-    schedule, solver, gamma, calls
-):
-    counted = []
-    known = knows_one_crystal(schedule)
-
-    def denoise(crystals: Crystals, t: Array) -> Prediction:
-        jax.debug.callback(lambda: counted.append(1))
-        return known(crystals, t)
-
-    times, mask = jnp.asarray(sampling_times(1000, 7)), jnp.ones((2, 3), bool)
-    settings = settings_with(solver, gamma)
-
-    @jax.jit
-    def run(keys: Array) -> Crystals:
-        corrector = settings.use_corrector
-        return reverse_process(
-            denoise, keys, mask, NUM_SPECIES, times, gamma, schedule, solver, corrector
-        )
-
-    run(keys(0, 1))
-    jax.effects_barrier()
-
-    assert len(counted) == calls == settings.network_calls
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

@@ -67,13 +67,23 @@ def test_the_first_every_kth_and_the_last_state_are_saved(num_steps, every, step
 
 
 @pytest.mark.parametrize(
-    ("solver", "use_corrector", "use_guidance"),
-    [(ANCESTRAL, True, True), (SECOND_ORDER, False, False)],
+    ("solver", "use_corrector", "relaxation_steps", "use_guidance"),
+    [(ANCESTRAL, True, 0, True), (SECOND_ORDER, False, 0, False), (ANCESTRAL, False, 2, False)],
 )
-def test_saving_states_changes_no_bit_of_the_crystals(params, solver, use_corrector, use_guidance):
+def test_saving_states_changes_no_bit_of_the_crystals(
+    params, solver, use_corrector, relaxation_steps, use_guidance
+):
     def draw(process: Process) -> Crystals:
         sample = make_sampler(
-            NETWORK, NOISE, 20, use_guidance, MESH, solver, use_corrector, process
+            NETWORK,
+            NOISE,
+            20,
+            use_guidance,
+            MESH,
+            solver,
+            use_corrector,
+            relaxation_steps,
+            process,
         )
         mask = jnp.broadcast_to(jnp.arange(4) < 3, (2, 4))
         allowed = jnp.ones(NUM_SPECIES, bool)

@@ -183,6 +183,16 @@ class DatasetStatistics:
         if type(self.scale_by_num_atoms) is not bool:
             raise ValueError("statistics.scale_by_num_atoms is neither true nor false")
 
+    @property
+    def z_quantiles(self) -> tuple[tuple[float, ...], ...]:
+        """`property_quantiles` as z-scores."""
+        return tuple(
+            tuple((value - mean) / std for value in row)
+            for row, mean, std in zip(
+                self.property_quantiles, self.property_mean, self.property_std, strict=True
+            )
+        )
+
     def lattice_unit(self, num_atoms: np.ndarray) -> np.ndarray:
         """Length in Angstrom that the diffusion calls 1, for crystals of `num_atoms` atoms."""
         power = np.cbrt(num_atoms) if self.scale_by_num_atoms else np.ones(np.shape(num_atoms))

@@ -3,6 +3,8 @@
 Every function takes its noise as an argument, so that the caller alone decides on keys and padding.
 """
 
+import math
+
 import jax.numpy as jnp
 from jax import Array
 
@@ -71,6 +73,27 @@ def corrector_move(
     score = prediction / per_crystal(schedule.score_scale, t, 3)
     last = (t == 1).reshape((*t.shape, 1, 1))
     return step * score + jnp.where(last, 0.0, jnp.sqrt(2.0 * step)) * noise
+
+
+def relaxation_move(
+    noise: Array, prediction: Array, t: Array, share: float, schedule: NoiseSchedule
+) -> Array:
+    """Displacement that replaces a share of the noise: towards the expected F_0, and noise anew.
+
+    Of a normal distribution it keeps mean and variance exactly for any share, where Langevin
+    steps as large widen it. It is one step of the Ornstein-Uhlenbeck process around F_0.
+
+    Args:
+      noise: [B, N, 3] standard normal.
+      prediction: [B, N, 3] scaled score.
+      t: [B] int, at least 1.
+      share: of the noise's variance, in [0, 1].
+      schedule: the tables.
+    """
+    sigma = per_crystal(schedule.sigma, t, 3)
+    score = prediction / per_crystal(schedule.score_scale, t, 3)
+    kept = math.sqrt(1.0 - share)
+    return (1.0 - kept) * jnp.square(sigma) * score + math.sqrt(share) * sigma * noise
 
 
 def predictor_move(

@@ -121,6 +121,29 @@ def corrector_step(
     return dataclasses.replace(crystals, frac_coords=crystals.frac_coords + move)
 
 
+def relaxation_step(
+    keys: Array,
+    crystals: Crystals,
+    prediction: Prediction,
+    t: Array,
+    share: float,
+    schedule: NoiseSchedule,
+) -> Crystals:
+    """Replaces a share of the coordinates' noise at fixed t; lattice and species stay.
+
+    Args:
+      keys: [B] one PRNG key per crystal.
+      crystals: batch at time t.
+      prediction: the denoiser's output for it.
+      t: [B] int.
+      share: of the noise's variance, in [0, 1].
+      schedule: the tables.
+    """
+    normal = _normal(keys, crystals.frac_coords)
+    move = coordinates.relaxation_move(normal, prediction.scaled_score, t, share, schedule)
+    return dataclasses.replace(crystals, frac_coords=crystals.frac_coords + move)
+
+
 def predictor_step(
     keys: Array,
     crystals: Crystals,

@@ -109,6 +109,7 @@ def measure(
         "request": dataclasses.asdict(request),
         "num_steps": crystals.settings.num_steps,
         "gamma": crystals.settings.gamma,
+        "relaxation_steps": crystals.settings.relaxation_steps,
         **score(crystals, spec, predict, low),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "versions": {"crystal_diffusion_jax": __version__, "jax": jax.__version__},

@@ -41,6 +41,8 @@ class DenoiserConfig:
         give forces on atoms and cell (`models.neighbours`); 0, the paper's, does without. Needs
         lattices that are scaled by the number of atoms.
       pair_time: whether the pair MLPs see the time; the paper's do not.
+      num_rank_cosines: cosines of a property's rank among the training data, embedded with its
+        value (`models.embeddings.PropertyEmbedding`); 0, the paper's, does without.
       mean_free_score: subtract the mean over atoms from the predicted and the target score, see
         `diffusion.coordinates.mean_free`; False is the paper's plain loss.
     """
@@ -56,6 +58,7 @@ class DenoiserConfig:
     mean_free_score: bool = True
     num_radial: int = 0
     pair_time: bool = False
+    num_rank_cosines: int = 0
 
     def __post_init__(self) -> None:
         """Rejects values that name no network."""
@@ -69,8 +72,9 @@ class DenoiserConfig:
         for field in ("width", "num_blocks", "num_heads", "num_frequencies", "pair_width"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 1, not {getattr(self, field)}")
-        if self.num_radial < 0:
-            raise ValueError(f"num_radial must be at least 0, not {self.num_radial}")
+        for field in ("num_radial", "num_rank_cosines"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"{field} must be at least 0, not {getattr(self, field)}")
         if self.width % self.num_heads or self.width % 2:
             raise ValueError(
                 f"width must be even and a multiple of num_heads, not {self.width} "
@@ -114,10 +118,12 @@ class Denoiser(nn.Module):
     Attributes:
       config: shape of the network.
       num_species: K, size of the vocabulary.
+      quantiles: P times Q z-scored quantiles of the training data, for `num_rank_cosines`.
     """
 
     config: DenoiserConfig
     num_species: int
+    quantiles: tuple[tuple[float, ...], ...] = ()
 
     @nn.compact
     def __call__(
@@ -138,7 +144,10 @@ class Denoiser(nn.Module):
         mask = crystals.mask
         time = embedded = sinusoidal_time(t, config.width)
         if config.conditioning != "none":
-            prop = PropertyEmbedding(config.width, name="property")(condition)
+            embedding = PropertyEmbedding(
+                config.width, config.num_rank_cosines, self.quantiles, name="property"
+            )
+            prop = embedding(condition)
             embedded = jnp.concatenate([embedded, prop], axis=-1)
         embedded = MLP(config.width, config.width, config.activation, name="condition")(embedded)
 

@@ -4,6 +4,7 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 ACTIVATIONS = {"silu": nn.silu, "gelu": nn.gelu, "relu": nn.relu}
@@ -55,11 +56,19 @@ def sinusoidal_time(t: Array, width: int) -> Array:
 class PropertyEmbedding(nn.Module):
     """Sum over properties of Linear(value), or of a learned null vector where it is absent.
 
+    A linear map tells the few percent of crystals at an end of the range from their neighbours
+    only by large weights further on; with `num_cosines`, cosines of the value's rank are added.
+
     Attributes:
       width: D.
+      num_cosines: R, cosines of the rank; 0, the paper's, does without.
+      quantiles: P times Q ascending z-scored quantiles of the training data, equally spaced in
+        rank from 0 to 1; needed with `num_cosines` only.
     """
 
     width: int
+    num_cosines: int = 0
+    quantiles: tuple[tuple[float, ...], ...] = ()
 
     @nn.compact
     def __call__(self, condition: Condition) -> Array:
@@ -69,7 +78,41 @@ class PropertyEmbedding(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, shape)
         null = self.param("null", nn.initializers.normal(1.0), shape)
         embedded = condition.values[..., None] * weight + bias  # [B, P, D]
+        if self.num_cosines:
+            # From nothing, so that a network that was trained without them can go on with them.
+            by_rank = self.param(
+                "by_rank", nn.initializers.zeros, (shape[0], self.num_cosines, self.width)
+            )
+            cosines = rank_cosines(condition.values, self.quantiles, self.num_cosines)
+            embedded += jnp.einsum("bpr,prd->bpd", cosines, by_rank)
         return jnp.sum(jnp.where(condition.present[..., None], embedded, null), axis=1)
+
+
+def rank_cosines(
+    values: Array, quantiles: tuple[tuple[float, ...], ...], num_cosines: int
+) -> Array:
+    """cos(pi r u) for r = 1..R, u the share of the training data below each value.
+
+    u is read off the quantiles, linearly in between; it stays that of the nearest beyond them. A
+    value that many crystals share, which is several quantiles at once, has their mean rank.
+
+    Args:
+      values: [B, P] z-scored.
+      quantiles: P times Q, equally spaced in u from 0 to 1.
+      num_cosines: R.
+
+    Returns:
+      [B, P, R].
+    """
+    columns = []
+    for p, row in enumerate(quantiles):
+        knots, knot = np.unique(np.float32(row), return_inverse=True)
+        ranks = np.bincount(knot, np.linspace(0.0, 1.0, len(row))) / np.bincount(knot)
+        columns.append(
+            jnp.interp(values[:, p], jnp.asarray(knots), jnp.asarray(ranks, knots.dtype))
+        )
+    u = jnp.stack(columns, axis=1)
+    return jnp.cos(jnp.pi * u[..., None] * jnp.arange(1, num_cosines + 1))
 
 
 def stored(array: Array) -> Array:

@@ -13,6 +13,7 @@ from crystal_diffusion_jax.data.buckets import bucket_sizes
 from crystal_diffusion_jax.diffusion.schedules import sampling_times
 from crystal_diffusion_jax.model_folder import TrainedModel
 from crystal_diffusion_jax.sampling import trajectory_files
+from crystal_diffusion_jax.sampling.relaxation import num_relaxed
 from crystal_diffusion_jax.sampling.request import condition_arrays, draw_num_atoms, draw_values
 from crystal_diffusion_jax.sampling.sampler import make_sampler, reverse_process
 from crystal_diffusion_jax.sampling.settings import SampleSettings
@@ -83,9 +84,14 @@ def generate(
         mesh,
         settings.solver,
         settings.use_corrector,
+        settings.relaxation_steps,
         reverse_process if trajectory is None else recording(trajectory),
     )
     times = sampling_times(model.config.noise.num_steps, settings.num_steps)
+    network_calls = settings.num_steps * (2 if settings.use_corrector else 1)
+    if settings.relaxation_steps:
+        relaxed = num_relaxed(times[:-1], model.config.noise)
+        network_calls += relaxed * settings.relaxation_steps
     key = jax.random.key(settings.seed)
     remaining = np.array(sink.remaining(), dtype=np.int64)
     begin, todo = time.monotonic(), len(remaining)
@@ -135,7 +141,7 @@ def generate(
             [coords[-1, :n] for coords, n in zip(frac_coords, num_atoms[rows], strict=True)],
             [numbers[-1, :n] for numbers, n in zip(atomic_numbers, num_atoms[rows], strict=True)],
             wall_seconds=seconds,
-            network_calls=settings.network_calls,
+            network_calls=network_calls,
             trajectories=texts,
         )
         counts = sink.counts()

@@ -29,6 +29,8 @@ from crystal_diffusion_jax.sampling.settings import (
 # as good as those of the whole chain (docs/few_step_sampling.md).
 FEW_STEPS = 50
 FEW_STEPS_CORRECTOR = 0.32
+# More take hours, and a longer loop is surely a mistake.
+MAX_RELAXATION_STEPS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +61,7 @@ def plan(
     solver: Solver = ANCESTRAL,
     num_steps: int | None = None,
     gamma: float | None = None,
+    relaxation_steps: int | None = None,
     elements: Sequence[tuple[str, int]] | None = None,
     chemical_system: bool = False,
     num_atoms: int | None = None,
@@ -76,6 +79,8 @@ def plan(
       solver: of the predictor.
       num_steps: of the reverse process; as trained, or `FEW_STEPS` with the second-order solver.
       gamma: step of the corrector; that of the model's config, larger for the second order.
+      relaxation_steps: instead of the corrector; those of the model's config, 0 for the second
+        order or where `gamma` is given.
       elements: symbols and atomic numbers that may appear, None for all that the model knows.
       chemical_system: reject crystals that lack one of `elements`.
       num_atoms: in every crystal, None to draw it.
@@ -94,6 +99,11 @@ def plan(
         few_gamma = FEW_STEPS_CORRECTOR * model.config.noise.frac_sigma_min**2
         # Six digits, as it is written in commands: 8e-06, not 8.000000000000001e-06.
         default_gamma = float(f"{max(few_gamma, default_gamma):.6g}")
+    if relaxation_steps is None:
+        own = model.config.sampling.relaxation_steps
+        relaxation_steps = own if solver == ANCESTRAL and gamma is None else 0
+    if relaxation_steps:
+        default_gamma = 0.0
     num_steps = default_steps if num_steps is None else num_steps
     gamma = default_gamma if gamma is None else gamma
     for flag, value, low, high in (
@@ -102,9 +112,14 @@ def plan(
         ("seed", seed, 0, 2**31 - 1),
         ("guidance", guidance, -math.inf, math.inf),
         ("gamma", gamma, 0, math.inf),
+        ("relaxation_steps", relaxation_steps, 0, MAX_RELAXATION_STEPS),
         ("symprec", symprec, 0, math.inf),
     ):
         require_between(flag, value, low, high)
+    if gamma and relaxation_steps:
+        raise UserError(
+            "--gamma is of the corrector, and --relaxation_steps take its place: give one of them"
+        )
     numbers = None if elements is None else [number for _, number in elements]
     allowed = allowed_species(numbers, model.statistics)
     values = draw_values(target, num, seed)
@@ -126,6 +141,7 @@ def plan(
         symprec=symprec,
         solver=solver,
         chemical_system=chemical_system,
+        relaxation_steps=relaxation_steps,
     )
     return Plan(settings, allowed, sizes, outside_training_range(target, model.statistics))
 

@@ -23,6 +23,7 @@ from crystal_diffusion_jax.diffusion.schedules import (
 )
 from crystal_diffusion_jax.models.denoiser import Denoiser
 from crystal_diffusion_jax.models.embeddings import Condition
+from crystal_diffusion_jax.sampling import relaxation
 from crystal_diffusion_jax.sampling.settings import ANCESTRAL, SECOND_ORDER, Solver
 
 
@@ -32,14 +33,18 @@ class SamplingConfig:
 
     Attributes:
       gamma: Langevin step of the corrector at t = 1, in squared fractional units.
+      relaxation_steps: at each of the times that decide on the structure, instead of the
+        corrector at all times, see `sampling.relaxation`; 0 for the paper's corrector.
     """
 
     gamma: float = 1e-6
+    relaxation_steps: int = 0
 
     def __post_init__(self) -> None:
         """Rejects a negative step."""
-        if not self.gamma >= 0:
-            raise ValueError(f"gamma must be at least 0, not {self.gamma}")
+        for field in ("gamma", "relaxation_steps"):
+            if not getattr(self, field) >= 0:
+                raise ValueError(f"{field} must be at least 0, not {getattr(self, field)}")
 
 
 # The present crystals, and the estimate that the second-order solver carries along.
@@ -58,6 +63,7 @@ def reverse_process(
     schedule: NoiseSchedule,
     solver: Solver = ANCESTRAL,
     use_corrector: bool = True,
+    relaxation_steps: int = 0,
 ) -> Crystals:
     """From pure noise to crystals, step by step.
 
@@ -74,12 +80,21 @@ def reverse_process(
       schedule: the tables.
       solver: of the predictor, see `settings.SOLVERS`.
       use_corrector: begin each step with a corrector step; without it `gamma` is ignored.
+      relaxation_steps: that precede the predictor, see `relaxation.relax`; 0 does without.
 
     Returns:
       Crystals with the lattice in units of its scale.
     """
     init, step = reverse_chain(
-        denoise, keys, mask, num_species, gamma, schedule, solver, use_corrector
+        denoise,
+        keys,
+        mask,
+        num_species,
+        gamma,
+        schedule,
+        solver,
+        use_corrector,
+        relaxation_steps,
     )
     (crystals, _), _ = jax.lax.scan(step, init, (times[:-1], times[1:]))
     return crystals
@@ -94,6 +109,7 @@ def reverse_chain(
     schedule: NoiseSchedule,
     solver: Solver,
     use_corrector: bool,
+    relaxation_steps: int,
 ) -> tuple[State, Step]:
     """Pure noise, and the step to scan over; arguments are those of `reverse_process`."""
     fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
@@ -111,6 +127,10 @@ def reverse_chain(
                 move = corrected.frac_coords - crystals.frac_coords
                 previous = second_order.seen_after(previous, move)
             crystals = joint.wrapped(corrected)
+        if relaxation_steps:
+            crystals, previous = relaxation.relax(
+                denoise, fold(here, 2), crystals, previous, t, relaxation_steps, schedule
+            )
         prediction, here = denoise(crystals, t), fold(here, 1)
         if previous is None:
             crystals = joint.predictor_step(here, crystals, prediction, t, s, schedule)
@@ -206,6 +226,7 @@ def make_sampler(
     mesh: Mesh,
     solver: Solver = ANCESTRAL,
     use_corrector: bool = True,
+    relaxation_steps: int = 0,
     process: Process = reverse_process,
 ) -> Sampler:
     """The jitted sampler, its batch split over the mesh; it compiles once per shape of `mask`.
@@ -218,6 +239,7 @@ def make_sampler(
       mesh: the devices; their number must divide the batch.
       solver: of the predictor, see `settings.SOLVERS`.
       use_corrector: begin each step with a corrector step; without it `gamma` is ignored.
+      relaxation_steps: that precede the predictor, see `relaxation.relax`; 0 does without.
       process: what to return of the reverse process; `trajectory.recording` keeps more of it.
 
     Raises:
@@ -254,6 +276,7 @@ def make_sampler(
                 schedule,
                 solver,
                 use_corrector,
+                relaxation_steps,
             )
 
         branches = 2 if use_guidance else 1

@@ -34,6 +34,7 @@ class SampleSettings:
       symprec: tolerance of the CIF files' symmetry in Angstrom, 0 for P1.
       solver: of the predictor; records from before there was a choice lack it and mean ANCESTRAL.
       chemical_system: whether a crystal that lacks one of `elements` is rejected; likewise False.
+      relaxation_steps: of the coordinates at some times, see `sampling.relaxation`; likewise 0.
     """
 
     model: str
@@ -49,6 +50,7 @@ class SampleSettings:
     symprec: float
     solver: Solver = ANCESTRAL
     chemical_system: bool = False
+    relaxation_steps: int = 0
 
     @property
     def target(self) -> dict[str, tuple[float, float]]:
@@ -63,11 +65,6 @@ class SampleSettings:
         """Whether each step begins with a corrector step."""
         return self.gamma != 0
 
-    @property
-    def network_calls(self) -> int:
-        """Calls of the denoiser for each batch; both branches of guidance run as one."""
-        return self.num_steps * (2 if self.use_corrector else 1)
-
 
 def refuse_other_settings(out: Path, recorded: dict[str, Any], settings: SampleSettings) -> None:
     """Checks that a folder was begun by the same request.
@@ -81,7 +78,9 @@ def refuse_other_settings(out: Path, recorded: dict[str, Any], settings: SampleS
       UserError: some differ; they are named with both values.
     """
     present = dataclasses.asdict(settings)
-    recorded = {"solver": ANCESTRAL, "chemical_system": False} | recorded
+    later = ("solver", "chemical_system", "relaxation_steps")
+    defaults = {field.name: field.default for field in dataclasses.fields(settings)}
+    recorded = {name: defaults[name] for name in later} | recorded
     if recorded.get("model_sha256") == settings.model_sha256:
         recorded = recorded | {"model": settings.model}  # the same model under another path
     differing = ", ".join(

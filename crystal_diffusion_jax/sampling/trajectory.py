@@ -55,9 +55,18 @@ def recording(every: int) -> Process:
         schedule: NoiseSchedule,
         solver: Solver,
         use_corrector: bool,
+        relaxation_steps: int,
     ) -> Crystals:
         init, step = reverse_chain(
-            denoise, keys, mask, num_species, gamma, schedule, solver, use_corrector
+            denoise,
+            keys,
+            mask,
+            num_species,
+            gamma,
+            schedule,
+            solver,
+            use_corrector,
+            relaxation_steps,
         )
 
         def one_step(index: Array, state: State) -> State:

@@ -6,11 +6,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from crystal_diffusion_jax import devices, processes
+from crystal_diffusion_jax import denoising, devices, processes
 from crystal_diffusion_jax.config import ExperimentConfig
 from crystal_diffusion_jax.data.batches import Batch
 from crystal_diffusion_jax.diffusion.schedules import noise_schedule
-from crystal_diffusion_jax.models.denoiser import Denoiser
 from crystal_diffusion_jax.training import preemption
 from crystal_diffusion_jax.training.bookkeeping import Bookkeeping
 from crystal_diffusion_jax.training.checkpoint import Checkpoint, Checkpoints
@@ -24,6 +23,7 @@ from crystal_diffusion_jax.training.step import (
     make_evaluation_step,
     make_train_steps,
 )
+from crystal_diffusion_jax.training.warm_start import warm_params
 from crystal_diffusion_jax.training.workdir import claimed
 
 # Draws of noise per validation crystal: four keep the noise of the loss below its trend.
@@ -89,12 +89,14 @@ def _train(
     resume_from_previous: bool,
 ) -> None:
     """The steps after the last checkpoint."""
-    denoiser = Denoiser(config.model, num_species=len(inputs.statistics.vocabulary))
+    denoiser = denoising.build(config.model, inputs.statistics)
     schedule = noise_schedule(config.noise)
     key_init, key_train, key_validation = jax.random.split(jax.random.key(config.seed), 3)
     part = devices.local_part(mesh)
     example = jax.tree.map(lambda array: array[0], inputs.batches.group(0, mesh.size, part))
     params, unflatten = initial_params(denoiser, key_init, example)
+    if config.training.start_from and checkpoints.latest() is None:
+        params = warm_params(params, unflatten, inputs.statistics, config.training.start_from)
     optimizer = make_optimizer(config.training, unflatten)
     state = initial_state(params, optimizer)
     state, key_train, key_validation = devices.replicate((state, key_train, key_validation), mesh)

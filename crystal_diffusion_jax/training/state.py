@@ -41,6 +41,8 @@ class TrainingConfig:
       log_every: steps between lines of the log.
       checkpoint_every: steps between validations with a checkpoint each; a multiple of log_every.
       keep_last: checkpoints kept besides the one of the lowest validation loss.
+      start_from: folder or name of a trained model whose weights training starts from, see
+        `training.warm_start`; empty for fresh weights.
     """
 
     num_steps: int = 20_000
@@ -56,6 +58,7 @@ class TrainingConfig:
     log_every: int = 100
     checkpoint_every: int = 1000
     keep_last: int = 2
+    start_from: str = ""
 
     def __post_init__(self) -> None:
         """Rejects values that cannot be run."""

@@ -1,0 +1,133 @@
+"""The rank of a property as an input, and that networks without it are what they were."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from crystal_diffusion_jax import denoising
+from crystal_diffusion_jax.data.arrays import DatasetStatistics, dataset_statistics
+from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.models.denoiser import Denoiser, DenoiserConfig
+from crystal_diffusion_jax.models.embeddings import Condition, PropertyEmbedding, rank_cosines
+from tests.smoke_run import splits
+from tests.test_denoiser import NUM_SPECIES, TIMES, base_condition, base_crystals
+
+Z_NORMAL = tuple(scipy.stats.norm.ppf(np.linspace(0.001, 0.999, 101)).tolist())
+UNIFORM = tuple(np.linspace(-2.0, 2.0, 101).tolist())
+
+
+def shares(values: list[float], row: tuple[float, ...]) -> np.ndarray:
+    """u of each value, from its first cosine."""
+    cosines = rank_cosines(jnp.array(values)[:, None], (row,), 1)
+    return np.arccos(np.clip(np.asarray(cosines[:, 0, 0], np.float64), -1, 1)) / np.pi
+
+
+def test_the_rank_is_the_cumulative_distribution():
+    values = [-1.5, -0.5, 0.0, 0.25, 1.2]
+    expected = (scipy.stats.norm.cdf(values) - 0.001) / 0.998
+    np.testing.assert_allclose(shares(values, Z_NORMAL), expected, atol=1e-3)
+
+
+def test_the_rank_stays_that_of_the_end_beyond_the_data():
+    found = np.asarray(rank_cosines(jnp.array([[-9.0], [-2.0], [2.0], [9.0]]), (UNIFORM,), 3))
+    np.testing.assert_allclose(found[:2, 0], np.ones((2, 3)), atol=1e-6)
+    np.testing.assert_allclose(found[2:, 0], [[-1, 1, -1]] * 2, atol=1e-6)
+
+
+def test_each_property_has_its_own_quantiles_and_all_cosines():
+    values = np.random.default_rng(0).uniform(-2, 2, size=(7, 2)).astype(np.float32)
+    wide = tuple(np.linspace(-4.0, 4.0, 101).tolist())
+    found = rank_cosines(jnp.asarray(values), (UNIFORM, wide), 5)
+    u = np.stack([(values[:, 0] + 2) / 4, (values[:, 1] + 4) / 8], axis=1)
+    np.testing.assert_allclose(found, np.cos(np.pi * u[..., None] * np.arange(1, 6)), atol=1e-5)
+
+
+def test_a_value_that_many_crystals_share_has_their_mean_rank_and_no_jump_beside_it():
+    row = (-0.5,) * 51 + tuple(np.linspace(0.0, 2.0, 50).tolist())  # half the crystals: no gap
+    just_below, just_above = np.nextafter(np.float32(-0.5), np.float32([-1.0, 1.0]))
+    found = shares([-0.5, float(just_below), float(just_above), 0.0], row)
+    np.testing.assert_allclose(found, [0.25, 0.25, 0.25, 0.51], atol=1e-4)
+
+
+def test_a_constant_property_has_one_rank():
+    np.testing.assert_allclose(shares([-1.0, 0.0, 1.0], (0.0,) * 101), 0.5, atol=1e-6)
+
+
+def test_fresh_weights_do_not_see_the_rank_and_learn_to():
+    embedding = PropertyEmbedding(8, num_cosines=4, quantiles=(UNIFORM,))
+    condition = Condition(values=jnp.array([[0.3], [1.1]]), present=jnp.ones((2, 1), bool))
+    params = embedding.init(jax.random.key(0), condition)["params"]
+    plain = {name: leaf for name, leaf in params.items() if name != "by_rank"}
+    expected = PropertyEmbedding(8).apply({"params": plain}, condition)
+    np.testing.assert_array_equal(embedding.apply({"params": params}, condition), expected)
+    gradient = jax.grad(lambda p: jnp.sum(embedding.apply({"params": p}, condition)))(params)
+    cosines = np.cos(np.pi * np.array([2.3, 3.1])[:, None] / 4 * np.arange(1, 5)).sum(axis=0)
+    np.testing.assert_allclose(
+        gradient["by_rank"], np.tile(cosines[None, :, None], (1, 1, 8)), atol=1e-5
+    )
+
+
+def test_where_the_property_is_absent_its_rank_is_not_seen():
+    embedding = PropertyEmbedding(8, num_cosines=4, quantiles=(UNIFORM,))
+    present = jnp.array([[True], [False]])
+    condition = Condition(values=jnp.array([[0.3], [1.1]]), present=present)
+    params = embedding.init(jax.random.key(0), condition)["params"]
+    moved = {**params, "by_rank": jnp.ones_like(params["by_rank"])}
+    before = embedding.apply({"params": params}, condition)
+    after = embedding.apply({"params": moved}, condition)
+    assert np.abs(np.asarray(after - before))[0].min() > 0.01
+    np.testing.assert_array_equal(after[1], before[1])
+
+
+@pytest.mark.parametrize("conditioning", ["cdi", "cds"])
+def test_the_denoiser_hands_the_rank_on(conditioning):
+    config = DenoiserConfig(
+        conditioning=conditioning,
+        width=16,
+        pair_width=16,
+        num_blocks=1,
+        num_heads=2,
+        num_rank_cosines=3,
+    )
+    network = Denoiser(config, NUM_SPECIES, (UNIFORM,))
+    inputs = (base_crystals(), jnp.asarray(TIMES), base_condition())
+    params = network.init(jax.random.key(0), *inputs)["params"]
+    moved = jax.tree.map(lambda leaf: leaf, params)
+    by_rank = moved["property"]["by_rank"]
+    moved["property"]["by_rank"] = jax.random.normal(jax.random.key(1), by_rank.shape)
+    before = network.apply({"params": params}, *inputs)
+    after = network.apply({"params": moved}, *inputs)
+    changes = np.abs(np.asarray(after[2]) - np.asarray(before[2])).max(axis=(1, 2))
+    assert (changes[[0, 1, 3]] > 1e-4).all()
+    assert changes[2] == 0  # its property is not asked for
+
+
+def test_the_network_of_a_data_set_has_its_quantiles_as_z_scores():
+    statistics = dataset_statistics(splits()["train"], scale_by_num_atoms=False)
+    network = denoising.build(DenoiserConfig(num_rank_cosines=2), statistics)
+    values = splits()["train"].properties[:, 0]
+    z = (values - values.mean()) / values.std()
+    np.testing.assert_allclose(
+        network.quantiles[0], np.quantile(z, np.linspace(0, 1, 101)), atol=1e-5
+    )
+
+
+def test_without_ranks_the_network_does_not_depend_on_the_quantiles():
+    statistics = dataset_statistics(splits()["train"], scale_by_num_atoms=False)
+    assert denoising.build(DenoiserConfig(), statistics).quantiles == ()
+
+
+def test_statistics_without_quantiles_are_told_the_way_out():
+    statistics = dataset_statistics(splits()["train"], scale_by_num_atoms=False)
+    in_shards: DatasetStatistics = dataclasses.replace(statistics, property_quantiles=())
+    with pytest.raises(UserError, match=r"num_rank_cosines=2 needs the quantiles.*set it to 0"):
+        denoising.build(DenoiserConfig(num_rank_cosines=2), in_shards)
+
+
+def test_a_negative_number_of_cosines_is_refused():
+    with pytest.raises(ValueError, match="num_rank_cosines must be at least 0, not -1"):
+        DenoiserConfig(num_rank_cosines=-1)

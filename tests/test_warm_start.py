@@ -1,0 +1,144 @@
+"""Training that starts from a trained model: which weights it takes, and that it resumes."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import flax.traverse_util
+import jax
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from crystal_diffusion_jax import denoising, model_folder
+from crystal_diffusion_jax.data.arrays import DatasetStatistics
+from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.model_folder import TrainedModel
+from crystal_diffusion_jax.models.denoiser import DenoiserConfig
+from crystal_diffusion_jax.training.loop import train
+from crystal_diffusion_jax.training.warm_start import warm_params
+from tests.smoke_run import CONFIG, splits, statistics
+from tests.test_denoiser import TIMES, base_condition, base_crystals
+
+NETWORK = DenoiserConfig(width=16, pair_width=16, num_blocks=1, num_heads=2)
+ELEMENTS = tuple(range(3, 15))  # as many as `base_crystals` has
+
+
+def with_elements(vocabulary: tuple[int, ...]) -> DatasetStatistics:
+    return dataclasses.replace(statistics(), vocabulary=vocabulary)
+
+
+def weights(network: DenoiserConfig, data: DatasetStatistics, seed: int) -> Any:
+    """Random ones; the network's own take long to compile."""
+    denoiser = denoising.build(network, data)
+    inputs = (jax.random.key(0), base_crystals(), TIMES, base_condition())
+    shapes = jax.eval_shape(denoiser.init, *inputs)["params"]
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(leaf.dtype), shapes)
+
+
+def shipped(folder: Path, network: DenoiserConfig, data: DatasetStatistics) -> dict[str, Any]:
+    """Writes a model of random weights; returns them by name."""
+    params = weights(network, data, seed=1)
+    config = dataclasses.replace(CONFIG, model=network)
+    model_folder.save(TrainedModel(params, config, data, {}), folder)
+    return flax.traverse_util.flatten_dict(params, sep="/")
+
+
+def started(
+    folder: Path, network: DenoiserConfig, data: DatasetStatistics
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Fresh weights by name, and those that start from the model in `folder`."""
+    fresh, unflatten = ravel_pytree(weights(network, data, seed=2))
+    found = unflatten(warm_params(fresh, unflatten, data, str(folder)))
+    return tuple(flax.traverse_util.flatten_dict(w, sep="/") for w in (unflatten(fresh), found))
+
+
+def test_the_same_network_takes_all_weights(tmp_path):
+    data = with_elements(ELEMENTS)
+    expected = shipped(tmp_path / "m", NETWORK, data)
+    _, found = started(tmp_path / "m", NETWORK, data)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_what_the_model_lacks_is_fresh(tmp_path):
+    data = with_elements(ELEMENTS)
+    expected = shipped(tmp_path / "m", NETWORK, data)
+    larger = dataclasses.replace(NETWORK, num_rank_cosines=3, num_blocks=2)
+    fresh, found = started(tmp_path / "m", larger, data)
+    assert found.keys() - expected.keys() == {
+        name for name in fresh if name.startswith("block_1/") or name == "property/by_rank"
+    }
+    for name, leaf in found.items():
+        np.testing.assert_array_equal(leaf, expected.get(name, fresh[name]))
+
+
+def test_elements_find_their_weights_by_atomic_number_and_new_ones_are_fresh(tmp_path):
+    expected = shipped(tmp_path / "m", NETWORK, with_elements((1, 6, 8, 14, 26)))
+    fresh, found = started(tmp_path / "m", NETWORK, with_elements((6, 7, 26)))
+    rows, old = found["species/Dense_0/kernel"], expected["species/Dense_0/kernel"]
+    np.testing.assert_array_equal(rows[0], old[1])
+    np.testing.assert_array_equal(rows[1], fresh["species/Dense_0/kernel"][1])
+    np.testing.assert_array_equal(rows[2], old[4])
+    columns, old = found["species_head/Dense_1/kernel"], expected["species_head/Dense_1/kernel"]
+    np.testing.assert_array_equal(columns[:, 0], old[:, 1])
+    np.testing.assert_array_equal(columns[:, 1], fresh["species_head/Dense_1/kernel"][:, 1])
+    np.testing.assert_array_equal(columns[:, 2], old[:, 4])
+    assert found["species_head/Dense_1/bias"].shape == (3,)
+    for name in set(found) - {"species_head/Dense_1/kernel", "species/Dense_0/kernel"}:
+        if name != "species_head/Dense_1/bias":
+            np.testing.assert_array_equal(found[name], expected[name])
+
+
+def test_the_embedding_of_other_properties_is_fresh(tmp_path):
+    data = with_elements(ELEMENTS)
+    expected = shipped(tmp_path / "m", NETWORK, data)
+    other = dataclasses.replace(data, property_names=("band_gap",))
+    fresh, found = started(tmp_path / "m", NETWORK, other)
+    for name, leaf in found.items():
+        source = fresh if name.startswith("property/") else expected
+        np.testing.assert_array_equal(leaf, source[name])
+    assert not np.array_equal(fresh["property/weight"], expected["property/weight"])
+
+
+@pytest.mark.parametrize("field", ["width", "num_frequencies", "num_blocks", "conditioning"])
+def test_another_network_is_refused_by_the_name_of_the_model(tmp_path, field):
+    data = with_elements(ELEMENTS)
+    larger = {"width": 32, "num_frequencies": 4, "num_blocks": 2, "conditioning": "cdi"}
+    shipped(tmp_path / "m", dataclasses.replace(NETWORK, **{field: larger[field]}), data)
+    with pytest.raises(UserError, match=r"start_from=.*/m: that network has another shape.*json"):
+        started(tmp_path / "m", NETWORK, data)
+
+
+def test_a_misspelt_model_is_told_the_right_one(tmp_path):
+    config = _starting_from("perov5_csd")
+    with pytest.raises(UserError, match=r"perov5_csd is neither.*did you mean perov5_cds"):
+        train(config, splits(), tmp_path / "run", lambda line: None)
+
+
+def _starting_from(model: str, num_steps: int = 10) -> Any:
+    training = dataclasses.replace(
+        CONFIG.training, start_from=model, num_steps=num_steps, checkpoint_every=5
+    )
+    return dataclasses.replace(CONFIG, training=training)
+
+
+def test_a_run_starts_from_a_model_and_resumes_without_it(tmp_path):
+    def stop(line: str) -> None:
+        if "step 10/" in line:
+            raise KeyboardInterrupt
+
+    first = tmp_path / "first"
+    train(CONFIG, splits(), first, lambda line: None)
+    config = _starting_from(str(first))
+    undisturbed, stopped = tmp_path / "undisturbed", tmp_path / "stopped"
+    train(config, splits(), undisturbed, lambda line: None)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, splits(), stopped, stop)
+    shutil.rmtree(first)  # only the start needs it
+    lines: list[str] = []
+    train(config, splits(), stopped, lines.append)
+    assert any("resuming from the checkpoint of step 5" in line for line in lines)
+    models = [model_folder.load(folder) for folder in (undisturbed, stopped)]
+    jax.tree.map(np.testing.assert_array_equal, models[0].params, models[1].params)
