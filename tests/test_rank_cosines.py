@@ -1,6 +1,7 @@
 """The rank of a property as an input, and that networks without it are what they were."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +49,7 @@ def test_each_property_has_its_own_quantiles_and_all_cosines():
 
 def test_a_value_that_many_crystals_share_has_their_mean_rank_and_no_jump_beside_it():
     row = (-0.5,) * 51 + tuple(np.linspace(0.0, 2.0, 50).tolist())  # half the crystals: no gap
-    just_below, just_above = np.nextafter(np.float32(-0.5), np.float32([-1.0, 1.0]))
+    just_below, just_above = np.nextafter(np.float32(-0.5), np.array([-1.0, 1.0], np.float32))
     found = shares([-0.5, float(just_below), float(just_above), 0.0], row)
     np.testing.assert_allclose(found, [0.25, 0.25, 0.25, 0.51], atol=1e-4)
 
@@ -64,7 +65,11 @@ def test_fresh_weights_do_not_see_the_rank_and_learn_to():
     plain = {name: leaf for name, leaf in params.items() if name != "by_rank"}
     expected = PropertyEmbedding(8).apply({"params": plain}, condition)
     np.testing.assert_array_equal(embedding.apply({"params": params}, condition), expected)
-    gradient = jax.grad(lambda p: jnp.sum(embedding.apply({"params": p}, condition)))(params)
+
+    def embed(params: Any, condition: Condition) -> Any:
+        return embedding.apply({"params": params}, condition)
+
+    gradient = jax.grad(lambda p: jnp.sum(embed(p, condition)))(params)
     cosines = np.cos(np.pi * np.array([2.3, 3.1])[:, None] / 4 * np.arange(1, 5)).sum(axis=0)
     np.testing.assert_allclose(
         gradient["by_rank"], np.tile(cosines[None, :, None], (1, 1, 8)), atol=1e-5
@@ -77,8 +82,8 @@ def test_where_the_property_is_absent_its_rank_is_not_seen():
     condition = Condition(values=jnp.array([[0.3], [1.1]]), present=present)
     params = embedding.init(jax.random.key(0), condition)["params"]
     moved = {**params, "by_rank": jnp.ones_like(params["by_rank"])}
-    before = embedding.apply({"params": params}, condition)
-    after = embedding.apply({"params": moved}, condition)
+    before: Any = embedding.apply({"params": params}, condition)
+    after: Any = embedding.apply({"params": moved}, condition)
     assert np.abs(np.asarray(after - before))[0].min() > 0.01
     np.testing.assert_array_equal(after[1], before[1])
 
@@ -99,8 +104,8 @@ def test_the_denoiser_hands_the_rank_on(conditioning):
     moved = jax.tree.map(lambda leaf: leaf, params)
     by_rank = moved["property"]["by_rank"]
     moved["property"]["by_rank"] = jax.random.normal(jax.random.key(1), by_rank.shape)
-    before = network.apply({"params": params}, *inputs)
-    after = network.apply({"params": moved}, *inputs)
+    before: Any = network.apply({"params": params}, *inputs)
+    after: Any = network.apply({"params": moved}, *inputs)
     changes = np.abs(np.asarray(after[2]) - np.asarray(before[2])).max(axis=(1, 2))
     assert (changes[[0, 1, 3]] > 1e-4).all()
     assert changes[2] == 0  # its property is not asked for

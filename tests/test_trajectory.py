@@ -47,7 +47,7 @@ def states(schedule, every: int) -> Crystals:
     @jax.jit
     def run(keys) -> Crystals:
         mask = jnp.ones((2, 3), bool)
-        return record(denoise, keys, mask, NUM_SPECIES, times, 8e-6, schedule, ANCESTRAL, True)
+        return record(denoise, keys, mask, NUM_SPECIES, times, 8e-6, schedule, ANCESTRAL, True, 0)
 
     return run(keys(0, 1))
 

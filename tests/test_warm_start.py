@@ -105,7 +105,12 @@ def test_the_embedding_of_other_properties_is_fresh(tmp_path):
 @pytest.mark.parametrize("field", ["width", "num_frequencies", "num_blocks", "conditioning"])
 def test_another_network_is_refused_by_the_name_of_the_model(tmp_path, field):
     data = with_elements(ELEMENTS)
-    larger = {"width": 32, "num_frequencies": 4, "num_blocks": 2, "conditioning": "cdi"}
+    larger: dict[str, Any] = {
+        "width": 32,
+        "num_frequencies": 4,
+        "num_blocks": 2,
+        "conditioning": "cdi",
+    }
     shipped(tmp_path / "m", dataclasses.replace(NETWORK, **{field: larger[field]}), data)
     with pytest.raises(UserError, match=r"start_from=.*/m: that network has another shape.*json"):
         started(tmp_path / "m", NETWORK, data)

@@ -106,7 +106,7 @@ def rank_cosines(
     """
     columns = []
     for p, row in enumerate(quantiles):
-        knots, knot = np.unique(np.float32(row), return_inverse=True)
+        knots, knot = np.unique(np.array(row, np.float32), return_inverse=True)
         ranks = np.bincount(knot, np.linspace(0.0, 1.0, len(row))) / np.bincount(knot)
         columns.append(
             jnp.interp(values[:, p], jnp.asarray(knots), jnp.asarray(ranks, knots.dtype))
