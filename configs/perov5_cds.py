@@ -44,6 +44,7 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.model.mean_free_score = True
     config.model.num_radial = 0
     config.model.pair_time = False
+    config.model.num_rank_cosines = 0
 
     config.loss = ConfigDict()
     config.loss.lattice = 1.0
@@ -66,9 +67,11 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.training.log_every = 100
     config.training.checkpoint_every = 1000
     config.training.keep_last = 2
+    config.training.start_from = ""
 
     config.sampling = ConfigDict()
     config.sampling.gamma = 1e-6
+    config.sampling.relaxation_steps = 0
 
     if variant == "smoke":
         config.noise.num_steps = 50

@@ -109,7 +109,7 @@ class Model:
           solver: "ancestral", or "second_order" for a twentieth of the steps.
           num_steps: of the reverse process; by default as trained, or 50 in second order.
           relaxation_steps: at each time that decides on the structure, instead of the corrector;
-            by default the model's.
+            by default the model's, 0 in second order.
           elements: only these, as "Ba,Ti,O".
           num_atoms: in every crystal; by default drawn as in the data.
           batch_size: most crystals at once.

@@ -20,12 +20,12 @@ def build(config: DenoiserConfig, statistics: DatasetStatistics) -> Denoiser:
     Raises:
       UserError: it wants the ranks of properties, and the statistics have no quantiles.
     """
-    if not config.num_rank_cosines:
+    if not config.num_rank_cosines or config.conditioning == "none":
         return Denoiser(config, num_species=len(statistics.vocabulary))
     if not statistics.property_quantiles:
         raise UserError(
             f"model.num_rank_cosines={config.num_rank_cosines} needs the quantiles of the "
-            "properties, which are not measured for data in shards; set it to 0"
+            "properties, which data in shards and older models lack; set it to 0"
         )
     return Denoiser(config, len(statistics.vocabulary), statistics.z_quantiles)
 

@@ -10,15 +10,24 @@ import pytest
 
 from crystal_diffusion_jax import model_folder
 from crystal_diffusion_jax.crystals import Crystals
+from crystal_diffusion_jax.diffusion import coordinates, second_order
 from crystal_diffusion_jax.diffusion.joint import Prediction
 from crystal_diffusion_jax.diffusion.schedules import NoiseConfig, sampling_times
+from crystal_diffusion_jax.diffusion.second_order import Estimate
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.model_folder import TrainedModel
 from crystal_diffusion_jax.sampling.plan import plan
-from crystal_diffusion_jax.sampling.relaxation import num_relaxed
+from crystal_diffusion_jax.sampling.relaxation import num_relaxed, relax
 from crystal_diffusion_jax.sampling.sampler import SamplingConfig, reverse_process
 from crystal_diffusion_jax.sampling.settings import ANCESTRAL, SECOND_ORDER, SOLVERS
-from tests.test_sampler import NUM_SPECIES, keys, knows_one_crystal
+from tests.test_sampler import (
+    FRAC_COORDS,
+    LATTICE,
+    NUM_SPECIES,
+    SPECIES,
+    keys,
+    knows_one_crystal,
+)
 
 # sigma is 0.005 * 100^((t - 1) / 999).
 FIRST, LAST = 302, 699
@@ -99,6 +108,40 @@ def test_with_relaxation_the_process_recovers_a_known_crystal(schedule, solver):
     assert np.abs(distance - np.round(distance)).max() < 2e-2
     np.testing.assert_array_equal(relaxed.species, plain.species)
     np.testing.assert_allclose(relaxed.lattice, plain.lattice, atol=1e-2)
+
+
+@pytest.mark.parametrize(("time", "moves"), [(701, False), (600, True), (310, True), (300, False)])
+def test_relaxing_keeps_the_noise_as_wide_as_it_is_at_the_deciding_times_alone(
+    schedule, time, moves
+):
+    count = 2000
+    t, all_keys = jnp.full(count, time), keys(*range(count))
+    sites = np.tile(FRAC_COORDS, (count, 1, 1))
+    noise = jax.random.normal(jax.random.key(9), sites.shape)
+    noisy = Crystals(
+        lattice=jnp.tile(jnp.asarray(LATTICE), (count, 1, 1)),
+        frac_coords=coordinates.noised(jnp.asarray(sites), noise, t, schedule),
+        species=jnp.tile(jnp.asarray(SPECIES), (count, 1)),
+        mask=jnp.ones(sites.shape[:2], bool),
+    )
+    before = second_order.no_estimate(noisy, NUM_SPECIES)
+
+    @jax.jit
+    def run(crystals: Crystals, estimate: Estimate) -> tuple[Crystals, Estimate | None]:
+        denoise = knows_one_crystal(schedule)
+        return relax(denoise, all_keys, crystals, estimate, t, 4, schedule)
+
+    relaxed, after = run(noisy, before)
+    assert after is not None
+    move = np.asarray(relaxed.frac_coords - noisy.frac_coords)
+    assert (np.abs(move).max() > 0.01) == moves
+    # The expected clean site stays where it is, whole cells aside.
+    kept = np.asarray(after.displacement) + move
+    np.testing.assert_allclose(kept, np.round(kept), atol=1e-5)
+    away = np.asarray(relaxed.frac_coords, np.float64) - sites
+    away -= np.round(away)
+    sigma = 0.005 * 100 ** ((time - 1) / 999)
+    assert abs(away.std() / sigma - 1) < 5 / np.sqrt(2 * away.size)
 
 
 def shipped(relaxation_steps: int) -> TrainedModel:

@@ -17,7 +17,7 @@ from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.model_folder import TrainedModel
 from crystal_diffusion_jax.models.denoiser import DenoiserConfig
 from crystal_diffusion_jax.training.loop import train
-from crystal_diffusion_jax.training.warm_start import warm_params
+from crystal_diffusion_jax.training.warm_start import load_start, warm_params
 from tests.smoke_run import CONFIG, splits, statistics
 from tests.test_denoiser import TIMES, base_condition, base_crystals
 
@@ -51,7 +51,7 @@ def started(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Fresh weights by name, and those that start from the model in `folder`."""
     fresh, unflatten = ravel_pytree(weights(network, data, seed=2))
-    found = unflatten(warm_params(fresh, unflatten, data, str(folder)))
+    found = unflatten(warm_params(fresh, unflatten, data, model_folder.load(folder)))
     return tuple(flax.traverse_util.flatten_dict(w, sep="/") for w in (unflatten(fresh), found))
 
 
@@ -65,11 +65,9 @@ def test_the_same_network_takes_all_weights(tmp_path):
 def test_what_the_model_lacks_is_fresh(tmp_path):
     data = with_elements(ELEMENTS)
     expected = shipped(tmp_path / "m", NETWORK, data)
-    larger = dataclasses.replace(NETWORK, num_rank_cosines=3, num_blocks=2)
+    larger = dataclasses.replace(NETWORK, num_rank_cosines=3)
     fresh, found = started(tmp_path / "m", larger, data)
-    assert found.keys() - expected.keys() == {
-        name for name in fresh if name.startswith("block_1/") or name == "property/by_rank"
-    }
+    assert found.keys() - expected.keys() == {"property/by_rank"}
     for name, leaf in found.items():
         np.testing.assert_array_equal(leaf, expected.get(name, fresh[name]))
 
@@ -102,24 +100,46 @@ def test_the_embedding_of_other_properties_is_fresh(tmp_path):
     assert not np.array_equal(fresh["property/weight"], expected["property/weight"])
 
 
-@pytest.mark.parametrize("field", ["width", "num_frequencies", "num_blocks", "conditioning"])
-def test_another_network_is_refused_by_the_name_of_the_model(tmp_path, field):
+@pytest.mark.parametrize(
+    ("section", "changes", "named"),
+    [
+        ("model", {"width": 32}, "model.width=32, the config 16"),
+        ("model", {"norm": "pre"}, "model.norm='pre', the config 'post'"),
+        ("model", {"num_rank_cosines": 4}, "model.num_rank_cosines=4, the config 0"),
+        ("noise", {"frac_sigma_max": 0.4}, "noise.frac_sigma_max=0.4, the config 0.5"),
+    ],
+)
+def test_a_model_made_for_something_else_is_refused(tmp_path, section, changes, named):
+    there = dataclasses.replace(
+        CONFIG, **{section: dataclasses.replace(getattr(CONFIG, section), **changes)}
+    )
+    params = weights(there.model, statistics(), seed=1)
+    model_folder.save(TrainedModel(params, there, statistics(), {}), tmp_path / "m")
+    with pytest.raises(UserError, match=f"start_from=.*/m: that model has {named}; give both"):
+        load_start(_starting_from(str(tmp_path / "m")))
+
+
+@pytest.mark.parametrize("damage", ["missing element", "nan", "unknown"])
+def test_weights_that_are_not_the_networks_are_refused(tmp_path, damage):
     data = with_elements(ELEMENTS)
-    larger: dict[str, Any] = {
-        "width": 32,
-        "num_frequencies": 4,
-        "num_blocks": 2,
-        "conditioning": "cdi",
-    }
-    shipped(tmp_path / "m", dataclasses.replace(NETWORK, **{field: larger[field]}), data)
-    with pytest.raises(UserError, match=r"start_from=.*/m: that network has another shape.*json"):
+    params = weights(NETWORK, data, seed=1)
+    if damage == "missing element":
+        kernel = params["species"]["Dense_0"]["kernel"]
+        params["species"]["Dense_0"]["kernel"] = kernel[:-1]
+    elif damage == "nan":
+        params["property"]["bias"] = np.full_like(params["property"]["bias"], np.nan)
+    else:
+        params["more"] = {"bias": np.zeros(3, np.float32)}
+    model_folder.save(TrainedModel(params, CONFIG, data, {}), tmp_path / "m")
+    with pytest.raises(UserError, match="not finite numbers of the network"):
         started(tmp_path / "m", NETWORK, data)
 
 
-def test_a_misspelt_model_is_told_the_right_one(tmp_path):
+def test_a_misspelt_model_is_told_the_right_one_and_claims_no_folder(tmp_path):
     config = _starting_from("perov5_csd")
     with pytest.raises(UserError, match=r"perov5_csd is neither.*did you mean perov5_cds"):
         train(config, splits(), tmp_path / "run", lambda line: None)
+    assert not (tmp_path / "run").exists()
 
 
 def _starting_from(model: str, num_steps: int = 10) -> Any:
@@ -147,3 +167,12 @@ def test_a_run_starts_from_a_model_and_resumes_without_it(tmp_path):
     assert any("resuming from the checkpoint of step 5" in line for line in lines)
     models = [model_folder.load(folder) for folder in (undisturbed, stopped)]
     jax.tree.map(np.testing.assert_array_equal, models[0].params, models[1].params)
+
+    # Ten steps from fresh weights end elsewhere.
+    fresh = tmp_path / "fresh"
+    train(_starting_from(""), splits(), fresh, lambda line: None)
+    kernels = [
+        model_folder.load(folder).params["species"]["Dense_0"]["kernel"]
+        for folder in (stopped, fresh)
+    ]
+    assert np.abs(kernels[0] - kernels[1]).max() > 1e-3

@@ -80,8 +80,10 @@ def relaxation_move(
 ) -> Array:
     """Displacement that replaces a share of the noise: towards the expected F_0, and noise anew.
 
-    Of a normal distribution it keeps mean and variance exactly for any share, where Langevin
-    steps as large widen it. It is one step of the Ornstein-Uhlenbeck process around F_0.
+    The noise around one crystal, a normal distribution, keeps its mean and variance exactly for any
+    share, where Langevin steps as large widen it: it is the exact step of an Ornstein-Uhlenbeck
+    process around F_0. The spread of a distribution of F_0 is narrowed, at sigma equal to it by 6 %
+    of the variance with share 0.4.
 
     Args:
       noise: [B, N, 3] standard normal.

@@ -71,7 +71,8 @@ def reverse_process(
     under jax.jit.
 
     Args:
-      denoise: (crystals, t [B]) -> Prediction; called once a step, twice with the corrector.
+      denoise: (crystals, t [B]) -> Prediction; called once a step, and for the corrector and each
+        relaxation step besides.
       keys: [B] PRNG keys.
       mask: [B, N] real atoms.
       num_species: K.

@@ -10,6 +10,9 @@ from crystal_diffusion_jax import denoising, devices, processes
 from crystal_diffusion_jax.config import ExperimentConfig
 from crystal_diffusion_jax.data.batches import Batch
 from crystal_diffusion_jax.diffusion.schedules import noise_schedule
+from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.model_folder import TrainedModel
+from crystal_diffusion_jax.models.denoiser import Denoiser
 from crystal_diffusion_jax.training import preemption
 from crystal_diffusion_jax.training.bookkeeping import Bookkeeping
 from crystal_diffusion_jax.training.checkpoint import Checkpoint, Checkpoints
@@ -23,7 +26,7 @@ from crystal_diffusion_jax.training.step import (
     make_evaluation_step,
     make_train_steps,
 )
-from crystal_diffusion_jax.training.warm_start import warm_params
+from crystal_diffusion_jax.training.warm_start import load_start, warm_params
 from crystal_diffusion_jax.training.workdir import claimed
 
 # Draws of noise per validation crystal: four keep the noise of the loss below its trend.
@@ -59,6 +62,10 @@ def train(
         say = _say_nothing
     # Before the folder is claimed: bad data must not claim it.
     inputs = processes.everywhere(lambda: prepare_inputs(config, splits, mesh))
+    denoiser = processes.everywhere(lambda: denoising.build(config.model, inputs.statistics))
+    start = None
+    if config.training.start_from and not (workdir / "checkpoints").exists():
+        start = _load_start(config)
     with (
         claimed(workdir, config, splits, say),
         Checkpoints(workdir / "checkpoints", config) as checkpoints,
@@ -67,12 +74,37 @@ def train(
         if checkpoints.latest() == Checkpoint(steps, validated=True):
             say(f"{workdir} is trained already: all {steps} steps are done")
         else:
-            _train(config, inputs, workdir, mesh, checkpoints, say, resume_from_previous)
+            _train(
+                config,
+                inputs,
+                denoiser,
+                start,
+                workdir,
+                mesh,
+                checkpoints,
+                say,
+                resume_from_previous,
+            )
         say(
             f"{workdir / 'model'} is that of step {steps}; the lowest validation loss was at step "
             f"{checkpoints.best_step()}"
         )
     return workdir / "model"
+
+
+def _load_start(config: ExperimentConfig) -> TrainedModel:
+    """`load_start` in every process.
+
+    Raises:
+      UserError: the same, or copies of the model that differ.
+    """
+    model = processes.everywhere(lambda: load_start(config))
+    if not processes.same_everywhere(model.weights_sha256):
+        raise UserError(
+            f"training.start_from={config.training.start_from} is not the same model in all "
+            "processes; copy one of them to all machines"
+        )
+    return model
 
 
 def _say_nothing(line: str) -> None:
@@ -82,6 +114,8 @@ def _say_nothing(line: str) -> None:
 def _train(
     config: ExperimentConfig,
     inputs: Inputs,
+    denoiser: Denoiser,
+    start: TrainedModel | None,
     workdir: Path,
     mesh: jax.sharding.Mesh,
     checkpoints: Checkpoints,
@@ -89,14 +123,17 @@ def _train(
     resume_from_previous: bool,
 ) -> None:
     """The steps after the last checkpoint."""
-    denoiser = denoising.build(config.model, inputs.statistics)
     schedule = noise_schedule(config.noise)
     key_init, key_train, key_validation = jax.random.split(jax.random.key(config.seed), 3)
     part = devices.local_part(mesh)
     example = jax.tree.map(lambda array: array[0], inputs.batches.group(0, mesh.size, part))
     params, unflatten = initial_params(denoiser, key_init, example)
     if config.training.start_from and checkpoints.latest() is None:
-        params = warm_params(params, unflatten, inputs.statistics, config.training.start_from)
+        model = start or _load_start(config)  # the folder may hold a checkpoint cut short
+        fresh = params
+        params = processes.everywhere(
+            lambda: warm_params(fresh, unflatten, inputs.statistics, model)
+        )
     optimizer = make_optimizer(config.training, unflatten)
     state = initial_state(params, optimizer)
     state, key_train, key_validation = devices.replicate((state, key_train, key_validation), mesh)

@@ -1,5 +1,8 @@
 """Training that starts from the weights of a trained model instead of fresh ones."""
 
+import dataclasses
+from typing import Any
+
 import flax.traverse_util
 import jax.flatten_util
 import jax.numpy as jnp
@@ -7,8 +10,10 @@ import numpy as np
 from jax import Array
 
 from crystal_diffusion_jax import model_folder
+from crystal_diffusion_jax.config import ExperimentConfig
 from crystal_diffusion_jax.data.arrays import DatasetStatistics
 from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.model_folder import TrainedModel
 from crystal_diffusion_jax.training.state import Unflatten
 
 # The embedding of the properties, which says nothing about other properties.
@@ -21,8 +26,38 @@ _BY_ELEMENT = {
 }
 
 
+def load_start(config: ExperimentConfig) -> TrainedModel:
+    """The model that `training.start_from` names.
+
+    Raises:
+      UserError: no such model, or its network or its diffusion is another than the config's; the
+        ranks of properties alone may be new.
+    """
+    start_from = config.training.start_from
+    model = model_folder.load(start_from)
+    wanted, found = (_arithmetic(each) for each in (config, model.config))
+    if not model.config.model.num_rank_cosines:
+        del found["model.num_rank_cosines"], wanted["model.num_rank_cosines"]
+    for name, value in found.items():
+        if value != wanted[name]:
+            raise UserError(
+                f"training.start_from={start_from}: that model has {name}={value!r}, the config "
+                f"{wanted[name]!r}; give both the same, or leave start_from out"
+            )
+    return model
+
+
+def _arithmetic(config: ExperimentConfig) -> dict[str, Any]:
+    """What the weights are made for."""
+    fields: dict[str, Any] = {"scale_by_num_atoms": config.scale_by_num_atoms}
+    for section in ("model", "noise"):
+        for name, value in dataclasses.asdict(getattr(config, section)).items():
+            fields[f"{section}.{name}"] = value
+    return fields
+
+
 def warm_params(
-    params: Array, unflatten: Unflatten, statistics: DatasetStatistics, start_from: str
+    params: Array, unflatten: Unflatten, statistics: DatasetStatistics, model: TrainedModel
 ) -> Array:
     """The weights of a trained model where it has them, fresh ones elsewhere.
 
@@ -33,15 +68,14 @@ def warm_params(
       params: [W] fresh weights.
       unflatten: their layout.
       statistics: of the new training data.
-      start_from: folder or name of the model.
+      model: where to start, see `load_start`.
 
     Returns:
       [W].
 
     Raises:
-      UserError: no such model, or its network has another shape.
+      UserError: weights that are not finite, or not those of the network that the model describes.
     """
-    model = model_folder.load(start_from)
     fresh = flax.traverse_util.flatten_dict(unflatten(params), sep="/")
     trained = flax.traverse_util.flatten_dict(model.params, sep="/")
     if model.statistics.property_names != statistics.property_names:
@@ -49,17 +83,21 @@ def warm_params(
     _, here, there = np.intersect1d(
         statistics.vocabulary, model.statistics.vocabulary, return_indices=True
     )
-    for name, axis in _BY_ELEMENT.items():
-        leaf = np.moveaxis(np.array(fresh[name]), axis, 0)
-        kept = np.moveaxis(trained[name], axis, 0)
-        if leaf.shape[1:] == kept.shape[1:]:
-            leaf[here] = kept[there]
-            trained[name] = np.moveaxis(leaf, 0, axis)
+    merged = dict(fresh)
     for name, leaf in trained.items():
-        if name not in fresh or fresh[name].shape != leaf.shape:
+        wanted = list(fresh[name].shape) if name in fresh else None
+        axis = _BY_ELEMENT.get(name)
+        if wanted and axis is not None:
+            wanted[axis] = len(model.statistics.vocabulary)
+        if list(leaf.shape) != wanted or not np.isfinite(leaf).all():
             raise UserError(
-                f"training.start_from={start_from}: that network has another shape, as its weights "
-                f"{name} show; take the fields of config.model from its model.json"
+                f"training.start_from: the weights {name} are not finite numbers of the network "
+                "that its model.json describes; copy the model again"
             )
-    merged = {name: jnp.asarray(trained.get(name, leaf)) for name, leaf in fresh.items()}
+        if axis is None:
+            merged[name] = jnp.asarray(leaf, fresh[name].dtype)
+            continue
+        rows = np.moveaxis(np.array(fresh[name]), axis, 0)
+        rows[here] = np.moveaxis(leaf, axis, 0)[there]
+        merged[name] = jnp.asarray(np.moveaxis(rows, 0, axis))
     return jax.flatten_util.ravel_pytree(flax.traverse_util.unflatten_dict(merged, sep="/"))[0]
