@@ -78,7 +78,8 @@ def plan(
       guidance: weight of classifier-free guidance.
       solver: of the predictor.
       num_steps: of the reverse process; as trained, or `FEW_STEPS` with the second-order solver.
-      gamma: step of the corrector; that of the model's config, larger for the second order.
+      gamma: step of the corrector; that of the model's config, larger for the second order,
+        0 where relaxation steps take its place.
       relaxation_steps: instead of the corrector; those of the model's config, 0 for the second
         order or where `gamma` is given.
       elements: symbols and atomic numbers that may appear, None for all that the model knows.
