@@ -64,8 +64,11 @@ def train(
     inputs = processes.everywhere(lambda: prepare_inputs(config, splits, mesh))
     denoiser = processes.everywhere(lambda: denoising.build(config.model, inputs.statistics))
     start = None
-    if config.training.start_from and not (workdir / "checkpoints").exists():
-        start = _load_start(config)
+    if config.training.start_from:
+        # One decision for all processes, as a shared folder may not look the same to each of them.
+        begun = (workdir / "checkpoints").exists()
+        if not (processes.same_everywhere(str(begun)) and begun):
+            start = _load_start(config)
     with (
         claimed(workdir, config, splits, say),
         Checkpoints(workdir / "checkpoints", config) as checkpoints,
