@@ -68,6 +68,7 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.training.checkpoint_every = 1000
     config.training.keep_last = 2
     config.training.start_from = ""
+    config.training.extremes_repeated = 1
 
     config.sampling = ConfigDict()
     config.sampling.gamma = 1e-6

@@ -120,6 +120,13 @@ def same_everywhere(text: str) -> bool:
     return len(set(_from_all(hashlib.sha256(text.encode()).hexdigest()))) == 1
 
 
+def anywhere(flag: bool) -> bool:
+    """Whether the flag is set in any process; every process asks, and waits for the others."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.process_allgather(np.array(flag)).any())
+
+
 def _from_all(text: str) -> list[str]:
     """The texts of all processes, in their order."""
     encoded = text.encode()[:_LONGEST].ljust(_LONGEST, b"\0")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from crystal_diffusion_jax import compilation, devices
+from crystal_diffusion_jax import compilation, devices, processes
 from crystal_diffusion_jax.errors import UserError, did_you_mean
 from crystal_diffusion_jax.files import replace_bytes, replace_text, temporary_path
 from crystal_diffusion_jax.sampling.settings import ANCESTRAL, SOLVERS
@@ -135,7 +135,8 @@ def run(main: Callable[[], None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except Preempted as ended:
-        print(ended)
+        if processes.is_first():
+            print(ended)
         sys.exit(143)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

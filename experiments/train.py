@@ -28,6 +28,7 @@ from crystal_diffusion_jax.errors import UserError, nearest
 from crystal_diffusion_jax.model_folder import example_target
 from crystal_diffusion_jax.training.inputs import Split
 from crystal_diffusion_jax.training.loop import train
+from crystal_diffusion_jax.training.preemption import Preempted
 from experiments import cli
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, a file of configs/.")
@@ -151,6 +152,8 @@ def leaving_at_once() -> Iterator[None]:
     """
     try:
         yield
+    except Preempted:  # all processes end alike, so the farewell finds them
+        raise
     except BaseException as error:
         if isinstance(error, UserError):
             print(f"error: {error}", file=sys.stderr)

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from crystal_diffusion_jax.data.arrays import CrystalDataset, dataset_statistics
-from crystal_diffusion_jax.data.batches import Batch, Batches, evaluation_batches
+from crystal_diffusion_jax.data.batches import (
+    Batch,
+    Batches,
+    evaluation_batches,
+    extremes_repeated,
+)
 from crystal_diffusion_jax.data.buckets import MAX_BUCKETS, batch_sizes, bucket_sizes
 from crystal_diffusion_jax.errors import UserError
 
@@ -102,6 +107,38 @@ def test_counts_within_a_bucket_never_differ_by_more_than_one():
         counts += np.bincount(rows_of(batch_of(source, step)), minlength=len(SIZES))
         for index in range(len(source.sizes)):
             assert np.ptp(counts[bucket == index]) <= 1
+
+
+def test_repeated_crystals_come_that_often_in_each_epoch():
+    num_atoms, repeats = np.full(12, 3), np.array([3, 1, 1, 1, 1, 2] * 2)
+    dataset = made_up(num_atoms)
+    source = Batches(
+        dataset, dataset_statistics(dataset, False), 6, 0, steps_per_group=3, repeats=repeats
+    )
+    for epoch in range(3):  # 18 crystals each
+        steps = [jax.tree.map(lambda x, s=s: x[s], source.group(epoch)) for s in range(3)]
+        rows = np.concatenate([rows_of(batch, num_atoms) for batch in steps])
+        np.testing.assert_array_equal(np.bincount(rows, minlength=12), repeats)
+
+
+def test_repeated_crystals_weigh_the_same_whatever_their_size():
+    """A step's loss is the weighted mean over its crystals; what each adds goes by its repeats."""
+    dataset, total = made_up(SIZES), np.zeros(len(SIZES))
+    repeats = np.where(np.arange(len(SIZES)) % 5 == 0, 4, 1)
+    source = Batches(dataset, dataset_statistics(dataset, True), 8, 0, repeats=repeats)
+    for step in range(2000):
+        batch = batch_of(source, step)
+        np.add.at(total, rows_of(batch), batch.weight / len(batch.weight))
+    np.testing.assert_allclose(total / total.sum(), repeats / repeats.sum(), rtol=0.05)
+
+
+def test_extremes_are_the_lowest_and_the_highest_twentieth_of_any_property():
+    values = np.random.default_rng(0).permuted(np.tile(np.arange(100.0), (2, 1)), axis=1).T
+    constant = np.full((100, 1), 0.1)
+    repeats = extremes_repeated(np.concatenate([values, constant], axis=1), 7)
+    lowest_or_highest = (values < 5) | (values >= 95)
+    np.testing.assert_array_equal(repeats, np.where(lowest_or_highest.any(axis=1), 7, 1))
+    assert (repeats[lowest_or_highest.sum(axis=1) == 1] == 7).all()
 
 
 def test_epochs_are_shuffled_anew():

@@ -1,5 +1,6 @@
 """Two processes on this machine train as one. The time limits stand for hangs, not for speed."""
 
+import dataclasses
 import json
 import os
 import re
@@ -47,6 +48,21 @@ Batches.group = defective
 jax.distributed.initialize = functools.partial(
     jax.distributed.initialize, heartbeat_timeout_seconds=10
 )
+cli.run(train.main)
+"""
+
+# The second process alone is sent SIGTERM, in the middle of an interval of the log.
+PREEMPTED = """
+import os, signal, sys
+from crystal_diffusion_jax.data.batches import Batches
+from experiments import cli, train
+
+group = Batches.group
+def preempting(self, index, *rest):
+    if index == 2 and "--process_id=1" in sys.argv:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return group(self, index, *rest)
+Batches.group = preempting
 cli.run(train.main)
 """
 
@@ -169,6 +185,21 @@ def test_processes_with_different_configs_do_not_start(tmp_path):
         assert status == 2, error
         assert "the processes have different configs or data" in error
     assert not workdir.exists()
+
+
+def test_sigterm_to_one_process_lets_both_write_a_checkpoint(by_one, tmp_path):
+    """Steps that run one by one take the same crystals and noise as five at a time."""
+    training = dataclasses.replace(CONFIG.training, steps_per_call=1)
+    workdir = tmp_path / "run"
+    flags = [*TRAIN[2:], "--config.training.steps_per_call=1"]
+    ended = two_processes(workdir, ["-c", PREEMPTED], *flags)
+    assert [status for status, _, _ in ended] == [143, 143], ended
+    assert f"preempted: {workdir} has a checkpoint of step 5, and the same" in ended[0][1]
+    assert GLOO.sub("", ended[1][1]).strip() == ""
+    assert {path.name for path in (workdir / "checkpoints").iterdir()} == {"5.preempted"}
+    config = dataclasses.replace(CONFIG, training=training)
+    train(config, splits(), workdir, say=lambda line: None)
+    assert_same_losses(workdir, by_one)
 
 
 def test_a_process_that_breaks_down_takes_the_other_with_it(tmp_path):

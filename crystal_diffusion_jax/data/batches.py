@@ -10,6 +10,9 @@ from crystal_diffusion_jax.data.arrays import CrystalDataset, DatasetStatistics
 from crystal_diffusion_jax.data.buckets import Schedule, batch_sizes, bucket_sizes
 from crystal_diffusion_jax.errors import UserError
 
+# What SR5 asks for, at either end.
+EXTREME_SHARE = 0.05
+
 
 class Batch(NamedTuple):
     """B crystals ready for the network, numpy arrays.
@@ -31,7 +34,8 @@ class Batches:
 
     Group g follows from the data, the seed and g alone. An epoch is a shuffled list of buckets in
     proportion to their crystals; each bucket walks through permutations of its own crystals, so
-    that every crystal is seen equally often and a group has one padded size.
+    that every crystal is seen equally often, or `repeats` times as often, and a group has one
+    padded size.
 
     Attributes:
       sizes: padded size of each bucket.
@@ -45,12 +49,27 @@ class Batches:
         batch_size: int,
         seed: int,
         steps_per_group: int = 1,
+        repeats: np.ndarray | None = None,
     ) -> None:
+        """Sorts the crystals into buckets.
+
+        Args:
+          dataset: M crystals.
+          statistics: of the training data.
+          batch_size: crystals per step on average.
+          seed: of the order.
+          steps_per_group: steps in a group.
+          repeats: [M] int, times that each crystal comes in an epoch; None: once.
+
+        Raises:
+          UserError: an element that the training data never had.
+        """
         self._crystals = PaddedCrystals(dataset, statistics, int(dataset.num_atoms.max()))
         self._seed, self._steps, self._batch_size = seed, steps_per_group, batch_size
         self.sizes = bucket_sizes(dataset.num_atoms)
         bucket = np.searchsorted(self.sizes, dataset.num_atoms)
-        self._rows = [np.flatnonzero(bucket == index) for index in range(len(self.sizes))]
+        rows = np.repeat(np.arange(len(dataset)), 1 if repeats is None else repeats)
+        self._rows = [rows[bucket[rows] == index] for index in range(len(self.sizes))]
         counts = [len(rows) for rows in self._rows]
         self.batch_sizes = batch_sizes(self.sizes, counts, batch_size)
         per_group = [size * steps_per_group for size in self.batch_sizes]
@@ -80,6 +99,18 @@ class Batches:
     def _permutation(self, bucket: int, turn: int) -> np.ndarray:
         count = len(self._rows[bucket])
         return np.random.default_rng((self._seed, 1, bucket, turn)).permutation(count)
+
+
+def extremes_repeated(properties: np.ndarray, times: int) -> np.ndarray:
+    """[M] int: `times` for crystals with a property in the lowest or highest 5 %, 1 for the others.
+
+    Args:
+      properties: [M, P]; one that is the same for all crystals has no extremes.
+      times: at least 1.
+    """
+    low, high = np.quantile(properties, (EXTREME_SHARE, 1 - EXTREME_SHARE), axis=0)
+    extreme = ((properties <= low) | (properties >= high)) & (low < high)
+    return np.where(extreme.any(axis=1), times, 1)
 
 
 def share(

@@ -39,7 +39,7 @@ class Bookkeeping:
       clock: running.
       unflatten: layout of the weights.
       validate: scores a state on the validation split.
-      preempted: says whether the run has to stop.
+      preempted: says whether the run has to stop, the same in all processes.
       say: takes the line about a validation.
       pending: losses of the steps since the last line of the log, a dictionary for each call.
     """
@@ -67,9 +67,11 @@ class Bookkeeping:
         """
         training = self.config.training
         last = done == training.num_steps
-        if self.preempted():
+        due = last or done % training.log_every == 0
+        # Several processes wait for their devices when they ask one another; here they do anyhow.
+        if (due or jax.process_count() == 1) and self.preempted():
             self._stop(done, state)
-        if done % training.log_every and not last:
+        if not due:
             return
         means = {name: float(np.mean(row)) for name, row in self._losses(done).items()}
         self.logbook.write("train", done, self.clock.lap(done, means))

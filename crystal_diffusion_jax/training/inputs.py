@@ -12,9 +12,15 @@ from crystal_diffusion_jax.data.arrays import (
     DatasetStatistics,
     dataset_statistics,
 )
-from crystal_diffusion_jax.data.batches import Batch, Batches, evaluation_batches
+from crystal_diffusion_jax.data.batches import (
+    Batch,
+    Batches,
+    evaluation_batches,
+    extremes_repeated,
+)
 from crystal_diffusion_jax.data.shards.batches import ShardedBatches
 from crystal_diffusion_jax.data.shards.dataset import ShardedDataset
+from crystal_diffusion_jax.errors import UserError
 
 # Crystals in memory, or in files that are read in turn.
 Split = CrystalDataset | ShardedDataset
@@ -40,18 +46,25 @@ def prepare_inputs(config: ExperimentConfig, splits: Mapping[str, Split], mesh: 
     """Measures and arranges the splits "train" and "val"; the latter is read whole.
 
     Raises:
-      UserError: an element that only "val" has, or shards that cannot be shared by the devices.
+      UserError: an element that only "val" has, shards that cannot be shared by the devices, or
+        extremes_repeated with shards.
     """
     training, part = config.training, devices.local_part(mesh)
     train, val = splits["train"], splits["val"]
     arguments = (training.batch_size, config.seed, training.steps_per_call)
     batches: Batches | ShardedBatches
     if isinstance(train, ShardedDataset):
+        if training.extremes_repeated > 1:
+            raise UserError(
+                f"training.extremes_repeated={training.extremes_repeated} needs the training split "
+                "in memory, not in shards; set it to 1"
+            )
         statistics = train.statistics(config.scale_by_num_atoms)
         batches = ShardedBatches(train, statistics, *arguments)
     else:
         statistics = dataset_statistics(train, config.scale_by_num_atoms)
-        batches = Batches(train, statistics, *arguments)
+        repeats = extremes_repeated(train.properties, training.extremes_repeated)
+        batches = Batches(train, statistics, *arguments, repeats)
     if isinstance(val, ShardedDataset):
         val = val.whole()
     shared = -(-training.batch_size // mesh.size) * mesh.size

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-import jax
+from crystal_diffusion_jax import processes
 
 
 class Preempted(Exception):
@@ -18,15 +18,19 @@ class Preempted(Exception):
 
 @contextlib.contextmanager
 def noticed() -> Iterator[Callable[[], bool]]:
-    """Gives a function that says whether SIGTERM has arrived since.
+    """Gives a function that says whether SIGTERM has arrived since, at any of the processes.
 
-    Only the main thread of a single process takes notice. Of several processes one can't stop
-    without the others, which may not have been sent the signal: it ends them as it always does,
-    and the last checkpoint counts.
+    Of several processes one can't stop without the others, which may not have been sent the
+    signal: all of them must call the function, and then hear the same. Only the main thread of a
+    process takes notice.
     """
     notice = threading.Event()
-    if threading.current_thread() is not threading.main_thread() or jax.process_count() > 1:
-        yield notice.is_set
+
+    def anywhere() -> bool:
+        return processes.anywhere(notice.is_set())
+
+    if threading.current_thread() is not threading.main_thread():
+        yield anywhere
         return
 
     def take_notice(number: int, frame: FrameType | None) -> None:
@@ -35,6 +39,6 @@ def noticed() -> Iterator[Callable[[], bool]]:
 
     before = signal.signal(signal.SIGTERM, take_notice)
     try:
-        yield notice.is_set
+        yield anywhere
     finally:
         signal.signal(signal.SIGTERM, before)

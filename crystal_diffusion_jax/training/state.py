@@ -43,6 +43,8 @@ class TrainingConfig:
       keep_last: checkpoints kept besides the one of the lowest validation loss.
       start_from: folder or name of a trained model whose weights training starts from, see
         `training.warm_start`; empty for fresh weights.
+      extremes_repeated: times in each epoch that a crystal comes whose property is in the lowest
+        or highest 5 %, where requests are; all others come once.
     """
 
     num_steps: int = 20_000
@@ -59,6 +61,7 @@ class TrainingConfig:
     checkpoint_every: int = 1000
     keep_last: int = 2
     start_from: str = ""
+    extremes_repeated: int = 1
 
     def __post_init__(self) -> None:
         """Rejects values that cannot be run."""
@@ -71,6 +74,7 @@ class TrainingConfig:
             "log_every",
             "checkpoint_every",
             "keep_last",
+            "extremes_repeated",
         ):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 1, not {getattr(self, field)}")

@@ -1,0 +1,57 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from crystal_diffusion_jax import devices
+from crystal_diffusion_jax.config import ExperimentConfig
+from crystal_diffusion_jax.data.shards.writer import write_shards
+from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.training.inputs import prepare_inputs
+from crystal_diffusion_jax.training.state import TrainingConfig
+from tests.smoke_run import CONFIG, splits
+
+
+def repeating(times: int) -> ExperimentConfig:
+    training = dataclasses.replace(CONFIG.training, extremes_repeated=times)
+    return dataclasses.replace(CONFIG, training=training)
+
+
+def share_of_extremes(times: int) -> float:
+    """Share of the training crystals, as they come, that have an extreme property."""
+    inputs = prepare_inputs(repeating(times), splits(), devices.data_mesh())
+    train = splits()["train"].properties[:, 0]
+    mean, std = inputs.statistics.property_mean[0], inputs.statistics.property_std[0]
+    low, high = (np.quantile(train, (0.05, 0.95)) - mean) / std
+    groups = -(-len(train) * 20 // (CONFIG.training.batch_size * CONFIG.training.steps_per_call))
+    drawn = np.concatenate([inputs.batches.group(g).properties.ravel() for g in range(groups)])
+    return float(np.mean((drawn < low + 1e-4) | (drawn > high - 1e-4)))
+
+
+def test_extremes_come_as_often_as_the_config_says():
+    train = splits()["train"].properties[:, 0]
+    low, high = np.quantile(train, (0.05, 0.95))
+    extreme = np.mean((train <= low) | (train >= high))
+    assert share_of_extremes(1) == pytest.approx(extreme, abs=0.01)
+    assert share_of_extremes(5) == pytest.approx(5 * extreme / (1 + 4 * extreme), abs=0.01)
+
+
+def test_statistics_do_not_depend_on_what_is_repeated():
+    plain, repeated = (
+        prepare_inputs(repeating(times), splits(), devices.data_mesh()) for times in (1, 3)
+    )
+    assert plain.statistics == repeated.statistics
+    assert plain.num_train == repeated.num_train
+
+
+def test_extremes_of_data_in_shards_are_not_repeated(tmp_path):
+    shards = {
+        name: write_shards([split], tmp_path / name, 1, 1) for name, split in splits().items()
+    }
+    with pytest.raises(UserError, match=r"extremes_repeated=3 needs .* not in shards; set it to 1"):
+        prepare_inputs(repeating(3), shards, devices.data_mesh())
+
+
+def test_extremes_that_never_come_are_refused():
+    with pytest.raises(ValueError, match="extremes_repeated must be at least 1, not 0"):
+        TrainingConfig(extremes_repeated=0)
