@@ -24,14 +24,13 @@ from crystal_diffusion_jax.diffusion.schedules import (
 )
 from crystal_diffusion_jax.models.denoiser import Denoiser, DenoiserConfig
 from crystal_diffusion_jax.models.embeddings import Condition
-from crystal_diffusion_jax.sampling.sampler import (
-    SamplingConfig,
+from crystal_diffusion_jax.sampling.chain import reverse_process
+from crystal_diffusion_jax.sampling.guidance import (
     guided,
-    make_sampler,
     restrict_species,
-    reverse_process,
     spoil_undefined_species,
 )
+from crystal_diffusion_jax.sampling.sampler import SamplingConfig, make_sampler
 from crystal_diffusion_jax.sampling.settings import (
     ANCESTRAL,
     SECOND_ORDER,

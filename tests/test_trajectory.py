@@ -16,9 +16,10 @@ from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.diffusion.schedules import sampling_times
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.sampling import trajectory, trajectory_files
+from crystal_diffusion_jax.sampling.chain import last_state, reverse_chain
 from crystal_diffusion_jax.sampling.generate import generate
 from crystal_diffusion_jax.sampling.record import SampleFolder
-from crystal_diffusion_jax.sampling.sampler import Process, make_sampler, reverse_process
+from crystal_diffusion_jax.sampling.sampler import Process, make_sampler
 from crystal_diffusion_jax.sampling.settings import ANCESTRAL, SECOND_ORDER
 from tests.test_generate import model, settings
 from tests.test_sampler import (
@@ -47,7 +48,10 @@ def states(schedule, every: int) -> Crystals:
     @jax.jit
     def run(keys) -> Crystals:
         mask = jnp.ones((2, 3), bool)
-        return record(denoise, keys, mask, NUM_SPECIES, times, 8e-6, schedule, ANCESTRAL, True, 0)
+        init, step = reverse_chain(
+            denoise, keys, mask, NUM_SPECIES, 8e-6, schedule, ANCESTRAL, True, 0
+        )
+        return record(init, step, times)
 
     return run(keys(0, 1))
 
@@ -89,7 +93,7 @@ def test_saving_states_changes_no_bit_of_the_crystals(
         allowed = jnp.ones(NUM_SPECIES, bool)
         return sample(params, keys(3, 4), mask, request(2), jnp.float32(1.0), 1e-4, allowed)
 
-    plain = draw(reverse_process)
+    plain = draw(last_state)
     for every in (3, 1000):
         saved = draw(trajectory.recording(every))
         for name in ("lattice", "frac_coords", "species"):

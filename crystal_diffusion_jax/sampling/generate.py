@@ -13,9 +13,10 @@ from crystal_diffusion_jax.data.buckets import bucket_sizes
 from crystal_diffusion_jax.diffusion.schedules import sampling_times
 from crystal_diffusion_jax.model_folder import TrainedModel
 from crystal_diffusion_jax.sampling import trajectory_files
+from crystal_diffusion_jax.sampling.chain import last_state
 from crystal_diffusion_jax.sampling.relaxation import num_relaxed
 from crystal_diffusion_jax.sampling.request import condition_arrays, draw_num_atoms, draw_values
-from crystal_diffusion_jax.sampling.sampler import make_sampler, reverse_process
+from crystal_diffusion_jax.sampling.sampler import make_sampler
 from crystal_diffusion_jax.sampling.settings import SampleSettings
 from crystal_diffusion_jax.sampling.trajectory import recording, saved_steps
 from crystal_diffusion_jax.training.logbook import duration
@@ -85,7 +86,7 @@ def generate(
         settings.solver,
         settings.use_corrector,
         settings.relaxation_steps,
-        reverse_process if trajectory is None else recording(trajectory),
+        last_state if trajectory is None else recording(trajectory),
     )
     times = sampling_times(model.config.noise.num_steps, settings.num_steps)
     network_calls = settings.num_steps * (2 if settings.use_corrector else 1)

@@ -12,11 +12,9 @@ import numpy as np
 from jax import Array
 
 from crystal_diffusion_jax.crystals import Crystals
-from crystal_diffusion_jax.diffusion.joint import Denoise
-from crystal_diffusion_jax.diffusion.schedules import NoiseSchedule
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.sampling.sampler import Process, State, reverse_chain
-from crystal_diffusion_jax.sampling.settings import Solver
+from crystal_diffusion_jax.sampling.chain import State, Step
+from crystal_diffusion_jax.sampling.sampler import Process
 
 # Lines of atoms in all trajectories of a request, about 60 bytes each.
 MAX_ATOM_LINES = 10_000_000
@@ -35,40 +33,17 @@ def saved_steps(num_steps: int, every: int) -> np.ndarray:
 # One function for one number, so that `make_sampler` finds its program again.
 @functools.cache
 def recording(every: int) -> Process:
-    """`sampler.reverse_process`, but with all kept states instead of the last alone.
+    """`chain.last_state`, but with all kept states instead of the last alone.
 
     Args:
       every: K, see `saved_steps`.
 
     Returns:
       A process whose Crystals have an axis of F states after that of the B crystals: lattice
-      [B, F, 3, 3] and so on, from the noise to the crystals that `reverse_process` returns.
+      [B, F, 3, 3] and so on, from the noise to the crystals that `last_state` returns.
     """
 
-    def process(
-        denoise: Denoise,
-        keys: Array,
-        mask: Array,
-        num_species: int,
-        times: Array,
-        gamma: float | Array,
-        schedule: NoiseSchedule,
-        solver: Solver,
-        use_corrector: bool,
-        relaxation_steps: int,
-    ) -> Crystals:
-        init, step = reverse_chain(
-            denoise,
-            keys,
-            mask,
-            num_species,
-            gamma,
-            schedule,
-            solver,
-            use_corrector,
-            relaxation_steps,
-        )
-
+    def process(init: State, step: Step, times: Array) -> Crystals:
         def one_step(index: Array, state: State) -> State:
             return step(state, (times[index], times[index + 1]))[0]
 

@@ -1,0 +1,118 @@
+"""The reverse process as one scan over steps."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from crystal_diffusion_jax.crystals import Crystals
+from crystal_diffusion_jax.diffusion import joint, second_order
+from crystal_diffusion_jax.diffusion.joint import Denoise
+from crystal_diffusion_jax.diffusion.schedules import NoiseSchedule
+from crystal_diffusion_jax.sampling import relaxation
+from crystal_diffusion_jax.sampling.settings import ANCESTRAL, SECOND_ORDER, Solver
+
+# The present crystals, and the estimate that the second-order solver carries along.
+State = tuple[Crystals, second_order.Estimate | None]
+# (state, its time and the next one) -> (the next state, None), for jax.lax.scan
+Step = Callable[[State, tuple[Array, Array]], tuple[State, None]]
+
+
+def reverse_process(
+    denoise: Denoise,
+    keys: Array,
+    mask: Array,
+    num_species: int,
+    times: Array,
+    gamma: float | Array,
+    schedule: NoiseSchedule,
+    solver: Solver = ANCESTRAL,
+    use_corrector: bool = True,
+    relaxation_steps: int = 0,
+) -> Crystals:
+    """From pure noise to crystals, step by step.
+
+    Each crystal's noise comes from its own key alone, so it does not depend on its batch. Call it
+    under jax.jit.
+
+    Args:
+      denoise: (crystals, t [B]) -> Prediction; called once a step, and for the corrector and each
+        relaxation step besides.
+      keys: [B] PRNG keys.
+      mask: [B, N] real atoms.
+      num_species: K.
+      times: [S + 1] decreasing to 0, see `sampling_times`.
+      gamma: step of the corrector at t = 1.
+      schedule: the tables.
+      solver: of the predictor, see `settings.SOLVERS`.
+      use_corrector: begin each step with a corrector step; without it `gamma` is ignored.
+      relaxation_steps: that precede the predictor, see `relaxation.relax`; 0 does without.
+
+    Returns:
+      Crystals with the lattice in units of its scale.
+    """
+    init, step = reverse_chain(
+        denoise,
+        keys,
+        mask,
+        num_species,
+        gamma,
+        schedule,
+        solver,
+        use_corrector,
+        relaxation_steps,
+    )
+    return last_state(init, step, times)
+
+
+def last_state(init: State, step: Step, times: Array) -> Crystals:
+    """Scans over the steps; `times` as in `reverse_process`."""
+    (crystals, _), _ = jax.lax.scan(step, init, (times[:-1], times[1:]))
+    return crystals
+
+
+def reverse_chain(
+    denoise: Denoise,
+    keys: Array,
+    mask: Array,
+    num_species: int,
+    gamma: float | Array,
+    schedule: NoiseSchedule,
+    solver: Solver,
+    use_corrector: bool,
+    relaxation_steps: int,
+) -> tuple[State, Step]:
+    """Pure noise, and the step to scan over; arguments are those of `reverse_process`."""
+    fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
+
+    def step(state: State, interval: tuple[Array, Array]) -> tuple[State, None]:
+        crystals, previous = state
+        t = jnp.full(mask.shape[:1], interval[0])
+        s = jnp.full(mask.shape[:1], interval[1])
+        here = fold(keys, interval[0])
+        if use_corrector:
+            corrected = joint.corrector_step(
+                fold(here, 0), crystals, denoise(crystals, t), t, gamma, schedule
+            )
+            if previous is not None:
+                move = corrected.frac_coords - crystals.frac_coords
+                previous = second_order.seen_after(previous, move)
+            crystals = joint.wrapped(corrected)
+        if relaxation_steps:
+            crystals, previous = relaxation.relax(
+                denoise, fold(here, 2), crystals, previous, t, relaxation_steps, schedule
+            )
+        prediction, here = denoise(crystals, t), fold(here, 1)
+        if previous is None:
+            crystals = joint.predictor_step(here, crystals, prediction, t, s, schedule)
+        else:
+            crystals, previous = second_order.step(
+                here, crystals, prediction, previous, t, s, schedule
+            )
+        return (joint.wrapped(crystals), previous), None
+
+    # t runs from T to 1, so that 0 is free for the prior's keys.
+    init = joint.prior(fold(keys, 0), mask, num_species)
+    previous = second_order.no_estimate(init, num_species) if solver == SECOND_ORDER else None
+    return (init, previous), step

@@ -1,0 +1,75 @@
+"""What stands between the network and the reverse process: guidance, chosen elements, a check."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from crystal_diffusion_jax.crystals import Crystals
+from crystal_diffusion_jax.denoising import ConditionalDenoise
+from crystal_diffusion_jax.diffusion.joint import Denoise, Prediction
+from crystal_diffusion_jax.models.embeddings import Condition
+
+
+def guided(denoise: ConditionalDenoise, condition: Condition, guidance: float | Array) -> Denoise:
+    """Classifier-free guidance: out_cond + w (out_cond - out_null) on every output.
+
+    Both branches run as one batch of 2B. Reference: Ho and Salimans, arXiv:2207.12598, eq. (6).
+
+    Args:
+      denoise: the denoiser.
+      condition: the request.
+      guidance: w; 0 is plain conditional sampling.
+    """
+    null = Condition(values=condition.values, present=jnp.zeros_like(condition.present))
+    both = jax.tree.map(lambda *parts: jnp.concatenate(parts), condition, null)
+
+    def denoise_guided(crystals: Crystals, t: Array) -> Prediction:
+        twice = jax.tree.map(lambda part: jnp.concatenate([part, part]), crystals)
+        output = denoise(twice, jnp.concatenate([t, t]), both)
+
+        def extrapolate(part: Array) -> Array:
+            conditional, unconditional = jnp.split(part, 2)
+            return conditional + guidance * (conditional - unconditional)
+
+        return jax.tree.map(extrapolate, output)
+
+    return denoise_guided
+
+
+def restrict_species(denoise: Denoise, allowed: Array) -> Denoise:
+    """Takes species out of the predicted distribution, so that the final crystal has none of them.
+
+    Args:
+      denoise: the denoiser.
+      allowed: [K] True for species that may appear.
+    """
+
+    def denoise_restricted(crystals: Crystals, t: Array) -> Prediction:
+        output = denoise(crystals, t)
+        logits = jnp.where(allowed, output.species_logits, -jnp.inf)
+        return dataclasses.replace(output, species_logits=logits)
+
+    return denoise_restricted
+
+
+def spoil_undefined_species(denoise: Denoise) -> Denoise:
+    """Turns a crystal whose species are not defined into one that is not finite.
+
+    A draw from logits with a NaN or infinity among them is a species like any other: without a
+    trace in the numbers, the crystal would be written.
+
+    Args:
+      denoise: the denoiser, before `restrict_species`.
+    """
+
+    def denoise_spoiled(crystals: Crystals, t: Array) -> Prediction:
+        output = denoise(crystals, t)
+        defined = jnp.isfinite(output.species_logits) | ~crystals.mask[..., None]
+        whole = jnp.all(defined, axis=(-2, -1))[..., None, None]
+        return dataclasses.replace(
+            output, lattice_eps=jnp.where(whole, output.lattice_eps, jnp.nan)
+        )
+
+    return denoise_spoiled
