@@ -3,8 +3,9 @@
     python -m experiments.table1 --out=docs/table1.md
     python -m experiments.table1 --out=row.md --models=perov5_cds --guidance=1 --seeds=1
 
-Each crystal set is made and scored by the same commands that a user has, which are printed. What
---work holds already is not done again.
+Without --models, --guidance and --relaxation_steps: the rows of that page. Each crystal set is made
+and scored by the same commands that a user has, which are printed. What --work holds already is not
+done again.
 """
 
 import datetime
@@ -14,15 +15,18 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
 from crystal_diffusion_jax import __version__, model_folder
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.evaluation.table1 import PUBLISHED, Row, markdown, spreads
+from crystal_diffusion_jax.evaluation.table1 import PAGE, PUBLISHED, Row, markdown, spreads
 from experiments import cli
+
+_Number = TypeVar("_Number", int, float)
 
 HEAD = """# Success rates at the lowest property, ours and published
 
@@ -40,8 +44,9 @@ def parser() -> cli.Parser:
     """The flags."""
     flags = cli.Parser(prog="python -m experiments.table1", description=__doc__)
     flags.add_argument("--out", type=Path, required=True, help="Markdown file")
-    flags.add_argument("--models", default="", help="with commas between (default: all shipped)")
-    flags.add_argument("--guidance", default="0,1", help="weights (default: %(default)s)")
+    flags.add_argument("--models", help="with commas between (default: all shipped)")
+    flags.add_argument("--guidance", help="weights (default: 0)")
+    flags.add_argument("--relaxation_steps", help="numbers, as in sample (default: the model's)")
     flags.add_argument("--num", type=int, default=1000, help="crystals (default: %(default)s)")
     flags.add_argument("--seeds", type=int, default=3, help="repetitions (default: %(default)s)")
     flags.add_argument(
@@ -53,17 +58,17 @@ def parser() -> cli.Parser:
     return flags
 
 
-def rows(models: str, guidance: str) -> list[Row]:
-    """The rows that are asked for.
+def rows(models: str | None, guidance: str | None, relaxation_steps: str | None) -> Sequence[Row]:
+    """The rows that are asked for; all None for those of the page.
 
     Raises:
-      UserError: a model that is not there or of another data set, or a weight that is no number.
+      UserError: a model that is not there or of another data set, or what should be numbers.
     """
+    if models is guidance is relaxation_steps is None:
+        return PAGE
     names = models.split(",") if models else model_folder.shipped_names()
-    try:
-        weights = [float(weight) for weight in guidance.split(",")]
-    except ValueError as error:
-        raise UserError(f"--guidance={guidance} must be numbers with commas between") from error
+    weights = _numbers("guidance", guidance, float) or [0.0]
+    steps: Sequence[int | None] = _numbers("relaxation_steps", relaxation_steps, int) or [None]
     found = []
     for name in names:
         dataset = model_folder.load(name).config.data.name
@@ -72,18 +77,31 @@ def rows(models: str, guidance: str) -> list[Row]:
                 f"--models: {name} is of the data set {dataset!r}, which has no judge; those of "
                 f"{', '.join(PUBLISHED)} have"
             )
-        found += [Row(name, dataset, weight) for weight in weights]
+        found += [Row(name, dataset, weight, number) for weight in weights for number in steps]
     return found
+
+
+def _numbers(flag: str, text: str | None, kind: type[_Number]) -> list[_Number]:
+    try:
+        return [kind(number) for number in text.split(",")] if text else []
+    except ValueError as error:
+        what = "whole numbers" if kind is int else "numbers"
+        raise UserError(f"--{flag}={text} must be {what} with commas between") from error
 
 
 def measure(row: Row, seed: int, num: int, work: Path) -> dict[str, Any]:
     """Scores of one row and seed; made unless they are there."""
-    out = work / f"{Path(row.model).name}_guidance{row.guidance:g}_seed{seed}"
+    flags = [f"--guidance={row.guidance:g}"]
+    relaxed = ""
+    if row.relaxation_steps is not None:
+        flags.append(f"--relaxation_steps={row.relaxation_steps}")
+        relaxed = f"_relaxation{row.relaxation_steps}"
+    out = work / f"{Path(row.model).name}_guidance{row.guidance:g}{relaxed}_seed{seed}"
     scores = out / "metrics.json"
     if not scores.exists():
         start = time.monotonic()
-        _run("sample", f"--model={row.model}", "--target=min", f"--guidance={row.guidance:g}",
-             f"--num={num}", f"--seed={seed}", "--batch_size=200", f"--out={out}")  # fmt: skip
+        _run("sample", f"--model={row.model}", "--target=min", *flags, f"--num={num}",
+             f"--seed={seed}", "--batch_size=200", f"--out={out}")  # fmt: skip
         _run("evaluate", f"--structures={out}", f"--dataset={row.dataset}", f"--out={scores}")
         print(f"{row.title}, seed {seed}: {time.monotonic() - start:.0f} s", flush=True)
     content: dict[str, Any] = json.loads(scores.read_text())
@@ -111,7 +129,7 @@ def main() -> None:
     cli.check_output(flags.out)
     measured: dict[str, dict[Row, Any]] = {}
     training: dict[str, set[int]] = {}
-    for row in rows(flags.models, flags.guidance):
+    for row in rows(flags.models, flags.guidance, flags.relaxation_steps):
         scores = [measure(row, seed, flags.num, flags.work) for seed in range(flags.seeds)]
         measured.setdefault(row.dataset, {})[row] = spreads(scores)
         # The model's own: the data set at hand may be another split of the same crystals.
@@ -122,10 +140,12 @@ def main() -> None:
         trained_on = " or ".join(f"{number:,}" for number in sorted(training[dataset]))
         text += f"## {dataset}\n\nOur models are trained on {trained_on} crystals.\n\n"
         text += f"{markdown(dataset, table)}\n\n"
-    models = ",".join(dict.fromkeys(row.model for table in measured.values() for row in table))
+    command = "python -m experiments.table1"
+    for name in ("models", "guidance", "relaxation_steps", "num", "seeds"):
+        if (value := getattr(flags, name)) is not None:
+            command += f" --{name}={value}"
     text += (
-        f"Made on {datetime.date.today()} by `python -m experiments.table1 --models={models} "
-        f"--guidance={flags.guidance} --num={flags.num} --seeds={flags.seeds}`, seeds 0 to "
+        f"Made on {datetime.date.today()} by `{command}`, seeds 0 to "
         f"{flags.seeds - 1}, on {os.cpu_count()} cores ({platform.machine()}), "
         f"crystal_diffusion_jax {__version__}, jax {jax.__version__}.\n"
     )

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from crystal_diffusion_jax import model_folder
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.evaluation.table1 import PUBLISHED, RATES, Row, markdown, spreads
+from crystal_diffusion_jax.evaluation.table1 import PAGE, PUBLISHED, RATES, Row, markdown, spreads
 from experiments import table1
 
 
@@ -51,6 +52,44 @@ def test_the_page_has_every_published_row_and_every_column_of_ours():
         assert len({line.count("|") for line in table.splitlines()}) == 1
 
 
+def test_rows_are_all_that_can_be_made_of_what_is_asked_for():
+    assert table1.rows("perov5_cds,mp20_cds_plus", "0,2", "5") == [
+        Row("perov5_cds", "perov5", 0.0, 5),
+        Row("perov5_cds", "perov5", 2.0, 5),
+        Row("mp20_cds_plus", "mp20", 0.0, 5),
+        Row("mp20_cds_plus", "mp20", 2.0, 5),
+    ]
+    assert table1.rows("perov5_cds", None, None) == [Row("perov5_cds", "perov5", 0.0, None)]
+    assert {row.model for row in table1.rows(None, "1", None)} == set(model_folder.shipped_names())
+
+
+def test_the_page_has_shipped_models_only_and_asks_for_them_as_a_user_would(tmp_path, monkeypatch):
+    commands: list[list[str]] = []
+
+    def note(command: list[str], **options: Any) -> Any:
+        commands.append(command[3:])
+        (out,) = (Path(flag[6:]) for flag in command if flag.startswith("--out="))
+        if command[2] == "experiments.evaluate":
+            out.parent.mkdir(parents=True)
+            out.write_text(json.dumps(scores(0.5)))
+        return type("Done", (), {"returncode": 0})()
+
+    monkeypatch.setattr(table1.subprocess, "run", note)
+    run(monkeypatch, f"--out={tmp_path / 'page.md'}", f"--work={tmp_path / 'work'}", "--seeds=1")
+    samplings = commands[::2]
+    assert len(samplings) == len(PAGE)
+    for row, flags in zip(PAGE, samplings, strict=True):
+        assert model_folder.load(row.model).config.data.name == row.dataset
+        assert f"--model={row.model}" in flags
+        assert f"--guidance={row.guidance:g}" in flags
+        steps = [flag for flag in flags if flag.startswith("--relaxation_steps")]
+        wanted = row.relaxation_steps
+        assert steps == ([] if wanted is None else [f"--relaxation_steps={wanted}"])
+    page = (tmp_path / "page.md").read_text()
+    assert "| **perov5_cds_plus, guidance 0, 5 relaxation steps**, single | 0.500 |" in page
+    assert "by `python -m experiments.table1 --num=1000 --seeds=1`, seeds 0" in page
+
+
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     monkeypatch.setattr(sys, "argv", ["table1", *arguments])
     table1.main()
@@ -77,6 +116,7 @@ def test_what_is_measured_already_is_only_written_down(tmp_path, monkeypatch):
     ("arguments", "message"),
     [
         (["--guidance=a"], "--guidance=a must be numbers"),
+        (["--relaxation_steps=2,1.5"], "--relaxation_steps=2,1.5 must be whole numbers"),
         (["--seeds=0"], "--seeds=0 must be at least 1"),
         (["--models=perov5_csd"], "did you mean perov5_cds"),
     ],
