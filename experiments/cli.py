@@ -136,7 +136,7 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(2)
     except Preempted as ended:
         if processes.is_first():
-            print(ended)
+            print(ended, flush=True)
         sys.exit(143)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -10,6 +10,7 @@ done again.
 
 import datetime
 import json
+import math
 import os
 import platform
 import subprocess
@@ -24,6 +25,7 @@ import jax
 from crystal_diffusion_jax import __version__, model_folder
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation.table1 import PAGE, PUBLISHED, Row, markdown, spreads
+from crystal_diffusion_jax.sampling.plan import MAX_RELAXATION_STEPS
 from experiments import cli
 
 _Number = TypeVar("_Number", int, float)
@@ -67,8 +69,10 @@ def rows(models: str | None, guidance: str | None, relaxation_steps: str | None)
     if models is guidance is relaxation_steps is None:
         return PAGE
     names = models.split(",") if models else model_folder.shipped_names()
-    weights = _numbers("guidance", guidance, float) or [0.0]
-    steps: Sequence[int | None] = _numbers("relaxation_steps", relaxation_steps, int) or [None]
+    weights = _numbers("guidance", guidance, float) if guidance is not None else [0.0]
+    steps: Sequence[int | None] = [None]
+    if relaxation_steps is not None:
+        steps = _numbers("relaxation_steps", relaxation_steps, int)
     found = []
     for name in names:
         dataset = model_folder.load(name).config.data.name
@@ -81,12 +85,16 @@ def rows(models: str | None, guidance: str | None, relaxation_steps: str | None)
     return found
 
 
-def _numbers(flag: str, text: str | None, kind: type[_Number]) -> list[_Number]:
+def _numbers(flag: str, text: str, kind: type[_Number]) -> list[_Number]:
     try:
-        return [kind(number) for number in text.split(",")] if text else []
-    except ValueError as error:
-        what = "whole numbers" if kind is int else "numbers"
-        raise UserError(f"--{flag}={text} must be {what} with commas between") from error
+        numbers = [kind(number) for number in text.split(",")]
+    except ValueError:
+        numbers = []
+    low, high = (0, MAX_RELAXATION_STEPS) if kind is int else (-math.inf, math.inf)
+    if not numbers or not all(low <= each <= high and math.isfinite(each) for each in numbers):
+        what = f"whole numbers from {low} to {high}" if kind is int else "numbers"
+        raise UserError(f"--{flag}={text} must be {what} with commas between")
+    return numbers
 
 
 def measure(row: Row, seed: int, num: int, work: Path) -> dict[str, Any]:
@@ -120,6 +128,18 @@ def _run(program: str, *arguments: str) -> None:
         raise UserError(f"experiments.{program} ended with status {done.returncode}, see above")
 
 
+def about(models: Sequence[str]) -> str:
+    """On how many crystals the models of one data set were trained, and how they sample."""
+    loaded = {name: model_folder.load(name) for name in models}
+    # The model's own: the data set at hand may be another split of the same crystals.
+    sizes = {sum(n for _, n in model.statistics.num_atoms_histogram) for model in loaded.values()}
+    text = f"Our models are trained on {' or '.join(f'{n:,}' for n in sorted(sizes))} crystals."
+    for name, model in loaded.items():
+        if number := model.config.sampling.relaxation_steps:
+            text += f" `{name}` relaxes with {number} steps where its row has no other number."
+    return text
+
+
 def main() -> None:
     """Entry point."""
     flags = parser().parse_args()
@@ -128,18 +148,13 @@ def main() -> None:
             raise UserError(f"--{name}={getattr(flags, name)} must be at least 1")
     cli.check_output(flags.out)
     measured: dict[str, dict[Row, Any]] = {}
-    training: dict[str, set[int]] = {}
     for row in rows(flags.models, flags.guidance, flags.relaxation_steps):
         scores = [measure(row, seed, flags.num, flags.work) for seed in range(flags.seeds)]
         measured.setdefault(row.dataset, {})[row] = spreads(scores)
-        # The model's own: the data set at hand may be another split of the same crystals.
-        sizes = model_folder.load(row.model).statistics.num_atoms_histogram
-        training.setdefault(row.dataset, set()).add(sum(count for _, count in sizes))
     text = HEAD.format(num=flags.num, seeds=flags.seeds)
     for dataset, table in measured.items():
-        trained_on = " or ".join(f"{number:,}" for number in sorted(training[dataset]))
-        text += f"## {dataset}\n\nOur models are trained on {trained_on} crystals.\n\n"
-        text += f"{markdown(dataset, table)}\n\n"
+        models = list(dict.fromkeys(row.model for row in table))
+        text += f"## {dataset}\n\n{about(models)}\n\n{markdown(dataset, table)}\n\n"
     command = "python -m experiments.table1"
     for name in ("models", "guidance", "relaxation_steps", "num", "seeds"):
         if (value := getattr(flags, name)) is not None:

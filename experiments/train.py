@@ -11,6 +11,7 @@ one model together with --distributed, or --coordinator and the numbers; see doc
 
 import contextlib
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
@@ -152,7 +153,9 @@ def leaving_at_once() -> Iterator[None]:
     """
     try:
         yield
-    except Preempted:  # all processes end alike, so the farewell finds them
+    except Preempted:
+        # All processes end alike, so the farewell finds them unless a second signal ends one.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise
     except BaseException as error:
         if isinstance(error, UserError):

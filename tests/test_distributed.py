@@ -51,18 +51,27 @@ jax.distributed.initialize = functools.partial(
 cli.run(train.main)
 """
 
-# The second process alone is sent SIGTERM, in the middle of an interval of the log.
+# One process alone is sent SIGTERM: the second in the middle of an interval of the log, or the
+# first in the middle of a validation.
 PREEMPTED = """
 import os, signal, sys
 from crystal_diffusion_jax.data.batches import Batches
+from crystal_diffusion_jax.training import loop
 from experiments import cli, train
 
-group = Batches.group
-def preempting(self, index, *rest):
+group, validate = Batches.group, loop._validate
+def preempting_steps(self, index, *rest):
     if index == 2 and "--process_id=1" in sys.argv:
         os.kill(os.getpid(), signal.SIGTERM)
     return group(self, index, *rest)
-Batches.group = preempting
+def preempting_validation(*arguments):
+    if "--process_id=0" in sys.argv:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return validate(*arguments)
+if "MOMENT" == "steps":
+    Batches.group = preempting_steps
+else:
+    loop._validate = preempting_validation
 cli.run(train.main)
 """
 
@@ -189,16 +198,16 @@ def test_processes_with_different_configs_do_not_start(tmp_path):
 
 def test_sigterm_to_one_process_lets_both_write_a_checkpoint(by_one, tmp_path):
     """Steps that run one by one take the same crystals and noise as five at a time."""
+    workdir, one_by_one = tmp_path / "run", "--config.training.steps_per_call=1"
+    for moment, step in (("steps", 5), ("validation", 10)):
+        program = ["-c", PREEMPTED.replace("MOMENT", moment)]
+        ended = two_processes(workdir, program, *TRAIN[2:], one_by_one)
+        assert [status for status, _, _ in ended] == [143, 143], ended
+        assert f"preempted: {workdir} has a checkpoint of step {step}, and" in ended[0][1]
+        assert GLOO.sub("", ended[1][1]).strip() == ""
+        assert {path.name for path in (workdir / "checkpoints").iterdir()} == {f"{step}.preempted"}
     training = dataclasses.replace(CONFIG.training, steps_per_call=1)
-    workdir = tmp_path / "run"
-    flags = [*TRAIN[2:], "--config.training.steps_per_call=1"]
-    ended = two_processes(workdir, ["-c", PREEMPTED], *flags)
-    assert [status for status, _, _ in ended] == [143, 143], ended
-    assert f"preempted: {workdir} has a checkpoint of step 5, and the same" in ended[0][1]
-    assert GLOO.sub("", ended[1][1]).strip() == ""
-    assert {path.name for path in (workdir / "checkpoints").iterdir()} == {"5.preempted"}
-    config = dataclasses.replace(CONFIG, training=training)
-    train(config, splits(), workdir, say=lambda line: None)
+    train(dataclasses.replace(CONFIG, training=training), splits(), workdir, lambda line: None)
     assert_same_losses(workdir, by_one)
 
 

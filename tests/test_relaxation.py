@@ -16,11 +16,11 @@ from crystal_diffusion_jax.diffusion.schedules import NoiseConfig, sampling_time
 from crystal_diffusion_jax.diffusion.second_order import Estimate
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.model_folder import TrainedModel
-from crystal_diffusion_jax.sampling.chain import reverse_process
 from crystal_diffusion_jax.sampling.plan import plan
 from crystal_diffusion_jax.sampling.relaxation import num_relaxed, relax
 from crystal_diffusion_jax.sampling.sampler import SamplingConfig
 from crystal_diffusion_jax.sampling.settings import ANCESTRAL, SECOND_ORDER, SOLVERS
+from tests.reverse_process import reverse_process
 from tests.test_sampler import (
     FRAC_COORDS,
     LATTICE,

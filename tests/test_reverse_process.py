@@ -13,12 +13,12 @@ from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.diffusion import wrapped_normal
 from crystal_diffusion_jax.diffusion.joint import Denoise, Prediction
 from crystal_diffusion_jax.diffusion.schedules import NoiseSchedule, sampling_times
-from crystal_diffusion_jax.sampling.chain import reverse_process
 from crystal_diffusion_jax.sampling.settings import (
     ANCESTRAL,
     SECOND_ORDER,
     Solver,
 )
+from tests.reverse_process import reverse_process
 
 NUM_SPECIES = 4
 GAMMA = 1e-6

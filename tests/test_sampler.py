@@ -24,7 +24,6 @@ from crystal_diffusion_jax.diffusion.schedules import (
 )
 from crystal_diffusion_jax.models.denoiser import Denoiser, DenoiserConfig
 from crystal_diffusion_jax.models.embeddings import Condition
-from crystal_diffusion_jax.sampling.chain import reverse_process
 from crystal_diffusion_jax.sampling.guidance import (
     guided,
     restrict_species,
@@ -36,6 +35,7 @@ from crystal_diffusion_jax.sampling.settings import (
     SECOND_ORDER,
     SOLVERS,
 )
+from tests.reverse_process import reverse_process
 
 NUM_SPECIES = 4
 LATTICE = np.array([[1.0, 0.0, 0.1], [-0.2, 0.9, 0.0], [0.0, 0.1, 1.3]], dtype=np.float32)

@@ -1,6 +1,7 @@
 """experiments/table1.py and evaluation/table1.py: seeds to spreads, rows to Markdown."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -86,8 +87,15 @@ def test_the_page_has_shipped_models_only_and_asks_for_them_as_a_user_would(tmp_
         wanted = row.relaxation_steps
         assert steps == ([] if wanted is None else [f"--relaxation_steps={wanted}"])
     page = (tmp_path / "page.md").read_text()
-    assert "| **perov5_cds_plus, guidance 0, 5 relaxation steps**, single | 0.500 |" in page
+    assert "| **perov5_cds_plus, guidance 0, --relaxation_steps=5**, single | 0.500 |" in page
+    assert "`carbon24_cdi_plus` relaxes with 5 steps where its row has no other number." in page
     assert "by `python -m experiments.table1 --num=1000 --seeds=1`, seeds 0" in page
+
+
+def test_the_page_in_the_docs_has_these_rows():
+    page = (Path(__file__).parent.parent / "docs" / "table1.md").read_text()
+    measured = re.findall(r"^\| \*\*(.*)\*\*, single \|", page, re.MULTILINE)
+    assert measured == [row.title for row in PAGE]
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
@@ -116,7 +124,10 @@ def test_what_is_measured_already_is_only_written_down(tmp_path, monkeypatch):
     ("arguments", "message"),
     [
         (["--guidance=a"], "--guidance=a must be numbers"),
-        (["--relaxation_steps=2,1.5"], "--relaxation_steps=2,1.5 must be whole numbers"),
+        (["--guidance="], "--guidance= must be numbers"),
+        (["--guidance=0,nan"], "--guidance=0,nan must be numbers"),
+        (["--relaxation_steps=2,1.5"], "=2,1.5 must be whole numbers from 0 to 1000"),
+        (["--relaxation_steps=5,-1"], "=5,-1 must be whole numbers from 0 to 1000"),
         (["--seeds=0"], "--seeds=0 must be at least 1"),
         (["--models=perov5_csd"], "did you mean perov5_cds"),
     ],

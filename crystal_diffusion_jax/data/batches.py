@@ -10,7 +10,7 @@ from crystal_diffusion_jax.data.arrays import CrystalDataset, DatasetStatistics
 from crystal_diffusion_jax.data.buckets import Schedule, batch_sizes, bucket_sizes
 from crystal_diffusion_jax.errors import UserError
 
-# What SR5 asks for, at either end.
+# The share that SR5 takes of the lowest crystals, here of both ends.
 EXTREME_SHARE = 0.05
 
 
@@ -34,8 +34,8 @@ class Batches:
 
     Group g follows from the data, the seed and g alone. An epoch is a shuffled list of buckets in
     proportion to their crystals; each bucket walks through permutations of its own crystals, so
-    that every crystal is seen equally often, or `repeats` times as often, and a group has one
-    padded size.
+    that every crystal is seen equally often (with `repeats`, so many times as often) and a group
+    has one padded size.
 
     Attributes:
       sizes: padded size of each bucket.
@@ -105,11 +105,11 @@ def extremes_repeated(properties: np.ndarray, times: int) -> np.ndarray:
     """[M] int: `times` for crystals with a property in the lowest or highest 5 %, 1 for the others.
 
     Args:
-      properties: [M, P]; one that is the same for all crystals has no extremes.
+      properties: [M, P]; a value that more than 5 % of the crystals share is none of its extremes.
       times: at least 1.
     """
     low, high = np.quantile(properties, (EXTREME_SHARE, 1 - EXTREME_SHARE), axis=0)
-    extreme = ((properties <= low) | (properties >= high)) & (low < high)
+    extreme = (properties < low) | (properties > high)
     return np.where(extreme.any(axis=1), times, 1)
 
 

@@ -58,7 +58,7 @@ class Row:
         title = f"{self.model}, guidance {self.guidance:g}"
         if self.relaxation_steps is None:
             return title
-        return f"{title}, {self.relaxation_steps} relaxation steps"
+        return f"{title}, --relaxation_steps={self.relaxation_steps}"
 
 
 # What docs/table1.md shows.

@@ -19,59 +19,6 @@ State = tuple[Crystals, second_order.Estimate | None]
 Step = Callable[[State, tuple[Array, Array]], tuple[State, None]]
 
 
-def reverse_process(
-    denoise: Denoise,
-    keys: Array,
-    mask: Array,
-    num_species: int,
-    times: Array,
-    gamma: float | Array,
-    schedule: NoiseSchedule,
-    solver: Solver = ANCESTRAL,
-    use_corrector: bool = True,
-    relaxation_steps: int = 0,
-) -> Crystals:
-    """From pure noise to crystals, step by step.
-
-    Each crystal's noise comes from its own key alone, so it does not depend on its batch. Call it
-    under jax.jit.
-
-    Args:
-      denoise: (crystals, t [B]) -> Prediction; called once a step, and for the corrector and each
-        relaxation step besides.
-      keys: [B] PRNG keys.
-      mask: [B, N] real atoms.
-      num_species: K.
-      times: [S + 1] decreasing to 0, see `sampling_times`.
-      gamma: step of the corrector at t = 1.
-      schedule: the tables.
-      solver: of the predictor, see `settings.SOLVERS`.
-      use_corrector: begin each step with a corrector step; without it `gamma` is ignored.
-      relaxation_steps: that precede the predictor, see `relaxation.relax`; 0 does without.
-
-    Returns:
-      Crystals with the lattice in units of its scale.
-    """
-    init, step = reverse_chain(
-        denoise,
-        keys,
-        mask,
-        num_species,
-        gamma,
-        schedule,
-        solver,
-        use_corrector,
-        relaxation_steps,
-    )
-    return last_state(init, step, times)
-
-
-def last_state(init: State, step: Step, times: Array) -> Crystals:
-    """Scans over the steps; `times` as in `reverse_process`."""
-    (crystals, _), _ = jax.lax.scan(step, init, (times[:-1], times[1:]))
-    return crystals
-
-
 def reverse_chain(
     denoise: Denoise,
     keys: Array,
@@ -79,11 +26,29 @@ def reverse_chain(
     num_species: int,
     gamma: float | Array,
     schedule: NoiseSchedule,
-    solver: Solver,
-    use_corrector: bool,
-    relaxation_steps: int,
+    solver: Solver = ANCESTRAL,
+    use_corrector: bool = True,
+    relaxation_steps: int = 0,
 ) -> tuple[State, Step]:
-    """Pure noise, and the step to scan over; arguments are those of `reverse_process`."""
+    """Pure noise, and the step that leads from it to crystals; scan over it under jax.jit.
+
+    Each crystal's noise comes from its own key alone, so it does not depend on its batch.
+
+    Args:
+      denoise: (crystals, t [B]) -> Prediction; called once a step, and for the corrector and each
+        relaxation step besides.
+      keys: [B] PRNG keys.
+      mask: [B, N] real atoms.
+      num_species: K.
+      gamma: step of the corrector at t = 1.
+      schedule: the tables.
+      solver: of the predictor, see `settings.SOLVERS`.
+      use_corrector: begin each step with a corrector step; without it `gamma` is ignored.
+      relaxation_steps: that precede the predictor, see `relaxation.relax`; 0 does without.
+
+    Returns:
+      The first state, with the lattice in units of its scale, and the step.
+    """
     fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
 
     def step(state: State, interval: tuple[Array, Array]) -> tuple[State, None]:
@@ -116,3 +81,15 @@ def reverse_chain(
     init = joint.prior(fold(keys, 0), mask, num_species)
     previous = second_order.no_estimate(init, num_species) if solver == SECOND_ORDER else None
     return (init, previous), step
+
+
+def last_state(init: State, step: Step, times: Array) -> Crystals:
+    """The crystals at the end of the chain.
+
+    Args:
+      init: from `reverse_chain`.
+      step: from `reverse_chain`.
+      times: [S + 1] decreasing to 0, see `schedules.sampling_times`.
+    """
+    (crystals, _), _ = jax.lax.scan(step, init, (times[:-1], times[1:]))
+    return crystals

@@ -12,7 +12,8 @@ from crystal_diffusion_jax import processes
 class Preempted(Exception):
     """Training ended early by SIGTERM, after its checkpoint; the message says where it stands.
 
-    Command-line programs print it and exit with status 143 (128 + SIGTERM, as shells have it).
+    Command-line programs exit with status 143 (128 + SIGTERM, as shells have it), and the first
+    process prints it.
     """
 
 

@@ -44,7 +44,7 @@ class TrainingConfig:
       start_from: folder or name of a trained model whose weights training starts from, see
         `training.warm_start`; empty for fresh weights.
       extremes_repeated: times in each epoch that a crystal comes whose property is in the lowest
-        or highest 5 %, where requests are; all others come once.
+        or highest 5 %, where requests are made; all others come once. Data in shards need 1.
     """
 
     num_steps: int = 20_000
