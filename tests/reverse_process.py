@@ -1,12 +1,12 @@
 """The reverse process from noise to crystals, shared by the tests of the sampler."""
 
+from typing import Any
+
 from jax import Array
 
 from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.diffusion.joint import Denoise
-from crystal_diffusion_jax.diffusion.schedules import NoiseSchedule
 from crystal_diffusion_jax.sampling.chain import last_state, reverse_chain
-from crystal_diffusion_jax.sampling.settings import ANCESTRAL, Solver
 
 
 def reverse_process(
@@ -15,21 +15,9 @@ def reverse_process(
     mask: Array,
     num_species: int,
     times: Array,
-    gamma: float | Array,
-    schedule: NoiseSchedule,
-    solver: Solver = ANCESTRAL,
-    use_corrector: bool = True,
-    relaxation_steps: int = 0,
+    *arguments: Any,
+    **options: Any,
 ) -> Crystals:
-    init, step = reverse_chain(
-        denoise,
-        keys,
-        mask,
-        num_species,
-        gamma,
-        schedule,
-        solver,
-        use_corrector,
-        relaxation_steps,
-    )
+    """The last state of `reverse_chain`, which takes all but the times."""
+    init, step = reverse_chain(denoise, keys, mask, num_species, *arguments, **options)
     return last_state(init, step, times)
