@@ -11,7 +11,7 @@ from crystal_diffusion_jax.data.buckets import Schedule, batch_sizes, bucket_siz
 from crystal_diffusion_jax.errors import UserError
 
 # The share that SR5 takes of the lowest crystals, here of both ends.
-EXTREME_SHARE = 0.05
+_EXTREME_SHARE = 0.05
 
 
 class Batch(NamedTuple):
@@ -108,7 +108,7 @@ def extremes_repeated(properties: np.ndarray, times: int) -> np.ndarray:
       properties: [M, P]; a value that more than 5 % of the crystals share is none of its extremes.
       times: at least 1.
     """
-    low, high = np.quantile(properties, (EXTREME_SHARE, 1 - EXTREME_SHARE), axis=0)
+    low, high = np.quantile(properties, (_EXTREME_SHARE, 1 - _EXTREME_SHARE), axis=0)
     extreme = (properties < low) | (properties > high)
     return np.where(extreme.any(axis=1), times, 1)
 
