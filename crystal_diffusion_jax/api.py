@@ -95,6 +95,7 @@ class Model:
         relaxation_steps: int | None = None,
         elements: str | None = None,
         num_atoms: int | None = None,
+        charge_balance: bool = False,
         batch_size: int = 100,
         say: Callable[[str], None] = _to_stderr,
     ) -> SampledCrystals:
@@ -112,6 +113,7 @@ class Model:
             by default the model's, 0 in second order.
           elements: only these, as "Ba,Ti,O".
           num_atoms: in every crystal; by default drawn as in the data.
+          charge_balance: species that can be neutral together, or metals alone.
           batch_size: most crystals at once.
           say: takes lines of progress, by default stderr.
 
@@ -132,6 +134,7 @@ class Model:
             relaxation_steps=relaxation_steps,
             elements=parse_elements(elements, statistics.vocabulary),
             num_atoms=num_atoms,
+            charge_balance=charge_balance,
         )
         for sentence in planned.warnings:
             say(f"warning: {sentence}")

@@ -94,6 +94,8 @@ def sample_command(settings: SampleSettings, out: Path) -> str:
         parts.append(f"--elements={','.join(settings.elements)}")
     if settings.num_atoms:
         parts.append(f"--num_atoms={settings.num_atoms}")
+    if settings.charge_balance:
+        parts.append("--charge_balance")
     return "python -m experiments.sample " + shlex.join([*parts, f"--out={out}"])
 
 
@@ -104,8 +106,12 @@ def asked_for(settings: SampleSettings, spec: DatasetSpec | None) -> str:
         unit = f" {spec.unit}" if spec is not None and name == spec.property_name else ""
         values = f"{low:.6g} to {high:.6g}" if low < high else f"{low:.6g}"
         parts.append(f"{name} = {values}{unit}")
-    guided = f" with guidance {settings.guidance:g}" if settings.guidance else ""
-    return f"Asked of {settings.model}: {', '.join(parts) or 'nothing in particular'}{guided}."
+    how = [f"guidance {settings.guidance:g}"] if settings.guidance else []
+    how += ["balanced charges"] if settings.charge_balance else []
+    return (
+        f"Asked of {settings.model}: {', '.join(parts) or 'nothing in particular'}"
+        f"{' with ' if how else ''}{' and '.join(how)}."
+    )
 
 
 def judge(

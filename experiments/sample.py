@@ -80,9 +80,15 @@ def parser() -> cli.Parser:
     flags.add_argument("--elements", help="only these, for example Ba,Ti,O (default: all)")
     flags.add_argument(
         "--chemical_system",
-        help="only these, and each of them, for example Ba-Ti-O; others count as rejected",
+        metavar="SYSTEM",
+        help="only these, and each of them, for example Ba-Ti-O; others are rejected",
     )
     flags.add_argument("--num_atoms", type=int, help="per crystal (default: as in the data)")
+    flags.add_argument(
+        "--charge_balance",
+        action="store_true",
+        help="draw species whose oxidation states can add up to zero",
+    )
     flags.add_argument(
         "--symprec",
         type=float,
@@ -150,6 +156,7 @@ def sample(flags: argparse.Namespace) -> None:
         chemical_system=flags.chemical_system is not None,
         num_atoms=flags.num_atoms,
         symprec=flags.symprec,
+        charge_balance=flags.charge_balance,
     )
     for sentence in planned.warnings:
         print(f"warning: {sentence}", file=sys.stderr)

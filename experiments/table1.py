@@ -1,11 +1,11 @@
 """Measures every row of docs/table1.md: samples from the shipped models, judges, writes the page.
 
-    python -m experiments.table1 --out=docs/table1.md
+    python -m experiments.table1 --out=table1.md
     python -m experiments.table1 --out=row.md --models=perov5_cds --guidance=1 --seeds=1
 
-Without --models, --guidance and --relaxation_steps: the rows of that page. Each crystal set is made
-and scored by the same commands that a user has, which are printed. What --work holds already is not
-done again.
+Without a flag that chooses rows: those of that page. Each crystal set is made and scored by the
+commands that a user has, which are printed. Rows are kept in a JSON file beside the page, which
+shows them all; what it or --work holds is not done again.
 """
 
 import datetime
@@ -24,7 +24,15 @@ import jax
 
 from crystal_diffusion_jax import __version__, model_folder
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.evaluation.table1 import PAGE, PUBLISHED, Row, markdown, spreads
+from crystal_diffusion_jax.evaluation import table1_file
+from crystal_diffusion_jax.evaluation.table1 import (
+    PAGE,
+    PUBLISHED,
+    Measured,
+    Row,
+    markdown,
+    spreads,
+)
 from crystal_diffusion_jax.sampling.plan import MAX_RELAXATION_STEPS
 from experiments import cli
 
@@ -32,12 +40,11 @@ _Number = TypeVar("_Number", int, float)
 
 HEAD = """# Success rates at the lowest property, ours and published
 
-{num:,} crystals per entry and seed, {seeds} seeds (mean, and range where they differ), none sorted
-out. `single` counts every crystal as one try,
-`single_valid` an invalid one as a failure, `best_of_10` asks for one success among ten. A
-prediction below the training minimum less three times the judge's error is a failure. Useful:
-valid, SR5, distinct and not in the training set, all at once. The published figures are for models
-of the official training sets.
+Mean over the seeds, and range where they differ; no crystal sorted out. `single` counts every
+crystal as one try, `single_valid` an invalid one as a failure, `best_of_10` asks for one success
+among ten. A prediction below the training minimum less three times the judge's error is a failure.
+Useful: valid, SR5, distinct and not in the training set, all at once. The published figures are for
+models of the official training sets.
 
 """
 
@@ -49,6 +56,7 @@ def parser() -> cli.Parser:
     flags.add_argument("--models", help="with commas between (default: all shipped)")
     flags.add_argument("--guidance", help="weights (default: 0)")
     flags.add_argument("--relaxation_steps", help="numbers, as in sample (default: the model's)")
+    flags.add_argument("--charge_balance", action="store_true", help="as in sample")
     flags.add_argument("--num", type=int, default=1000, help="crystals (default: %(default)s)")
     flags.add_argument("--seeds", type=int, default=3, help="repetitions (default: %(default)s)")
     flags.add_argument(
@@ -60,13 +68,18 @@ def parser() -> cli.Parser:
     return flags
 
 
-def rows(models: str | None, guidance: str | None, relaxation_steps: str | None) -> Sequence[Row]:
-    """The rows that are asked for; all None for those of the page.
+def rows(
+    models: str | None,
+    guidance: str | None,
+    relaxation_steps: str | None,
+    charge_balance: bool = False,
+) -> Sequence[Row]:
+    """The rows that are asked for; those of the page if nothing is.
 
     Raises:
       UserError: a model that is not there or of another data set, or what should be numbers.
     """
-    if models is guidance is relaxation_steps is None:
+    if models is guidance is relaxation_steps is None and not charge_balance:
         return PAGE
     names = models.split(",") if models else model_folder.shipped_names()
     weights = _numbers("guidance", guidance, float) if guidance is not None else [0.0]
@@ -81,7 +94,11 @@ def rows(models: str | None, guidance: str | None, relaxation_steps: str | None)
                 f"--models: {name} is of the data set {dataset!r}, which has no judge; those of "
                 f"{', '.join(PUBLISHED)} have"
             )
-        found += [Row(name, dataset, weight, number) for weight in weights for number in steps]
+        found += [
+            Row(name, dataset, weight, number, charge_balance)
+            for weight in weights
+            for number in steps
+        ]
     return found
 
 
@@ -99,17 +116,14 @@ def _numbers(flag: str, text: str, kind: type[_Number]) -> list[_Number]:
 
 def measure(row: Row, seed: int, num: int, work: Path) -> dict[str, Any]:
     """Scores of one row and seed; made unless they are there."""
-    flags = [f"--guidance={row.guidance:g}"]
-    relaxed = ""
-    if row.relaxation_steps is not None:
-        flags.append(f"--relaxation_steps={row.relaxation_steps}")
-        relaxed = f"_relaxation{row.relaxation_steps}"
-    out = work / f"{Path(row.model).name}_guidance{row.guidance:g}{relaxed}_seed{seed}"
+    special = "".join(flag.replace("--", "_").replace("=", "") for flag in row.flags)
+    out = work / f"{Path(row.model).name}_guidance{row.guidance:g}{special}_seed{seed}"
     scores = out / "metrics.json"
     if not scores.exists():
         start = time.monotonic()
-        _run("sample", f"--model={row.model}", "--target=min", *flags, f"--num={num}",
-             f"--seed={seed}", "--batch_size=200", f"--out={out}")  # fmt: skip
+        _run("sample", f"--model={row.model}", "--target=min", f"--guidance={row.guidance:g}",
+             *row.flags, f"--num={num}", f"--seed={seed}", "--batch_size=200",
+             f"--out={out}")  # fmt: skip
         _run("evaluate", f"--structures={out}", f"--dataset={row.dataset}", f"--out={scores}")
         print(f"{row.title}, seed {seed}: {time.monotonic() - start:.0f} s", flush=True)
     content: dict[str, Any] = json.loads(scores.read_text())
@@ -147,25 +161,35 @@ def main() -> None:
         if getattr(flags, name) < 1:
             raise UserError(f"--{name}={getattr(flags, name)} must be at least 1")
     cli.check_output(flags.out)
-    measured: dict[str, dict[Row, Any]] = {}
-    for row in rows(flags.models, flags.guidance, flags.relaxation_steps):
+    rows_file = flags.out.with_suffix(".json")
+    measured = table1_file.read(rows_file)
+    for row in rows(flags.models, flags.guidance, flags.relaxation_steps, flags.charge_balance):
+        if any((row, flags.num, flags.seeds) == (m.row, m.num, m.seeds) for m in measured):
+            print(f"{row.title} is in {rows_file}")
+            continue
         scores = [measure(row, seed, flags.num, flags.work) for seed in range(flags.seeds)]
-        measured.setdefault(row.dataset, {})[row] = spreads(scores)
-    text = HEAD.format(num=flags.num, seeds=flags.seeds)
-    for dataset, table in measured.items():
-        models = list(dict.fromkeys(row.model for row in table))
-        text += f"## {dataset}\n\n{about(models)}\n\n{markdown(dataset, table)}\n\n"
-    command = "python -m experiments.table1"
-    for name in ("models", "guidance", "relaxation_steps", "num", "seeds"):
-        if (value := getattr(flags, name)) is not None:
-            command += f" --{name}={value}"
-    text += (
-        f"Made on {datetime.date.today()} by `{command}`, seeds 0 to "
-        f"{flags.seeds - 1}, on {os.cpu_count()} cores ({platform.machine()}), "
-        f"crystal_diffusion_jax {__version__}, jax {jax.__version__}.\n"
-    )
-    cli.write_output(flags.out, text)
+        made_with = (
+            f"{os.cpu_count()} cores ({platform.machine()}), crystal_diffusion_jax {__version__}, "
+            f"jax {jax.__version__}"
+        )
+        today = datetime.date.today().isoformat()
+        new = Measured(row, flags.num, flags.seeds, today, made_with, spreads(scores))
+        measured = table1_file.merged(measured, [new])
+        cli.write_output(rows_file, table1_file.to_text(measured))
+        cli.write_output(flags.out, page(measured))
+    cli.write_output(flags.out, page(measured))
     print(f"table in {flags.out}")
+
+
+def page(measured: Sequence[Measured]) -> str:
+    """The whole page, in Markdown."""
+    text = HEAD
+    for dataset in PUBLISHED:
+        if table := [each for each in measured if each.row.dataset == dataset]:
+            models = list(dict.fromkeys(each.row.model for each in table))
+            text += f"## {dataset}\n\n{about(models)}\n\n{markdown(dataset, table)}\n\n"
+    made_with = "; ".join(dict.fromkeys(each.made_with for each in measured))
+    return text + f"Made by `python -m experiments.table1` on {made_with}.\n"
 
 
 if __name__ == "__main__":

@@ -404,7 +404,11 @@ def test_the_command_of_a_record_is_told_in_full():
 
 def test_the_command_of_a_record_asks_for_the_same_again(tmp_path):
     settings = dataclasses.replace(
-        SETTINGS, conditions={"heat_ref": [0.25, 0.5], "gap": 1e-3}, elements=None, num_atoms=None
+        SETTINGS,
+        conditions={"heat_ref": [0.25, 0.5], "gap": 1e-3},
+        elements=None,
+        num_atoms=None,
+        charge_balance=True,
     )
     read = report.read_settings(samples(tmp_path / "s", settings))
     assert read == settings
@@ -416,6 +420,7 @@ def test_the_command_of_a_record_asks_for_the_same_again(tmp_path):
     )  # fmt: skip
     assert parse_target(flags.target, statistics) == settings.target
     assert (flags.seed, flags.guidance, flags.num) == (3, 1.0, 4)
+    assert flags.charge_balance
 
 
 def test_the_request_is_told_with_units_where_they_are_known():
@@ -423,6 +428,8 @@ def test_the_request_is_told_with_units_where_they_are_known():
     told = report.asked_for(both, KNOWN_DATASETS["perov5"])
     assert told == ("Asked of perov5_cds: heat_ref = 0.25 to 0.5 eV/cell, gap = 2 with guidance 1.")
     free = dataclasses.replace(SETTINGS, conditions={}, guidance=0.0)
+    balanced = dataclasses.replace(SETTINGS, conditions={}, charge_balance=True)
+    assert report.asked_for(balanced, None).endswith("with guidance 1 and balanced charges.")
     assert report.asked_for(free, None) == "Asked of perov5_cds: nothing in particular."
 
 

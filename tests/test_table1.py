@@ -1,5 +1,6 @@
 """experiments/table1.py and evaluation/table1.py: seeds to spreads, rows to Markdown."""
 
+import datetime
 import json
 import re
 import sys
@@ -10,7 +11,16 @@ import pytest
 
 from crystal_diffusion_jax import model_folder
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.evaluation.table1 import PAGE, PUBLISHED, RATES, Row, markdown, spreads
+from crystal_diffusion_jax.evaluation import table1_file
+from crystal_diffusion_jax.evaluation.table1 import (
+    PAGE,
+    PUBLISHED,
+    RATES,
+    Measured,
+    Row,
+    markdown,
+    spreads,
+)
 from experiments import table1
 
 
@@ -44,7 +54,8 @@ def test_spreads_are_mean_and_range_of_the_seeds():
 
 def test_the_page_has_every_published_row_and_every_column_of_ours():
     row = Row("perov5_cds", "perov5", 1.0)
-    page = markdown("perov5", {row: spreads([scores(0.125)])})
+    columns = spreads([scores(0.125)])
+    page = markdown("perov5", [Measured(row, 1000, 1, "2026-11-23", "2 cores", columns)])
     for title in PUBLISHED["perov5"]:
         assert f"| {title} |" in page
     assert "| **perov5_cds, guidance 1**, single | 0.125 | 0.225 | 0.125 |" in page
@@ -86,16 +97,20 @@ def test_the_page_has_shipped_models_only_and_asks_for_them_as_a_user_would(tmp_
         steps = [flag for flag in flags if flag.startswith("--relaxation_steps")]
         wanted = row.relaxation_steps
         assert steps == ([] if wanted is None else [f"--relaxation_steps={wanted}"])
+        assert ("--charge_balance" in flags) == row.charge_balance
     page = (tmp_path / "page.md").read_text()
     assert "| **perov5_cds_plus, guidance 0, --relaxation_steps=5**, single | 0.500 |" in page
     assert "`carbon24_cdi_plus` relaxes with 5 steps where its row has no other number." in page
-    assert "by `python -m experiments.table1 --num=1000 --seeds=1`, seeds 0" in page
+    assert "| **mp20_cdi_ranks, guidance 0, --charge_balance**, single | 0.500 |" in page
+    assert f"| 1 x 1,000, {datetime.date.today()} |" in page
 
 
-def test_the_page_in_the_docs_has_these_rows():
-    page = (Path(__file__).parent.parent / "docs" / "table1.md").read_text()
-    measured = re.findall(r"^\| \*\*(.*)\*\*, single \|", page, re.MULTILINE)
-    assert measured == [row.title for row in PAGE]
+def test_the_page_in_the_docs_is_that_of_its_rows():
+    page = Path(__file__).parent.parent / "docs" / "table1.md"
+    measured = table1_file.read(page.with_suffix(".json"))
+    assert page.read_text() == table1.page(measured)
+    assert [each.row for each in measured][: len(PAGE)] == list(PAGE)
+    assert {(each.num, each.seeds) for each in measured} == {(1000, 3)}
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
@@ -118,6 +133,54 @@ def test_what_is_measured_already_is_only_written_down(tmp_path, monkeypatch):
     assert "Our models are trained on 6,572 crystals." in page
     with pytest.raises(UserError, match="holds 1000 crystals, not 10: use another --work"):
         run(monkeypatch, *arguments, f"--work={tmp_path / 'work'}", "--num=10")
+
+
+def measured(row: Row, rate: float, num: int = 1000) -> Measured:
+    return Measured(row, num, 1, "2026-11-23", "2 cores", spreads([scores(rate, num)]))
+
+
+def test_rows_of_an_earlier_command_stay_on_the_page_and_are_not_measured_again(
+    tmp_path, monkeypatch, capsys
+):
+    out = tmp_path / "table.md"
+    former = [measured(Row("carbon24_cdi_plus", "carbon24", 0.0), 0.25), measured(PAGE[0], 0.125)]
+    out.with_suffix(".json").write_text(table1_file.to_text(former))
+
+    folder = tmp_path / "work" / "perov5_cds_guidance2_seed0"
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text(json.dumps(scores(0.5)))
+    arguments = [f"--out={out}", f"--work={tmp_path / 'work'}", "--seeds=1"]
+    run(monkeypatch, "--models=perov5_cds", "--guidance=0,2", *arguments)
+
+    assert "perov5_cds, guidance 0 is in" in capsys.readouterr().out
+    titles = re.findall(r"^\| \*\*(.*)\*\*, single \| (\S+)", out.read_text(), re.MULTILINE)
+    assert titles == [
+        ("perov5_cds, guidance 0", "0.125"),
+        ("perov5_cds, guidance 2", "0.500"),
+        ("carbon24_cdi_plus, guidance 0", "0.250"),
+    ]
+
+
+def test_measured_rows_survive_their_file_and_new_ones_replace_theirs(tmp_path):
+    rows = [measured(PAGE[-1], 1 / 3), measured(PAGE[3], 0.5), measured(PAGE[0], 0.75)]
+    path = tmp_path / "rows.json"
+    path.write_text(table1_file.to_text(rows))
+    found = table1_file.read(path)
+    assert [each.row for each in found] == [each.row for each in rows]
+    assert found[0].columns["useful"].mean == pytest.approx(1 / 3, abs=1e-6)
+
+    other = Row("perov5_cdi", "perov5", 7.0)
+    merged = table1_file.merged(found, [measured(other, 0.5), measured(PAGE[3], 0.25, num=10)])
+    assert [each.row for each in merged] == [PAGE[0], PAGE[3], PAGE[-1], other]
+    assert (merged[1].num, merged[1].columns["valid"].mean) == (10, 0.25)
+
+
+@pytest.mark.parametrize("text", ["{}", "[", '[{"row": 1}]', '[{"row": {}, "columns": {}}]', "[1]"])
+def test_a_file_of_something_else_is_named(tmp_path, text):
+    path = tmp_path / "rows.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"rows.json should hold the measured rows"):
+        table1_file.read(path)
 
 
 @pytest.mark.parametrize(

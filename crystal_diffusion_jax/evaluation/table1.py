@@ -45,20 +45,29 @@ class Row:
       dataset: that its crystals are judged by.
       guidance: weight of classifier-free guidance.
       relaxation_steps: as in `sample`; None for the model's default.
+      charge_balance: as in `sample`.
     """
 
     model: str
     dataset: str
     guidance: float
     relaxation_steps: int | None = None
+    charge_balance: bool = False
+
+    @property
+    def flags(self) -> list[str]:
+        """Those of `sample` besides model, guidance, number and seed."""
+        flags = []
+        if self.relaxation_steps is not None:
+            flags.append(f"--relaxation_steps={self.relaxation_steps}")
+        if self.charge_balance:
+            flags.append("--charge_balance")
+        return flags
 
     @property
     def title(self) -> str:
         """What the table calls it."""
-        title = f"{self.model}, guidance {self.guidance:g}"
-        if self.relaxation_steps is None:
-            return title
-        return f"{title}, --relaxation_steps={self.relaxation_steps}"
+        return ", ".join([self.model, f"guidance {self.guidance:g}", *self.flags])
 
 
 # What docs/table1.md shows.
@@ -69,6 +78,7 @@ PAGE = (
     Row("perov5_cds_plus", "perov5", 0.0, relaxation_steps=5),
     Row("perov5_cds_plus", "perov5", 0.5),
     Row("carbon24_cdi_plus", "carbon24", 0.0),
+    Row("mp20_cdi_ranks", "mp20", 0.0, charge_balance=True),
 )
 
 
@@ -91,6 +101,27 @@ class Spread:
         if self.low == self.high:
             return f"{self.mean:.3f}"
         return f"{self.mean:.3f} ({self.low:.3f}-{self.high:.3f})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """A row and what came out.
+
+    Attributes:
+      row: what was asked for.
+      num: crystals for each seed.
+      seeds: 0 .. seeds - 1.
+      date: of the measurement, as 2026-11-23.
+      made_with: machine and versions.
+      columns: see `spreads`.
+    """
+
+    row: Row
+    num: int
+    seeds: int
+    date: str
+    made_with: str
+    columns: Mapping[str, Spread]
 
 
 # Column -> where its rate is in the files of `experiments.evaluate`.
@@ -129,24 +160,26 @@ def spreads(scores: Sequence[Mapping[str, Any]]) -> dict[str, Spread]:
     return found
 
 
-def markdown(dataset: str, measured: Mapping[Row, Mapping[str, Spread]]) -> str:
+def markdown(dataset: str, measured: Sequence[Measured]) -> str:
     """Both tables of one data set: success rates beside the published ones, and the rest.
 
     Args:
       dataset: one of `PUBLISHED`.
-      measured: the columns of `spreads` for each row.
+      measured: its rows.
     """
     lines = ["| | SR5 | SR10 | SR15 |", "|---|---|---|---|"]
     for title, rates in PUBLISHED[dataset].items():
         lines.append(_line(title, [f"{value:.2f}" for value in rates]))
-    for row, columns in measured.items():
+    for each in measured:
         for reading in ("single", "single_valid", "best_of_10"):
-            cells = [str(columns[f"{name} {reading}"]) for name in NAMES]
-            lines.append(_line(f"**{row.title}**, {reading}", cells))
+            cells = [str(each.columns[f"{name} {reading}"]) for name in NAMES]
+            lines.append(_line(f"**{each.row.title}**, {reading}", cells))
     others = [column for column in RATES if not column.startswith("SR")]
-    lines += ["", _line("", others), "|---" * (len(others) + 1) + "|"]
-    for row, columns in measured.items():
-        lines.append(_line(row.title, [str(columns[column]) for column in others]))
+    lines += ["", _line("", [*others, "seeds x crystals, on"]), "|---" * (len(others) + 2) + "|"]
+    for each in measured:
+        cells = [str(each.columns[column]) for column in others]
+        cells.append(f"{each.seeds} x {each.num:,}, {each.date}")
+        lines.append(_line(each.row.title, cells))
     return "\n".join(lines)
 
 

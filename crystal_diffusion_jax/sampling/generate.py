@@ -86,6 +86,7 @@ def generate(
         settings.solver,
         settings.use_corrector,
         settings.relaxation_steps,
+        statistics.vocabulary if settings.charge_balance else None,
         last_state if trajectory is None else recording(trajectory),
     )
     times = sampling_times(model.config.noise.num_steps, settings.num_steps)

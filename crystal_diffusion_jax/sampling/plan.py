@@ -66,6 +66,7 @@ def plan(
     chemical_system: bool = False,
     num_atoms: int | None = None,
     symprec: float = 0.1,
+    charge_balance: bool = False,
 ) -> Plan:
     """Checks a request before the first crystal is computed.
 
@@ -86,6 +87,7 @@ def plan(
       chemical_system: reject crystals that lack one of `elements`.
       num_atoms: in every crystal, None to draw it.
       symprec: tolerance of the CIF files' symmetry in Angstrom.
+      charge_balance: draw species whose oxidation states can add up to zero.
 
     Raises:
       UserError: something that does not fit the model; it names the flag.
@@ -143,6 +145,7 @@ def plan(
         solver=solver,
         chemical_system=chemical_system,
         relaxation_steps=relaxation_steps,
+        charge_balance=charge_balance,
     )
     return Plan(settings, allowed, sizes, outside_training_range(target, model.statistics))
 

@@ -20,6 +20,7 @@ from crystal_diffusion_jax.diffusion.schedules import (
 )
 from crystal_diffusion_jax.models.denoiser import Denoiser
 from crystal_diffusion_jax.models.embeddings import Condition
+from crystal_diffusion_jax.sampling import charges
 from crystal_diffusion_jax.sampling.chain import State, Step, last_state, reverse_chain
 from crystal_diffusion_jax.sampling.guidance import (
     guided,
@@ -67,6 +68,7 @@ def make_sampler(
     solver: Solver = ANCESTRAL,
     use_corrector: bool = True,
     relaxation_steps: int = 0,
+    balanced_species: tuple[int, ...] | None = None,
     process: Process = last_state,
 ) -> Sampler:
     """The jitted sampler, its batch split over the mesh; it compiles once per shape of `mask`.
@@ -80,6 +82,8 @@ def make_sampler(
       solver: of the predictor, see `settings.SOLVERS`.
       use_corrector: begin each step with a corrector step; without it `gamma` is ignored.
       relaxation_steps: that precede the predictor, see `relaxation.relax`; 0 does without.
+      balanced_species: [K] atomic numbers, for neutral crystals, see `charges`; None
+        leaves them free.
       process: what to return of the reverse process; `trajectory.recording` keeps more of it.
 
     Raises:
@@ -87,6 +91,9 @@ def make_sampler(
     """
     schedule = noise_schedule(noise_config)
     times = jnp.asarray(sampling_times(noise_config.num_steps, num_steps))
+    states = None
+    if balanced_species is not None:
+        states = charges.oxidation_states(balanced_species)
 
     def sample(
         params: Any,
@@ -106,6 +113,8 @@ def make_sampler(
 
             denoise = guided(conditional, condition, guidance) if use_guidance else plain
             denoise = restrict_species(spoil_undefined_species(denoise), allowed)
+            if states is not None:
+                denoise = charges.balanced(denoise, states, schedule)
             init, step = reverse_chain(
                 denoise,
                 keys,

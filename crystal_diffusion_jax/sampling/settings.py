@@ -35,6 +35,7 @@ class SampleSettings:
       solver: of the predictor; records from before there was a choice lack it and mean ANCESTRAL.
       chemical_system: whether a crystal that lacks one of `elements` is rejected; likewise False.
       relaxation_steps: of the coordinates at some times, see `sampling.relaxation`; likewise 0.
+      charge_balance: of the species, see `sampling.charges`; likewise False.
     """
 
     model: str
@@ -51,6 +52,7 @@ class SampleSettings:
     solver: Solver = ANCESTRAL
     chemical_system: bool = False
     relaxation_steps: int = 0
+    charge_balance: bool = False
 
     @property
     def target(self) -> dict[str, tuple[float, float]]:
@@ -78,7 +80,7 @@ def refuse_other_settings(out: Path, recorded: dict[str, Any], settings: SampleS
       UserError: some differ; they are named with both values.
     """
     present = dataclasses.asdict(settings)
-    later = ("solver", "chemical_system", "relaxation_steps")
+    later = ("solver", "chemical_system", "relaxation_steps", "charge_balance")
     defaults = {field.name: field.default for field in dataclasses.fields(settings)}
     recorded = {name: defaults[name] for name in later} | recorded
     if recorded.get("model_sha256") == settings.model_sha256:

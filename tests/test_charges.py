@@ -1,0 +1,184 @@
+"""sampling/charges.py against the enumeration of every combination of species and charges."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from crystal_diffusion_jax import devices
+from crystal_diffusion_jax.crystals import Crystals
+from crystal_diffusion_jax.diffusion import species
+from crystal_diffusion_jax.diffusion.joint import Denoise, Prediction
+from crystal_diffusion_jax.diffusion.schedules import NoiseConfig, noise_schedule, sampling_times
+from crystal_diffusion_jax.models.denoiser import Denoiser, DenoiserConfig
+from crystal_diffusion_jax.models.embeddings import Condition
+from crystal_diffusion_jax.sampling import charges
+from crystal_diffusion_jax.sampling.sampler import make_sampler
+from tests.reverse_process import reverse_process
+
+# H, O, F, Ar, Fe, Y, Sn
+VOCABULARY = (1, 8, 9, 18, 26, 39, 50)
+KNOWN = charges.oxidation_states(VOCABULARY)
+STATES = [(-1, 1), (-2,), (-1,), (0,), (2, 3), (3,), (-4, 2, 4)]
+SCHEDULE = noise_schedule(NoiseConfig(num_steps=50))
+
+
+def share_neutral(kinds: tuple[int, ...]) -> float:
+    """Share of the choices of charges with a sum of 0."""
+    sums = [sum(choice) for choice in itertools.product(*(STATES[kind] for kind in kinds))]
+    return float(np.mean(np.array(sums) == 0))
+
+
+def joint(probs: np.ndarray) -> np.ndarray:
+    """p(k_i, neutral) of each atom, [N, K], from all combinations."""
+    found = np.zeros_like(probs)
+    for kinds in itertools.product(range(probs.shape[1]), repeat=len(probs)):
+        weight = share_neutral(kinds) * np.prod(
+            [p[kind] for p, kind in zip(probs, kinds, strict=True)]
+        )
+        for atom, kind in enumerate(kinds):
+            found[atom, kind] += weight
+    return found
+
+
+def enumerated(probs: np.ndarray) -> np.ndarray:
+    """p(k_i | neutral) of each atom, [N, K]."""
+    return joint(probs) / probability_of_neutral(probs)
+
+
+def probability_of_neutral(probs: np.ndarray) -> float:
+    return float(joint(probs)[0].sum())
+
+
+def random_probs(seed: int, num_atoms: int) -> np.ndarray:
+    return np.random.default_rng(seed).dirichlet(np.full(len(VOCABULARY), 0.5), num_atoms)
+
+
+def test_the_elements_are_those_of_pymatgen():
+    np.testing.assert_allclose(KNOWN.probs.sum(axis=1), 1.0)
+    found = [tuple(KNOWN.charges[row > 0]) for row in KNOWN.probs]
+    assert found == STATES
+
+
+@pytest.mark.parametrize("num_atoms", [1, 2, 4])
+def test_the_factor_turns_marginals_into_those_given_a_balance(num_atoms):
+    probs = random_probs(num_atoms, num_atoms)
+    # A crystal of its own size, and the same with two padded atoms, whatever stands there.
+    padded = np.concatenate([probs, random_probs(9, 2)])
+    padding = np.arange(num_atoms + 2) < num_atoms
+    for given, mask in ((probs, np.ones(num_atoms, bool)), (padded, padding)):
+        factor = charges.balance_factor(
+            jnp.asarray(given, jnp.float32)[None], jnp.asarray(mask)[None], KNOWN
+        )[0, :num_atoms]
+        share = charges._UNCONDITIONED
+        wanted = (1 - share) * enumerated(probs) + share * probs
+        # The probability of a neutral crystal is a sum of phases of size 1, in float32.
+        atol = 5e-7 / probability_of_neutral(probs)
+        np.testing.assert_allclose(probs * np.asarray(factor), wanted, rtol=1e-5, atol=atol)
+
+
+def test_a_balance_that_is_out_of_reach_changes_nothing():
+    # Oxygen alone: no sum of -2 is 0.
+    probs = np.full((1, 3, len(VOCABULARY)), 1e-9, np.float32)
+    probs[..., 1] = 1.0
+    factor = charges.balance_factor(jnp.asarray(probs), jnp.ones((1, 3), bool), KNOWN)
+    np.testing.assert_allclose(factor, 1.0)
+
+
+def test_crystals_of_many_atoms_stay_finite():
+    # Os has a state of 8: the longest sums, in a cell of 64 atoms.
+    states = charges.oxidation_states((6, 8, 76, 109))
+    probs = np.random.default_rng(0).dirichlet(np.full(4, 0.1), (2, 64)).astype(np.float32)
+    factor = charges.balance_factor(jnp.asarray(probs), jnp.ones((2, 64), bool), states)
+    assert np.isfinite(factor).all()
+    np.testing.assert_allclose((probs * factor).sum(axis=-1), 1.0, rtol=1e-4)
+
+
+def undecided(logits: np.ndarray) -> Denoise:
+    """Knows nothing of the noisy crystal: the same independent species always."""
+
+    def denoise(noisy: Crystals, t: jax.Array) -> Prediction:
+        return Prediction(
+            lattice_eps=noisy.lattice,
+            scaled_score=jnp.zeros_like(noisy.frac_coords),
+            species_logits=jnp.broadcast_to(jnp.asarray(logits), (len(t), *logits.shape)),
+        )
+
+    return denoise
+
+
+def test_the_distribution_of_noisy_species_counts_what_they_are():
+    logits = np.log(random_probs(3, 3)).astype(np.float32)
+    noisy = Crystals(
+        lattice=jnp.ones((1, 3, 3)),
+        frac_coords=jnp.zeros((1, 3, 3)),
+        species=jnp.array([[1, 4, 0]]),
+        mask=jnp.ones((1, 3), bool),
+    )
+    t = jnp.array([20])
+    balanced = charges.balanced(undecided(logits), KNOWN, SCHEDULE)(noisy, t)
+    # Bayes: prior times the likelihood of the noisy species, alpha_bar if it is the clean one.
+    kept = float(SCHEDULE.alpha_bar[20])
+    likelihood = kept * np.eye(len(VOCABULARY))[[1, 4, 0]] + (1 - kept) / len(VOCABULARY)
+    probs = np.exp(logits) * likelihood
+    probs /= probs.sum(axis=1, keepdims=True)
+    share = charges._UNCONDITIONED
+    wanted = ((1 - share) * enumerated(probs) + share * probs) / likelihood
+    found = jax.nn.softmax(balanced.species_logits[0], axis=-1)
+    np.testing.assert_allclose(found, wanted / wanted.sum(axis=1, keepdims=True), rtol=1e-3)
+    # s = 0 of the posterior is then the marginal itself.
+    posterior = species.log_posterior(
+        jax.nn.log_softmax(balanced.species_logits), noisy.species, t, t * 0, SCHEDULE
+    )
+    wanted = (1 - share) * enumerated(probs) + share * probs
+    np.testing.assert_allclose(np.exp(posterior[0]), wanted, rtol=1e-3, atol=1e-6)
+
+
+def test_the_reverse_process_ends_with_balanced_crystals():
+    probs = random_probs(5, 4)
+    denoise = charges.balanced(undecided(np.log(probs).astype(np.float32)), KNOWN, SCHEDULE)
+    mask = jnp.ones((256, 4), bool)
+    keys = jax.random.split(jax.random.key(0), 256)
+    times = jnp.asarray(sampling_times(50, 50))
+    run = jax.jit(
+        lambda k: reverse_process(denoise, k, mask, len(VOCABULARY), times, 1e-6, SCHEDULE)
+    )
+    kinds = np.asarray(run(keys).species).tolist()
+
+    assert probability_of_neutral(probs) < 0.3
+    assert np.mean([share_neutral(tuple(four)) > 0 for four in kinds]) > 0.9
+
+
+def test_the_sampler_balances_what_it_is_told_to():
+    network = Denoiser(
+        DenoiserConfig(conditioning="cds", width=16, num_blocks=1, num_heads=2, pair_width=16),
+        num_species=len(VOCABULARY),
+    )
+    mask = jnp.ones((64, 4), bool)
+    condition = Condition(values=jnp.zeros((64, 1)), present=jnp.ones((64, 1), bool))
+    init = Crystals(
+        lattice=jnp.ones((64, 3, 3)),
+        frac_coords=jnp.zeros((64, 4, 3)),
+        species=jnp.zeros((64, 4), jnp.int32),
+        mask=mask,
+    )
+    params = network.init(jax.random.key(1), init, jnp.ones(64, jnp.int32), condition)["params"]
+    sample = make_sampler(
+        network,
+        NoiseConfig(num_steps=50),
+        50,
+        use_guidance=False,
+        mesh=devices.data_mesh(),
+        use_corrector=False,
+        balanced_species=VOCABULARY,
+    )
+    everything = jnp.ones(len(VOCABULARY), bool)
+    keys = jax.random.split(jax.random.key(2), 64)
+    kinds = np.asarray(sample(params, keys, mask, condition, 0.0, 1e-6, everything).species)
+
+    # A network that has learnt nothing gives species of about equal frequency.
+    any_four = itertools.product(range(len(VOCABULARY)), repeat=4)
+    assert np.mean([share_neutral(four) > 0 for four in any_four]) < 0.5
+    assert np.mean([share_neutral(tuple(four)) > 0 for four in kinds.tolist()]) > 0.9
