@@ -74,7 +74,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_sampling_flags(flags: Parser) -> None:
-    """Flags of the programs that sample on the way to something else: solver, seed, batch_size."""
+    """Flags of the programs that sample on the way to something else."""
     flags.add_argument(
         "--solver", choices=SOLVERS, default=ANCESTRAL, help="as in sample (default: %(default)s)"
     )
@@ -82,6 +82,7 @@ def add_sampling_flags(flags: Parser) -> None:
     flags.add_argument(
         "--batch_size", type=int, default=100, help="computed at once (default: %(default)s)"
     )
+    flags.add_argument("--charge_balance", action="store_true", help="as in sample")
 
 
 def check_output(path: Path) -> None:

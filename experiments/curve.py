@@ -8,6 +8,7 @@ picture, which keeps those of checkpoints that the run has removed since: called
 beside a training, the command collects the whole curve.
 """
 
+import dataclasses
 import functools
 import json
 import math
@@ -76,7 +77,8 @@ def main() -> None:
     last = api.load(flags.workdir)
     spec = judged_dataset(last.trained, str(flags.workdir))
     low = training_of(last.trained.statistics, spec).ends[0]
-    asked = {name: getattr(flags, name) for name in ("guidance", "num", "seed", "solver")}
+    names = ("guidance", "num", "seed", "solver", "charge_balance")
+    asked = {name: getattr(flags, name) for name in names}
     plan(last.trained, last.name, {spec.property_name: (low, low)}, **asked)
     record = flags.out.with_suffix(".json")
     if record == flags.out:
@@ -111,7 +113,11 @@ def main() -> None:
         text = json.dumps({"measurements": points}, indent=1, allow_nan=False)
         cli.write_output(record, f"{text}\n")
     asked["target"] = low
-    shown = [point for point in points if asked.items() <= point["request"].items()]
+    shown = [
+        point
+        for point in points
+        if asked.items() <= dataclasses.asdict(Request(**point["request"])).items()
+    ]
     if not shown:
         raise UserError(f"--workdir={flags.workdir} holds no checkpoint that can be judged")
     shown.sort(key=lambda point: point["step"])

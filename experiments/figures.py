@@ -173,6 +173,7 @@ def main() -> None:
         weights=weights,
         solver=flags.solver,
         seed=flags.seed,
+        charge_balance=flags.charge_balance,
     )
     lowest = {spec.property_name: (training.ends[0], training.ends[0])}
     asked = {name: getattr(flags, name) for name in ("num", "seed", "solver")}
@@ -204,6 +205,7 @@ def main() -> None:
         )
         keep()
         about = f"{Path(flags.model).name}, {flags.solver.replace('_', '-')} solver"
+        about += ", balanced charges" if flags.charge_balance else ""
         for name, png in draw(requests, done, training, spec, about).items():
             cli.write_output(flags.out / name, png)
             print(f"picture: {flags.out / name}")

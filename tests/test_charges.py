@@ -164,7 +164,9 @@ def test_the_sampler_balances_what_it_is_told_to():
         species=jnp.zeros((64, 4), jnp.int32),
         mask=mask,
     )
-    params = network.init(jax.random.key(1), init, jnp.ones(64, jnp.int32), condition)["params"]
+    params = jax.jit(network.init)(jax.random.key(1), init, jnp.ones(64, jnp.int32), condition)[
+        "params"
+    ]
     sample = make_sampler(
         network,
         NoiseConfig(num_steps=50),

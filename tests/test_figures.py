@@ -141,8 +141,10 @@ def test_the_command_measures_draws_and_repeats_nothing(tmp_path, monkeypatch, c
     out = tmp_path / "figures"
     arguments = ["--model=perov5_cds", f"--out={out}", "--num=2", "--targets=2", "--guidance=0"]
     calls = []
+    balances = []
 
     def sample(self: api.Model, num: int, target: dict[str, float], **asked: Any) -> Any:
+        balances.append(asked["charge_balance"])
         calls.append((num, target["heat_ref"], asked["guidance"], asked["seed"]))
         if len(calls) == 3:
             raise KeyboardInterrupt
@@ -178,6 +180,15 @@ def test_the_command_measures_draws_and_repeats_nothing(tmp_path, monkeypatch, c
     assert " left" in said
     run(monkeypatch, *arguments)
     assert len(calls) == 6
+    # Records of before there was a choice count as without it.
+    for each in content["measurements"]:
+        assert each["request"].pop("charge_balance") is False
+    (out / "figures.json").write_text(json.dumps(content))
+    run(monkeypatch, *arguments)
+    assert len(calls) == 6
+    run(monkeypatch, *arguments, "--charge_balance")
+    assert len(calls) == 6 + 5
+    assert balances == [False] * 6 + [True] * 5
 
 
 @pytest.mark.parametrize(

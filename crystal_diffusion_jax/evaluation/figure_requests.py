@@ -69,6 +69,7 @@ def figure_requests(
     weights: Sequence[float],
     solver: Solver,
     seed: int,
+    charge_balance: bool = False,
 ) -> FigureRequests:
     """The requests of one model.
 
@@ -80,10 +81,13 @@ def figure_requests(
       weights: of guidance.
       solver: of the predictor.
       seed: of all noise.
+      charge_balance: of the species.
     """
 
     def ask(target: float, guidance: float = 0.0, count: int = num, offset: int = 0) -> Request:
-        return Request(weights_sha256, target, guidance, count, seed + offset, solver)
+        return Request(
+            weights_sha256, target, guidance, count, seed + offset, solver, charge_balance
+        )
 
     low, high = training.ends
     if training.quantiles is None:

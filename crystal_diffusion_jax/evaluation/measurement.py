@@ -43,6 +43,7 @@ class Request:
       num: crystals.
       seed: of all randomness.
       solver: of the predictor; the number of steps and the corrector are its defaults.
+      charge_balance: of the species; records from before there was a choice lack it.
     """
 
     weights_sha256: str
@@ -51,6 +52,7 @@ class Request:
     num: int
     seed: int
     solver: Solver
+    charge_balance: bool = False
 
 
 def judged_dataset(trained: TrainedModel, name: str) -> DatasetSpec:
@@ -101,6 +103,7 @@ def measure(
         guidance=request.guidance,
         seed=request.seed,
         solver=request.solver,
+        charge_balance=request.charge_balance,
         batch_size=batch_size,
         say=say,
     )
@@ -166,8 +169,7 @@ def values_of(measurement: Measurement) -> np.ndarray:
 
 def find(measurements: Sequence[Measurement], request: Request) -> Measurement | None:
     """What was measured for a request, None if nothing was."""
-    wanted = dataclasses.asdict(request)
-    return next((each for each in measurements if each["request"] == wanted), None)
+    return next((each for each in measurements if Request(**each["request"]) == request), None)
 
 
 def read_measurements(path: Path) -> list[Measurement]:
