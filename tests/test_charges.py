@@ -15,6 +15,7 @@ from crystal_diffusion_jax.diffusion.schedules import NoiseConfig, noise_schedul
 from crystal_diffusion_jax.models.denoiser import Denoiser, DenoiserConfig
 from crystal_diffusion_jax.models.embeddings import Condition
 from crystal_diffusion_jax.sampling import charges
+from crystal_diffusion_jax.sampling.guidance import restrict_species
 from crystal_diffusion_jax.sampling.sampler import make_sampler
 from tests.reverse_process import reverse_process
 
@@ -138,7 +139,11 @@ def test_the_distribution_of_noisy_species_counts_what_they_are():
 
 def test_the_reverse_process_ends_with_balanced_crystals():
     probs = random_probs(5, 4)
-    denoise = charges.balanced(undecided(np.log(probs).astype(np.float32)), KNOWN, SCHEDULE)
+    free = undecided(np.log(probs).astype(np.float32))
+    without_yttrium = np.array(VOCABULARY) != 39
+    denoise = charges.balanced(
+        restrict_species(free, jnp.asarray(without_yttrium)), KNOWN, SCHEDULE
+    )
     mask = jnp.ones((256, 4), bool)
     keys = jax.random.split(jax.random.key(0), 256)
     times = jnp.asarray(sampling_times(50, 50))
@@ -147,7 +152,9 @@ def test_the_reverse_process_ends_with_balanced_crystals():
     )
     kinds = np.asarray(run(keys).species).tolist()
 
-    assert probability_of_neutral(probs) < 0.3
+    probs *= without_yttrium
+    assert probability_of_neutral(probs / probs.sum(axis=1, keepdims=True)) < 0.3
+    assert without_yttrium[np.unique(kinds)].all()
     assert np.mean([share_neutral(tuple(four)) > 0 for four in kinds]) > 0.9
 
 
