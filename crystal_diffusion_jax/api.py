@@ -113,7 +113,7 @@ class Model:
             by default the model's, 0 in second order.
           elements: only these, as "Ba,Ti,O".
           num_atoms: in every crystal; by default drawn as in the data.
-          charge_balance: species that can be neutral together, or metals alone.
+          charge_balance: draw species whose oxidation states can add up to zero.
           batch_size: most crystals at once.
           say: takes lines of progress, by default stderr.
 

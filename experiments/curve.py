@@ -123,6 +123,7 @@ def main() -> None:
     shown.sort(key=lambda point: point["step"])
     validation = [(minutes[step], loss) for step, loss in losses.items() if step in minutes]
     title = f"{flags.workdir.resolve().name}: asked for the minimum, guidance {flags.guidance:g}"
+    title += ", balanced charges" if flags.charge_balance else ""
     figure = plots.learning_curve([p["minutes"] for p in shown], shown, validation, title)
     cli.write_output(flags.out, plots.save(figure))
     print(f"picture: {flags.out}\nnumbers in {record}")

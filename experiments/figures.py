@@ -176,7 +176,7 @@ def main() -> None:
         charge_balance=flags.charge_balance,
     )
     lowest = {spec.property_name: (training.ends[0], training.ends[0])}
-    asked = {name: getattr(flags, name) for name in ("num", "seed", "solver")}
+    asked = {name: getattr(flags, name) for name in ("num", "seed", "solver", "charge_balance")}
     plan(model.trained, flags.model, lowest, guidance=max(weights, key=abs), **asked)
     record = flags.out / RECORD
     cli.check_output(record)

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 import jax
 
 from crystal_diffusion_jax import __version__, model_folder
+from crystal_diffusion_jax.data.limits import MAX_RECORD_BYTES, read_json
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation import table1_file
 from crystal_diffusion_jax.evaluation.table1 import (
@@ -33,7 +34,9 @@ from crystal_diffusion_jax.evaluation.table1 import (
     markdown,
     spreads,
 )
+from crystal_diffusion_jax.model_folder import TrainedModel
 from crystal_diffusion_jax.sampling.plan import MAX_RELAXATION_STEPS
+from crystal_diffusion_jax.sampling.record import RECORD
 from experiments import cli
 
 _Number = TypeVar("_Number", int, float)
@@ -114,11 +117,19 @@ def _numbers(flag: str, text: str, kind: type[_Number]) -> list[_Number]:
     return numbers
 
 
-def measure(row: Row, seed: int, num: int, work: Path) -> dict[str, Any]:
-    """Scores of one row and seed; made unless they are there."""
+def measure(row: Row, weights_sha256: str, seed: int, num: int, work: Path) -> dict[str, Any]:
+    """Scores of one row and seed; made unless they are there.
+
+    Raises:
+      UserError: the folder holds crystals of other weights, or another number of them.
+    """
     special = "".join(flag.replace("--", "_").replace("=", "") for flag in row.flags)
     out = work / f"{Path(row.model).name}_guidance{row.guidance:g}{special}_seed{seed}"
     scores = out / "metrics.json"
+    if scores.exists() and _made_by(out) != weights_sha256:
+        raise UserError(
+            f"{out} holds crystals of other weights than those of {row.model}: use another --work"
+        )
     if not scores.exists():
         start = time.monotonic()
         _run("sample", f"--model={row.model}", "--target=min", f"--guidance={row.guidance:g}",
@@ -134,6 +145,15 @@ def measure(row: Row, seed: int, num: int, work: Path) -> dict[str, Any]:
     return content
 
 
+def _made_by(samples: Path) -> str | None:
+    """Hash of the weights that made the crystals, None if it is not recorded."""
+    try:
+        record = read_json(samples / RECORD, MAX_RECORD_BYTES)
+        return str(record["settings"]["model_sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def _run(program: str, *arguments: str) -> None:
     command = ["python", "-m", f"experiments.{program}", *arguments]
     print(" ".join(command), flush=True)
@@ -142,16 +162,57 @@ def _run(program: str, *arguments: str) -> None:
         raise UserError(f"experiments.{program} ended with status {done.returncode}, see above")
 
 
-def about(models: Sequence[str]) -> str:
+def about(table: Sequence[Measured]) -> str:
     """On how many crystals the models of one data set were trained, and how they sample."""
-    loaded = {name: model_folder.load(name) for name in models}
-    # The model's own: the data set at hand may be another split of the same crystals.
-    sizes = {sum(n for _, n in model.statistics.num_atoms_histogram) for model in loaded.values()}
-    text = f"Our models are trained on {' or '.join(f'{n:,}' for n in sorted(sizes))} crystals."
-    for name, model in loaded.items():
-        if number := model.config.sampling.relaxation_steps:
+    sizes = sorted({each.trained_on for each in table})
+    text = f"Our models are trained on {' or '.join(f'{n:,}' for n in sizes)} crystals."
+    for name, number in {each.row.model: each.relaxation_steps for each in table}.items():
+        if number:
             text += f" `{name}` relaxes with {number} steps where its row has no other number."
     return text
+
+
+def page(measured: Sequence[Measured]) -> str:
+    """The whole page, in Markdown."""
+    text = HEAD
+    for dataset in PUBLISHED:
+        if table := [each for each in measured if each.row.dataset == dataset]:
+            text += f"## {dataset}\n\n{about(table)}\n\n{markdown(dataset, table)}\n\n"
+    made_with = "; ".join(dict.fromkeys(each.made_with for each in measured))
+    return text + f"Made by `python -m experiments.table1` on {made_with}.\n"
+
+
+def missing_rows(
+    asked: Sequence[Row], num: int, seeds: int, measured: Sequence[Measured], rows_file: Path
+) -> list[tuple[Row, TrainedModel]]:
+    """The rows that are still to be measured, and their models.
+
+    Args:
+      asked: rows.
+      num: crystals for each seed.
+      seeds: how many.
+      measured: what the file holds.
+      rows_file: the file.
+
+    Raises:
+      UserError: a model is not there, or the file's row of the same weights has more crystals.
+    """
+    former = {each.row: each for each in measured}
+    missing = []
+    for row in asked:
+        model, there = model_folder.load(row.model), former.get(row)
+        if there is None or there.weights_sha256 != model.weights_sha256:
+            missing.append((row, model))
+        elif (there.num, there.seeds) == (num, seeds):
+            print(f"{row.title} is in {rows_file}")
+        elif there.num * there.seeds > num * seeds:
+            raise UserError(
+                f"{rows_file} holds {row.title} with {there.seeds} x {there.num} crystals, and "
+                f"{seeds} x {num} would replace them: name another --out"
+            )
+        else:
+            missing.append((row, model))
+    return missing
 
 
 def main() -> None:
@@ -160,36 +221,39 @@ def main() -> None:
     for name in ("num", "seeds"):
         if getattr(flags, name) < 1:
             raise UserError(f"--{name}={getattr(flags, name)} must be at least 1")
-    cli.check_output(flags.out)
     rows_file = flags.out.with_suffix(".json")
+    if rows_file == flags.out:
+        raise UserError(f"--out={flags.out} is the name of the rows' file: end it in .md")
+    for path in (flags.out, rows_file):
+        cli.check_output(path)
+    asked = rows(flags.models, flags.guidance, flags.relaxation_steps, flags.charge_balance)
     measured = table1_file.read(rows_file)
-    for row in rows(flags.models, flags.guidance, flags.relaxation_steps, flags.charge_balance):
-        if any((row, flags.num, flags.seeds) == (m.row, m.num, m.seeds) for m in measured):
-            print(f"{row.title} is in {rows_file}")
-            continue
-        scores = [measure(row, seed, flags.num, flags.work) for seed in range(flags.seeds)]
-        made_with = (
-            f"{os.cpu_count()} cores ({platform.machine()}), crystal_diffusion_jax {__version__}, "
-            f"jax {jax.__version__}"
+    made_with = (
+        f"{os.cpu_count()} cores ({platform.machine()}), crystal_diffusion_jax {__version__}, "
+        f"jax {jax.__version__}"
+    )
+    for row, model in missing_rows(asked, flags.num, flags.seeds, measured, rows_file):
+        scores = [
+            measure(row, model.weights_sha256, seed, flags.num, flags.work)
+            for seed in range(flags.seeds)
+        ]
+        new = Measured(
+            row=row,
+            num=flags.num,
+            seeds=flags.seeds,
+            date=datetime.date.today().isoformat(),
+            made_with=made_with,
+            weights_sha256=model.weights_sha256,
+            # The model's own: the data set at hand may be another split of the same crystals.
+            trained_on=sum(n for _, n in model.statistics.num_atoms_histogram),
+            relaxation_steps=model.config.sampling.relaxation_steps,
+            columns=spreads(scores),
         )
-        today = datetime.date.today().isoformat()
-        new = Measured(row, flags.num, flags.seeds, today, made_with, spreads(scores))
-        measured = table1_file.merged(measured, [new])
+        # Read again, because another command may have added rows in the meantime.
+        measured = table1_file.merged(table1_file.read(rows_file), [new])
         cli.write_output(rows_file, table1_file.to_text(measured))
-        cli.write_output(flags.out, page(measured))
     cli.write_output(flags.out, page(measured))
     print(f"table in {flags.out}")
-
-
-def page(measured: Sequence[Measured]) -> str:
-    """The whole page, in Markdown."""
-    text = HEAD
-    for dataset in PUBLISHED:
-        if table := [each for each in measured if each.row.dataset == dataset]:
-            models = list(dict.fromkeys(each.row.model for each in table))
-            text += f"## {dataset}\n\n{about(models)}\n\n{markdown(dataset, table)}\n\n"
-    made_with = "; ".join(dict.fromkeys(each.made_with for each in measured))
-    return text + f"Made by `python -m experiments.table1` on {made_with}.\n"
 
 
 if __name__ == "__main__":

@@ -1,22 +1,25 @@
 """sampling/charges.py against the enumeration of every combination of species and charges."""
 
 import itertools
+import json
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from crystal_diffusion_jax import devices
+import crystal_diffusion_jax as cdj
+from crystal_diffusion_jax import model_folder
 from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.diffusion import species
 from crystal_diffusion_jax.diffusion.joint import Denoise, Prediction
 from crystal_diffusion_jax.diffusion.schedules import NoiseConfig, noise_schedule, sampling_times
-from crystal_diffusion_jax.models.denoiser import Denoiser, DenoiserConfig
-from crystal_diffusion_jax.models.embeddings import Condition
+from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.sampling import charges
 from crystal_diffusion_jax.sampling.guidance import restrict_species
-from crystal_diffusion_jax.sampling.sampler import make_sampler
+from crystal_diffusion_jax.sampling.plan import plan
+from experiments import sample
 from tests.reverse_process import reverse_process
 
 # H, O, F, Ar, Fe, Y, Sn
@@ -88,13 +91,32 @@ def test_a_balance_that_is_out_of_reach_changes_nothing():
     np.testing.assert_allclose(factor, 1.0)
 
 
-def test_crystals_of_many_atoms_stay_finite():
-    # Os has a state of 8: the longest sums, in a cell of 64 atoms.
-    states = charges.oxidation_states((6, 8, 76, 109))
-    probs = np.random.default_rng(0).dirichlet(np.full(4, 0.1), (2, 64)).astype(np.float32)
+def convolved(probs: np.ndarray, states: charges.OxidationStates) -> np.ndarray:
+    """P(neutral | species of one atom), [N, K], by convolution of the charges in float64."""
+    of_charge = probs.astype(np.float64) @ states.probs
+    missing = np.zeros_like(of_charge)
+    for atom in range(len(probs)):
+        total = np.array([1.0])
+        for other in np.delete(of_charge, atom, axis=0):
+            total = np.convolve(total, other)
+        lowest = (len(probs) - 1) * states.charges[0]
+        for place, charge in enumerate(states.charges):
+            if 0 <= -charge - lowest < len(total):
+                missing[atom, place] = total[-charge - lowest]
+    return missing @ states.probs.T
+
+
+def test_the_charges_of_many_atoms_add_up_as_in_double_precision():
+    # Os has a state of 8: the longest sums, in a cell of 64 atoms; Mt has no known state.
+    states = charges.oxidation_states((6, 8, 11, 76, 109))
+    probs = np.random.default_rng(0).dirichlet(np.full(5, 0.1), (2, 64)).astype(np.float32)
     factor = charges.balance_factor(jnp.asarray(probs), jnp.ones((2, 64), bool), states)
-    assert np.isfinite(factor).all()
-    np.testing.assert_allclose((probs * factor).sum(axis=-1), 1.0, rtol=1e-4)
+    for of_one, found in zip(probs, factor, strict=True):
+        given = convolved(of_one, states)
+        total = (of_one * given).sum(axis=1, keepdims=True)
+        share = charges._UNCONDITIONED
+        wanted = (1 - share) * given / total + share
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=5e-7 / total.min())
 
 
 def undecided(logits: np.ndarray) -> Denoise:
@@ -152,42 +174,78 @@ def test_the_reverse_process_ends_with_balanced_crystals():
     )
     kinds = np.asarray(run(keys).species).tolist()
 
-    probs *= without_yttrium
-    assert probability_of_neutral(probs / probs.sum(axis=1, keepdims=True)) < 0.3
     assert without_yttrium[np.unique(kinds)].all()
+    probs *= without_yttrium
+    probs /= probs.sum(axis=1, keepdims=True)
+    can_be_neutral = sum(
+        np.prod([p[kind] for p, kind in zip(probs, four, strict=True)])
+        for four in itertools.product(range(len(VOCABULARY)), repeat=4)
+        if share_neutral(four) > 0
+    )
+    assert can_be_neutral < 0.5
     assert np.mean([share_neutral(tuple(four)) > 0 for four in kinds]) > 0.9
 
 
-def test_the_sampler_balances_what_it_is_told_to():
-    network = Denoiser(
-        DenoiserConfig(conditioning="cds", width=16, num_blocks=1, num_heads=2, pair_width=16),
-        num_species=len(VOCABULARY),
-    )
-    mask = jnp.ones((64, 4), bool)
-    condition = Condition(values=jnp.zeros((64, 1)), present=jnp.ones((64, 1), bool))
-    init = Crystals(
-        lattice=jnp.ones((64, 3, 3)),
-        frac_coords=jnp.zeros((64, 4, 3)),
-        species=jnp.zeros((64, 4), jnp.int32),
-        mask=mask,
-    )
-    params = jax.jit(network.init)(jax.random.key(1), init, jnp.ones(64, jnp.int32), condition)[
-        "params"
-    ]
-    sample = make_sampler(
-        network,
-        NoiseConfig(num_steps=50),
-        50,
-        use_guidance=False,
-        mesh=devices.data_mesh(),
-        use_corrector=False,
-        balanced_species=VOCABULARY,
-    )
-    everything = jnp.ones(len(VOCABULARY), bool)
-    keys = jax.random.split(jax.random.key(2), 64)
-    kinds = np.asarray(sample(params, keys, mask, condition, 0.0, 1e-6, everything).species)
+@pytest.mark.parametrize(
+    ("vocabulary", "allowed", "wanted"),
+    [
+        ((8, 26), (True, True), True),
+        ((8, 26, 28), (False, True, True), False),  # Fe and Ni: all positive
+        ((8, 9), (True, True), False),
+        ((8, 18), (True, True), True),  # argon alone is neutral
+        ((50,), (True,), True),  # tin: -4 and +4
+        ((26,), (True,), False),
+    ],
+)
+def test_a_balance_needs_charges_of_both_signs(vocabulary, allowed, wanted):
+    assert charges.can_balance(vocabulary, allowed) is wanted
 
-    # A network that has learnt nothing gives species of about equal frequency.
-    any_four = itertools.product(range(len(VOCABULARY)), repeat=4)
-    assert np.mean([share_neutral(four) > 0 for four in any_four]) < 0.5
-    assert np.mean([share_neutral(tuple(four)) > 0 for four in kinds.tolist()]) > 0.9
+
+def test_what_cannot_balance_is_warned_of():
+    model = model_folder.load("mp20_cds_plus")
+    iron = [("Fe", 26), ("Ni", 28)]
+    (warning,) = plan(model, "m", {}, num=1, elements=iron, charge_balance=True).warnings
+    assert warning.startswith("--charge_balance has no effect")
+    assert not plan(model, "m", {}, num=1, elements=[*iron, ("O", 8)], charge_balance=True).warnings
+    assert not plan(model, "m", {}, num=1, elements=iron).warnings
+
+
+def test_a_request_for_balance_reaches_the_crystals():
+    model = cdj.load("mp20_cds_plus")
+    crystals = model.sample(
+        24,
+        "min",
+        num_atoms=4,
+        solver="second_order",
+        num_steps=20,
+        charge_balance=True,
+        say=lambda line: None,
+    )
+    states = charges.oxidation_states(tuple(range(1, 119)))
+    neutral = 0
+    for structure in crystals:
+        kinds = [states.charges[states.probs[site.specie.Z - 1] > 0] for site in structure]
+        neutral += any(sum(choice) == 0 for choice in itertools.product(*kinds))
+    assert crystals.settings.charge_balance
+    assert neutral >= len(crystals) - 1
+
+
+def test_a_folder_remembers_whether_charges_were_balanced(tmp_path, monkeypatch):
+    monkeypatch.setattr(sample, "generate", lambda *_, **__: None)
+
+    def run(*flags: str) -> None:
+        arguments = ["--model=perov5_cds", "--num=1", f"--out={tmp_path / 'new'}", *flags]
+        monkeypatch.setattr(sys, "argv", ["sample", *arguments])
+        sample.main()
+
+    run("--charge_balance")
+    record = json.loads((tmp_path / "new" / "samples.json").read_text())
+    assert record["settings"]["charge_balance"] is True
+    with pytest.raises(UserError, match=r"charge_balance \(there true, now false\)"):
+        run()
+    del record["settings"]["charge_balance"]  # as before there was a choice
+    (tmp_path / "new" / "samples.json").write_text(json.dumps(record))
+    (tmp_path / "new" / "unfinished.jsonl").unlink()  # it has the request, too
+    run()
+    with pytest.raises(UserError, match=r"charge_balance \(there false, now true\)"):
+        run("--charge_balance")

@@ -87,7 +87,7 @@ def test_saving_states_changes_no_bit_of_the_crystals(
             solver,
             use_corrector,
             relaxation_steps,
-            process,
+            process=process,
         )
         mask = jnp.broadcast_to(jnp.arange(4) < 3, (2, 4))
         allowed = jnp.ones(NUM_SPECIES, bool)

@@ -113,6 +113,9 @@ class Measured:
       seeds: 0 .. seeds - 1.
       date: of the measurement, as 2026-11-23.
       made_with: machine and versions.
+      weights_sha256: of the model.
+      trained_on: crystals.
+      relaxation_steps: the model's default.
       columns: see `spreads`.
     """
 
@@ -121,6 +124,9 @@ class Measured:
     seeds: int
     date: str
     made_with: str
+    weights_sha256: str
+    trained_on: int
+    relaxation_steps: int
     columns: Mapping[str, Spread]
 
 

@@ -2,12 +2,38 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from crystal_diffusion_jax.data.limits import MAX_DESCRIPTION_BYTES, read_json
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.evaluation.table1 import PAGE, RATES, Measured, Row, Spread
+from crystal_diffusion_jax.evaluation.table1 import (
+    PAGE,
+    PUBLISHED,
+    RATES,
+    Measured,
+    Row,
+    Spread,
+)
+
+_ROW_TYPES: Mapping[str, type | tuple[type, ...]] = {
+    "model": str,
+    "dataset": str,
+    "guidance": (int, float),
+    "relaxation_steps": (int, type(None)),
+    "charge_balance": bool,
+}
+_TYPES: Mapping[str, type] = {
+    "num": int,
+    "seeds": int,
+    "date": str,
+    "made_with": str,
+    "weights_sha256": str,
+    "trained_on": int,
+    "relaxation_steps": int,
+}
 
 
 def read(path: Path) -> list[Measured]:
@@ -19,10 +45,10 @@ def read(path: Path) -> list[Measured]:
     if not path.exists():
         return []
     try:
-        entries = json.loads(path.read_text())
+        entries = read_json(path, MAX_DESCRIPTION_BYTES)
         if not isinstance(entries, list):
             raise ValueError("it is not a list")
-        return [_measured(**entry) for entry in entries]
+        return [_measured(entry) for entry in entries]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"{path} should hold the measured rows of the page beside it, but cannot be read "
@@ -31,20 +57,19 @@ def read(path: Path) -> list[Measured]:
 
 
 def to_text(measured: Sequence[Measured]) -> str:
-    """What `read` understands, a row on each line."""
+    """What `read` understands, a row on each line; a rate that is not defined is null."""
     entries = []
     for each in measured:
         columns = {
-            name: [round(value, 6) for value in dataclasses.astuple(spread)]
+            name: [
+                None if math.isnan(value) else round(value, 6)
+                for value in dataclasses.astuple(spread)
+            ]
             for name, spread in each.columns.items()
         }
-        entries.append(json.dumps(dataclasses.asdict(each) | {"columns": columns}))
+        content = dataclasses.asdict(each) | {"columns": columns}
+        entries.append(json.dumps(content, allow_nan=False))
     return "[\n" + ",\n".join(entries) + "\n]\n"
-
-
-def _measured(row: dict[str, Any], columns: dict[str, list[float]], **others: Any) -> Measured:
-    spreads = {name: Spread(*columns[name]) for name in RATES}
-    return Measured(row=Row(**row), columns=spreads, **others)
 
 
 def merged(former: Sequence[Measured], new: Sequence[Measured]) -> list[Measured]:
@@ -55,3 +80,26 @@ def merged(former: Sequence[Measured], new: Sequence[Measured]) -> list[Measured
     rows = {each.row: each for each in [*former, *new]}
     order = [row for row in PAGE if row in rows] + [row for row in rows if row not in PAGE]
     return [rows[row] for row in order]
+
+
+def _measured(entry: dict[str, Any]) -> Measured:
+    row = {name: _typed(entry["row"], name, kind) for name, kind in _ROW_TYPES.items()}
+    if row["dataset"] not in PUBLISHED:
+        raise ValueError(f"no data set {row['dataset']!r}")
+    return Measured(
+        row=Row(**row),
+        columns={name: _spread(entry["columns"][name]) for name in RATES},
+        **{name: _typed(entry, name, kind) for name, kind in _TYPES.items()},
+    )
+
+
+def _typed(entry: dict[str, Any], name: str, kind: type | tuple[type, ...]) -> Any:
+    value = entry[name]
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} is {value!r:.40}")
+    return value
+
+
+def _spread(values: list[float | None]) -> Spread:
+    mean, low, high = (math.nan if value is None else float(value) for value in values)
+    return Spread(mean, low, high)

@@ -12,6 +12,7 @@ enumerated.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -25,6 +26,8 @@ from crystal_diffusion_jax.diffusion import species
 from crystal_diffusion_jax.diffusion.joint import Denoise, Prediction
 from crystal_diffusion_jax.diffusion.schedules import NoiseSchedule
 
+# Probabilities down to 1e-6 are told apart, which the shorter floats of accelerators cannot.
+_matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 # Weight of the unconditioned distribution in the mixture, so that no species is ever ruled out.
 _UNCONDITIONED = 1e-3
 # A neutral crystal less likely than this is beyond float32: then nothing is conditioned on it.
@@ -54,6 +57,18 @@ def oxidation_states(vocabulary: Sequence[int]) -> OxidationStates:
     charges = np.arange(min(map(min, known)), max(map(max, known)) + 1)
     probs = [np.isin(charges, of_one) / len(of_one) for of_one in known]
     return OxidationStates(charges, np.array(probs, np.float32))
+
+
+def can_balance(vocabulary: Sequence[int], allowed: Sequence[bool]) -> bool:
+    """Whether oxidation states of the allowed species can add up to zero in a cell of some size.
+
+    Args:
+      vocabulary: [K] atomic numbers.
+      allowed: [K] species that may appear.
+    """
+    states = oxidation_states([z for z, may in zip(vocabulary, allowed, strict=True) if may])
+    signs = set(np.sign(states.charges[states.probs.any(axis=0)]).tolist())
+    return 0 in signs or len(signs) == 2
 
 
 def balanced(denoise: Denoise, states: OxidationStates, schedule: NoiseSchedule) -> Denoise:
@@ -103,13 +118,14 @@ def _neutral(probs: Array, mask: Array, states: OxidationStates) -> Array:
     reach = mask.shape[1] * int(np.abs(states.charges).max())
     angles = np.outer(states.charges, 2 * np.pi * np.arange(reach + 1) / (2 * reach + 1))
     cos, sin = (np.asarray(of(angles), np.float32) for of in (np.cos, np.sin))
-    of_charge = probs @ states.probs  # [B, N, Q]
-    waves = jax.lax.complex(of_charge @ cos, of_charge @ sin)
+    of_charge = _matmul(probs, states.probs)  # [B, N, Q]
+    waves = jax.lax.complex(_matmul(of_charge, cos), _matmul(of_charge, sin))
     others = _product_of_others(jnp.where(mask[..., None], waves, 1.0))
     weights = np.where(np.arange(reach + 1) == 0, 1.0, 2.0).astype(np.float32) / (2 * reach + 1)
     # P(the others' charges add up to -q) = mean over phases of others * exp(i q angle).
-    missing = jnp.real(others) @ (weights * cos).T - jnp.imag(others) @ (weights * sin).T
-    return jnp.maximum(missing @ states.probs.T, 0.0)
+    missing = _matmul(jnp.real(others), (weights * cos).T)
+    missing -= _matmul(jnp.imag(others), (weights * sin).T)
+    return jnp.maximum(_matmul(missing, states.probs.T), 0.0)
 
 
 def _product_of_others(factors: Array) -> Array:

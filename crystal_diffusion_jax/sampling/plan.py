@@ -9,6 +9,7 @@ import numpy as np
 from crystal_diffusion_jax.data.limits import MAX_CRYSTALS
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.model_folder import TrainedModel
+from crystal_diffusion_jax.sampling import charges
 from crystal_diffusion_jax.sampling.request import (
     Target,
     allowed_species,
@@ -147,7 +148,14 @@ def plan(
         relaxation_steps=relaxation_steps,
         charge_balance=charge_balance,
     )
-    return Plan(settings, allowed, sizes, outside_training_range(target, model.statistics))
+    warnings = outside_training_range(target, model.statistics)
+    if charge_balance and not charges.can_balance(model.statistics.vocabulary, allowed.tolist()):
+        warnings = [
+            *warnings,
+            "--charge_balance has no effect: common oxidation states of the elements that may "
+            "appear never add up to zero",
+        ]
+    return Plan(settings, allowed, sizes, warnings)
 
 
 def require_between(flag: str, value: float, low: float, high: float) -> None:
