@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from crystal_diffusion_jax.model_folder import TrainedModel
-from crystal_diffusion_jax.sampling.generate import generate
+from crystal_diffusion_jax.sampling.generate import _batches, generate
 from crystal_diffusion_jax.sampling.record import SampleFolder
 from crystal_diffusion_jax.sampling.settings import SampleSettings
 from tests import smoke_run
@@ -85,6 +85,18 @@ def test_a_finished_request_is_not_sampled_again(model, tmp_path):
         raise AssertionError("sampled again")
 
     assert run(model, tmp_path / "out", settings(2), batch_size=2, say=fail) == first
+
+
+def test_batches_are_as_even_as_the_batch_size_allows():
+    num_atoms = np.full(263, 5)
+    batches = list(_batches(np.arange(263), num_atoms, 200))
+    assert [(len(rows), size, shape) for rows, size, shape in batches] == [
+        (132, 5, 132),
+        (131, 5, 132),
+    ]
+    # What is left of a request is computed in the same shape.
+    ((rows, _, shape),) = _batches(np.arange(10, 20), num_atoms, 200)
+    assert (rows.tolist(), shape) == (list(range(10, 20)), 132)
 
 
 def test_the_batch_size_does_not_change_the_crystals(model, tmp_path):

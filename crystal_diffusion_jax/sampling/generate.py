@@ -1,5 +1,6 @@
 """Generates the crystals of one request, batch by batch."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -164,6 +165,8 @@ def _batches(
     bucket = np.searchsorted(sizes, num_atoms)
     for index, size in enumerate(sizes):
         rows = remaining[bucket[remaining] == index]
-        shape = min(batch_size, int(np.sum(bucket == index)))
+        # As even as they can be: what a last small batch is filled up with would be thrown away.
+        count = int(np.sum(bucket == index))
+        shape = math.ceil(count / math.ceil(count / batch_size))
         for start in range(0, len(rows), shape):
             yield rows[start : start + shape], size, shape
