@@ -167,6 +167,12 @@ def parse_elements(
     return found
 
 
+def common_oxidation_states(atomic_numbers: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """Those of each element by pymatgen; 0 for an element without any."""
+    elements = [Element.from_Z(number) for number in atomic_numbers]
+    return tuple(tuple(element.common_oxidation_states) or (0,) for element in elements)
+
+
 def minimum_distance(structure: Structure) -> float:
     """Smallest distance of two different atoms in the periodic crystal, in Angstrom.
 

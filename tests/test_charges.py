@@ -19,12 +19,13 @@ from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.sampling import charges
 from crystal_diffusion_jax.sampling.guidance import restrict_species
 from crystal_diffusion_jax.sampling.plan import plan
+from crystal_diffusion_jax.structures import common_oxidation_states
 from experiments import sample
 from tests.reverse_process import reverse_process
 
 # H, O, F, Ar, Fe, Y, Sn
 VOCABULARY = (1, 8, 9, 18, 26, 39, 50)
-KNOWN = charges.oxidation_states(VOCABULARY)
+KNOWN = charges.oxidation_states(common_oxidation_states(VOCABULARY))
 STATES = [(-1, 1), (-2,), (-1,), (0,), (2, 3), (3,), (-4, 2, 4)]
 SCHEDULE = noise_schedule(NoiseConfig(num_steps=50))
 
@@ -108,7 +109,7 @@ def convolved(probs: np.ndarray, states: charges.OxidationStates) -> np.ndarray:
 
 def test_the_charges_of_many_atoms_add_up_as_in_double_precision():
     # Os has a state of 8: the longest sums, in a cell of 64 atoms; Mt has no known state.
-    states = charges.oxidation_states((6, 8, 11, 76, 109))
+    states = charges.oxidation_states(common_oxidation_states((6, 8, 11, 76, 109)))
     probs = np.random.default_rng(0).dirichlet(np.full(5, 0.1), (2, 64)).astype(np.float32)
     factor = charges.balance_factor(jnp.asarray(probs), jnp.ones((2, 64), bool), states)
     for of_one, found in zip(probs, factor, strict=True):
@@ -198,7 +199,7 @@ def test_the_reverse_process_ends_with_balanced_crystals():
     ],
 )
 def test_a_balance_needs_charges_of_both_signs(vocabulary, allowed, wanted):
-    assert charges.can_balance(vocabulary, allowed) is wanted
+    assert charges.can_balance(common_oxidation_states(vocabulary), allowed) is wanted
 
 
 def test_what_cannot_balance_is_warned_of():
@@ -221,10 +222,10 @@ def test_a_request_for_balance_reaches_the_crystals():
         charge_balance=True,
         say=lambda line: None,
     )
-    states = charges.oxidation_states(tuple(range(1, 119)))
+    states = common_oxidation_states(range(1, 119))
     neutral = 0
     for structure in crystals:
-        kinds = [states.charges[states.probs[site.specie.Z - 1] > 0] for site in structure]
+        kinds = [states[site.specie.Z - 1] for site in structure]
         neutral += any(sum(choice) == 0 for choice in itertools.product(*kinds))
     assert crystals.settings.charge_balance
     assert neutral >= len(crystals) - 1

@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from pymatgen.core import Element
 
 from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.diffusion import species
@@ -47,27 +46,26 @@ class OxidationStates:
     probs: np.ndarray
 
 
-def oxidation_states(vocabulary: Sequence[int]) -> OxidationStates:
-    """The common ones by pymatgen; an element without any is neutral.
+def oxidation_states(known: Sequence[Sequence[int]]) -> OxidationStates:
+    """Equally likely ones.
 
     Args:
-      vocabulary: [K] atomic numbers.
+      known: [K] states of each species, at least one.
     """
-    known = [Element.from_Z(number).common_oxidation_states or (0,) for number in vocabulary]
     charges = np.arange(min(map(min, known)), max(map(max, known)) + 1)
     probs = [np.isin(charges, of_one) / len(of_one) for of_one in known]
     return OxidationStates(charges, np.array(probs, np.float32))
 
 
-def can_balance(vocabulary: Sequence[int], allowed: Sequence[bool]) -> bool:
+def can_balance(known: Sequence[Sequence[int]], allowed: Sequence[bool]) -> bool:
     """Whether oxidation states of the allowed species can add up to zero in a cell of some size.
 
     Args:
-      vocabulary: [K] atomic numbers.
+      known: [K] states of each species.
       allowed: [K] species that may appear.
     """
-    states = oxidation_states([z for z, may in zip(vocabulary, allowed, strict=True) if may])
-    signs = set(np.sign(states.charges[states.probs.any(axis=0)]).tolist())
+    states = [state for of_one, may in zip(known, allowed, strict=True) if may for state in of_one]
+    signs = set(np.sign(states).tolist())
     return 0 in signs or len(signs) == 2
 
 

@@ -20,6 +20,7 @@ from crystal_diffusion_jax.sampling.request import condition_arrays, draw_num_at
 from crystal_diffusion_jax.sampling.sampler import make_sampler
 from crystal_diffusion_jax.sampling.settings import SampleSettings
 from crystal_diffusion_jax.sampling.trajectory import recording, saved_steps
+from crystal_diffusion_jax.structures import common_oxidation_states
 from crystal_diffusion_jax.training.logbook import duration
 
 
@@ -87,7 +88,7 @@ def generate(
         settings.solver,
         settings.use_corrector,
         settings.relaxation_steps,
-        statistics.vocabulary if settings.charge_balance else None,
+        common_oxidation_states(statistics.vocabulary) if settings.charge_balance else None,
         last_state if trajectory is None else recording(trajectory),
     )
     times = sampling_times(model.config.noise.num_steps, settings.num_steps)

@@ -25,6 +25,7 @@ from crystal_diffusion_jax.sampling.settings import (
     SampleSettings,
     Solver,
 )
+from crystal_diffusion_jax.structures import common_oxidation_states
 
 # With so many second-order steps, and a corrector whose step is this share of sigma^2, crystals are
 # as good as those of the whole chain (docs/few_step_sampling.md).
@@ -149,7 +150,8 @@ def plan(
         charge_balance=charge_balance,
     )
     warnings = outside_training_range(target, model.statistics)
-    if charge_balance and not charges.can_balance(model.statistics.vocabulary, allowed.tolist()):
+    known = common_oxidation_states(model.statistics.vocabulary)
+    if charge_balance and not charges.can_balance(known, allowed.tolist()):
         warnings = [
             *warnings,
             "--charge_balance has no effect: common oxidation states of the elements that may "

@@ -68,7 +68,7 @@ def make_sampler(
     solver: Solver = ANCESTRAL,
     use_corrector: bool = True,
     relaxation_steps: int = 0,
-    balanced_species: tuple[int, ...] | None = None,
+    oxidation_states: tuple[tuple[int, ...], ...] | None = None,
     process: Process = last_state,
 ) -> Sampler:
     """The jitted sampler, its batch split over the mesh; it compiles once per shape of `mask`.
@@ -82,8 +82,8 @@ def make_sampler(
       solver: of the predictor, see `settings.SOLVERS`.
       use_corrector: begin each step with a corrector step; without it `gamma` is ignored.
       relaxation_steps: that precede the predictor, see `relaxation.relax`; 0 does without.
-      balanced_species: [K] atomic numbers, for neutral crystals, see `charges`; None
-        leaves them free.
+      oxidation_states: [K] of each species, for neutral crystals, see `charges`; None leaves
+        them free.
       process: what to return of the reverse process; `trajectory.recording` keeps more of it.
 
     Raises:
@@ -92,8 +92,8 @@ def make_sampler(
     schedule = noise_schedule(noise_config)
     times = jnp.asarray(sampling_times(noise_config.num_steps, num_steps))
     states = None
-    if balanced_species is not None:
-        states = charges.oxidation_states(balanced_species)
+    if oxidation_states is not None:
+        states = charges.oxidation_states(oxidation_states)
 
     def sample(
         params: Any,
