@@ -192,6 +192,8 @@ USER = """
 <script>
 window.addEventListener("load", async () => {
   const pause = (ms) => new Promise((done) => setTimeout(done, ms));
+  // A busy machine draws later than the browser's clock says.
+  const until = async (ready) => { for (let i = 0; i < 200 && !ready(); i++) await pause(100); };
   const all = (selector) => [...document.querySelectorAll(selector)];
   const names = () => all("#structures tbody tr").map((row) => row.children[1].textContent);
   const seen = { before: names() };
@@ -201,9 +203,10 @@ window.addEventListener("load", async () => {
   const filter = document.getElementById("filter");
   filter.value = "zr"; filter.dispatchEvent(new Event("input")); seen.filtered = names();
   document.querySelector("#structures tbody tr").click();
+  const viewer = document.getElementById("viewer");
+  await until(() => viewer.querySelector("canvas") && viewer._fullLayout?.scene?._scene);
   await pause(1500);
   seen.shown = document.getElementById("name").textContent;
-  const viewer = document.getElementById("viewer");
   seen.atoms = viewer.data.filter((t) => t.mode === "markers").map((t) => [t.name, t.x.length]);
   seen.canvas = viewer.querySelectorAll("canvas").length > 0;
   const eye = () => Object.values(viewer._fullLayout.scene._scene.getCamera().eye);
@@ -214,7 +217,7 @@ window.addEventListener("load", async () => {
   mouse("mouseover", 200, 0); mouse("mousemove", 200, 0); mouse("mousedown", 200, 1);
   for (let x = 200; x < 320; x += 10) { mouse("mousemove", x, 1); await pause(30); }
   mouse("mouseup", 320, 0);
-  await pause(500);
+  await until(() => eye().some((value, axis) => Math.abs(value - seen.eye[axis]) > 0.2));
   seen.eyeAfter = eye();
   let file = null;
   URL.createObjectURL = (blob) => { file = blob; return "#"; };
