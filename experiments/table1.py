@@ -252,7 +252,8 @@ def main() -> None:
         # Read again, because another command may have added rows in the meantime.
         measured = table1_file.merged(table1_file.read(rows_file), [new])
         cli.write_output(rows_file, table1_file.to_text(measured))
-    cli.write_output(flags.out, page(measured))
+    # From the file, whose digits are rounded: the same rows give the same page ever after.
+    cli.write_output(flags.out, page(table1_file.read(rows_file)))
     print(f"table in {flags.out}")
 
 

@@ -98,9 +98,8 @@ class Spread:
 
     def __str__(self) -> str:
         """Mean (range), three digits."""
-        if self.low == self.high:
-            return f"{self.mean:.3f}"
-        return f"{self.mean:.3f} ({self.low:.3f}-{self.high:.3f})"
+        mean, low, high = (f"{value:.3f}" for value in dataclasses.astuple(self))
+        return mean if low == high else f"{mean} ({low}-{high})"
 
 
 @dataclasses.dataclass(frozen=True)
