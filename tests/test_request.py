@@ -150,9 +150,10 @@ def profiled(gaps: np.ndarray, densities: np.ndarray, num_atoms: np.ndarray) -> 
     )
 
 
-def test_numbers_of_atoms_follow_the_training_crystals_with_the_requested_value():
+@pytest.mark.parametrize("crystals", [9_999, 200_000])
+def test_numbers_of_atoms_follow_the_training_crystals_with_the_requested_value(crystals):
     rng = np.random.default_rng(0)
-    num_atoms = rng.choice([2, 5, 8], 20_000, p=[0.2, 0.5, 0.3])
+    num_atoms = rng.choice([2, 5, 8], crystals, p=[0.2, 0.5, 0.3])
     # Given N both properties are independent and normal, so Bayes' rule is exact.
     gaps = rng.normal(num_atoms, 3.0)
     densities = rng.normal(-num_atoms, 2.0)
@@ -167,8 +168,16 @@ def test_numbers_of_atoms_follow_the_training_crystals_with_the_requested_value(
             weight = weight * stats.norm.pdf(-6.0, -sizes, 2.0)
         drawn = draw_num_atoms({n: asked[n] for n in names}, 4000, 1, None, statistics)
         shares = np.mean(drawn[:, None] == sizes, axis=0)
-        # The bins hold 1000 crystals each and are 5 % of the distribution wide.
+        # Bins hold 500 crystals and are 5 % of the distribution wide, or 2,000 and 1 %.
         np.testing.assert_allclose(shares, weight / weight.sum(), atol=0.05)
+
+
+@pytest.mark.parametrize(("crystals", "share"), [(9_999, 0.2), (10_000, 1.0)])
+def test_with_10_000_crystals_the_sizes_are_those_of_the_nearest_percent(crystals, share):
+    gaps = np.arange(float(crystals))
+    statistics = profiled(gaps, gaps, np.where(gaps < crystals / 100, 2, 8))
+    drawn = draw_num_atoms({"gap": np.zeros(2000)}, 2000, 0, None, statistics)
+    assert np.mean(drawn == 2) == pytest.approx(share, abs=0.04)
 
 
 def test_numbers_of_atoms_beyond_the_data_are_those_of_the_nearest_crystals():

@@ -6,9 +6,10 @@ from crystal_diffusion_jax.data.limits import MAX_PROPERTY
 
 # The quantiles of a property are stored in steps of one percent.
 _PERCENT = np.linspace(0.0, 1.0, 101)
-# The numbers of atoms are counted in bins of a property between every fifth of these quantiles.
-_QUANTILES_PER_BIN = 5
-NUM_BINS = 100 // _QUANTILES_PER_BIN
+# The numbers of atoms are counted in bins of a property between these quantiles, or between every
+# fifth where bins of one percent would hold fewer crystals than this: the sizes of few are noise.
+_MIN_CRYSTALS = 100
+_FINE, _COARSE = 100, 20
 
 
 def quantiles(properties: np.ndarray) -> tuple[tuple[float, ...], ...]:
@@ -26,25 +27,29 @@ def size_counts(
       num_atoms: [M].
 
     Returns:
-      P times `NUM_BINS` times S counts, S the number of different values of `num_atoms`.
+      P times bins times S counts, S the number of different values of `num_atoms`. The bins are
+      100, of one percent of the crystals each, where these are 100 or more, else 20.
     """
     sizes, size = np.unique(num_atoms, return_inverse=True)
+    num_bins = _FINE if len(num_atoms) >= _FINE * _MIN_CRYSTALS else _COARSE
     tables = []
     for row, values in zip(quantiles(properties), properties.T, strict=True):
-        table = np.zeros((NUM_BINS, len(sizes)), np.int64)
-        np.add.at(table, (bin_of(values, row), size), 1)
+        table = np.zeros((num_bins, len(sizes)), np.int64)
+        np.add.at(table, (bin_of(values, row, num_bins), size), 1)
         tables.append(tuple(tuple(counts) for counts in table.tolist()))
     return tuple(tables)
 
 
-def bin_of(values: np.ndarray, row: tuple[float, ...]) -> np.ndarray:
-    """The bin of each value, 0 to NUM_BINS - 1; values beyond the data are in an end's.
+def bin_of(values: np.ndarray, row: tuple[float, ...], num_bins: int) -> np.ndarray:
+    """The bin of each value, 0 to num_bins - 1; values beyond the data are in an end's.
 
     Args:
       values: of any shape.
       row: the property's 101 quantiles.
+      num_bins: bins of as many crystals each, a divisor of 100.
     """
-    inner_edges = np.array(row)[_QUANTILES_PER_BIN:-1:_QUANTILES_PER_BIN]
+    width = 100 // num_bins
+    inner_edges = np.array(row)[width:-1:width]
     return np.searchsorted(inner_edges, values)
 
 
@@ -54,22 +59,19 @@ def require_sound(
     """Checks tables that come from a file; both may be empty.
 
     Raises:
-      ValueError: they have other shapes than P x 101 and P x `NUM_BINS` x S, or impossible numbers.
+      ValueError: they have other shapes than P x 101 and P x 20 or 100 x S, or impossible numbers.
     """
-    for name, table, shape, kinds in (
-        ("property_quantiles", property_quantiles, (num_properties, 101), "iuf"),
-        (
-            "num_atoms_by_property",
-            num_atoms_by_property,
-            (num_properties, NUM_BINS, num_sizes),
-            "iu",
-        ),
+    for name, table, columns, sizes, kinds in (
+        ("property_quantiles", property_quantiles, (len(_PERCENT),), (), "iuf"),
+        ("num_atoms_by_property", num_atoms_by_property, (_COARSE, _FINE), (num_sizes,), "iu"),
     ):
         if table == ():
             continue
         array = np.array(table)  # ragged tables raise ValueError
-        if array.shape != shape or array.dtype.kind not in kinds:
-            raise ValueError(f"statistics.{name} are not {' x '.join(map(str, shape))} numbers")
+        shapes = [(num_properties, count, *sizes) for count in columns]
+        if array.shape not in shapes or array.dtype.kind not in kinds:
+            stated = " or ".join(" x ".join(map(str, shape)) for shape in shapes)
+            raise ValueError(f"statistics.{name} are not {stated} numbers")
         if array.dtype.kind == "f":
             if not (np.abs(array) <= MAX_PROPERTY).all() or (np.diff(array) < 0).any():
                 raise ValueError(f"statistics.{name} do not ascend within the limits")

@@ -246,7 +246,8 @@ def draw_num_atoms(
         for name, asked in values.items():
             index = statistics.property_names.index(name)
             table = np.array(statistics.num_atoms_by_property[index], float)
-            given = table[profile.bin_of(asked, statistics.property_quantiles[index])]  # [num, S]
+            bins = profile.bin_of(asked, statistics.property_quantiles[index], len(table))
+            given = table[bins]  # [num, S]
             probabilities = probabilities * given / prior
     total = probabilities.sum(axis=1, keepdims=True)
     probabilities = np.where(total > 0, probabilities / np.where(total > 0, total, 1.0), prior)
