@@ -202,12 +202,13 @@ def model_card(model: TrainedModel) -> str:
     ]
     facts = "\n".join(f"- {name}: {value}" for name, value in training.items())
     smallest, largest = (statistics.num_atoms_histogram[end][0] for end in (0, -1))
+    sizes = f"{smallest} to {largest}" if smallest < largest else f"{smallest}"
     target = example_target(config.model.conditioning, statistics.property_names)
     count = sum(crystals for _, crystals in statistics.num_atoms_histogram)
     return f"""# Crystal diffusion model, data set {config.data.name or config.data.root}
 
 {model.num_parameters:,} parameters, conditioning {config.model.conditioning}, trained on {count:,}
-crystals of {smallest} to {largest} atoms and {len(statistics.vocabulary)} elements. Requests
+crystals of {sizes} atoms and {len(statistics.vocabulary)} elements. Requests
 outside the range of a property are extrapolations.
 
 | property | training range | mean | standard deviation |

@@ -194,6 +194,13 @@ def test_the_model_card_states_data_network_and_ranges(folder):
     assert "- steps: 20" in card
 
 
+def test_the_card_of_cells_of_one_size_names_it_once():
+    model = made_up_model()
+    statistics = dataclasses.replace(model.statistics, num_atoms_histogram=((5, 130),))
+    card = model_folder.model_card(dataclasses.replace(model, statistics=statistics))
+    assert "130\ncrystals of 5 atoms" in card
+
+
 def test_the_card_of_own_data_names_their_place():
     model = made_up_model()
     data = dataclasses.replace(model.config.data, name="", root="my/table.csv")
