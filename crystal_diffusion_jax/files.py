@@ -11,6 +11,18 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.tmp")
 
 
+def try_writing(path: Path) -> None:
+    """Begins as the writers below do, and leaves the file as it is.
+
+    Raises:
+      OSError: they could not write it.
+    """
+    temporary = temporary_path(path)
+    temporary.unlink(missing_ok=True)
+    temporary.touch(exist_ok=False)
+    temporary.unlink()
+
+
 def replace_text(path: Path, text: str) -> None:
     """Writes a text file beside its place, forces it to the disk and moves it in.
 
@@ -45,7 +57,9 @@ def replace_bytes(path: Path, content: bytes) -> None:
 def _replace(path: Path, pieces: Iterable[bytes]) -> None:
     temporary = temporary_path(path)
     try:
-        with temporary.open("wb") as file:
+        # A new file: in a folder from somebody else the name may be a link to any file.
+        temporary.unlink(missing_ok=True)
+        with temporary.open("xb") as file:
             file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())

@@ -49,7 +49,9 @@ def exclusive(folder: Path, flag: str, say: Callable[[str], None] = print) -> It
         if owner.exists():
             say(f"the last run in {folder} was cut short ({_owner(folder)}); going on from there")
         try:
-            owner.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n")
+            owner.unlink(missing_ok=True)  # maybe a link to any file
+            with owner.open("x") as file:
+                file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n")
         except OSError as error:
             raise UserError(f"{flag}={folder} cannot be written ({error.strerror})") from error
         yield

@@ -14,12 +14,9 @@ from pymatgen.core import Composition, Element, Lattice, Structure
 from pymatgen.io.cif import CifParser, CifWriter
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
-from crystal_diffusion_jax.data.limits import MAX_CELL_LENGTH
+from crystal_diffusion_jax.data.limits import MAX_CELL_LENGTH, MIN_VOLUME
 from crystal_diffusion_jax.errors import UserError
 
-# Smallest volume in Angstrom^3 that counts as a crystal; CDVAE (arXiv:2110.06197) discards
-# generated cells below it.
-MIN_VOLUME = 0.1
 # Above this |cos| of the angle between two cell vectors the cell is numerically flat: 2.6 degrees.
 MAX_ABS_COSINE = 0.999
 # Tolerance in Angstrom to read off the symmetry of a cell that spglib has already idealised; its

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from crystal_diffusion_jax import compilation, devices, processes
 from crystal_diffusion_jax.errors import UserError, did_you_mean
-from crystal_diffusion_jax.files import replace_bytes, replace_text, temporary_path
+from crystal_diffusion_jax.files import replace_bytes, replace_text, try_writing
 from crystal_diffusion_jax.sampling.settings import ANCESTRAL, SOLVERS
 from crystal_diffusion_jax.training.preemption import Preempted
 
@@ -54,6 +54,8 @@ class Parser(argparse.ArgumentParser):
         """Names a flag that does not exist before one that is missing, its cause as a rule."""
         known = [name for action in self.actions for name in action.option_strings]
         for argument in sys.argv[1:] if args is None else args:
+            if re.search("[\ud800-\udfff]", argument):
+                self.error(f"{argument!a} is no UTF-8, in which all files are written")
             name = argument.partition("=")[0]
             if re.match("--?[A-Za-z]", name) and name not in (*known, "-h", "--help"):
                 self.error(f"there is no flag {name}{did_you_mean(name, known)}")
@@ -95,9 +97,7 @@ def check_output(path: Path) -> None:
         if path.is_dir():
             raise UserError(f"--out={path} is a folder: give the name of a file.")
         path.parent.mkdir(parents=True, exist_ok=True)
-        # `write_output` begins in the same way.
-        temporary_path(path).touch()
-        temporary_path(path).unlink()
+        try_writing(path)
     except OSError as error:
         raise _cannot_write(path, error) from error
 

@@ -85,7 +85,12 @@ def main() -> None:
         raise UserError(f"--out={flags.out} is the name of the numbers' file: end it in .png")
     for path in (flags.out, record):
         cli.check_output(path)
-    run = file_sha256(flags.workdir / "config.json")
+    try:
+        run = file_sha256(flags.workdir / "config.json")
+    except OSError as error:
+        raise UserError(
+            f"--workdir={flags.workdir} has no readable config.json, so it is no run's folder"
+        ) from error
     points = read_points(record, run)
     judge = functools.partial(predict, oracle=spec.name, progress=False)
     judge([])  # fetches its weights

@@ -97,6 +97,11 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("--shards and --out need one another")
     if args.parts is not None and (args.shards is None or not args.properties):
         raise UserError("--parts needs --properties=NAME,NAME, --shards and --out")
+    names = args.properties.split(",")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"--properties={args.properties} names {', '.join(twice)} more than once")
+    if args.max_num_atoms < 0:
+        raise UserError(f"--max_num_atoms={args.max_num_atoms} is negative; 0 means no limit")
     for name in ("shards", "slices"):
         value = getattr(args, name)
         if value is not None and value < 1:

@@ -8,13 +8,13 @@ needed to say how well the requested value was met.
 """
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from crystal_diffusion_jax.data.limits import MAX_PROPERTY, MAX_RECORD_BYTES, read_json, shown
 from crystal_diffusion_jax.data.perovskites import (
     abx3_dataset,
     cell_constant,
@@ -22,6 +22,10 @@ from crystal_diffusion_jax.data.perovskites import (
     identify_abx3,
 )
 from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.evaluation import plots
+from crystal_diffusion_jax.evaluation.page.pictures import require_matplotlib
+from crystal_diffusion_jax.evaluation.sampled import restore
+from crystal_diffusion_jax.sampling.record import RECORD
 from experiments import cli
 
 # Edges of a good cell may differ from the radii's cell constant by this fraction.
@@ -126,17 +130,10 @@ def plot(scores: Sequence[Score], dataset_t: np.ndarray, path: Path) -> None:
     Raises:
       UserError: matplotlib is not installed, or the file cannot be written.
     """
-    try:
-        # Figure alone draws with Agg: no display, no global pyplot state.
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UserError(
-            "the picture needs matplotlib, which is not installed: pip install .[plots]"
-        ) from error
-
+    figure_class = require_matplotlib("the picture")
     values = np.concatenate([dataset_t, *(score.tolerance_factors for score in scores)])
     bins = np.linspace(values.min(), values.max(), 41)
-    figure = Figure(figsize=(6.4, 1.6 * (1 + len(scores)) + 0.6), layout="constrained")
+    figure = figure_class(figsize=(6.4, 1.6 * (1 + len(scores)) + 0.6), layout="constrained")
     panels = figure.subplots(1 + len(scores), 1, sharex=True, squeeze=False)[:, 0]
     panels[0].hist(dataset_t, bins=bins, color="0.6", label=f"data set ({len(dataset_t)})")
     for panel, score in zip(panels[1:], scores, strict=True):
@@ -149,11 +146,8 @@ def plot(scores: Sequence[Score], dataset_t: np.ndarray, path: Path) -> None:
         panel.legend(loc="upper right", frameon=False)
         panel.set_ylabel("crystals")
     panels[-1].set_xlabel("tolerance factor")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, format="png", dpi=150)
-    except OSError as error:
-        raise UserError(f"--out={path} cannot be written: {error.strerror}") from error
+    cli.check_output(path)
+    cli.write_output(path, plots.save(figure))
 
 
 def read_samples(folder: Path) -> tuple[list[dict[str, Any]], float | None]:
@@ -162,17 +156,27 @@ def read_samples(folder: Path) -> tuple[list[dict[str, Any]], float | None]:
     Raises:
       UserError: the file is missing or is not what experiments.sample writes.
     """
-    path = folder / "samples.json"
+    path = folder / RECORD
     try:
-        content = json.loads(path.read_text())
-        return content["structures"], content["target"]
+        content = read_json(path, MAX_RECORD_BYTES)
+        target = content["target"]
+        if target is not None and not abs(target) <= MAX_PROPERTY:
+            raise ValueError(f"target is {target!r}")
+        structures = []
+        for entry in content["structures"]:
+            structure = restore(entry, RECORD)
+            if isinstance(structure, str):
+                raise ValueError(structure)
+            structures.append(entry)
+        return structures, target
     except OSError as error:
         raise UserError(
             f"{path} cannot be read: give folders that experiments.sample wrote to --samples"
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path} is not what experiments.sample writes ({error!r}): sample again"
+            f"{path} is not what experiments.sample writes ({shown(repr(error), 300)}): sample "
+            "again"
         ) from error
 
 
@@ -198,6 +202,7 @@ def parser() -> cli.Parser:
 def main() -> None:
     """Prints the table, writes the picture and prints its path."""
     flags = parser().parse_args()
+    cli.check_output(flags.out)
     scores = [score_samples(*read_samples(folder)) for folder in flags.samples]
     dataset_t = abx3_dataset().properties[:, 0]
     print(table(scores, dataset_t))

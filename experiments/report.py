@@ -8,7 +8,7 @@ judge's weights cannot be fetched, the page says what is missing and shows the r
 """
 
 import functools
-import json
+import math
 import platform
 import shlex
 import sys
@@ -20,6 +20,7 @@ import numpy as np
 from crystal_diffusion_jax import __version__, model_folder
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS, DatasetSpec
+from crystal_diffusion_jax.data.limits import MAX_RECORD_BYTES, read_json, shown
 from crystal_diffusion_jax.data.load import DataConfig, load
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation.inputs import Inputs, read_structures
@@ -38,9 +39,10 @@ from crystal_diffusion_jax.evaluation.partial import PartialReport, evaluate_par
 from crystal_diffusion_jax.evaluation.report import Report, evaluate
 from crystal_diffusion_jax.evaluation.success_rate import NAMES
 from crystal_diffusion_jax.judge.predict import predict
+from crystal_diffusion_jax.sampling.plan import require_between
 from crystal_diffusion_jax.sampling.record import RECORD
 from crystal_diffusion_jax.sampling.request import show_range
-from crystal_diffusion_jax.sampling.settings import SampleSettings
+from crystal_diffusion_jax.sampling.settings import SampleSettings, recorded_settings
 from experiments import cli
 
 
@@ -60,14 +62,20 @@ def parser() -> cli.Parser:
     return flags
 
 
-def read_settings(structures: Path) -> SampleSettings | None:
-    """What samples.json says of the request; None for crystals from elsewhere."""
+def read_settings(structures: Path, notes: list[str]) -> SampleSettings | None:
+    """What samples.json says of the request; None for crystals from elsewhere.
+
+    Args:
+      structures: the crystals, read already.
+      notes: takes a sentence where the record does not tell.
+    """
     path = structures / RECORD if structures.is_dir() else structures
-    if path.suffix != ".json":
+    if path.suffix != ".json" or not path.is_file():
         return None
     try:
-        return SampleSettings(**json.loads(path.read_text())["settings"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return recorded_settings(read_json(path, MAX_RECORD_BYTES)["settings"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        notes.append(f"{path} does not say what was asked for: {shown(str(error), 300)}.")
         return None
 
 
@@ -184,14 +192,17 @@ def main() -> None:
     """Entry point."""
     flags = parser().parse_args()
     require_plotly()
+    require_between("symprec", flags.symprec, 0, math.inf)
     cli.check_output(flags.out)
     if flags.png is not None:
         prepare_folder(flags.png)
     inputs = read_structures(flags.structures)
-    settings = read_settings(flags.structures)
+    unsaid: list[str] = []
+    settings = read_settings(flags.structures, unsaid)
     model = find_model(settings)
     spec = KNOWN_DATASETS.get(flags.dataset or (model.config.data.name if model else ""))
     scores, train, notes = judge(inputs, spec, flags.root)
+    notes += unsaid
     if inputs.failures:
         notes.append(f"{len(inputs.failures)} crystals could not be read and are not shown.")
     title, caption, shown, target = "", "", None, None

@@ -9,7 +9,6 @@ shows them all; what it or --work holds is not done again.
 """
 
 import datetime
-import json
 import math
 import os
 import platform
@@ -23,7 +22,7 @@ from typing import Any, TypeVar
 import jax
 
 from crystal_diffusion_jax import __version__, model_folder
-from crystal_diffusion_jax.data.limits import MAX_RECORD_BYTES, read_json
+from crystal_diffusion_jax.data.limits import MAX_RECORD_BYTES, read_json, shown
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation import table1_file
 from crystal_diffusion_jax.evaluation.table1 import (
@@ -137,11 +136,16 @@ def measure(row: Row, weights_sha256: str, seed: int, num: int, work: Path) -> d
              f"--out={out}")  # fmt: skip
         _run("evaluate", f"--structures={out}", f"--dataset={row.dataset}", f"--out={scores}")
         print(f"{row.title}, seed {seed}: {time.monotonic() - start:.0f} s", flush=True)
-    content: dict[str, Any] = json.loads(scores.read_text())
-    if content["counts"]["asked_for"] != num:
+    try:
+        content: dict[str, Any] = read_json(scores, MAX_RECORD_BYTES)
+        asked_for = content["counts"]["asked_for"]
+        spreads([content])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{out} holds {content['counts']['asked_for']} crystals, not {num}: use another --work"
-        )
+            f"{scores} is damaged ({shown(repr(error), 300)}): remove it, or use another --work"
+        ) from error
+    if asked_for != num:
+        raise UserError(f"{out} holds {asked_for} crystals, not {num}: use another --work")
     return content
 
 

@@ -217,6 +217,20 @@ def test_files_that_are_none_are_refused(tmp_path):
         read_trajectory(tmp_path / "text", 100)
 
 
+def test_a_trajectory_of_absurd_numbers_is_refused_at_once(tmp_path, path):
+    text = path.read_text()
+    first = text.splitlines()[0]
+    for change, reason in (
+        (text.replace("pos:R:3", "pos:R:99999999"), "more than 1000 columns"),
+        ("1000000000" + text.removeprefix(first), "the file ends before its 1000000000 atoms"),
+        (text.replace("\nTi ", "\nX "), "an atom of no known element"),
+    ):
+        assert change != text
+        path.write_text(change)
+        with pytest.raises(UserError, match=reason):
+            read_trajectory(path, 100)
+
+
 def test_flat_cells_of_noise_can_be_drawn():
     atoms = frames()[-3:]
     atoms[0].set_cell(np.array([[1.0, 2.0, 3.0], [2.0, 4.0, 6.0], [0.0, 0.0, 1.0]]))

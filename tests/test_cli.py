@@ -24,6 +24,15 @@ def test_trying_the_output_leaves_an_older_file_as_it_is(tmp_path: Path) -> None
     assert (tmp_path / "m.json").read_text() == "older"
 
 
+def test_a_link_in_place_of_half_a_file_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "letter").write_text("dear diary")
+    (tmp_path / ".m.json.tmp").symlink_to(tmp_path / "letter")
+    cli.check_output(tmp_path / "m.json")
+    (tmp_path / ".m.json.tmp").symlink_to(tmp_path / "letter")
+    cli.write_output(tmp_path / "m.json", "text")
+    assert (tmp_path / "letter").read_text() == "dear diary"
+
+
 @pytest.mark.parametrize("name", ["", "file/m.json", f"{'x' * 300}.json"])
 def test_an_output_that_cannot_be_written_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("")

@@ -72,9 +72,10 @@ def test_the_log_gives_minutes_and_losses_by_step(workdir):
     minutes, losses = read_log(path)
     assert minutes == pytest.approx({10: 2.0, 20: 4.0})
     assert losses == pytest.approx({10: 2.5, 20: 2.0})
-    path.write_text("no log\n")
-    with pytest.raises(UserError, match="missing or damaged"):
-        read_log(path)
+    for damaged in ("no log", "[" * 100_000, '{"kind": "train", "step": 1e400, "seconds": 1}'):
+        path.write_text(f"{damaged}\n")
+        with pytest.raises(UserError, match="missing or damaged"):
+            read_log(path)
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
@@ -121,7 +122,10 @@ def test_a_mistake_ends_with_one_sentence(workdir, tmp_path, monkeypatch, capsys
         (["--batch_size=0"], "--batch_size=0"),
         (["--guidance=inf"], "--guidance=inf must be finite"),
         ([], "holds no checkpoint"),
+        ([], "no readable config.json"),
     ):
+        if fragment == "no readable config.json":
+            (workdir / "config.json").unlink()
         with pytest.raises(SystemExit) as ended:
             run(monkeypatch, *given, *arguments)
         assert ended.value.code == 2

@@ -210,6 +210,18 @@ def test_arrays_that_are_no_data_set_are_refused_by_name(
         np.savez(parts / "train-2.npz", **(arrays | change))
         with pytest.raises(UserError, match=rf"train-2\.npz.*{next(iter(change))}"):
             run_prepare(monkeypatch, *flags, "--properties=heat_ref")
+    thousand = {"num_atoms": np.array([1, 1001]), "frac_coords": np.zeros((1002, 3))}
+    absurd = [
+        ({"lattice": np.tile(1e200 * np.eye(3), (2, 1, 1))}, "crystal 1: cell vector longer than"),
+        ({"lattice": np.tile(np.diag([3, 3, 0.01]), (2, 1, 1))}, "crystal 1: .* shorter than 0.1"),
+        ({"lattice": np.ones((2, 3, 3))}, "crystal 1: volume below 0.1"),
+        ({"properties": np.array([[7.0, -1.0], [8.0, 1e300]])}, "crystal 2: a property beyond"),
+        (thousand | {"atomic_numbers": np.ones(1002, int)}, "crystal 2: more than 1000 atoms"),
+    ]
+    for change, reason in absurd:
+        np.savez(parts / "train-2.npz", **(arrays | change))
+        with pytest.raises(UserError, match=rf"train-2\.npz.*{reason}"):
+            run_prepare(monkeypatch, *flags, "--properties=heat_ref")
     (parts / "train-2.npz").write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"train-2\.npz does not hold the arrays"):
         run_prepare(monkeypatch, *flags, "--properties=heat_ref")

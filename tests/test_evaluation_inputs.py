@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -334,6 +335,15 @@ def test_what_is_no_set_of_structures_is_refused_by_name(
         (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=name):
         read_structures(tmp_path / name)
+
+
+def test_a_dangling_link_and_a_pipe_among_cifs_are_named_failures(tmp_path: Path) -> None:
+    (tmp_path / "1.cif").symlink_to(tmp_path / "gone")
+    os.mkfifo(tmp_path / "2.cif")
+    inputs = read_structures(tmp_path)
+    assert inputs.names == ["1.cif", "2.cif"]
+    assert "cannot be read: No such file" in inputs.failures[0]
+    assert "no regular file" in inputs.failures[1]
 
 
 def test_a_folder_without_structures_is_refused(tmp_path: Path) -> None:

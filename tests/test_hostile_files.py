@@ -17,6 +17,7 @@ from crystal_diffusion_jax.data import cache
 from crystal_diffusion_jax.data.archives import read_arrays
 from crystal_diffusion_jax.data.shards.parts import read_parts
 from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.evaluation import sampled
 from crystal_diffusion_jax.evaluation.inputs import read_structures
 from tests.test_model_folder import made_up_model
 
@@ -71,7 +72,7 @@ def test_a_hostile_file_takes_no_more_memory_than_its_limit(hostile_reads: Any) 
         ("csv.gz line", r"UserError: .*zeros\.csv\.gz .* a line is longer than"),
         ("csv.gz rows", r"UserError: .*rows\.csv\.gz .* more than 1,000,000 rows"),
         ("json", r"UserError: .*hole\.json .* larger than"),
-        ("json depth", r"UserError: .*deep\.json .* recursion"),
+        ("json depth", r"UserError: .*deep\.json .* nested too deeply"),
         ("json num", r"UserError: .*asked\.json .*settings\.num is 1000000000000"),
         ("extxyz line", r"UserError: .*line\.extxyz .* a line is longer than"),
         ("extxyz count", r"UserError: .*endless\.extxyz .* frame 0: the file ends"),
@@ -195,6 +196,27 @@ def test_an_array_that_an_archive_holds_twice_is_refused(tmp_path: Path) -> None
         read_arrays(tmp_path / "b.npz")
 
 
+@pytest.mark.parametrize("failures", [1, 1000])
+def test_a_header_that_another_thread_disturbed_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    np.savez(tmp_path / "a.npz", x=np.arange(3))
+    left, parse = [None] * failures, np.lib.format.read_array_header_1_0
+
+    def disturbed(*args: Any, **options: Any) -> Any:
+        if left:
+            left.pop()
+            raise SystemError("AST constructor recursion depth mismatch")
+        return parse(*args, **options)
+
+    monkeypatch.setattr(np.lib.format, "read_array_header_1_0", disturbed)
+    if failures == 1:
+        np.testing.assert_array_equal(read_arrays(tmp_path / "a.npz")["x"], [0, 1, 2])
+    else:
+        with pytest.raises(ValueError, match="SystemError"):
+            read_arrays(tmp_path / "a.npz")
+
+
 def test_arrays_come_back_as_numpy_wrote_them(tmp_path: Path) -> None:
     arrays = {
         "block/kernel": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
@@ -234,6 +256,15 @@ def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path, name: str) -> N
     os.mkfifo(tmp_path / name)
     with pytest.raises(UserError, match=name):
         read_structures(tmp_path / name)
+
+
+def test_a_record_of_too_many_values_is_refused_before_they_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampled, "MAX_RECORD_BYTES", 2**16)
+    (tmp_path / "samples.json").write_text(f"[{'[],' * 2**13}[]]")
+    with pytest.raises(UserError, match=r"samples\.json is damaged.* too many values"):
+        read_structures(tmp_path)
 
 
 def test_a_path_too_long_for_any_file_is_refused() -> None:

@@ -84,6 +84,17 @@ def test_seconds_of_lost_work_do_not_count(tmp_path):
         assert logbook.seconds == 20.0
 
 
+@pytest.mark.parametrize("seconds", ["null", '"x"', "NaN", "1e400", "[]", "1" + 400 * "0"])
+def test_a_row_that_does_not_tell_its_seconds_is_no_obstacle(tmp_path, seconds):
+    write(tmp_path, [5])
+    with Logbook(tmp_path, 5) as logbook:
+        told = logbook.seconds
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(f'{{"kind": "train", "step": 5, "seconds": {seconds}}}\n')
+    with Logbook(tmp_path, 5) as logbook:
+        assert logbook.seconds == told
+
+
 def test_a_run_that_starts_anew_starts_with_an_empty_log(tmp_path):
     write(tmp_path, [5, 10])
     write(tmp_path, [5], resume_step=0)

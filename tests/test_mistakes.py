@@ -52,6 +52,11 @@ MISTAKES = [
     ("quickstart", "--samples FOLDER --out=OUT", "FOLDER/samples.json cannot be read"),
     ("report", "--structures=FOLDER --out=OUT --dataset=mp2", "did you mean mp20?"),
     ("report", "--structures=FOLDER/no --out=OUT", "FOLDER/no does not exist"),
+    ("report", "--structures=FOLDER --out=OUT --symprec=nan", "--symprec=nan must be at least 0"),
+    ("report", "--structures=FOLDER --out=OUT --symprec=-1", "--symprec=-1.0 must be at least 0"),
+    ("report", "--structures=\udcff --out=OUT", "'--structures=\\udcff' is no UTF-8"),
+    ("prepare", "--root=FOLDER --properties=e,f,e", "--properties=e,f,e names e more than once"),
+    ("prepare", "--root=FOLDER --properties=e --max_num_atoms=-3", "--max_num_atoms=-3"),
     ("table1", "--out=OUT --model=perov5_cds", "did you mean --models?"),
     ("table1", "--out=OUT --models=perov5_cdsi", "did you mean perov5_cd"),
     ("table1", "--out=OUT --guidance=a", "--guidance=a"),
@@ -89,6 +94,11 @@ def test_a_missing_column_is_named_with_its_nearest_match(tmp_path: Path) -> Non
         load(DataConfig(root=str(table), properties=("bandgap",)))
     with pytest.raises(UserError, match=r"no column 'density' .* band_gap$"):
         load(DataConfig(root=str(table), properties=("density",)))
+
+
+def test_a_property_that_is_named_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="names gap more than once"):
+        load(DataConfig(root=str(tmp_path), properties=("gap", "energy", "gap")))
 
 
 def test_only_a_word_that_is_near_is_suggested() -> None:

@@ -413,7 +413,7 @@ def test_the_command_of_a_record_asks_for_the_same_again(tmp_path):
         num_atoms=None,
         charge_balance=True,
     )
-    read = report.read_settings(samples(tmp_path / "s", settings))
+    read = report.read_settings(samples(tmp_path / "s", settings), [])
     assert read == settings
     words = shlex.split(report.sample_command(read, tmp_path))[3:]
     flags = sample.parser().parse_args(words)
@@ -440,7 +440,11 @@ def test_a_model_that_is_gone_and_a_record_of_others_are_no_obstacle(tmp_path):
     assert report.find_model(dataclasses.replace(SETTINGS, model="gone")) is None
     assert report.find_model(None) is None
     (tmp_path / "samples.json").write_text('{"settings": {"num": 3}}')
-    assert report.read_settings(tmp_path) is None
+    notes: list[str] = []
+    assert report.read_settings(tmp_path, notes) is None
+    assert "samples.json does not say what was asked for: fields too" in notes[0]
+    assert report.read_settings(tmp_path / "crystals.cif", notes) is None
+    assert len(notes) == 1
 
 
 def test_without_plotly_the_extra_is_named(monkeypatch):

@@ -150,6 +150,12 @@ def test_a_histogram_of_other_crystals_is_not_left_beside_the_new_pictures(tmp_p
     assert sorted(path.name for path in tmp_path.iterdir()) == ["compositions.png", "elements.png"]
 
 
+def test_earlier_pictures_stay_until_there_are_new_ones(tmp_path):
+    (tmp_path / "histogram.png").write_text("old")
+    pictures.prepare_folder(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["histogram.png"]
+
+
 def test_a_folder_that_cannot_be_made_is_a_plain_mistake(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"--png=.*cannot be written"):

@@ -110,7 +110,7 @@ def test_missing_matplotlib_is_named_with_the_way_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(UserError, match=r"pip install \.\[plots\]"):
+    with pytest.raises(UserError, match=r"pip install '\.\[plots\]'"):
         plot([], np.array([0.9, 1.0]), tmp_path / "picture.png")
 
 
@@ -126,7 +126,20 @@ def test_a_folder_without_samples_is_a_user_error(tmp_path: Path) -> None:
         read_samples(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"target": 1.0}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        '{"target": 1.0}',
+        "[" * 100_000,
+        '{"target": 1.0, "structures": 5}',
+        '{"target": 1.0, "structures": [1]}',
+        '{"target": 1.0, "structures": [{"frac_coords": [[0, 0, 0]], "atomic_numbers": [8]}]}',
+        '{"target": "x", "structures": []}',
+        '{"target": 1e400, "structures": []}',
+    ],
+)
 def test_a_broken_samples_file_is_a_user_error(tmp_path: Path, content: str) -> None:
     (tmp_path / "samples.json").write_text(content)
     with pytest.raises(UserError, match=r"samples\.json is not what"):

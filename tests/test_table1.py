@@ -162,6 +162,16 @@ def test_what_is_measured_already_is_only_written_down(tmp_path, monkeypatch):
         run(monkeypatch, *arguments, f"--work={tmp_path / 'work'}", other)
 
 
+@pytest.mark.parametrize("content", ["{", "{}", "[]", '{"counts": {"asked_for": 1000}}'])
+def test_scores_that_are_damaged_are_named(tmp_path, monkeypatch, content):
+    folder = tmp_path / "work" / "perov5_cds_guidance0_seed0"
+    finished(folder, 0.5)
+    (folder / "metrics.json").write_text(content)
+    flags = ["--models=perov5_cds", f"--out={tmp_path / 't.md'}", f"--work={tmp_path / 'work'}"]
+    with pytest.raises(UserError, match=r"metrics\.json is damaged .* remove it, or use another"):
+        run(monkeypatch, *flags, "--seeds=1")
+
+
 def test_a_row_of_other_weights_is_measured_anew(tmp_path, monkeypatch):
     out = tmp_path / "table.md"
     old = dataclasses.replace(measured(PAGE[0], 0.125), weights_sha256="0")

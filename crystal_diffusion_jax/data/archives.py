@@ -19,6 +19,9 @@ from crystal_diffusion_jax.data.limits import TooLarge, megabytes
 # zip's best on zeros is a thousandth.
 MAX_EXPANSION = 100
 _MAX_HEADER = 10_000  # bytes, numpy's own limit
+# Before Python 3.11.8 a header is sometimes not parsed, with a SystemError, when another thread
+# parses Python's syntax at the same time (CPython's issue 106905); shards are read in threads.
+_TRIES = 20
 
 
 def read_arrays(path: Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
@@ -89,6 +92,15 @@ def _checked_members(archive: zipfile.ZipFile, file_size: int) -> dict[str, zipf
 
 
 def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    for _ in range(_TRIES - 1):
+        try:
+            return _read_once(archive, info)
+        except SystemError:
+            pass  # see _TRIES
+    return _read_once(archive, info)
+
+
+def _read_once(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
     with archive.open(info) as member:
         _require_fitting(member, info.file_size, info.filename)
     with archive.open(info) as member:

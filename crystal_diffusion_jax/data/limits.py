@@ -22,6 +22,8 @@ MAX_IMAGES = 5_000
 MAX_CELL_LENGTH = 1000.0
 # Angstrom; beyond it lies the atom's own image. Closer than any two atoms.
 MIN_CELL_LENGTH = 0.1
+# Angstrom^3; CDVAE (arXiv:2110.06197) discards generated cells below it.
+MIN_VOLUME = 0.1
 # Beyond it a fractional coordinate leaves fewer than six digits behind the decimal point.
 MAX_FRACTIONAL = 1e10
 # Squares of properties are summed up, which must stay finite.

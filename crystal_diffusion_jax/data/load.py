@@ -91,6 +91,8 @@ def _check(config: DataConfig) -> None:
             "Your own data need both root (a csv file or a folder) and properties (column names); "
             f"for known data give the name, one of {', '.join(names)}."
         )
+    if twice := sorted({n for n in config.properties if config.properties.count(n) > 1}):
+        raise UserError(f"properties names {', '.join(twice)} more than once.")
     if config.max_num_atoms < 0:
         raise UserError(f"max_num_atoms={config.max_num_atoms} is negative; 0 means no limit.")
     if not 0.0 < config.val_fraction < 1.0:

@@ -18,9 +18,10 @@ from crystal_diffusion_jax.data.limits import (
     MAX_CELL_LENGTH,
     MAX_FRACTIONAL,
     MIN_CELL_LENGTH,
+    MIN_VOLUME,
 )
 from crystal_diffusion_jax.data.read import check_atoms, check_cell, check_formula, check_images
-from crystal_diffusion_jax.structures import MIN_VOLUME, restore_structure
+from crystal_diffusion_jax.structures import restore_structure
 
 # In fractional units. Symmetry images of one listed atom closer than this are one atom: a special
 # position written with four digits leaves images 1e-4 apart. Two *listed* atoms as close as this

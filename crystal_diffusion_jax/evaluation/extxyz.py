@@ -16,10 +16,9 @@ import numpy as np
 from ase.io.extxyz import key_val_str_to_dict
 from pymatgen.core import Structure
 
-from crystal_diffusion_jax.data.limits import MAX_ATOMS, MAX_CRYSTALS, shown
+from crystal_diffusion_jax.data.limits import MAX_ATOMS, MAX_CRYSTALS, MIN_VOLUME, shown
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation.cif import checked_structure
-from crystal_diffusion_jax.structures import MIN_VOLUME
 
 # Characters; ASE's parser of the comment line is quadratic in it.
 _MAX_LINE = 2**16
@@ -38,7 +37,7 @@ def read_frames(path: Path) -> list[Structure | str]:
         if not path.is_file():  # a pipe would keep us waiting
             raise OSError("no regular file")
         with path.open(encoding="utf-8", errors="replace") as file:
-            for frame in _frames(file):
+            for frame in split_frames(file):
                 results.append(frame if isinstance(frame, TooManyAtoms) else _parse(frame))
                 if len(results) > MAX_CRYSTALS:
                     raise ValueError(f"more than {MAX_CRYSTALS:,} frames; split the file")
@@ -55,7 +54,7 @@ class TooManyAtoms(str):
     """The reason why a frame's lines were not kept."""
 
 
-def _frames(file: io.TextIOWrapper) -> Iterator[str | TooManyAtoms]:
+def split_frames(file: io.TextIOWrapper) -> Iterator[str | TooManyAtoms]:
     """The text of each frame.
 
     Raises:
@@ -98,7 +97,7 @@ def _parse(text: str) -> Structure | str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            _check_columns(text)
+            check_columns(text)
             atoms = ase.io.read(io.StringIO(text), format="extxyz")
     except Exception as error:  # as open-ended as the text may be
         return f"unreadable frame: {type(error).__name__}: {shown(str(error), 300)}"
@@ -116,7 +115,7 @@ def _parse(text: str) -> Structure | str:
         return str(error)
 
 
-def _check_columns(text: str) -> None:
+def check_columns(text: str) -> None:
     """ValueError where a frame announces more columns than memory."""
     properties = key_val_str_to_dict(text.split("\n", 2)[1].strip()).get("Properties", "")
     if sum(abs(int(number)) for number in str(properties).split(":")[2::3]) > _MAX_COLUMNS:

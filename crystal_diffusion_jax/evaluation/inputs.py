@@ -78,6 +78,8 @@ def read_structures(path: Path) -> Inputs:
         return _read_record(path)
     if path.suffix.lower() == ".cif":
         text = _read_cif(path)
+        if isinstance(text, OSError):
+            raise UserError(f"{path} cannot be read: {text.strerror or text}.") from text
         if isinstance(text, TooLarge):
             raise UserError(f"{path} is {text}: no crystal of up to {MAX_ATOMS} atoms takes that.")
         if "data_" not in text.lower():
@@ -141,18 +143,18 @@ def _read_record(path: Path) -> Inputs:
     return _collect([f"sample {index}" for index in range(len(results))], results)
 
 
-def _read_cif(path: Path) -> str | TooLarge:
+def _read_cif(path: Path) -> str | TooLarge | OSError:
     try:
         return read_text(path, MAX_CIF_CHARACTERS)
-    except TooLarge as error:
+    except (TooLarge, OSError) as error:
         return error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
-def _parse(text: str | TooLarge) -> Structure | str:
+def _parse(text: str | TooLarge | OSError) -> Structure | str:
     if isinstance(text, TooLarge):
         return f"too large: {text}"
+    if isinstance(text, OSError):
+        return f"cannot be read: {shown(text.strerror or str(text), _MAX_REASON)}"
     try:
         return parse_cif(text)
     except ValueError as error:
@@ -161,7 +163,7 @@ def _parse(text: str | TooLarge) -> Structure | str:
         return f"unparsable CIF: {type(error).__name__}"
 
 
-def _parse_all(texts: Sequence[str | TooLarge]) -> Iterable[Structure | str]:
+def _parse_all(texts: Sequence[str | TooLarge | OSError]) -> Iterable[Structure | str]:
     num_jobs = 1 if len(texts) < _MIN_CIFS_FOR_WORKERS else -1
     results: list[Structure | str] = joblib.Parallel(n_jobs=num_jobs, batch_size=50)(
         joblib.delayed(_parse)(text) for text in texts

@@ -3,14 +3,13 @@
 The file may have been edited or made by others, so nothing in it is taken for granted.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pymatgen.core import Structure
 
-from crystal_diffusion_jax.data.limits import MAX_CRYSTALS, MAX_RECORD_BYTES, read_text, shown
+from crystal_diffusion_jax.data.limits import MAX_CRYSTALS, MAX_RECORD_BYTES, read_json, shown
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation.cif import checked_structure
 
@@ -22,7 +21,7 @@ def read_record(path: Path) -> list[Structure | str]:
       UserError: the file cannot be read or is no such record, or an index is wrong or there twice.
     """
     try:
-        record = json.loads(read_text(path, MAX_RECORD_BYTES))
+        record = read_json(path, MAX_RECORD_BYTES)
         num = _count(record["settings"]["num"])
         if num > MAX_CRYSTALS:
             raise ValueError(f"settings.num is {num}, more than {MAX_CRYSTALS:,}")
@@ -33,7 +32,7 @@ def read_record(path: Path) -> list[Structure | str]:
             if not isinstance(entry["reason"], str):
                 raise TypeError("a reason is no text")
             _put(results, entry, f"rejected when sampled: {shown(entry['reason'], 300)}")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} is damaged, or was not written by experiments.sample "
             f"({shown(f'{type(error).__name__}: {error}', 200)}): sample again, or give other "
@@ -43,7 +42,7 @@ def read_record(path: Path) -> list[Structure | str]:
         if result is None:
             results[index] = "not sampled: the sampling command has not finished"
         elif isinstance(result, dict):
-            results[index] = _restore(result, path.name)
+            results[index] = restore(result, path.name)
     return results
 
 
@@ -64,7 +63,13 @@ def _count(value: Any) -> int:
     return value
 
 
-def _restore(entry: dict[str, Any], file: str) -> Structure | str:
+def restore(entry: dict[str, Any], file: str) -> Structure | str:
+    """A written crystal of a record, or the reason why it is none.
+
+    Args:
+      entry: with "lattice", "frac_coords" and "atomic_numbers".
+      file: its file's name, for the reason.
+    """
     try:
         lattice, frac_coords = (_array(entry[name], "if") for name in ("lattice", "frac_coords"))
         atomic_numbers = _array(entry["atomic_numbers"], "i")

@@ -77,7 +77,7 @@ def read_log(path: Path) -> tuple[dict[int, float], dict[int, float]]:
                 minutes[int(row["step"])] = float(row["seconds"]) / 60
             else:
                 losses[int(row["step"])] = float(row["loss"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise UserError(
             f"{path} is missing or damaged: give the folder of a training to --workdir"
         ) from error

@@ -13,8 +13,9 @@ import numpy as np
 import smact
 from pymatgen.core import Element, Structure
 
+from crystal_diffusion_jax.data.limits import MIN_VOLUME
 from crystal_diffusion_jax.evaluation.compositions import Composition
-from crystal_diffusion_jax.structures import MIN_VOLUME, minimum_distance
+from crystal_diffusion_jax.structures import minimum_distance
 
 # Angstrom. Distances of an atom to its own images do not count, as in CDVAE.
 MIN_DISTANCE = 0.5

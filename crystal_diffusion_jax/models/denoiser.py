@@ -22,6 +22,10 @@ from crystal_diffusion_jax.models.neighbours import find_neighbours, virial
 
 CONDITIONINGS = ("none", "cdi", "cds")
 
+# Far above what crystals need. The sizes of the weights are found by going through the network,
+# so a made-up model must not describe one that takes minutes.
+_MAX_BLOCKS, _MAX_WIDTH = 64, 8192
+
 
 @dataclasses.dataclass(frozen=True)
 class DenoiserConfig:
@@ -69,12 +73,17 @@ class DenoiserConfig:
         ):
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{field} must be one of {allowed}, not {getattr(self, field)!r}")
-        for field in ("width", "num_blocks", "num_heads", "num_frequencies", "pair_width"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} must be at least 1, not {getattr(self, field)}")
-        for field in ("num_radial", "num_rank_cosines"):
-            if getattr(self, field) < 0:
-                raise ValueError(f"{field} must be at least 0, not {getattr(self, field)}")
+        for fields, least, most in (
+            (("num_blocks",), 1, _MAX_BLOCKS),
+            (("width", "num_heads", "num_frequencies", "pair_width"), 1, _MAX_WIDTH),
+            (("num_radial", "num_rank_cosines"), 0, _MAX_WIDTH),
+        ):
+            for field in fields:
+                value = getattr(self, field)
+                if value < least:
+                    raise ValueError(f"{field} must be at least {least}, not {value}")
+                if value > most:
+                    raise ValueError(f"{field} must be at most {most}, not {value}")
         if self.width % self.num_heads or self.width % 2:
             raise ValueError(
                 f"width must be even and a multiple of num_heads, not {self.width} "

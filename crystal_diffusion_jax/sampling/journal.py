@@ -23,7 +23,7 @@ from crystal_diffusion_jax.files import replace_text
 FORMAT_VERSION = 1
 
 # What reading a file of any content may raise.
-_DAMAGE = (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)
+DAMAGE = (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError)
 
 # A crystal of the most atoms that a request may have takes some 0.3 MB.
 _MAX_LINE = 2**21
@@ -68,7 +68,7 @@ class Journal:
         self._end = 0
         try:
             self._restore()
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise UserError(
                 f"{path} is damaged or was written by another version: choose another --out, or "
                 "remove the folder."
@@ -187,6 +187,8 @@ def _line_of(file: IO[bytes]) -> bytes:
 
 def _note_of(crystal: Crystal) -> _Note:
     if "rejected" not in crystal:
+        if type(crystal["frame"]) is not str:
+            raise ValueError("a frame is no text")
         return crystal["structure"]["index"], None
     entry = crystal["rejected"]
     if type(entry["reason"]) is not str or len(entry["reason"]) > _MAX_REASON:

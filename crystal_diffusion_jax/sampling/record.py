@@ -26,7 +26,7 @@ from crystal_diffusion_jax.files import replace_pieces, replace_text, temporary_
 from crystal_diffusion_jax.lock import LOCK, OWNER
 from crystal_diffusion_jax.sampling import journal, record_file, trajectory_files
 from crystal_diffusion_jax.sampling.entry import Entry, cif, cif_name, frame, make_entry, rejection
-from crystal_diffusion_jax.sampling.journal import Journal
+from crystal_diffusion_jax.sampling.journal import DAMAGE, Journal
 from crystal_diffusion_jax.sampling.request import draw_values
 from crystal_diffusion_jax.sampling.settings import SampleSettings, refuse_other_settings
 
@@ -60,6 +60,17 @@ def create_folder(out: Path) -> None:
         )
 
 
+def _refuse_links(out: Path) -> None:
+    """Refuses a folder of somebody else's making that would have us write elsewhere.
+
+    Raises:
+      UserError: a folder or the journal is a link.
+    """
+    for name in (CIF_FOLDER, trajectory_files.FOLDER, JOURNAL):
+        if (out / name).is_symlink():
+            raise UserError(f"{out / name} is a link: remove it, or choose another --out.")
+
+
 class SampleFolder:
     """The folder of one sampling command, for one process at a time (`lock.exclusive`)."""
 
@@ -80,6 +91,7 @@ class SampleFolder:
         # As many crystals are in the assembled files.
         self._assembled = 0
         create_folder(out)
+        _refuse_links(out)
         with self._writing():
             is_recorded = (out / RECORD).is_file() and not (out / JOURNAL).is_file()
             if is_recorded:
@@ -89,7 +101,12 @@ class SampleFolder:
             self._journal = Journal(out / JOURNAL)
             refuse_other_settings(out, self._journal.settings, settings)
             trajectory_files.mend(out, self._journal.missing())
-            self._mend_cifs()
+            try:
+                self._mend_cifs()
+            except OSError:
+                raise
+            except DAMAGE as error:  # an entry holds no crystal
+                raise record_file.damaged(out / (RECORD if is_recorded else JOURNAL)) from error
             if is_recorded:
                 self._assembled = self._journal.done
                 self._write_extxyz()
@@ -207,7 +224,7 @@ class SampleFolder:
             Journal(beside).append(crystals, record["seconds"], record["network_calls"])
         except UserError:
             raise
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        except DAMAGE as error:
             beside.unlink(missing_ok=True)
             raise record_file.damaged(path) from error
         beside.replace(self._out / JOURNAL)

@@ -2,9 +2,12 @@
 
 import dataclasses
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from crystal_diffusion_jax.data.limits import shown
 from crystal_diffusion_jax.errors import UserError
 
 # The paper's predictor ...
@@ -68,6 +71,78 @@ class SampleSettings:
         return self.gamma != 0
 
 
+def recorded_settings(content: Any) -> SampleSettings:
+    """The settings that a record holds, which somebody may have edited or made up.
+
+    Raises:
+      ValueError: they are none; the message says what is wrong.
+    """
+    if not isinstance(content, dict):
+        raise ValueError("the settings are no object with fields")
+    fields = dataclasses.fields(SampleSettings)
+    names = {field.name for field in fields}
+    if differing := sorted(names.symmetric_difference(content) - set(_LATER)):
+        raise ValueError(f"fields too many or too few: {', '.join(map(ascii, differing))}")
+    for field in fields:
+        if field.name in content and not _KINDS[field.name](content[field.name]):
+            raise ValueError(f"{field.name} is {shown(repr(content[field.name]))}")
+    return SampleSettings(**content)
+
+
+# Far beyond any number that is asked for; larger ones are integers that no float can hold.
+_LARGEST = 1e300
+
+
+def _is_text(value: Any) -> bool:
+    # Json may hold halves of characters (surrogates), which cannot be written.
+    return type(value) is str and not re.search("[\ud800-\udfff]", value)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= _LARGEST
+
+
+def _are_conditions(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        _is_text(name)
+        and (
+            all(map(_is_number, asked)) and len(asked) == 2
+            if isinstance(asked, list)
+            else _is_number(asked)
+        )
+        for name, asked in value.items()
+    )
+
+
+def _are_elements(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and all(map(_is_text, value)))
+
+
+# Fields that records from before they existed lack.
+_LATER = ("solver", "chemical_system", "relaxation_steps", "charge_balance")
+_KINDS: dict[str, Callable[[Any], bool]] = {
+    "model": _is_text,
+    "model_sha256": _is_text,
+    "conditions": _are_conditions,
+    "num": _is_count,
+    "seed": _is_count,
+    "guidance": _is_number,
+    "num_steps": _is_count,
+    "gamma": _is_number,
+    "elements": _are_elements,
+    "num_atoms": lambda value: value is None or _is_count(value),
+    "symprec": _is_number,
+    "solver": lambda value: value in SOLVERS,
+    "chemical_system": lambda value: type(value) is bool,
+    "relaxation_steps": _is_count,
+    "charge_balance": lambda value: type(value) is bool,
+}
+
+
 def refuse_other_settings(out: Path, recorded: dict[str, Any], settings: SampleSettings) -> None:
     """Checks that a folder was begun by the same request.
 
@@ -80,9 +155,8 @@ def refuse_other_settings(out: Path, recorded: dict[str, Any], settings: SampleS
       UserError: some differ; they are named with both values.
     """
     present = dataclasses.asdict(settings)
-    later = ("solver", "chemical_system", "relaxation_steps", "charge_balance")
     defaults = {field.name: field.default for field in dataclasses.fields(settings)}
-    recorded = {name: defaults[name] for name in later} | recorded
+    recorded = {name: defaults[name] for name in _LATER} | recorded
     if recorded.get("model_sha256") == settings.model_sha256:
         recorded = recorded | {"model": settings.model}  # the same model under another path
     differing = ", ".join(

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import socket
 import time
@@ -19,6 +20,9 @@ from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.files import replace_text
 from crystal_diffusion_jax.training.state import TrainingConfig
 from crystal_diffusion_jax.training.workdir import writing
+
+# What reading a row of any content may raise.
+_DAMAGE = (ValueError, KeyError, TypeError, OverflowError, RecursionError)
 
 
 class Logbook:
@@ -48,7 +52,7 @@ class Logbook:
             replace_text(path, "".join(rows))
             self._file = path.open("a")
             self._tensorboard = _Events(workdir / "tensorboard", resume_step + 1)
-        self.seconds = max((float(json.loads(row).get("seconds", 0)) for row in rows), default=0.0)
+        self.seconds = max(map(_seconds_of, rows), default=0.0)
 
     def __enter__(self) -> Self:
         return self
@@ -156,8 +160,17 @@ def _step_of(row: str) -> float:
     """The step of a row; a line that a kill cut short counts as lost."""
     try:
         return float(json.loads(row)["step"])
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except _DAMAGE:
         return float("inf")
+
+
+def _seconds_of(row: str) -> float:
+    """Of training up to a row, 0 where it does not say."""
+    try:
+        seconds = float(json.loads(row)["seconds"])
+    except _DAMAGE:
+        return 0.0
+    return seconds if math.isfinite(seconds) else 0.0
 
 
 def duration(seconds: float) -> str:

@@ -9,6 +9,13 @@ import numpy as np
 from crystal_diffusion_jax.data.archives import read_arrays
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.datasets import SPLITS
+from crystal_diffusion_jax.data.limits import (
+    MAX_ATOMS,
+    MAX_CELL_LENGTH,
+    MAX_PROPERTY,
+    MIN_CELL_LENGTH,
+    MIN_VOLUME,
+)
 from crystal_diffusion_jax.data.prepared import BadRow, Prepared, settle_bad_rows
 from crystal_diffusion_jax.data.tables import Source
 from crystal_diffusion_jax.errors import UserError
@@ -69,6 +76,25 @@ def read_parts(
     return filter(len, map(read_part, paths))
 
 
+def _require_crystals(dataset: CrystalDataset) -> None:
+    """ValueError where a cell, a crystal or a property is beyond the limits for csv and CIF."""
+    with np.errstate(over="ignore", invalid="ignore"):  # too long is too long
+        lengths = np.linalg.norm(dataset.lattice.astype(np.float64), axis=-1)
+        volumes = np.abs(np.linalg.det(dataset.lattice.astype(np.float64)))
+    for row, defect in (
+        (lengths.max(axis=-1) > MAX_CELL_LENGTH, f"cell vector longer than {MAX_CELL_LENGTH:g} A"),
+        (lengths.min(axis=-1) < MIN_CELL_LENGTH, f"cell vector shorter than {MIN_CELL_LENGTH} A"),
+        (volumes < MIN_VOLUME, f"volume below {MIN_VOLUME} A^3"),
+        (dataset.num_atoms > MAX_ATOMS, f"more than {MAX_ATOMS} atoms"),
+        (
+            (np.abs(dataset.properties) > MAX_PROPERTY).any(axis=-1),
+            f"a property beyond {MAX_PROPERTY:g}",
+        ),
+    ):
+        if row.any():
+            raise ValueError(f"crystal {int(np.argmax(row)) + 1}: {defect}")
+
+
 def _read_arrays(path: Path, properties: Sequence[str], max_num_atoms: int) -> Prepared:
     try:
         stored = read_arrays(path)
@@ -77,6 +103,7 @@ def _read_arrays(path: Path, properties: Sequence[str], max_num_atoms: int) -> P
         ids = np.full(np.shape(arrays["num_atoms"]), "")
         dataset = CrystalDataset(property_names=tuple(names), material_ids=ids, **arrays)
         dataset.require_whole()
+        _require_crystals(dataset)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} does not hold the arrays of a data set ({error}): lattice, num_atoms, "

@@ -5,6 +5,7 @@ and with its largest atom in the corner of the cell: the reverse process knows n
 """
 
 import dataclasses
+import io
 import itertools
 import math
 import warnings
@@ -23,8 +24,11 @@ from crystal_diffusion_jax.data.limits import (
     shown,
 )
 from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.evaluation.extxyz import TooManyAtoms, check_columns, split_frames
 from crystal_diffusion_jax.structures import reduced_formula
 
+# The states of the longest process that is asked for, each kept.
+_MAX_FRAMES = 100_000
 # Angstrom outside a face over which the image of an atom shrinks to nothing: so nothing jumps when
 # an atom leaves through one face and comes in through the opposite one.
 _FADE = 1.0
@@ -82,9 +86,7 @@ def read_trajectory(path: Path, max_frames: int) -> list[ase.Atoms]:
             raise UserError(f"--trajectory={path} is no file: give one of OUT/trajectories.")
         if path.stat().st_size > MAX_RECORD_BYTES:
             raise UserError(f"--trajectory={path} is larger than any trajectory.")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            frames = list(ase.io.iread(path, index=":", format="extxyz"))
+        frames = _frames(path)
     except UserError:
         raise
     except Exception as error:  # as open-ended as the text may be
@@ -100,11 +102,28 @@ def read_trajectory(path: Path, max_frames: int) -> list[ase.Atoms]:
     return [frames[index] for index in chosen]
 
 
+def _frames(path: Path) -> list[ase.Atoms]:
+    frames: list[ase.Atoms] = []
+    with path.open(encoding="utf-8", errors="replace") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for text in split_frames(file):
+            if isinstance(text, TooManyAtoms):
+                raise ValueError(text)
+            if len(frames) == _MAX_FRAMES:
+                raise ValueError(f"more than {_MAX_FRAMES:,} frames")
+            check_columns(text)
+            # One frame's text; without index=":" ASE gives one Atoms.
+            frames.append(ase.io.read(io.StringIO(text), format="extxyz"))  # type: ignore[arg-type]
+    return frames
+
+
 def _defect(frame: ase.Atoms, num_atoms: int) -> str | None:
     if not isinstance(frame.info.get("t"), int | np.integer):
         return "its comment line has no diffusion time t"
     if not 1 <= len(frame) == num_atoms <= MAX_ATOMS:
         return f"{len(frame)} atoms, where 1 to {MAX_ATOMS}, in all frames as many, can be drawn"
+    if not frame.numbers.all():
+        return "an atom of no known element"
     numbers = np.concatenate([frame.cell.array, frame.positions])
     if not np.isfinite(numbers).all():
         return "its numbers are not finite, so there is nothing to draw"

@@ -1,5 +1,6 @@
 """The page's pictures once more, as PNG files made with matplotlib."""
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from crystal_diffusion_jax.evaluation.page.figures import (
     THRESHOLD_COLOUR,
     TRAINING_COLOUR,
 )
+from crystal_diffusion_jax.files import replace_bytes, try_writing
 
 HISTOGRAM, COMPOSITIONS, ELEMENTS = "histogram.png", "compositions.png", "elements.png"
 
@@ -37,7 +39,7 @@ def require_matplotlib(who: str = "--png") -> Any:
 
 
 def prepare_folder(folder: Path) -> None:
-    """Makes the folder of --png and takes earlier pictures out of it, before the minutes of work.
+    """Makes the folder of --png and tries to write there, before the minutes of work.
 
     Raises:
       UserError: it cannot be made or written, or matplotlib is missing.
@@ -46,8 +48,7 @@ def prepare_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name in (HISTOGRAM, COMPOSITIONS, ELEMENTS):
-            (folder / name).touch()
-            (folder / name).unlink()
+            try_writing(folder / name)
     except OSError as error:
         raise _cannot_write(folder, error) from error
 
@@ -60,6 +61,8 @@ def write_pictures(
     num: int,
 ) -> list[Path]:
     """Writes compositions.png and elements.png, and histogram.png where there are predictions.
+
+    Earlier ones stay whole until then; an earlier histogram goes where there is no new one.
 
     Args:
       folder: exists.
@@ -79,7 +82,11 @@ def write_pictures(
         pictures = {HISTOGRAM: _histogram(shown)} | pictures
     try:
         for name, figure in pictures.items():
-            figure.savefig(folder / name, format="png", dpi=150)
+            drawn = io.BytesIO()
+            figure.savefig(drawn, format="png", dpi=150)
+            replace_bytes(folder / name, drawn.getvalue())
+        if shown is None:
+            (folder / HISTOGRAM).unlink(missing_ok=True)  # that of other crystals
     except OSError as error:
         raise _cannot_write(folder, error) from error
     return [folder / name for name in pictures]
