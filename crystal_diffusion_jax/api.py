@@ -20,12 +20,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import ase
 import numpy as np
 from pymatgen.core import Structure
 
 from crystal_diffusion_jax import compilation, devices, model_folder
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
-from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.errors import UserError, did_you_mean
 from crystal_diffusion_jax.evaluation.compositions import reduced_composition
 from crystal_diffusion_jax.evaluation.intervals import Rate
 from crystal_diffusion_jax.evaluation.success_rate import success_rates
@@ -38,7 +39,7 @@ from crystal_diffusion_jax.sampling.memory import Memory
 from crystal_diffusion_jax.sampling.plan import plan
 from crystal_diffusion_jax.sampling.request import parse_target
 from crystal_diffusion_jax.sampling.settings import ANCESTRAL, Solver
-from crystal_diffusion_jax.structures import parse_elements, to_structure
+from crystal_diffusion_jax.structures import from_ase, parse_elements, to_structure
 
 
 def _to_stderr(line: str) -> None:
@@ -46,7 +47,9 @@ def _to_stderr(line: str) -> None:
 
 
 # One property's request: a value, an end of the training range, or (lowest, highest).
-Asked = float | str | tuple[float, float]
+Asked = float | str | tuple[float, float] | list[float]
+# Crystals from anywhere.
+Crystal = Structure | ase.Atoms
 
 
 def load(model: str | Path) -> "Model":
@@ -64,7 +67,7 @@ def load(model: str | Path) -> "Model":
     return Model(model_folder.load(model), str(model))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Model:
     """A trained model that can be sampled from.
 
@@ -75,6 +78,12 @@ class Model:
 
     trained: TrainedModel
     name: str
+
+    def __repr__(self) -> str:
+        ranges = (
+            f"{name} {low:.4g} .. {high:.4g}" for name, (low, high) in self.properties.items()
+        )
+        return f"Model({self.name!r}: {', '.join(ranges) or 'without a property'})"
 
     @property
     def properties(self) -> dict[str, tuple[float, float]]:
@@ -93,7 +102,8 @@ class Model:
         solver: Solver = ANCESTRAL,
         num_steps: int | None = None,
         relaxation_steps: int | None = None,
-        elements: str | None = None,
+        elements: str | Sequence[str] | None = None,
+        chemical_system: str | Sequence[str] | None = None,
         num_atoms: int | None = None,
         charge_balance: bool = False,
         batch_size: int = 100,
@@ -111,7 +121,9 @@ class Model:
           num_steps: of the reverse process; by default as trained, or 50 in second order.
           relaxation_steps: at each time that decides on the structure, instead of the corrector;
             by default the model's, 0 in second order.
-          elements: only these, as "Ba,Ti,O".
+          elements: only these, as "Ba,Ti,O" or ["Ba", "Ti", "O"].
+          chemical_system: only these, and each of them, as "Ba-Ti-O" or a list; crystals that lack
+            one are rejected. Instead of `elements`.
           num_atoms: in every crystal; by default drawn as in the data.
           charge_balance: draw species whose oxidation states can add up to zero.
           batch_size: most crystals at once.
@@ -122,6 +134,13 @@ class Model:
             flags, which have the same names.
         """
         statistics = self.trained.statistics
+        symbols, flag = elements, "elements"
+        if chemical_system is not None:
+            if elements is not None:
+                raise UserError("elements and chemical_system exclude each other: give one of them")
+            symbols, flag = chemical_system, "chemical_system"
+        if symbols is not None and not isinstance(symbols, str):
+            symbols = ",".join(symbols)
         planned = plan(
             self.trained,
             self.name,
@@ -132,7 +151,8 @@ class Model:
             solver=solver,
             num_steps=num_steps,
             relaxation_steps=relaxation_steps,
-            elements=parse_elements(elements, statistics.vocabulary),
+            elements=parse_elements(symbols, statistics.vocabulary, flag),
+            chemical_system=chemical_system is not None,
             num_atoms=num_atoms,
             charge_balance=charge_balance,
         )
@@ -153,7 +173,9 @@ def _as_text(target: Asked | Mapping[str, Asked] | None) -> str:
     """The request as `--target` has it, so that both are checked by the same rules."""
 
     def one(asked: Asked) -> str:
-        if isinstance(asked, tuple):
+        if isinstance(asked, tuple | list):
+            if len(asked) != 2:
+                raise UserError(f"target={asked!r}: a range is (lowest, highest)")
             low, high = asked
             return f"{float(low)!r}:{float(high)!r}"
         return asked if isinstance(asked, str) else repr(float(asked))
@@ -175,9 +197,13 @@ class Oracle:
 
     name: str
 
-    def predict(self, crystals: Sequence[Structure]) -> np.ndarray:
-        """[len(crystals)] predicted property in the data set's unit, NaN where there is none."""
-        return predict(list(crystals), self.name, progress=False).values
+    def predict(self, crystals: Crystal | Sequence[Crystal]) -> np.ndarray:
+        """[len(crystals)] predicted property in the data set's unit, NaN where there is none.
+
+        Args:
+          crystals: pymatgen structures or ASE atoms; a single one counts as a list of one.
+        """
+        return predict(_structures(crystals), self.name, progress=False).values
 
 
 def oracle(dataset: str) -> Oracle:
@@ -187,28 +213,37 @@ def oracle(dataset: str) -> Oracle:
       UserError: another name.
     """
     if dataset not in ORACLES:
-        raise UserError(f"there is no judge {dataset!r}, only {', '.join(ORACLES)}")
+        raise UserError(
+            f"there is no judge {dataset!r}, only {', '.join(ORACLES)}"
+            f"{did_you_mean(dataset, ORACLES)}"
+        )
     return Oracle(dataset)
 
 
-def success_rate(crystals: Sequence[Structure], dataset: str) -> dict[str, Rate]:
+def _structures(crystals: Crystal | Sequence[Crystal]) -> list[Structure]:
+    several = [crystals] if isinstance(crystals, Structure | ase.Atoms) else crystals
+    return [from_ase(one) if isinstance(one, ase.Atoms) else one for one in several]
+
+
+def success_rate(crystals: Crystal | Sequence[Crystal], dataset: str) -> dict[str, Rate]:
     """SR5, SR10 and SR15 of single crystals, invalid ones counted as failures.
 
     Crystals that were rejected count as failures too. `experiments.evaluate` has other readings
     besides, and counts predictions too low to be believed as failures.
 
     Args:
-      crystals: those of `Model.sample`, or any structures.
+      crystals: those of `Model.sample`, or any that `Oracle.predict` takes.
       dataset: whose judge and thresholds.
 
     Raises:
       UserError: no such data set, or its judge's weights cannot be fetched.
     """
-    values = oracle(dataset).predict(crystals)
+    structures = _structures(crystals)
+    values = oracle(dataset).predict(structures)
     valid = [
         structural_defect(crystal) is None
         and composition_defect(reduced_composition(crystal.atomic_numbers)) is None
-        for crystal in crystals
+        for crystal in structures
     ]
     rejected = len(crystals.rejected) if isinstance(crystals, SampledCrystals) else 0
     return success_rates(

@@ -97,6 +97,11 @@ def _find(path: Path) -> Path:
         with contextlib.suppress(OSError, ValueError):  # a name too long, a folder of someone else
             if (folder / "model.json").exists():
                 return folder
+    if (path / "checkpoints").is_dir():
+        raise UserError(
+            f"{shown(str(path), 500)} is a training that has not written a model yet, which comes "
+            "with its first validation: give the same train command again"
+        )
     names = shipped_names()
     raise UserError(
         f"{shown(str(path), 500)} is neither a folder with a trained model nor a model of this "

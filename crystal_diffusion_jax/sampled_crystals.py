@@ -1,6 +1,7 @@
 """Crystals of one request as Python has them: a sequence of structures, and what they turn into."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from crystal_diffusion_jax.sampling.settings import SampleSettings
 from crystal_diffusion_jax.structures import reduced_formula, to_ase, to_cif
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class SampledCrystals(Sequence[Structure]):
     """Crystals of one request, a sequence of pymatgen structures.
 
@@ -29,6 +30,12 @@ class SampledCrystals(Sequence[Structure]):
     indices: tuple[int, ...]
     rejected: Mapping[int, str]
     settings: SampleSettings
+
+    def __repr__(self) -> str:
+        common = Counter(self.formulas).most_common(5)
+        formulas = ", ".join(f"{formula} {count}" for formula, count in common)
+        more = ", ..." if len(set(self.formulas)) > len(common) else ""
+        return f"{len(self)} crystals of {self.settings.model} ({formulas}{more})"
 
     def __len__(self) -> int:
         return len(self.structures)

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -134,13 +135,25 @@ def to_ase(structure: Structure) -> ase.Atoms:
     )
 
 
+def from_ase(atoms: ase.Atoms) -> Structure:
+    """ASE's crystal as pymatgen has it.
+
+    Raises:
+      UserError: it is not periodic in all directions.
+    """
+    if not atoms.pbc.all():
+        raise UserError("a crystal must be periodic in all directions (pbc)")
+    return Structure(atoms.cell.array, atoms.numbers, atoms.positions, coords_are_cartesian=True)
+
+
 def parse_elements(
     symbols: str | None, vocabulary: Sequence[int], flag: str = "elements"
 ) -> list[tuple[str, int]] | None:
     """Reads a list of elements: "Ba,Ti,O" -> [("Ba", 56), ("Ti", 22), ("O", 8)].
 
     Args:
-      symbols: separated by commas; None stays None.
+      symbols: separated by commas, or as in "Ba-Ti-O" if `flag` is "chemical_system"; None stays
+        None.
       vocabulary: atomic numbers that the model knows.
       flag: where they come from, for messages.
 
@@ -150,7 +163,8 @@ def parse_elements(
     if symbols is None:
         return None
     found = []
-    for symbol in (part.strip() for part in symbols.split(",")):
+    separators = "[,-]" if flag == "chemical_system" else ","
+    for symbol in (part.strip() for part in re.split(separators, symbols)):
         if not Element.is_valid_symbol(symbol):
             raise UserError(
                 f"--{flag}={symbols}: {symbol!r} is no element symbol; they are written as in "

@@ -62,21 +62,26 @@ def parser() -> cli.Parser:
     return flags
 
 
-def read_settings(structures: Path, notes: list[str]) -> SampleSettings | None:
-    """What samples.json says of the request; None for crystals from elsewhere.
+def read_request(structures: Path, notes: list[str]) -> tuple[SampleSettings | None, str]:
+    """What samples.json says of the request and, in words, of the versions that answered it.
 
     Args:
-      structures: the crystals, read already.
+      structures: the crystals, read already; None and "" for those from elsewhere.
       notes: takes a sentence where the record does not tell.
     """
     path = structures / RECORD if structures.is_dir() else structures
     if path.suffix != ".json" or not path.is_file():
-        return None
+        return None, ""
     try:
-        return recorded_settings(read_json(path, MAX_RECORD_BYTES)["settings"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        record = read_json(path, MAX_RECORD_BYTES)
+        settings = recorded_settings(record["settings"])
+        found = record.get("versions")
+        versions = ", ".join(map(" ".join, found.items())) if found else "versions not recorded"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         notes.append(f"{path} does not say what was asked for: {shown(str(error), 300)}.")
-        return None
+        return None, ""
+    digest = shown(settings.model_sha256[:12])
+    return settings, f"Sampled with {shown(versions, 300)}; weights {digest} (sha256). "
 
 
 def find_model(settings: SampleSettings | None) -> model_folder.TrainedModel | None:
@@ -198,7 +203,7 @@ def main() -> None:
         prepare_folder(flags.png)
     inputs = read_structures(flags.structures)
     unsaid: list[str] = []
-    settings = read_settings(flags.structures, unsaid)
+    settings, made_with = read_request(flags.structures, unsaid)
     model = find_model(settings)
     spec = KNOWN_DATASETS.get(flags.dataset or (model.config.data.name if model else ""))
     scores, train, notes = judge(inputs, spec, flags.root)
@@ -231,8 +236,9 @@ def main() -> None:
         property_title=title,
         command=f"{sample_command(settings, flags.structures) if settings else made}\n"
         f"python -m experiments.report {shlex.join(sys.argv[1:])}",
-        versions=f"crystal_diffusion_jax {__version__}, jax {jax.__version__}, numpy "
-        f"{np.__version__}, Python {platform.python_version()}, {platform.machine()}",
+        versions=f"{made_with}Report by crystal_diffusion_jax {__version__}, "
+        f"jax {jax.__version__}, numpy {np.__version__}, Python {platform.python_version()}, "
+        f"{platform.machine()}",
     )
     cli.write_output(flags.out, to_html(page))
     if flags.png is not None:

@@ -139,7 +139,7 @@ def sample(flags: argparse.Namespace) -> None:
         raise UserError("--elements and --chemical_system exclude each other: give one of them")
     elements, flag = flags.elements, "elements"
     if flags.chemical_system is not None:
-        elements, flag = flags.chemical_system.replace("-", ","), "chemical_system"
+        elements, flag = flags.chemical_system, "chemical_system"
     require_between("batch_size", flags.batch_size, 1, math.inf)
     planned = plan(
         model,

@@ -74,6 +74,8 @@ def parse_flags(argv: list[str]) -> list[str]:
             if not flags.FLAGS[name].value:
                 raise UserError(f"--{name} is missing")
         _CONFIG.value.to_dict()  # a missing file goes unnoticed until the config is used
+    except SystemExit:
+        sys.exit(0)  # absl's --help ends as if it were a mistake
     except (
         flags.Error,
         AttributeError,

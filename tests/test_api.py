@@ -102,7 +102,11 @@ def test_a_range_is_drawn_for_each_crystal_and_told(crystals):
         ({"target": (2.0, 1.0)}, "LOWEST:HIGHEST"),
         ({"guidance": 1.0}, "target"),
         ({"elements": "Xx"}, "no element symbol"),
-        ({"num_atoms": 7}, "5 to 5"),
+        ({"elements": ["Ba", "Xx"]}, "no element symbol"),
+        ({"elements": "Ba", "chemical_system": "Ba-O"}, "exclude each other"),
+        ({"chemical_system": "Ba-Pu-O"}, "--chemical_system=Ba-Pu-O: the model never saw Pu"),
+        ({"target": [0.5, 1.0, 1.5]}, r"a range is \(lowest, highest\)"),
+        ({"num_atoms": 7}, "trained on 5 atoms"),
     ],
 )
 def test_what_the_model_cannot_do_is_said_before_anything_is_computed(arguments, message):
@@ -113,8 +117,48 @@ def test_what_the_model_cannot_do_is_said_before_anything_is_computed(arguments,
 def test_an_unknown_model_or_judge_is_named_with_what_there_is():
     with pytest.raises(UserError, match="did you mean perov5_cds"):
         cdj.load("perov5_cd")
-    with pytest.raises(UserError, match="perov5, carbon24, mp20"):
+    with pytest.raises(UserError, match=r"perov5, carbon24, mp20; did you mean perov5\?"):
         cdj.oracle("perov_5")
+
+
+def test_lists_do_for_elements_and_ranges_and_a_chemical_system_is_held():
+    model = cdj.load("perov5_cds")
+    ask = functools.partial(model.sample, 4, num_steps=5, say=lambda line: None)
+    listed = ask([0.5, 2.0], elements=["Ba", "Ti", "O"])
+    assert list(listed) == list(ask((0.5, 2.0), elements="Ba,Ti,O"))
+    system = ask([0.5, 2.0], chemical_system=["Ba", "Ti", "O"])
+    assert system.settings.chemical_system
+    assert len(system) + len(system.rejected) == 4
+    assert all(len(crystal.composition) == 3 for crystal in system)
+
+
+def test_crystals_and_models_show_themselves_in_a_line(crystals):
+    assert repr(cdj.load("perov5_cds")) == "Model('perov5_cds': heat_ref -0.3285 .. 4.376)"
+    shown = repr(crystals)
+    assert shown.startswith(f"{len(crystals)} crystals of perov5_cds (")
+    assert len(shown) < 200
+
+
+def test_the_judge_takes_what_pymatgen_and_ase_have(crystals, monkeypatch):
+    seen: list[list[Structure]] = []
+
+    def judged(structures: list[Structure], oracle: str, progress: bool) -> Predictions:
+        seen.append(structures)
+        return Predictions(np.zeros(len(structures)), {})
+
+    monkeypatch.setattr(api, "predict", judged)
+    judge = cdj.oracle("perov5")
+    for several in (crystals, crystals.to_ase(), crystals[0], crystals.to_ase()[0]):
+        judge.predict(several)
+    assert [len(structures) for structures in seen] == [NUM, NUM, 1, 1]
+    for structures in seen:
+        for ours, theirs in zip(structures, crystals, strict=False):
+            np.testing.assert_allclose(ours.distance_matrix, theirs.distance_matrix, atol=1e-6)
+            assert ours.atomic_numbers == theirs.atomic_numbers
+    molecule = crystals.to_ase()[0]
+    molecule.pbc = False
+    with pytest.raises(UserError, match="periodic in all directions"):
+        judge.predict(molecule)
 
 
 def test_success_counts_invalid_and_rejected_crystals_as_failures(crystals, monkeypatch):

@@ -413,8 +413,14 @@ def test_the_command_of_a_record_asks_for_the_same_again(tmp_path):
         num_atoms=None,
         charge_balance=True,
     )
-    read = report.read_settings(samples(tmp_path / "s", settings), [])
+    read, versions = report.read_request(samples(tmp_path / "s", settings), [])
     assert read == settings
+    assert versions == "Sampled with versions not recorded; weights  (sha256). "
+    record = json.loads((tmp_path / "s" / "samples.json").read_text())
+    record["versions"] = {"jax": "0.9", "spglib": "2.6"}
+    (tmp_path / "s" / "samples.json").write_text(json.dumps(record))
+    _, versions = report.read_request(tmp_path / "s", [])
+    assert versions == "Sampled with jax 0.9, spglib 2.6; weights  (sha256). "
     words = shlex.split(report.sample_command(read, tmp_path))[3:]
     flags = sample.parser().parse_args(words)
     statistics = dataclasses.replace(
@@ -441,9 +447,9 @@ def test_a_model_that_is_gone_and_a_record_of_others_are_no_obstacle(tmp_path):
     assert report.find_model(None) is None
     (tmp_path / "samples.json").write_text('{"settings": {"num": 3}}')
     notes: list[str] = []
-    assert report.read_settings(tmp_path, notes) is None
+    assert report.read_request(tmp_path, notes) == (None, "")
     assert "samples.json does not say what was asked for: fields too" in notes[0]
-    assert report.read_settings(tmp_path / "crystals.cif", notes) is None
+    assert report.read_request(tmp_path / "crystals.cif", notes) == (None, "")
     assert len(notes) == 1
 
 

@@ -101,6 +101,8 @@ def generate(
     begin, todo = time.monotonic(), len(remaining)
     if trajectory is not None and todo < settings.num:
         say(f"{settings.num - todo} crystals were there before and get no new trajectory")
+    if todo:
+        say("the first batch of each size compiles the sampler or loads it, up to a minute")
     for rows, size, shape in _batches(remaining, num_atoms, batch_size):
         start = time.monotonic()
         count = len(rows)

@@ -235,10 +235,8 @@ def draw_num_atoms(
     sizes, counts = np.array(statistics.num_atoms_histogram).T
     if num_atoms is not None:
         if not sizes.min() <= num_atoms <= sizes.max():
-            raise UserError(
-                f"--num_atoms={num_atoms}: the model was trained on {sizes.min()} to "
-                f"{sizes.max()} atoms"
-            )
+            known = f"{sizes.min()} to {sizes.max()}" if len(sizes) > 1 else f"{sizes[0]}"
+            raise UserError(f"--num_atoms={num_atoms}: the model was trained on {known} atoms")
         return np.full(num, num_atoms)
     prior = counts / counts.sum()
     probabilities = np.broadcast_to(prior, (num, len(sizes)))

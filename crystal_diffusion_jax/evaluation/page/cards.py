@@ -41,7 +41,7 @@ def headline(
 
 def caption(spec: DatasetSpec) -> str:
     """What SR5, SR10 and SR15 mean."""
-    limits = ", ".join(f"{threshold:.6g}" for threshold in spec.success_thresholds)
+    limits = ", ".join(f"{threshold:.4g}" for threshold in spec.success_thresholds)
     return (
         f"{', '.join(NAMES)}: valid, and predicted among the lowest 5, 10, 15 % of {spec.name}, "
         f"which is {spec.property_name} of at most {limits} {spec.unit}."

@@ -78,6 +78,8 @@ def composition_bars(formulas: Sequence[str]) -> Any:
     names, counts = [name for name, _ in common], [count for _, count in common]
     figure.add_bar(x=names, y=counts, marker_color=GENERATED_COLOUR)
     figure.update_layout(**_LAYOUT, yaxis_title="crystals", xaxis_tickangle=-60)
+    if max(counts, default=0) < 5:
+        figure.update_yaxes(dtick=1)  # no halves of crystals
     return figure
 
 
