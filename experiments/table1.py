@@ -170,9 +170,13 @@ def about(table: Sequence[Measured]) -> str:
     """On how many crystals the models of one data set were trained, and how they sample."""
     sizes = sorted({each.trained_on for each in table})
     text = f"Our models are trained on {' or '.join(f'{n:,}' for n in sizes)} crystals."
-    for name, number in {each.row.model: each.relaxation_steps for each in table}.items():
-        if number:
-            text += f" `{name}` relaxes with {number} steps where its row has no other number."
+    relaxed = {each.row.model: each.relaxation_steps for each in table if each.relaxation_steps}
+    for number in sorted(set(relaxed.values())):
+        names = [f"`{name}`" for name, steps in relaxed.items() if steps == number]
+        verb = "relaxes" if len(names) == 1 else "relax"
+        text += (
+            f" {' and '.join(names)} {verb} with {number} steps where a row has no other number."
+        )
     return text
 
 

@@ -122,7 +122,7 @@ def test_the_page_has_shipped_models_only_and_asks_for_them_as_a_user_would(tmp_
         assert ("--charge_balance" in flags) == row.charge_balance
     page = (tmp_path / "page.md").read_text()
     assert "| **perov5_cds_plus, guidance 0, --relaxation_steps=5**, single | 0.500 |" in page
-    assert "`carbon24_cdi_plus` relaxes with 5 steps where its row has no other number." in page
+    assert "`carbon24_cdi_plus` and `carbon24_cds_ranks` relax with 5 steps where a row" in page
     assert "| **mp20_cdi_ranks, guidance 0, --charge_balance**, single | 0.500 |" in page
     assert f"| 1 x 1,000, {datetime.date.today()} |" in page
 

@@ -78,6 +78,7 @@ PAGE = (
     Row("perov5_cds_plus", "perov5", 0.0, relaxation_steps=5),
     Row("perov5_cds_plus", "perov5", 0.5),
     Row("carbon24_cdi_plus", "carbon24", 0.0),
+    Row("carbon24_cds_ranks", "carbon24", 0.0),
     Row("mp20_cdi_ranks", "mp20", 0.0, charge_balance=True),
 )
 
