@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -97,7 +98,7 @@ def _find(path: Path) -> Path:
         with contextlib.suppress(OSError, ValueError):  # a name too long, a folder of someone else
             if (folder / "model.json").exists():
                 return folder
-    if (path / "checkpoints").is_dir():
+    if os.path.isdir(path / "checkpoints"):  # pathlib's raises where a name is too long
         raise UserError(
             f"{shown(str(path), 500)} is a training that has not written a model yet, which comes "
             "with its first validation: give the same train command again"

@@ -194,6 +194,15 @@ def test_the_model_card_states_data_network_and_ranges(folder):
     assert "- steps: 20" in card
 
 
+def test_a_training_without_a_model_yet_is_told_from_any_other_folder(tmp_path):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"has not written a model yet.*same train command"):
+        model_folder.load(tmp_path / "run")
+    for other in (tmp_path, "x" * 5000, "a\0b"):
+        with pytest.raises(UserError, match="neither a folder with a trained model"):
+            model_folder.load(other)
+
+
 def test_the_card_of_cells_of_one_size_names_it_once():
     model = made_up_model()
     statistics = dataclasses.replace(model.statistics, num_atoms_histogram=((5, 130),))
