@@ -143,7 +143,7 @@ def from_ase(atoms: ase.Atoms) -> Structure:
     """
     if not atoms.pbc.all():
         raise UserError("a crystal must be periodic in all directions (pbc)")
-    return Structure(atoms.cell.array, atoms.numbers, atoms.positions, coords_are_cartesian=True)
+    return Structure.from_ase_atoms(atoms)
 
 
 def parse_elements(

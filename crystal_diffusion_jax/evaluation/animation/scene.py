@@ -27,7 +27,7 @@ from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation.extxyz import TooManyAtoms, check_columns, split_frames
 from crystal_diffusion_jax.structures import reduced_formula
 
-# The states of the longest process that is asked for, each kept.
+# More states than any process that is asked for has.
 _MAX_FRAMES = 100_000
 # Angstrom outside a face over which the image of an atom shrinks to nothing: so nothing jumps when
 # an atom leaves through one face and comes in through the opposite one.
