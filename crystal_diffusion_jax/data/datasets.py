@@ -27,9 +27,7 @@ class DatasetSpec:
       success_thresholds: property values at or below which a crystal counts for SR5, SR10 and
         SR15: the 5th, 10th and 15th percentile of the data set, as CDVAE's evaluation has them.
       official_folder: the folder in CDVAE's repository.
-      num_rows: rows by split, where published.
-      total_rows: rows of all splits together, as CDVAE's data/README.md states them.
-      sha256: checksums of the official csv files by split, where known.
+      sha256: checksums of the official csv files by split.
     """
 
     name: str
@@ -38,8 +36,6 @@ class DatasetSpec:
     direction: str
     success_thresholds: tuple[float, float, float]
     official_folder: str
-    num_rows: Mapping[str, int]
-    total_rows: int
     sha256: Mapping[str, str]
 
     def url(self, split: str) -> str:
@@ -55,9 +51,8 @@ KNOWN_DATASETS: Mapping[str, DatasetSpec] = {
         direction="min",
         success_thresholds=(0.43924842, 0.61202443, 0.7364607),
         official_folder="perov_5",
-        num_rows={"train": 11_356, "val": 3_787, "test": 3_785},
-        total_rows=18_928,
         sha256={
+            "train": "99cc012c21f5670a3d70d53781e1c4f20a9748a2f54945012db7bec5b563af4c",
             "val": "326f401219901270374b71e2faff63df3a29a99fd26f469993b9f476b693daf2",
             "test": "a85878c685037f0a578257f6d4fcdde00e968dbab73c5f1e90ecef65218513f6",
         },
@@ -69,9 +64,8 @@ KNOWN_DATASETS: Mapping[str, DatasetSpec] = {
         direction="min",
         success_thresholds=(-154.527093, -154.45865733, -154.44206825),
         official_folder="carbon_24",
-        num_rows={"train": 6_091, "val": 2_032, "test": 2_030},
-        total_rows=10_153,
         sha256={
+            "train": "de142c40617954a8b56c66a98bffb1a541abba69c79020067083c74dc445fa5f",
             "val": "36c00689cd63073c954a58bc6ed6e2adb7aeed5a630c994970959a1babffd50e",
             "test": "386b17c08816f434818d51e46687bf72ff3f92348f3ba24823e4758f1fe8a969",
         },
@@ -83,8 +77,10 @@ KNOWN_DATASETS: Mapping[str, DatasetSpec] = {
         direction="min",
         success_thresholds=(-3.17562208, -2.82196882, -2.52814761),
         official_folder="mp_20",
-        num_rows={},
-        total_rows=45_231,
-        sha256={},
+        sha256={
+            "train": "133bab58dba02d316f9f91174839f17802dce648be4e8659d1a42b32b97fa01d",
+            "val": "7b5f4085464b3eac9fd2123acee97ec372214004ce7e983b535b33395abc3e29",
+            "test": "dd605c7543cf95a13e150aed630d0915e74edc8dea17e85301ee6fbfeb7f500a",
+        },
     ),
 }
