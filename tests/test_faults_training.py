@@ -413,3 +413,30 @@ def test_a_full_disk_ends_the_program_with_status_2_and_one_sentence(tmp_path, u
         assert training.end() == 0, training.said
         assert json.loads((workdir / "model" / "model.json").read_text())["training"]["steps"] == 20
         assert_same_results(workdir, undisturbed)
+
+
+@pytest.mark.faults
+def test_a_damaged_checkpoint_ends_the_program_with_status_2_until_told_to_go_back(
+    tmp_path, undisturbed, monkeypatch
+):
+    workdir = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        at_group(patch, 2, terminate)
+        with pytest.raises(Preempted, match="of step 15"):
+            run(workdir)
+    files = (path for path in (workdir / "checkpoints" / "15.preempted").rglob("*"))
+    largest = max((path for path in files if path.is_file()), key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    training = Training(workdir)
+    assert training.end() == 2, training.said
+    *_, last = training.said.splitlines()
+    assert last.startswith("error: ")
+    assert "--resume_from_previous to go back to the checkpoint of step 10" in last
+    assert "Traceback" not in training.said
+    training = Training(workdir, "--resume_from_previous")
+    assert training.end() == 0, training.said
+    assert "set aside as 15.preempted.damaged" in training.said
+    shutil.rmtree(workdir / "checkpoints" / "15.preempted.damaged")
+    assert_same_results(workdir, undisturbed)

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,18 @@ def test_a_finished_run_is_left_as_it_is(finished):
     assert f"{workdir} is trained already: all 20 steps are done" in lines
     after = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()}
     assert after == files
+
+
+def test_a_finished_run_that_has_lost_its_model_says_how_to_get_it_back(tmp_path, finished):
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    shutil.rmtree(workdir / "model")
+    with pytest.raises(UserError, match="its folder model is missing") as caught:
+        run(workdir)
+    last = workdir / "checkpoints" / "20"
+    assert f"remove {last} and run this again" in str(caught.value)
+    shutil.rmtree(last)
+    run(workdir)
+    assert_same_results(workdir, finished[0])
 
 
 def test_data_may_move_between_runs(finished):

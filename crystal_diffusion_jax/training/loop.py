@@ -75,6 +75,7 @@ def train(
     ):
         steps = config.training.num_steps
         if checkpoints.latest() == Checkpoint(steps, validated=True):
+            processes.everywhere(lambda: _require_model(workdir, steps))
             say(f"{workdir} is trained already: all {steps} steps are done")
         else:
             _train(
@@ -93,6 +94,15 @@ def train(
             f"{checkpoints.best_step()}"
         )
     return workdir / "model"
+
+
+def _require_model(workdir: Path, steps: int) -> None:
+    if not (workdir / "model" / "model.json").is_file():
+        raise UserError(
+            f"all {steps} steps of {workdir} are done, but its folder model is missing: copy it "
+            f"back, or remove {workdir / 'checkpoints' / str(steps)} and run this again, which "
+            "repeats the steps after the checkpoint before"
+        )
 
 
 def _load_start(config: ExperimentConfig) -> TrainedModel:
