@@ -116,6 +116,18 @@ def test_pictures_are_small_even_when_crystals_are_missing_or_out_of_range(quant
         assert len(content) < 80_000
 
 
+def test_compositions_are_drawn_whole_and_only_where_there_are_several():
+    requests = asked()
+    rows = [measured(request, [1.0] * request.num) for request in requests.guided]
+    counts = [52, 51]
+    several = [row | {"compositions": count} for row, count in zip(rows, counts, strict=True)]
+    _, right = plots.guidance(several, "a model").axes
+    assert right.get_ylim()[0] == 0
+    assert right.get_ylim()[1] > 52 * 1.05
+    one = [row | {"compositions": 1} for row in rows]
+    assert len(plots.guidance(one, "carbon").axes) == 1
+
+
 def test_the_error_is_told_in_the_picture_with_what_it_would_be_without_listening():
     scores = {
         "mean_absolute_error": 0.25,

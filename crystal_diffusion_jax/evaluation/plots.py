@@ -175,13 +175,15 @@ def error_text(scores: Mapping[str, Any], unit: str) -> str:
 
 
 def guidance(measurements: Sequence[Measurement], title: str) -> Any:
-    """Success and validity, and distinct compositions, against the weight of guidance.
+    """Success and validity, and distinct compositions if any differ, against guidance's weight.
 
     Args:
       measurements: at the minimum, by ascending weight.
       title: of the picture.
     """
-    figure, (left, right) = _panels(1, 2, 3.3, width_ratios=(1.5, 1))
+    counts = [each["compositions"] for each in measurements]
+    ratios = (1.5, 1) if max(counts) > 1 else (1,)  # carbon is carbon
+    figure, (left, *rest) = _panels(1, len(ratios), 3.3, width_ratios=ratios)
     weights = [each["request"]["guidance"] for each in measurements]
     rows = {name: [_success(each, name) for each in measurements] for name in NAMES}
     valid = [Rate(each["valid"], each["request"]["num"]) for each in measurements]
@@ -194,12 +196,12 @@ def guidance(measurements: Sequence[Measurement], title: str) -> Any:
     left.set(ylabel="% of crystals, with 95 % interval", xlabel="weight of guidance")
     left.set_ylim(top=101)
     left.legend(frameon=False)
-    counts = [each["compositions"] for each in measurements]
-    right.plot(weights, counts, "o-", color=TARGET_COLOUR)
     (num,) = {each["request"]["num"] for each in measurements}
-    right.set(ylabel=f"distinct compositions of {num}", xlabel="weight of guidance")
-    right.set_ylim(bottom=0)
-    for axes in (left, right):
+    for right in rest:
+        right.plot(weights, counts, "o-", color=TARGET_COLOUR)
+        right.set(ylabel=f"distinct compositions of {num}", xlabel="weight of guidance")
+        right.set_ylim(0, 1.1 * max(counts))
+    for axes in (left, *rest):
         axes.set_xticks(weights)
     figure.suptitle(title, fontsize=11)
     return figure
