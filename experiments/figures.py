@@ -100,7 +100,7 @@ def measure_missing(
     left = todo
     for number, request in enumerate(missing, 1):
         asked = (
-            f"set {number}/{len(missing)} (target {request.target:.4g}, guidance "
+            f"set {number}/{len(missing)} (target {request.target:.6g}, guidance "
             f"{request.guidance:g})"
         )
         done.append(measure_one(request, lambda line, asked=asked: _say(f"{asked}: {line}")))  # type: ignore[misc]

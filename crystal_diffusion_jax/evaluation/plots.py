@@ -4,6 +4,7 @@ Each function draws one picture and returns matplotlib's figure; `save` writes i
 """
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -66,6 +67,9 @@ def property_histogram(
     """
     figure, panels = _panels(len(sets), 1, 0.7 + 1.5 * len(sets), sharex=True)
     known = np.array(training.ends if training.quantiles is None else training.quantiles)
+    # Carbon's energies differ by thousandths of themselves.
+    spread = training.ends[1] - training.ends[0] or 1.0
+    digits = max(0, 2 - math.floor(math.log10(spread)))
     for axes, (name, measured) in zip(panels, sets.items(), strict=True):
         target = measured["request"]["target"]
         values = values_of(measured)
@@ -82,9 +86,12 @@ def property_histogram(
             alpha=0.75,
             label=f"asked for the {name} ({np.sum(np.isfinite(values))} crystals)",
         )
-        axes.axvline(target, color=TARGET_COLOUR, linewidth=1.5, label=f"target {target:.4g}")
+        axes.axvline(
+            target, color=TARGET_COLOUR, linewidth=1.5, label=f"target {target:.{digits}f}"
+        )
         sr5 = spec.success_thresholds[0]
-        axes.axvline(sr5, color=THRESHOLD_COLOUR, linestyle=":", label=f"SR5 threshold {sr5:.4g}")
+        label = f"SR5 threshold {sr5:.{digits}f}"
+        axes.axvline(sr5, color=THRESHOLD_COLOUR, linestyle=":", label=label)
         axes.set(ylabel="% of crystals", xlim=(shown.edges[0], shown.edges[-1]))
         axes.legend(frameon=False, fontsize=8.5)
     panels[-1].set_xlabel(f"predicted {_title(spec)}; beyond the ends: in the outermost bins")
@@ -147,7 +154,8 @@ def conditioning(
     )
     note = f"\n{outside} crystals outside of the picture" if outside else ""
     # Below the legend, far above the diagonal.
-    axes.text(0.02, 0.7, text + note, transform=axes.transAxes, va="top", fontsize=9)
+    behind = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1.0}
+    axes.text(0.02, 0.7, text + note, transform=axes.transAxes, va="top", fontsize=9, bbox=behind)
     axes.set(
         xlabel=f"requested {_title(spec)}",
         ylabel=f"predicted {_title(spec)}",

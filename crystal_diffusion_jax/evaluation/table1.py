@@ -80,6 +80,7 @@ PAGE = (
     Row("carbon24_cdi_plus", "carbon24", 0.0),
     Row("carbon24_cds_ranks", "carbon24", 0.0),
     Row("mp20_cdi_ranks", "mp20", 0.0, charge_balance=True),
+    Row("mp20_cds_plus", "mp20", 0.0, charge_balance=True),
 )
 
 
