@@ -144,7 +144,7 @@ def _prepare(args: argparse.Namespace) -> dict[str, CrystalDataset]:
 
 def _download(spec: DatasetSpec) -> None:
     for split, path in download(spec, locate.download_folder(spec.name)).items():
-        print(f"{path}: sha256 {spec.sha256[split]}, as published")
+        print(f"{path}: sha256 {spec.sha256[split]}, as pinned")
 
 
 def _check_own(args: argparse.Namespace) -> None:

@@ -116,6 +116,19 @@ def test_pictures_are_small_even_when_crystals_are_missing_or_out_of_range(quant
         assert len(content) < 80_000
 
 
+def test_labels_have_the_decimals_that_the_range_needs():
+    requests = asked()
+    (row, *_) = (measured(request, [1.0] * request.num) for request in requests.all)
+    row["request"]["target"] = -154.55712
+    carbon = dataclasses.replace(TRAINING, ends=(-154.557, -154.066), quantiles=None)
+    (axes,) = plots.property_histogram({"minimum": row}, carbon, SPEC, "carbon").axes
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert "target -154.5571" in labels
+    (axes,) = plots.property_histogram({"minimum": row}, TRAINING, SPEC, "perovskites").axes
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert "target -154.557" in labels
+
+
 def test_compositions_are_drawn_whole_and_only_where_there_are_several():
     requests = asked()
     rows = [measured(request, [1.0] * request.num) for request in requests.guided]

@@ -136,11 +136,17 @@ def test_a_finished_run_is_left_as_it_is(finished):
 
 def test_a_finished_run_that_has_lost_its_model_says_how_to_get_it_back(tmp_path, finished):
     workdir = shutil.copytree(finished[0], tmp_path / "run")
-    shutil.rmtree(workdir / "model")
-    with pytest.raises(UserError, match="its folder model is missing") as caught:
-        run(workdir)
     last = workdir / "checkpoints" / "20"
-    assert f"remove {last} and run this again" in str(caught.value)
+    (workdir / "model" / "weights.npz").unlink()
+    with pytest.raises(UserError, match="its folder model is missing or incomplete") as caught:
+        run(workdir)
+    assert f"remove {last} and run this again, which repeats the steps from 10 on" in str(
+        caught.value
+    )
+    aside = (workdir / "checkpoints" / "10").rename(tmp_path / "10")
+    with pytest.raises(UserError, match="repeats the steps from 0 on"):
+        run(workdir)
+    aside.rename(workdir / "checkpoints" / "10")
     shutil.rmtree(last)
     run(workdir)
     assert_same_results(workdir, finished[0])

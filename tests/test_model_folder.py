@@ -139,6 +139,11 @@ def test_a_shipped_model_is_found_by_its_name(name, tmp_path, monkeypatch):
     model = model_folder.load(name)
     assert model.num_parameters > 100_000
     assert len(model.statistics.property_names) == 1
+    ((*bins,),) = model.statistics.num_atoms_by_property
+    # A percent of the 12,258 crystals of MP-20 makes a bin, of the others five.
+    assert len(bins) == (100 if name.startswith("mp20") else 20)
+    counts = [count for _, count in model.statistics.num_atoms_histogram]
+    np.testing.assert_array_equal(np.sum(bins, axis=0), counts)
 
 
 def test_a_folder_comes_before_the_shipped_model_of_its_name(folder, monkeypatch):

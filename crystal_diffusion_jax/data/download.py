@@ -16,6 +16,7 @@ from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.files import file_sha256
 
 _BLOCK = 1 << 16
+_AS_IT_IS = "name another folder by --root, whose files are taken as they are"
 _TIMEOUT = 60.0  # seconds without a byte
 _MAX_BYTES = 2**30  # the largest official file has some 0.1 GB
 
@@ -50,8 +51,8 @@ def download(spec: DatasetSpec, folder: Path, progress: bool = True) -> dict[str
       The files by split.
 
     Raises:
-      UserError: no connection, an altered file, or a folder that cannot be written. The message
-        says which file to fetch by hand and where to put it.
+      UserError: no connection (the message says which file to fetch by hand and where to put it),
+        another file than the official one, or a folder that cannot be written.
     """
     files = {}
     for split in SPLITS:
@@ -59,7 +60,7 @@ def download(spec: DatasetSpec, folder: Path, progress: bool = True) -> dict[str
         if path.is_file():
             problem = _find_problem(path, spec, split)
             if problem:
-                raise UserError(f"{path} {problem}: delete it and run this again.")
+                raise UserError(f"{path} {problem}: delete it and run this again, or {_AS_IT_IS}.")
         else:
             _fetch(spec, split, path, progress)
         files[split] = path
@@ -69,9 +70,8 @@ def download(spec: DatasetSpec, folder: Path, progress: bool = True) -> dict[str
 def _fetch(spec: DatasetSpec, split: str, path: Path, progress: bool) -> None:
     url = spec.url(split)
     by_hand = f"download {url} by hand and save it as {path}"
-    # The final name is given last, so a file under it is complete. The suffix stays .csv, by which
-    # a table is known as not compressed.
-    partial = path.with_name(f"{split}.{os.getpid()}.part.csv")
+    # The final name is given last, so a file under it is complete.
+    partial = path.with_name(f"{split}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = open(partial, "wb")  # noqa: SIM115 (closed below; an error here has another message)
@@ -85,7 +85,7 @@ def _fetch(spec: DatasetSpec, split: str, path: Path, progress: bool) -> None:
             _receive(url, file, progress)
         problem = _find_problem(partial, spec, split)
         if problem:
-            raise UserError(f"What {url} sent {problem}: {by_hand}.")
+            raise UserError(f"What {url} sent {problem}: run this again, or {_AS_IT_IS}.")
         os.replace(partial, path)
     except (OSError, http.client.HTTPException) as error:
         raise UserError(f"{url} could not be downloaded ({error}): {by_hand}.") from error

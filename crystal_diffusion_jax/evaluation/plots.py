@@ -67,9 +67,9 @@ def property_histogram(
     """
     figure, panels = _panels(len(sets), 1, 0.7 + 1.5 * len(sets), sharex=True)
     known = np.array(training.ends if training.quantiles is None else training.quantiles)
-    # Carbon's energies differ by thousandths of themselves.
+    # Decimals that resolve a thousandth of the range.
     spread = training.ends[1] - training.ends[0] or 1.0
-    digits = max(0, 2 - math.floor(math.log10(spread)))
+    digits = max(0, 3 - math.floor(math.log10(spread)))
     for axes, (name, measured) in zip(panels, sets.items(), strict=True):
         target = measured["request"]["target"]
         values = values_of(measured)
@@ -153,7 +153,7 @@ def conditioning(
         label="median and quartiles",
     )
     note = f"\n{outside} crystals outside of the picture" if outside else ""
-    # Below the legend, far above the diagonal.
+    # Below the legend, above the diagonal; crystals far from it may lie behind.
     behind = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1.0}
     axes.text(0.02, 0.7, text + note, transform=axes.transAxes, va="top", fontsize=9, bbox=behind)
     axes.set(
@@ -162,7 +162,7 @@ def conditioning(
         xlim=limits,
         ylim=limits,
     )
-    axes.legend(frameon=False, loc="upper left", fontsize=9)
+    axes.legend(loc="upper left", fontsize=9, edgecolor="none")
     axes.set_title(title, fontsize=11)
     return figure
 
@@ -183,7 +183,7 @@ def error_text(scores: Mapping[str, Any], unit: str) -> str:
 
 
 def guidance(measurements: Sequence[Measurement], title: str) -> Any:
-    """Success and validity, and distinct compositions if any differ, against guidance's weight.
+    """Success, validity and, where there are several, distinct compositions against guidance.
 
     Args:
       measurements: at the minimum, by ascending weight.

@@ -53,8 +53,8 @@ def train(
       resume_from_previous: go back to an earlier checkpoint where the last one is damaged.
 
     Raises:
-      UserError: another config or another process in `workdir`, a damaged checkpoint, a disk that
-        cannot be written, or numbers that are not finite.
+      UserError: another config or another process in `workdir`, a damaged checkpoint, a finished
+        run without its model, a disk that cannot be written, or numbers that are not finite.
       Preempted: after SIGTERM and the checkpoint that it asks for (preemption.py).
     """
     mesh = devices.data_mesh()
@@ -75,7 +75,7 @@ def train(
     ):
         steps = config.training.num_steps
         if checkpoints.latest() == Checkpoint(steps, validated=True):
-            processes.everywhere(lambda: _require_model(workdir, steps))
+            processes.everywhere(lambda: _require_model(workdir, checkpoints))
             say(f"{workdir} is trained already: all {steps} steps are done")
         else:
             _train(
@@ -96,13 +96,18 @@ def train(
     return workdir / "model"
 
 
-def _require_model(workdir: Path, steps: int) -> None:
-    if not (workdir / "model" / "model.json").is_file():
-        raise UserError(
-            f"all {steps} steps of {workdir} are done, but its folder model is missing: copy it "
-            f"back, or remove {workdir / 'checkpoints' / str(steps)} and run this again, which "
-            "repeats the steps after the checkpoint before"
-        )
+def _require_model(workdir: Path, checkpoints: Checkpoints) -> None:
+    """Raises UserError where a finished run has lost what it made."""
+    if all((workdir / "model" / name).is_file() for name in ("model.json", "weights.npz")):
+        return
+    last = checkpoints.latest()
+    assert last is not None
+    earlier = checkpoints.before(last)
+    raise UserError(
+        f"all {last.step} steps of {workdir} are done, but its folder model is missing or "
+        f"incomplete: copy it back, or remove {checkpoints.folder / last.name} and run this "
+        f"again, which repeats the steps from {earlier.step if earlier else 0} on"
+    )
 
 
 def _load_start(config: ExperimentConfig) -> TrainedModel:
