@@ -196,6 +196,7 @@ def test_processes_with_different_configs_do_not_start(tmp_path):
     assert not workdir.exists()
 
 
+@pytest.mark.faults
 def test_sigterm_to_one_process_lets_both_write_a_checkpoint(by_one, tmp_path):
     """Steps that run one by one take the same crystals and noise as five at a time."""
     workdir, one_by_one = tmp_path / "run", "--config.training.steps_per_call=1"

@@ -62,6 +62,7 @@ def test_sampling(tmp_path, monkeypatch):
     assert len(pictures) == 3
 
 
+@pytest.mark.faults  # takes minutes; its steps are those of test_own_data.py
 def test_own_data(tmp_path, monkeypatch):
     executed("own_data.ipynb", tmp_path, monkeypatch)
     folder = tmp_path / "own_data_example"
