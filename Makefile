@@ -1,13 +1,14 @@
 # make demo        100 crystals of a model that comes with the package, judged: samples/demo/report.html
 # make quickstart  train two minutes on built-in perovskites, sample, draw
-# make test        lint, types and tests
+# make test        lint, types and the quick tests
+# make test-slow   the tests that train, kill and start programs; make test-faults: those of minutes
 # Each starts from nothing but python3 >= 3.11 with venv and pip.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
-.PHONY: install test lint types pytest test-faults judge demo quickstart clean
+.PHONY: install test lint types pytest test-slow test-faults coverage judge demo quickstart clean
 
 install: $(INSTALLED)
 
@@ -26,8 +27,18 @@ lint: $(INSTALLED)
 types: $(INSTALLED)
 	$(BIN)/mypy
 
+PARALLEL = --numprocesses=auto --maxprocesses=4 --dist=loadfile
+
 pytest: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --cov
+	COVERAGE_FILE=.coverage.test $(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term:skip-covered
+
+test-slow: $(INSTALLED)
+	COVERAGE_FILE=.coverage.slow $(BIN)/python -m pytest -m slow $(PARALLEL) --cov --cov-report=
+
+# Of both suites together, after they ran.
+coverage: $(INSTALLED)
+	$(BIN)/coverage combine --keep .coverage.test .coverage.slow
+	$(BIN)/coverage report --fail-under=95
 
 test-faults: $(INSTALLED)
 	$(BIN)/python -m pytest -m faults
@@ -48,4 +59,4 @@ quickstart: $(INSTALLED)
 	$(BIN)/python -m experiments.quickstart --samples samples/quickstart_0.80 samples/quickstart_0.95 --out=samples/quickstart.png
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .coverage .coverage.*

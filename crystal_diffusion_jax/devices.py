@@ -1,6 +1,7 @@
 """The one place that knows of devices: a mesh with the single axis `data`, and its shardings."""
 
 import os
+import re
 from typing import Any
 
 import jax
@@ -14,6 +15,12 @@ AXIS = "data"
 _CPU_ELEMENTS = 200_000
 # Accelerators want large batches; this bounds their memory to a few GB.
 _ACCELERATOR_ELEMENTS = 100_000_000
+
+# What makes JAX find the devices of a name in JAX_PLATFORMS.
+_INSTALLED_BY = {
+    "cuda": 'an NVIDIA GPU needs pip install "jax[cuda13]", or "jax[cuda12]" for an older driver',
+    "tpu": 'a TPU needs pip install "jax[tpu]"',
+}
 
 
 def use_every_core() -> None:
@@ -29,6 +36,36 @@ def use_every_core() -> None:
         jax.config.update("jax_num_cpu_devices", cores or 1)
     except RuntimeError:
         return  # devices are in use already, as in a notebook
+
+
+def absence(error: Exception) -> str | None:
+    """A sentence about devices that cannot be used, None if the error came from something else.
+
+    JAX looks for devices where the first one is needed: programs that need none never know.
+
+    Args:
+      error: an AssertionError or RuntimeError, as which JAX reports it.
+    """
+    try:
+        jax.devices()
+        return None
+    except (AssertionError, RuntimeError) as again:
+        # What follows the device's name may differ, as in "tried to allocate 512 MB".
+        if str(again).partition(":")[0] != str(error).partition(":")[0]:
+            return None
+        # JAX's advice at the end gives way to ours. It passes over CUDA without a word where the
+        # system shows no such GPU, and then has nothing left.
+        advice = r" \((set JAX_PLATFORMS|you may need to).*"
+        reason = re.sub(advice, "", " ".join(str(again).split())).rstrip(".")
+    reason = reason or "no NVIDIA GPU is visible"
+    asked = jax.config.values["jax_platforms"]
+    if not asked:
+        return f"no device can be used ({reason}): JAX_PLATFORMS=cpu computes without it"
+    ways = [way for name, way in _INSTALLED_BY.items() if name in asked.split(",")]
+    return (
+        f"JAX_PLATFORMS={asked} asks for a device that cannot be used ({reason}): unset "
+        f"JAX_PLATFORMS to compute on what there is; {'; '.join(ways or _INSTALLED_BY.values())}"
+    )
 
 
 def data_mesh() -> Mesh:

@@ -124,6 +124,8 @@ def _cannot_write(path: Path, error: OSError) -> UserError:
 def run(main: Callable[[], None]) -> None:
     """Runs a program; a user's mistake ends it with a sentence instead of a traceback.
 
+    A device that JAX_PLATFORMS asks for and that is not there counts as one.
+
     Exit status: 0 done, 2 a user's mistake, 130 interrupted with Ctrl-C (128 + SIGINT, as shells
     have it), 143 ended by SIGTERM after a checkpoint, 1 an error of the program, with its
     traceback.
@@ -134,6 +136,11 @@ def run(main: Callable[[], None]) -> None:
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (AssertionError, RuntimeError) as error:
+        if (absence := devices.absence(error)) is None:
+            raise
+        print(f"error: {absence}", file=sys.stderr)
         sys.exit(2)
     except Preempted as ended:
         if processes.is_first():

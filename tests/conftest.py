@@ -1,28 +1,45 @@
 import os
 import tempfile
+from collections.abc import Iterator
 
 import jax
 import pytest
 
-from crystal_diffusion_jax import denoising
+from crystal_diffusion_jax import denoising, model_folder
 from crystal_diffusion_jax.diffusion.schedules import NoiseConfig, NoiseSchedule, noise_schedule
+from crystal_diffusion_jax.model_folder import TrainedModel
 from crystal_diffusion_jax.sampling.sampler import make_sampler
+from tests import make_tiny_model
 
 # Compiling the same programs again takes most of the time of these tests, so compiled programs are
 # kept for the session; in the environment, for the workers and the programs that the tests start.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _COMPILED = tempfile.TemporaryDirectory(prefix="compiled-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED.name
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # remarks on the CPU at each use of the cache
     jax.config.update("jax_compilation_cache_dir", _COMPILED.name)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_compiled_programs() -> Iterator[None]:
+    """Those of one file do nothing for the next but fill the memory of the worker."""
+    yield
+    make_sampler.cache_clear()
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
 def schedule() -> NoiseSchedule:
     """The default tables, T = 1000; made once because of the thousand quadratures in them."""
     return noise_schedule(NoiseConfig())
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> TrainedModel:
+    """A trained model whose programs compile quickly; its folder is make_tiny_model.FOLDER."""
+    return model_folder.load(make_tiny_model.FOLDER)
 
 
 @pytest.fixture

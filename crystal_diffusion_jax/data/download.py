@@ -140,8 +140,6 @@ def _length(headers: Mapping[str, str]) -> int | None:
 def _find_problem(path: Path, spec: DatasetSpec, split: str) -> str:
     """What is wrong with a file that should be an official csv, "" when nothing is."""
     sha256 = file_sha256(path)
-    return (
-        ""
-        if sha256 == spec.sha256[split]
-        else f"has the sha256 {sha256} instead of {spec.sha256[split]}"
-    )
+    if sha256 == spec.sha256[split]:
+        return ""
+    return f"has the sha256 {sha256} instead of {spec.sha256[split]}"

@@ -74,8 +74,9 @@ def train(
         Checkpoints(workdir / "checkpoints", config) as checkpoints,
     ):
         steps = config.training.num_steps
-        if checkpoints.latest() == Checkpoint(steps, validated=True):
-            processes.everywhere(lambda: _require_model(workdir, checkpoints))
+        end = Checkpoint(steps, validated=True)
+        if checkpoints.latest() == end:
+            processes.everywhere(lambda: _require_model(workdir, checkpoints, end))
             say(f"{workdir} is trained already: all {steps} steps are done")
         else:
             _train(
@@ -96,16 +97,14 @@ def train(
     return workdir / "model"
 
 
-def _require_model(workdir: Path, checkpoints: Checkpoints) -> None:
+def _require_model(workdir: Path, checkpoints: Checkpoints, end: Checkpoint) -> None:
     """Raises UserError where a finished run has lost what it made."""
     if all((workdir / "model" / name).is_file() for name in ("model.json", "weights.npz")):
         return
-    last = checkpoints.latest()
-    assert last is not None
-    earlier = checkpoints.before(last)
+    earlier = checkpoints.before(end)
     raise UserError(
-        f"all {last.step} steps of {workdir} are done, but its folder model is missing or "
-        f"incomplete: copy it back, or remove {checkpoints.folder / last.name} and run this "
+        f"all {end.step} steps of {workdir} are done, but its folder model is missing or "
+        f"incomplete: copy it back, or remove {checkpoints.folder / end.name} and run this "
         f"again, which repeats the steps from {earlier.step if earlier else 0} on"
     )
 
