@@ -13,8 +13,9 @@ AXIS = "data"
 # Numbers in the largest array of a chunk of work on a CPU core: 0.8 MB in float32, which with its
 # neighbours stays in the second-level cache (measured, benchmarks/README.md).
 _CPU_ELEMENTS = 200_000
-# Accelerators want large batches; this bounds their memory to a few GB.
-_ACCELERATOR_ELEMENTS = 100_000_000
+# Accelerators want large batches. A gradient takes the memory of about 25 such arrays, by XLA's
+# plan for perov5_cds, so this bounds it to 4 GB.
+_ACCELERATOR_ELEMENTS = 40_000_000
 
 # What makes JAX find the devices of a name in JAX_PLATFORMS.
 _INSTALLED_BY = {

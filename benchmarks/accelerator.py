@@ -1,0 +1,230 @@
+"""One run on a machine with an accelerator: does it agree with the CPU, and how fast is it?
+
+    python -m benchmarks.accelerator --out=accelerator.json --table=accelerator.md
+    python -m benchmarks.accelerator --quick --out=quick.json --table=quick.md
+
+Results are written after every measurement. What the budget leaves no time for is named instead.
+Exit status 1: a measurement failed, or the accelerator and the CPU disagree.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from benchmarks import accelerator_table, agreement
+from benchmarks.session import Session
+from benchmarks.speed import matmul_peak, sampling_speed, training_speed
+from crystal_diffusion_jax import devices, model_folder
+from crystal_diffusion_jax.config import ExperimentConfig
+from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.files import replace_text
+from crystal_diffusion_jax.model_folder import TrainedModel
+from experiments import cli
+
+MODEL = "perov5_cds"
+# How matrix products round, as JAX calls it. By default NVIDIA GPUs since Ampere round to TF32 and
+# TPUs to bfloat16. JAX's "bfloat16" is but another name for this default; the algorithm rounds the
+# factors to bfloat16 and adds in float32. A CPU computes in float32 whatever is said.
+PRECISIONS = {"default": "default", "bfloat16": "BF16_BF16_F32", "float32": "highest"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """How much is measured.
+
+    Attributes:
+      compared: crystals whose loss is compared.
+      chains: kinds of short chains that are compared crystal by crystal.
+      whole: crystals and steps of the whole chains whose means are compared.
+      product: rows of the square matrices of the peak.
+      widths: of the network.
+      atoms: per crystal in training.
+      batch_size: crystals of five atoms in a training step, fewer of larger ones.
+      steps_per_call: training steps in a program.
+      sampled: atoms and crystals at once in the sampler.
+    """
+
+    compared: int = 256
+    chains: tuple[str, ...] = tuple(agreement.CHAINS)
+    whole: tuple[int, int] = (512, 1000)
+    product: int = 8192
+    widths: tuple[int, ...] = (64, 256, 512)
+    atoms: tuple[int, ...] = (5, 10, 20)
+    batch_size: int = 4096
+    steps_per_call: int = 10
+    sampled: tuple[tuple[int, int], ...] = ((5, 256), (5, 8192), (20, 1024))
+
+
+QUICK = Sizes(16, ("corrector",), (16, 10), 256, (16,), (5,), 32, 2, ((5, 8),))
+
+
+@contextlib.contextmanager
+def rounding(precision: str) -> Iterator[None]:
+    """Matrix products round as `precision` says, unless the program wants them exact."""
+    with jax.default_matmul_precision(PRECISIONS[precision]):
+        yield
+
+
+def compare(session: Session, model: TrainedModel, sizes: Sizes, precisions: list[str]) -> None:
+    """The device against one core of the CPU, and against all of them for whole chains."""
+    device, core = (agreement.mesh_of(one) for one in (jax.devices()[0], jax.devices("cpu")[0]))
+
+    def verdict(precision: str, differences: dict[str, float]) -> dict[str, Any]:
+        allowed = agreement.TOLERANCES[precision]
+        return differences | {"within": agreement.within(differences, allowed)}
+
+    @functools.cache
+    def expected_losses() -> Any:
+        with rounding("float32"):
+            return agreement.losses_and_gradient(model, core, sizes.compared)
+
+    def loss(precision: str) -> dict[str, Any]:
+        expected = expected_losses()
+        with rounding(precision):
+            found = agreement.losses_and_gradient(model, device, sizes.compared)
+        return verdict(precision, agreement.loss_differences(found, expected))
+
+    def chain(precision: str, kind: str) -> dict[str, Any]:
+        options = agreement.CHAINS[kind]
+        with rounding("float32"):
+            expected = agreement.crystals(model, core, 20, 10, **options)
+        with rounding(precision):
+            found = agreement.crystals(model, device, 20, 10, **options)
+        return verdict(precision, agreement.differences(found, expected))
+
+    def whole() -> dict[str, Any]:
+        with rounding("float32"):
+            cores = agreement.mesh_of(*jax.devices("cpu"))
+            expected = agreement.measures(model, agreement.crystals(model, cores, *sizes.whole))
+        found = agreement.measures(model, agreement.crystals(model, device, *sizes.whole))
+        errors = {
+            name: agreement.standard_errors(found[name], values)
+            for name, values in expected.items()
+        }
+        return errors | {"within": all(z <= agreement.LARGEST_Z for z in errors.values())}
+
+    for precision in reversed(precisions):
+        session.measure("loss", precision, partial(loss, precision))
+    for kind in sizes.chains:
+        session.measure("chain", f"{kind}, float32", partial(chain, "float32", kind))
+    if "default" in precisions:
+        session.measure("chain", "corrector, default", partial(chain, "default", "corrector"))
+    session.measure("whole chain", f"{sizes.whole[0]} crystals, {sizes.whole[1]} steps", whole)
+
+
+def time_training(
+    session: Session, config: ExperimentConfig, mesh: Mesh, sizes: Sizes, precisions: list[str]
+) -> None:
+    """Peak of matrix products, then structures/s; the precision that commands have comes first."""
+    peaks: dict[str, float] = {}
+
+    def peak(precision: str) -> dict[str, Any]:
+        if precision == "bfloat16":  # that of numbers which are stored so
+            peaks[precision] = matmul_peak(mesh, sizes.product, jnp.bfloat16)
+        else:
+            with rounding(precision):
+                peaks[precision] = matmul_peak(mesh, sizes.product)
+        return {"tflops": round(peaks[precision] / 1e12, 3)}
+
+    def speed(width: int, num_atoms: int, precision: str) -> dict[str, Any]:
+        resized = dataclasses.replace(
+            config,
+            model=dataclasses.replace(config.model, width=width, pair_width=width),
+            training=dataclasses.replace(
+                config.training,
+                batch_size=sizes.batch_size,
+                steps_per_call=sizes.steps_per_call,
+            ),
+        )
+        with rounding(precision):
+            row = training_speed(resized, num_atoms, mesh)
+        row |= {"width": width, "precision": precision}
+        if precision in peaks:
+            flops = row["flop_per_structure"] * row["structures_per_second"]
+            row["share_of_peak"] = round(flops / peaks[precision], 3)
+        return row
+
+    for precision in precisions:
+        session.measure("peak", precision, partial(peak, precision))
+    # True float32, which no command asks for, is the first to be left out.
+    for group in (precisions[:2], precisions[2:]):
+        for num_atoms in sizes.atoms:
+            for width in sizes.widths:
+                for precision in group:
+                    name = f"width {width}, {num_atoms} atoms, {precision}"
+                    session.measure("training", name, partial(speed, width, num_atoms, precision))
+
+
+def time_sampling(session: Session, config: ExperimentConfig, mesh: Mesh, sizes: Sizes) -> None:
+    """Crystals/s of whole chains, at the precision that commands have."""
+    for num_atoms, size in sizes.sampled:
+        for guided in (False, True):
+            name = f"{num_atoms} atoms, {size} at once, {'with' if guided else 'without'} guidance"
+            speed = partial(sampling_speed, config, num_atoms, mesh, size, guided)
+            session.measure("sampling", name, speed)
+
+
+def parser() -> cli.Parser:
+    """The flags."""
+    flags = cli.Parser(prog="python -m benchmarks.accelerator", description=__doc__)
+    flags.add_argument("--out", type=Path, required=True, help="JSON file of all figures")
+    flags.add_argument("--table", type=Path, required=True, help="Markdown file of the tables")
+    flags.add_argument("--budget", type=float, default=480, help="seconds (default: %(default)s)")
+    flags.add_argument("--quick", action="store_true", help="small sizes, for any machine")
+    return flags
+
+
+def main() -> None:
+    """Entry point.
+
+    Raises:
+      UserError: there is no accelerator, or no CPU beside it.
+    """
+    flags = parser().parse_args()
+    for path in (flags.out, flags.table):
+        cli.check_output(path)
+    mesh = devices.data_mesh()
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    try:
+        jax.devices("cpu")
+    except RuntimeError as error:
+        raise UserError(
+            "JAX_PLATFORMS leaves out the CPU, which the device is compared with: add it, as in "
+            "JAX_PLATFORMS=cuda,cpu"
+        ) from error
+    if on_cpu and not flags.quick:
+        raise UserError(
+            f"there is no accelerator here, only {devices.describe()}: --quick goes through the "
+            "same with small sizes on a CPU"
+        )
+    sizes = QUICK if flags.quick else Sizes()
+    precisions = ["float32"] if on_cpu else list(PRECISIONS)
+    model = model_folder.load(MODEL)
+
+    def write(report: dict[str, Any]) -> None:
+        replace_text(flags.out, json.dumps(report, indent=1) + "\n")
+        replace_text(flags.table, accelerator_table.page(report))
+
+    head = {"devices": devices.describe(), "jax": jax.__version__, "quick": flags.quick}
+    session = Session(head, flags.budget, write)
+    compare(session, model, sizes, precisions)
+    time_sampling(session, model.config, mesh, sizes)
+    time_training(session, model.config, mesh, sizes, precisions)
+    write(session.report)
+    print(accelerator_table.page(session.report))
+    if session.report["failed"] or not accelerator_table.agrees(session.report):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    cli.run(main)

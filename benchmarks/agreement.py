@@ -1,0 +1,214 @@
+"""The same numbers on an accelerator as on the CPU beside it: loss, gradient and crystals.
+
+Both start from the same random keys, which give the same noise everywhere. What differs is the
+order of sums, elementary functions in the last digit and, unless told otherwise, how matrix
+products round. Over a whole chain of steps the smallest difference grows until the crystals are
+others, of the same distribution: short chains are compared crystal by crystal, whole ones by means.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jax.sharding import AxisType, Mesh
+
+from benchmarks.speed import random_batch
+from crystal_diffusion_jax import devices
+from crystal_diffusion_jax.crystals import Crystals
+from crystal_diffusion_jax.diffusion.schedules import noise_schedule
+from crystal_diffusion_jax.model_folder import TrainedModel
+from crystal_diffusion_jax.models.embeddings import Condition
+from crystal_diffusion_jax.sampling.sampler import make_sampler
+from crystal_diffusion_jax.sampling.settings import SECOND_ORDER
+from crystal_diffusion_jax.structures import cell_defect, minimum_distance, to_structure
+from crystal_diffusion_jax.training.state import initial_state
+from crystal_diffusion_jax.training.step import make_train_steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Tolerances:
+    """Largest differences from the CPU in float32.
+
+    Attributes:
+      loss: relative, of each part of the loss.
+      gradient: norm of the difference as a share of the gradient's.
+      other_species: share of crystals that have drawn another species somewhere.
+      lattice: see `differences`.
+      frac_coords: see `differences`.
+    """
+
+    loss: float
+    gradient: float
+    other_species: float
+    lattice: float
+    frac_coords: float
+
+
+# Each rounding of a matrix product has a relative error of 6e-8 in float32, 5e-4 in the 10 bits of
+# TF32 and 2e-3 in the 7 bits of bfloat16. All weights of perov5_cds changed by random shares of
+# that size, on the CPU, move the loss by 1e-7, 4e-4 and 1e-3, the gradient by 3e-7, 1.4e-3 and
+# 6e-3, other species come in 0, 5 and 20 % of crystals, lattices move by 2e-6, 3e-3 and 1.5e-2,
+# coordinates by 2e-7, 2e-4 and 9e-4. Allowed is several times as much, in float32 thirty to a
+# hundred times, as elementary functions are less exact on an accelerator.
+TOLERANCES = {
+    "float32": Tolerances(1e-5, 3e-5, 0.05, 1e-4, 1e-5),
+    "default": Tolerances(2e-3, 1e-2, 0.3, 1.5e-2, 1e-3),
+    "bfloat16": Tolerances(5e-3, 4e-2, 0.5, 8e-2, 5e-3),
+}
+# Standard errors between two means; by chance one comparison in 16,000 is further off.
+LARGEST_Z = 4.0
+
+# Chains with a step of each kind.
+CHAINS: dict[str, dict[str, Any]] = {
+    "corrector": {},
+    "guidance": {"use_guidance": True},
+    "relaxation": {"use_corrector": False, "relaxation_steps": 2},
+    "second order": {"solver": SECOND_ORDER},
+}
+
+
+def mesh_of(*some: jax.Device) -> Mesh:
+    """These devices alone, as `devices.data_mesh` has all."""
+    return Mesh(np.array(some), (devices.AXIS,), axis_types=(AxisType.Auto,))
+
+
+def _keep_gradient() -> optax.GradientTransformation:
+    """An optimizer that leaves the weights alone; its state is the last gradient."""
+
+    def update(gradient: Array, state: Any, params: Any = None) -> tuple[Array, Array]:
+        return jnp.zeros_like(gradient), gradient
+
+    return optax.GradientTransformation(jnp.zeros_like, update)
+
+
+def losses_and_gradient(
+    model: TrainedModel, mesh: Mesh, num: int
+) -> tuple[dict[str, float], np.ndarray]:
+    """Of one step of the training program on fixed random crystals and noise.
+
+    Args:
+      model: the network and its loss.
+      mesh: the devices, whose number divides `num`.
+      num: crystals of five atoms.
+    """
+    params, unflatten = jax.flatten_util.ravel_pytree(model.params)
+    optimizer = _keep_gradient()
+    steps = make_train_steps(
+        model.denoiser,
+        unflatten,
+        noise_schedule(model.config.noise),
+        model.config.loss,
+        optimizer,
+        model.config.training.ema_decay,
+        mesh,
+    )
+    batch = random_batch(num, 5, model.denoiser.num_species)
+    rows = jax.tree.map(lambda leaf: leaf[None], (batch.crystals, batch.properties, batch.weight))
+    state, metrics = steps(
+        jax.device_put(initial_state(params, optimizer), devices.replicated(mesh)),
+        jax.device_put(rows, devices.by_batch(mesh, axis=1)),
+        jax.device_put(jax.random.key(1), devices.replicated(mesh)),
+    )
+    losses = {name: float(values[0]) for name, values in metrics.items() if name != "grad_norm"}
+    return losses, np.asarray(state.opt_state)
+
+
+def crystals(model: TrainedModel, mesh: Mesh, num: int, num_steps: int, **options: Any) -> Crystals:
+    """The first `num` crystals of five atoms at the middle of the property's range.
+
+    Args:
+      model: to sample from.
+      mesh: the devices.
+      num: crystals; the last device's share is filled up.
+      num_steps: of the reverse process.
+      **options: of `make_sampler`.
+    """
+    sample = make_sampler(
+        model.denoiser,
+        model.config.noise,
+        num_steps,
+        mesh=mesh,
+        **{"use_guidance": False} | options,
+    )
+    filled = -(-num // mesh.size) * mesh.size
+    shape = (filled, len(model.statistics.property_names))
+    fold = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(0)))
+    arguments = (
+        model.params,
+        fold(jnp.arange(filled)),
+        jnp.ones((filled, 5), bool),
+        Condition(values=jnp.zeros(shape), present=jnp.ones(shape, bool)),
+        jnp.float32(1.0),
+        jnp.float32(model.config.sampling.gamma),
+        jnp.ones(model.denoiser.num_species, bool),
+    )
+    drawn = sample(*jax.device_put(arguments, devices.replicated(mesh)))
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[:num], drawn)
+
+
+def loss_differences(
+    found: tuple[dict[str, float], np.ndarray], expected: tuple[dict[str, float], np.ndarray]
+) -> dict[str, float]:
+    """`Tolerances.loss` and `Tolerances.gradient` of two results of `losses_and_gradient`."""
+    losses = [abs(found[0][name] / value - 1.0) for name, value in expected[0].items()]
+    distance = np.linalg.norm(found[1] - expected[1]) / np.linalg.norm(expected[1])
+    return {"loss": max(losses), "gradient": float(distance)}
+
+
+def differences(found: Crystals, expected: Crystals) -> dict[str, float]:
+    """How far the same crystals of two devices are apart.
+
+    Returns:
+      other_species: share of crystals whose species differ somewhere.
+      lattice, frac_coords: largest difference of each crystal's lattice (in units of its scale)
+        and coordinates (on the torus), the median over the crystals.
+    """
+    other = np.any(found.species != expected.species, axis=1)
+    lattice = np.abs(found.lattice - expected.lattice).max(axis=(1, 2))
+    move = found.frac_coords - expected.frac_coords
+    coords = np.abs(move - np.round(move)).max(axis=(1, 2))
+    return {
+        "other_species": float(np.mean(other)),
+        "lattice": float(np.median(lattice)),
+        "frac_coords": float(np.median(coords)),
+    }
+
+
+def within(differences: dict[str, float], tolerances: Tolerances) -> bool:
+    """Whether all of these differences are allowed; one that is no number is not."""
+    allowed = dataclasses.asdict(tolerances)
+    return all(value <= allowed[name] for name, value in differences.items())
+
+
+def measures(model: TrainedModel, drawn: Crystals) -> dict[str, np.ndarray]:
+    """Numbers of each crystal: whether it is accepted, and of those that are what it is like."""
+    count, num_atoms = drawn.species.shape
+    unit = model.statistics.lattice_unit(np.full(count, num_atoms))
+    lattices = np.asarray(drawn.lattice, np.float64) * unit[:, None, None]
+    numbers = np.array(model.statistics.vocabulary)[drawn.species]
+    pairs = zip(lattices, drawn.frac_coords, strict=True)
+    accepted = np.array([cell_defect(*pair) is None for pair in pairs])
+    distances = [
+        minimum_distance(to_structure(lattices[i], np.asarray(drawn.frac_coords[i]), numbers[i]))
+        for i in np.flatnonzero(accepted)
+    ]
+    return {
+        "accepted": accepted.astype(float),
+        "volume": np.abs(np.linalg.det(lattices[accepted])),
+        "shortest distance": np.array(distances),
+        "mean atomic number": numbers[accepted].mean(axis=1),
+    }
+
+
+def standard_errors(found: np.ndarray, expected: np.ndarray) -> float:
+    """Between the means of two independent samples; 0 for equal means without any spread."""
+    distance = abs(np.mean(found) - np.mean(expected))
+    error = math.sqrt(np.var(found) / len(found) + np.var(expected) / len(expected))
+    return float(distance / error) if error else math.inf if distance else 0.0

@@ -1,0 +1,206 @@
+"""benchmarks/accelerator.py: what it compares, what it leaves out, and what it says of that."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import accelerator, accelerator_table, agreement
+from benchmarks.session import Session, peak_memory
+from benchmarks.speed import random_batch
+from crystal_diffusion_jax import devices, model_folder
+from crystal_diffusion_jax.crystals import Crystals
+from crystal_diffusion_jax.diffusion.schedules import NoiseConfig
+from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.models.embeddings import Condition
+
+ROOT = Path(__file__).parent.parent
+KINDS = ["loss", "chain", "whole chain", "sampling", "peak", "training"]
+
+
+def run(tmp_path: Path, *flags: str) -> tuple[dict[str, Any], str]:
+    """The report and the page of a quick run on the CPU."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "benchmarks.accelerator", "--quick", *flags),
+            *(f"--out={tmp_path / 'report.json'}", f"--table={tmp_path / 'report.md'}"),
+        ],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    report: dict[str, Any] = json.loads((tmp_path / "report.json").read_text())
+    page = (tmp_path / "report.md").read_text()
+    assert done.stdout.endswith(page + "\n")
+    return report, page
+
+
+@pytest.mark.slow
+def test_a_quick_run_measures_everything(tmp_path: Path) -> None:
+    report, page = run(tmp_path)
+    assert (report["skipped"], report["failed"]) == ([], {})
+    assert set(KINDS) <= set(report)
+    assert page.count("### ") == len(KINDS)
+    assert " - |" not in page
+    # The CPU is compared with itself.
+    (loss,) = report["loss"]
+    assert (loss["loss"], loss["gradient"], loss["within"]) == (0.0, 0.0, True)
+    (training,) = report["training"]
+    flops = training["structures_per_second"] * training["flop_per_structure"]
+    peak = 1e12 * report["peak"][0]["tflops"]
+    assert training["share_of_peak"] == pytest.approx(flops / peak, abs=2e-3)
+
+
+def test_without_time_everything_is_named_as_left_out(tmp_path: Path) -> None:
+    report, page = run(tmp_path, "--budget=0")
+    assert {name.partition(":")[0] for name in report["skipped"]} == set(KINDS)
+    assert not set(KINDS) & set(report)
+    assert all(f"- {name} (budget used up)" in page for name in report["skipped"])
+
+
+def test_a_machine_without_an_accelerator_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cpu = agreement.mesh_of(*jax.devices("cpu"))
+    monkeypatch.setattr(devices, "data_mesh", lambda: cpu)
+    flags = [f"--out={tmp_path / 'report.json'}", f"--table={tmp_path / 'report.md'}"]
+    monkeypatch.setattr(sys, "argv", ["accelerator", *flags])
+    with pytest.raises(UserError, match=r"no accelerator here, only .*--quick"):
+        accelerator.main()
+    assert list(tmp_path.iterdir()) == []
+
+
+class Clock:
+    """Stands still unless told otherwise."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+
+    def takes(self, seconds: float) -> Callable[[], dict[str, Any]]:
+        """A measurement of that length."""
+
+        def measurement() -> dict[str, Any]:
+            self.now += seconds
+            return {"took": seconds}
+
+        return measurement
+
+
+def test_no_measurement_is_begun_that_would_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    seen: list[int] = []
+    session = Session({}, 10.0, lambda report: seen.append(len(report["long"])))
+    for name, seconds in [("a", 4.0), ("b", 4.0), ("c", 4.0)]:
+        session.measure("long", name, clock.takes(seconds))
+    session.measure("short", "d", clock.takes(1.0))
+    assert [row["name"] for row in session.report["long"]] == ["a", "b"]
+    assert session.report["skipped"] == ["long: c"]
+    assert [row["took"] for row in session.report["short"]] == [1.0]
+    assert session.report["seconds"] == 9.0
+    assert seen == [1, 2, 2]
+
+
+def test_a_failure_is_told_and_costs_no_other_measurement() -> None:
+    def exhausted() -> dict[str, Any]:
+        raise RuntimeError("out of\nmemory")
+
+    session = Session({"devices": "d", "jax": "0", "quick": False}, 10.0, lambda report: None)
+    session.measure("peak", "float32", exhausted)
+    session.measure("peak", "bfloat16", lambda: {"tflops": 1.0})
+    assert session.report["failed"] == {"peak: float32": "out of memory"}
+    page = accelerator_table.page(session.report)
+    assert "- peak: float32: out of memory" in page
+    assert "| bfloat16 | 1.0 |" in page
+
+
+def test_peak_memory_is_the_devices_where_it_counts() -> None:
+    class Counting:
+        def memory_stats(self) -> dict[str, int]:
+            return {"peak_bytes_in_use": 3 * 2**20}
+
+    counted: Any = Counting()
+    assert peak_memory(counted) == {"peak_memory_mb": 3, "memory_of": "device"}
+    of_process = peak_memory(jax.devices("cpu")[0])
+    assert of_process["memory_of"] == "process"
+    assert of_process["peak_memory_mb"] > 50
+
+
+def test_differences_of_crystals_are_those_of_the_torus() -> None:
+    rng = np.random.default_rng(0)
+    arrays: dict[str, Any] = {
+        "lattice": rng.normal(size=(4, 3, 3)),
+        "frac_coords": rng.random((4, 5, 3)) / 2,
+        "species": np.zeros((4, 5), int),
+        "mask": np.ones((4, 5), bool),
+    }
+    one = Crystals(**arrays)
+    moved = dataclasses.replace(one, frac_coords=one.frac_coords + 0.001 - np.arange(4)[0])
+    around = dataclasses.replace(moved, frac_coords=(moved.frac_coords + 1.0 - 0.002) % 1.0)
+    species: Any = np.array(one.species)
+    species[1, 3] = 2
+    other = dataclasses.replace(around, lattice=one.lattice + 0.1, species=species)
+    found = agreement.differences(other, one)
+    assert found == pytest.approx({"other_species": 0.25, "lattice": 0.1, "frac_coords": 0.001})
+    assert agreement.differences(one, one) == dict.fromkeys(found, 0.0)
+
+
+@pytest.mark.slow
+def test_the_gradient_is_that_of_the_loss() -> None:
+    model = model_folder.load("perov5_cds")
+    small = dataclasses.replace(model.config.model, width=8, pair_width=8, num_blocks=1)
+    config = dataclasses.replace(model.config, model=small, noise=NoiseConfig(num_steps=10))
+    model = dataclasses.replace(model, config=config)
+    rng = np.random.default_rng(0)
+    crystals, properties = random_batch(1, 5)[:2]
+    condition = Condition(jnp.asarray(properties), jnp.ones(properties.shape, bool))
+    t = jnp.ones(1, jnp.int32)
+    like = jax.eval_shape(model.denoiser.init, jax.random.key(0), crystals, t, condition)["params"]
+    vector, unflatten = jax.flatten_util.ravel_pytree(
+        jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), like)
+    )
+    mesh = agreement.mesh_of(jax.devices("cpu")[0])
+
+    def at(params: Any) -> tuple[float, np.ndarray]:
+        moved = dataclasses.replace(model, params=unflatten(params))
+        losses, gradient = agreement.losses_and_gradient(moved, mesh, 8)
+        return losses["loss"], gradient
+
+    gradient = at(vector)[1]
+    length = np.linalg.norm(gradient)
+    step = 0.01 * gradient / length
+    slope = (at(vector + step)[0] - at(vector - step)[0]) / 0.02
+    assert slope == pytest.approx(length, rel=1e-2)
+
+
+def test_only_numbers_within_the_tolerances_agree() -> None:
+    allowed = agreement.Tolerances(1.0, 1.0, 1.0, 1.0, 1.0)
+    assert agreement.within({"loss": 1.0, "gradient": 0.0}, allowed)
+    assert not agreement.within({"loss": 1.1}, allowed)
+    assert not agreement.within({"loss": float("nan")}, allowed)
+    assert not accelerator_table.agrees({"loss": [{"within": True}, {"within": False}]})
+    assert accelerator_table.agrees({"loss": [{"within": True}]})
+
+
+def test_standard_errors_of_equal_distributions_are_standard_normal() -> None:
+    rng = np.random.default_rng(0)
+    draws = rng.normal(3.0, 2.0, size=(2, 2000, 100))
+    found = [agreement.standard_errors(one, other) for one, other in zip(*draws, strict=True)]
+    # The second moment of a standard normal number, to four of its own standard errors.
+    assert np.mean(np.square(found)) == pytest.approx(1.0, abs=4 * np.sqrt(2 / 2000) + 0.02)
+    assert agreement.standard_errors(np.ones(3), np.ones(3)) == 0.0
+    assert agreement.standard_errors(np.ones(3), np.zeros(3)) == np.inf
