@@ -3,12 +3,12 @@
 >>> import crystal_diffusion_jax as cdj
 >>> model = cdj.load("perov5_cds")
 >>> crystals = model.sample(num=4, target="min", guidance=1.0, seed=0, num_steps=20)
->>> len(crystals)
+>>> len(crystals) + len(crystals.rejected)
 4
 >>> len(crystals.to_pymatgen()[0]), len(crystals.to_ase()[0])
 (5, 5)
->>> crystals.values["heat_ref"].shape
-(4,)
+>>> crystals.values["heat_ref"].shape == (len(crystals),)
+True
 
 The judge's weights are fetched once, then `cdj.oracle("perov5").predict(crystals)` gives the
 predicted property of each crystal and `cdj.success_rate(crystals, "perov5")["SR5"].value` the share

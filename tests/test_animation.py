@@ -2,7 +2,6 @@
 
 import io
 import itertools
-import subprocess
 import sys
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from crystal_diffusion_jax.evaluation.animation.scene import (
     make_scenes,
     read_trajectory,
 )
+from experiments import animate
 
 EDGE = 4.0
 SITES = 0.5 * np.array([[0, 0, 0], [1, 1, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1]])
@@ -238,22 +238,20 @@ def test_flat_cells_of_noise_can_be_drawn():
     assert len(gif.draw(make_scenes(atoms))) == 3
 
 
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["animate.py", *arguments])
+    animate.main()
+
+
 @pytest.mark.parametrize(("suffix", "head"), [(".gif", b"GIF89a"), (".html", b"<!doctype html>")])
-def test_the_command_chooses_by_the_suffix(tmp_path, suffix, head):
+def test_the_command_chooses_by_the_suffix(tmp_path, monkeypatch, capsys, suffix, head):
     ase.io.write(tmp_path / "a.extxyz", frames()[-3:])
-    command = ["experiments.animate", f"--trajectory={tmp_path}/a.extxyz"]
     out = tmp_path / f"a{suffix}"
-    run = subprocess.run(
-        [sys.executable, "-m", *command, f"--out={out}"], capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stderr
+    run(monkeypatch, f"--trajectory={tmp_path}/a.extxyz", f"--out={out}")
     assert out.read_bytes().startswith(head)
-    assert "3 frames" in run.stdout
+    assert "3 frames" in capsys.readouterr().out
 
 
-def test_other_suffixes_are_refused(tmp_path):
-    command = ["experiments.animate", "--trajectory=a.extxyz", f"--out={tmp_path}/a.mp4"]
-    run = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True)
-    assert run.returncode == 2
-    assert run.stderr.count("\n") == 1
-    assert "must end in .gif or .html" in run.stderr
+def test_other_suffixes_are_refused(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"must end in \.gif or \.html"):
+        run(monkeypatch, "--trajectory=a.extxyz", f"--out={tmp_path}/a.mp4")

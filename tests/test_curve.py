@@ -1,9 +1,11 @@
 """experiments/curve.py: checkpoints to models, log to minutes, and points that are kept."""
 
+import inspect
 import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,6 +19,7 @@ from crystal_diffusion_jax.evaluation.training_history import (
     checkpoint_steps,
     read_log,
 )
+from crystal_diffusion_jax.sampled_crystals import SampledCrystals
 from crystal_diffusion_jax.training.seal import DamagedError
 from experiments import cli, curve
 from tests import tiny_run
@@ -84,14 +87,24 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     cli.run(curve.main)
 
 
-def test_points_of_checkpoints_that_are_gone_stay(workdir, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("in_earnest", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_points_of_checkpoints_that_are_gone_stay(
+    workdir, tmp_path, monkeypatch, capsys, in_earnest
+):
+    signature = inspect.signature(api.Model.sample)
+    perovskites = {0: tiny_run.perovskite("Sr", "Ti", 3.9), 1: tiny_run.perovskite("Ba", "Ti", 4.0)}
+
+    def sample(*asked: Any, **how: Any) -> SampledCrystals:
+        signature.bind(*asked, **how)
+        return tiny_run.sampled(2, perovskites, {})
+
+    if not in_earnest:
+        monkeypatch.setattr(api.Model, "sample", sample)
     out = tmp_path / "curve.png"
     arguments = [f"--workdir={workdir}", f"--out={out}", "--num=2", "--guidance=0", SOLVER]
     shutil.move(workdir / "checkpoints" / "20", tmp_path / "20")
     run(monkeypatch, *arguments)
-    # The first point is sampled in earnest, which takes seconds; one is enough.
-    perovskites = {0: tiny_run.perovskite("Sr", "Ti", 3.9), 1: tiny_run.perovskite("Ba", "Ti", 4.0)}
-    monkeypatch.setattr(api.Model, "sample", lambda *_, **__: tiny_run.sampled(2, perovskites, {}))
+    monkeypatch.setattr(api.Model, "sample", sample)
     shutil.move(tmp_path / "20", workdir / "checkpoints" / "20")
     (workdir / "checkpoints" / "10" / "sha256.json").unlink()
     run(monkeypatch, *arguments)

@@ -22,17 +22,20 @@ from crystal_diffusion_jax.evaluation.inputs import read_structures
 from tests.test_model_folder import made_up_model
 
 ROOT = Path(__file__).parents[1]
-# MB, of a read that is refused at once.
-LITTLE = 8.0
+# MB, of a read that is refused at once: twice what was measured with Python 3.11 and 3.13, and a
+# third of what the smallest of the files unpacks to.
+LITTLE = 12.0
 # What the limit itself takes: a line as bytes and as text, a million rows, a file of 16 MiB; for
 # the config the libraries that take the lock.
-MORE = {"csv line": 36.0, "csv.gz line": 36.0, "csv.gz rows": 220.0, "bonds length": 18.0}
-MORE |= {"config": 20.0}
+MORE = {"csv line": 32.0, "csv.gz line": 32.0, "csv.gz rows": 200.0, "bonds length": 16.0}
+MORE |= {"config": 17.0}
 
 
 @pytest.fixture(scope="module")
 def hostile_reads(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """How reads of hostile files ended, in a process of their own."""
+    if not Path("/proc/self/status").exists():
+        pytest.skip("memory is read from /proc")
     folder = tmp_path_factory.mktemp("hostile")
     done = subprocess.run(
         [sys.executable, "-m", "tests.hostile_reads", str(folder)],
@@ -52,7 +55,7 @@ def hostile_reads(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_a_hostile_file_takes_no_more_memory_than_its_limit(hostile_reads: Any) -> None:
     growth = hostile_reads["growth_mb"]
     assert growth.keys() == hostile_reads["ends"].keys() > MORE.keys()
-    too_much = {case: mb for case, mb in growth.items() if mb > MORE.get(case, LITTLE)}
+    too_much = {case: mb for case, mb in growth.items() if mb > MORE.get(case, 0.0) + LITTLE}
     assert too_much == {}
     # It is measured at all: the line that is read until it is too long.
     assert growth["csv line"] > 16

@@ -152,6 +152,20 @@ def test_defective_crystals_are_counted_by_reason_and_never_written(tmp_path):
     assert SampleFolder(tmp_path, SETTINGS).remaining() == []
 
 
+@pytest.mark.parametrize(("elements", "rejected"), [(["Ba", "O", "Ti"], 0), (["Ba", "O", "S"], 1)])
+def test_a_crystal_with_fewer_elements_than_its_chemical_system_is_rejected(
+    tmp_path, elements, rejected
+):
+    settings = dataclasses.replace(SETTINGS, elements=elements, chemical_system=True)
+    folder = SampleFolder(tmp_path, settings)
+    lattice, frac_coords, numbers = crystal(0)
+    if rejected:
+        numbers[1] = 8  # of the elements that may appear, barium and oxygen do
+    folder.add([0], [lattice], [frac_coords], [numbers], 0.5, 10)
+    reasons = [entry["reason"] for entry in read_record(tmp_path)["rejected"]]
+    assert reasons == rejected * ["lacks an element of the chemical system"]
+
+
 def test_a_single_atom_has_no_minimum_distance_in_the_record(tmp_path):
     folder = SampleFolder(tmp_path, SETTINGS)
     folder.add([0], [4.0 * np.eye(3)], [np.zeros((1, 3))], [np.array([6])], 0.5, 10)

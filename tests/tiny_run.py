@@ -1,4 +1,4 @@
-"""A run that took no training, for the tests of its pictures: checkpoints of a shipped model."""
+"""A run that took no training, for the tests of its pictures: checkpoints of the tiny model."""
 
 import dataclasses
 import json
@@ -13,11 +13,13 @@ from pymatgen.core import Element, Lattice, Structure
 from crystal_diffusion_jax import config as config_module
 from crystal_diffusion_jax import model_folder
 from crystal_diffusion_jax.judge.predict import Predictions
+from crystal_diffusion_jax.model_folder import TrainedModel
 from crystal_diffusion_jax.sampled_crystals import SampledCrystals
 from crystal_diffusion_jax.sampling.settings import SampleSettings
 from crystal_diffusion_jax.training.checkpoint import Checkpoints
 from crystal_diffusion_jax.training.optimizer import make_optimizer
 from crystal_diffusion_jax.training.state import initial_state
+from tests import make_tiny_model
 
 STEPS = (10, 20)
 
@@ -27,9 +29,18 @@ def scaled(params: np.ndarray, step: int) -> np.ndarray:
     return params * np.float32(1 - step / 10_000)
 
 
+def judged_model() -> TrainedModel:
+    """The tiny model, as if of data that have a judge."""
+    model = model_folder.load(make_tiny_model.FOLDER)
+    data = dataclasses.replace(model.config.data, name="perov5", properties=("heat_ref",))
+    statistics = dataclasses.replace(model.statistics, property_names=("heat_ref",))
+    config = dataclasses.replace(model.config, data=data)
+    return dataclasses.replace(model, config=config, statistics=statistics)
+
+
 def write(workdir: Path) -> np.ndarray:
     """Checkpoints, log, config and model of a run; returns the weights that `scaled` takes."""
-    model = model_folder.load("perov5_cds")
+    model = judged_model()
     params, unflatten = ravel_pytree(jax.tree.map(jnp.asarray, model.params))
     state = initial_state(params, make_optimizer(model.config.training, unflatten))
     rows = []
