@@ -3,6 +3,7 @@
 import itertools
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pytest
 from pymatgen.analysis.structure_matcher import StructureMatcher
@@ -242,15 +243,17 @@ def write_table(path: Path, cifs: list[str]) -> Source:
     return Source(path)
 
 
+@pytest.mark.parametrize("backend", ["sequential", pytest.param("loky", marks=pytest.mark.slow)])
 def test_workers_and_one_process_read_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
 ) -> None:
     cifs = [cif_of(CHIRAL, basis) for basis in BASES] + ["nonsense", GOOD]
     source = write_table(tmp_path / "table.csv", cifs)
     alone = read(source, ["energy"], progress=False)
     monkeypatch.setattr(reading, "_MIN_ROWS_FOR_WORKERS", 1)
     monkeypatch.setattr(reading, "_CHUNK", 2)
-    together = read(source, ["energy"], progress=False)
+    with joblib.parallel_config(backend=backend):
+        together = read(source, ["energy"], progress=False)
     assert together.bad_rows == alone.bad_rows
     for name in ("lattice", "num_atoms", "frac_coords", "atomic_numbers", "properties"):
         np.testing.assert_array_equal(getattr(together.dataset, name), getattr(alone.dataset, name))

@@ -6,11 +6,12 @@ import json
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import ase.io
+import joblib
 import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
@@ -26,6 +27,16 @@ from experiments import cli
 from experiments import evaluate as program
 from tests import golden
 from tests.test_evaluation_report import OVERLAP, SITES, SPEC, TEST, TRAIN, judge, perovskite
+
+
+@pytest.fixture(autouse=True)
+def _in_this_process(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Processes cost seconds to start; those of the slow test are real."""
+    if request.node.get_closest_marker("slow"):
+        yield
+        return
+    with joblib.parallel_config(backend="sequential"):
+        yield
 
 
 def cif(structure: Structure) -> str:
@@ -113,6 +124,7 @@ def test_hostile_and_odd_crystals_are_counted_and_named_beside_good_ones(
     assert str(out) in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_real_networks_judge_a_hostile_set_from_end_to_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,8 +145,9 @@ def test_the_real_networks_judge_a_hostile_set_from_end_to_end(
                 table.writerow([symbol, 1.0, cif(perovskite(symbol))])
     monkeypatch.setattr(bonds, "cache_folder", lambda: tmp_path / "cache")
     monkeypatch.setattr(cache, "cache_folder", lambda: tmp_path / "cache")
-    # The two big ones would take their full 20 s each.
-    monkeypatch.setattr(evaluation_diversity, "match", functools.partial(match, time_limit=1.0))
+    # Of the big ones to be reduced takes about 4 s, to be compared with each other half a minute;
+    # the others take a few milliseconds, and at first the imports.
+    monkeypatch.setattr(evaluation_diversity, "match", functools.partial(match, time_limit=3.0))
     out = tmp_path / "metrics.json"
     flags = [f"--structures={folder}", "--dataset=perov5", f"--root={root}", f"--out={out}"]
     monkeypatch.setattr(sys, "argv", ["evaluate", *flags, "--skip_bad_rows"])
@@ -148,7 +161,9 @@ def test_the_real_networks_judge_a_hostile_set_from_end_to_end(
         for failure in content["failures"]["list"]
         if failure["stage"] == "comparison" and "too long" in failure["reason"]
     }
-    assert too_long == {"big.cif", "also_big.cif"}
+    # Whichever is reduced in time has nothing to be compared with, unless both are.
+    assert too_long
+    assert too_long <= {"big.cif", "also_big.cif"}
 
 
 def test_bad_rows_of_the_data_set_are_refused_with_the_flag_that_skips_them(

@@ -2,9 +2,10 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import joblib
 import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
@@ -20,6 +21,13 @@ from crystal_diffusion_jax.evaluation.summary import to_json, to_table
 
 SPEC = KNOWN_DATASETS["perov5"]
 SITES = 0.5 * np.array([[0, 0, 0], [1, 1, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1]])
+
+
+@pytest.fixture(autouse=True)
+def _in_this_process() -> Iterator[None]:
+    """Processes cost seconds to start."""
+    with joblib.parallel_config(backend="sequential"):
+        yield
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,9 +4,11 @@ import importlib.metadata
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import ModuleType
 
+import joblib
 import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
@@ -19,7 +21,18 @@ SALT = Structure(Lattice.cubic(4.1), ["Cs", "Cl"], [[0.0, 0.0, 0.0], [0.5, 0.5, 
 DENSE = Structure(Lattice.cubic(0.5), ["Cu"], [[0, 0, 0]])
 FAR_LAYERS = Structure(Lattice.tetragonal(3.0, 1000.0), ["Si"], [[0, 0, 0]])
 PYMATGEN = importlib.metadata.version("pymatgen")
+Cell = tuple[np.ndarray, np.ndarray, np.ndarray]
 AMERICIUM = Structure(Lattice.cubic(4.0), ["Am"], [[0, 0, 0]])
+
+
+@pytest.fixture(autouse=True)
+def _in_this_process(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Processes cost seconds to start; they are the subject of the last tests alone."""
+    if request.node.get_closest_marker("slow"):
+        yield
+        return
+    with joblib.parallel_config(backend="sequential"):
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -117,7 +130,6 @@ def test_an_unforeseen_error_is_named_and_not_remembered(monkeypatch: pytest.Mon
         return np.zeros((1, 5), dtype=np.int32)
 
     monkeypatch.setattr(graph, "bonds", fail)
-    monkeypatch.setattr(bonds, "_in_processes", in_this_process)
     graphs = bonds.build([SALT, GOOD], progress=False)
     assert list(graphs.found) == [1]
     expected = "no bonds: OverflowError Python integer 5000000000 out of bounds"
@@ -125,11 +137,6 @@ def test_an_unforeseen_error_is_named_and_not_remembered(monkeypatch: pytest.Mon
     counts = computed(monkeypatch)
     bonds.build([SALT, GOOD], progress=False)
     assert counts == [1]
-
-
-def in_this_process(cells: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Iterator[object]:
-    """Stands in for processes where these would not see what a test has put in place."""
-    return (bonds._bonds_or_reason(*cell) for cell in cells)
 
 
 def test_a_cache_that_cannot_be_written_is_only_a_warning(
@@ -144,6 +151,24 @@ def test_a_cache_that_cannot_be_written_is_only_a_warning(
 def test_a_structure_that_kills_its_process_is_the_only_one_to_fail(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    def in_processes(cells: Sequence[Cell]) -> Iterator[np.ndarray]:
+        for _, _, atomic_numbers in cells:
+            if atomic_numbers[0] == 29:
+                raise BrokenProcessPool
+            yield np.zeros((1, 5), dtype=np.int32)
+
+    monkeypatch.setattr(bonds, "_in_processes", in_processes)
+    graphs = bonds.build([GOOD, DENSE, SALT], progress=False)
+    assert list(graphs.found) == [0, 2]
+    assert list(graphs.failures) == [1]
+    assert graphs.failures[1].startswith("CrystalNN ended its process")
+    counts = computed(monkeypatch)
+    bonds.build([DENSE, SALT], progress=False)
+    assert counts == [1]  # the next time there may be memory enough
+
+
+@pytest.mark.slow
+def test_a_process_that_ends_is_noticed_and_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     # Defined here, so that the processes get it by value.
     def deadly(
         lattice: np.ndarray, frac_coords: np.ndarray, atomic_numbers: np.ndarray
@@ -157,5 +182,13 @@ def test_a_structure_that_kills_its_process_is_the_only_one_to_fail(
         warnings.simplefilter("ignore")  # joblib's own, of the stopped process
         graphs = bonds.build([GOOD, DENSE, SALT], progress=False)
     assert list(graphs.found) == [0, 2]
-    assert list(graphs.failures) == [1]
     assert graphs.failures[1].startswith("CrystalNN ended its process")
+
+
+@pytest.mark.slow
+def test_bonds_found_in_processes_are_those_found_in_this_one() -> None:
+    graphs = bonds.build([GOOD, SALT], progress=False)
+    for index, structure in enumerate((GOOD, SALT)):
+        np.testing.assert_array_equal(
+            graphs.found[index].bonds, graph.bonds(*graph.arrays(structure))
+        )

@@ -64,9 +64,11 @@ def test_the_union_of_neighbor_lists_has_each_bond_in_both_directions() -> None:
 
 @pytest.mark.parametrize("oracle", ["perov5", "carbon24", "mp20"])
 def test_bonds_are_those_of_the_original_program(oracle: str) -> None:
+    # Noise of 1e-12 of the lattice and of the coordinates changes no bond of any of the golden
+    # crystals: none hangs on a rounding.
     crystals = golden.crystals(oracle)
     own = [c for c in crystals if (np.array(c["edges_j"]) == np.array(c["edges_i"])).any()]
-    for crystal in crystals[:8] + own:
+    for crystal in crystals[:4] + own:
         expected = golden.graph(crystal).bonds
         found = bonds_of(golden.structure(crystal))
         assert found.tolist() == sorted(expected.tolist())
@@ -167,7 +169,18 @@ def test_an_atom_without_neighbors_has_no_bonds(monkeypatch: pytest.MonkeyPatch)
         graph.bonds(3.0 * np.eye(3), np.zeros((1, 3)), np.array([14]))
 
 
-def test_a_structure_that_takes_too_long_is_given_up() -> None:
+def test_a_structure_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def search_for_ever(self: CrystalNN, structure: Structure) -> None:
+        while True:
+            pass
+
+    monkeypatch.setattr(CrystalNN, "get_all_nn_info", search_for_ever)
+    with pytest.raises(graph.NoGraph, match=r"no result after 0\.1 s"):
+        graph.bonds(3.0 * np.eye(3), np.zeros((1, 3)), np.array([14]), time_limit=0.1)
+
+
+@pytest.mark.slow
+def test_pymatgens_own_search_is_given_up_as_well() -> None:
     # 300 sites without order need seconds. In a process of its own, as in real use: the limit may
     # strike in a finaliser, of which this process has many and reports them.
     cell = (15.0 * np.eye(3), np.random.default_rng(0).random((300, 3)), np.full(300, 14))

@@ -206,15 +206,16 @@ def test_the_data_set_is_the_same_at_every_call_and_in_every_process(
 ) -> None:
     assert digest(abx3_dataset()) == digest(dataset)
     program = "from tests.test_perovskites import *; print(digest(abx3_dataset()))"
-    for seed in ("1", "2"):
-        result = subprocess.run(
-            [sys.executable, "-c", program],
-            env={**os.environ, "PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert result.stdout.strip() == digest(dataset)
+    # Sets of strings have another order there.
+    seed = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONHASHSEED": seed},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.strip() == digest(dataset)
 
 
 def test_ions_touch_where_the_geometry_says(dataset: CrystalDataset) -> None:
