@@ -24,6 +24,7 @@ from scipy import stats
 
 import crystal_diffusion_jax as cdj
 from crystal_diffusion_jax import model_folder
+from crystal_diffusion_jax.errors import UserError
 from experiments import cli
 
 RATES = ("SR5", "SR10", "SR15")
@@ -96,6 +97,13 @@ def comparison(files: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise UserError(f"--compare={path} is no file of this program ({error})") from error
+
+
 def parser() -> cli.Parser:
     """The flags."""
     flags = cli.Parser(prog="python -m benchmarks.processors", description=__doc__ or "")
@@ -111,7 +119,7 @@ def main() -> None:
     """Measures and writes, or reads and compares."""
     flags: argparse.Namespace = parser().parse_args()
     if flags.compare:
-        print(comparison([json.loads(path.read_text()) for path in flags.compare]))
+        print(comparison([_read(path) for path in flags.compare]))
     else:
         cli.check_output(flags.out)
         cli.write_output(flags.out, json.dumps(measure(flags.num, flags.seed), indent=1) + "\n")

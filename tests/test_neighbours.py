@@ -3,12 +3,12 @@
 import itertools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from pymatgen.core import Lattice
 
 from crystal_diffusion_jax.models.neighbours import CUTOFF, Neighbours, find_neighbours, virial
+from tests.smoke_run import quick_compilation  # noqa: F401
 
 NUM_RADIAL = 5
 NUM_ATOMS = (4, 2)
@@ -22,9 +22,12 @@ def crystals() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return rng.random((2, 4, 3)), lattice, mask
 
 
+neighbours_from = jax.jit(find_neighbours, static_argnums=3)
+
+
 def neighbours_of(frac_coords: np.ndarray, lattice: np.ndarray, mask: np.ndarray) -> Neighbours:
-    arrays = (jnp.asarray(frac_coords, jnp.float32), jnp.asarray(lattice, jnp.float32))
-    return find_neighbours(*arrays, jnp.asarray(mask), NUM_RADIAL)
+    arrays = (frac_coords.astype(np.float32), lattice.astype(np.float32), mask.astype(bool))
+    return neighbours_from(*arrays, NUM_RADIAL)
 
 
 def features(frac_coords: np.ndarray, lattice: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -172,11 +175,8 @@ def test_the_virial_is_the_strain_of_the_energy_of_bonds():
     # Undo what normalises the features: the weight of a shell is `strength` for every atom.
     count = np.asarray(found.pairs).reshape(1, 4, 4, NUM_RADIAL, 4)[..., 0].sum(axis=2)
     weight = strength * centres**2 * (1 + 2 * centres**2 + count)
-    phi = virial(
-        jnp.asarray(weight, jnp.float32),
-        found,
-        jnp.asarray(one[1], jnp.float32),
-        jnp.asarray(one[2]),
+    phi = jax.jit(virial)(
+        weight.astype(np.float32), found, one[1].astype(np.float32), np.asarray(one[2])
     )
     # phi L = L (strain of the virial), and the mean is over four atoms.
     strain = np.linalg.solve(one[1][0], np.asarray(phi)[0] @ one[1][0]) * 4

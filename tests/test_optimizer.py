@@ -3,7 +3,6 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -12,6 +11,7 @@ from optax import contrib
 
 from crystal_diffusion_jax.training.optimizer import by_shape, make_optimizer
 from crystal_diffusion_jax.training.state import TrainingConfig
+from tests.smoke_run import quick_compilation  # noqa: F401
 
 CONFIG = TrainingConfig(
     optimizer="muon", num_steps=100, warmup_steps=0, learning_rate=1e-2, gradient_clip=1e9
@@ -26,7 +26,7 @@ SHAPES = {
 def tree(seed: int) -> Any:
     rng = np.random.default_rng(seed)
     return jax.tree.map(
-        lambda shape: jnp.asarray(rng.normal(size=shape), jnp.float32),
+        lambda shape: np.asarray(rng.normal(size=shape), np.float32),
         SHAPES,
         is_leaf=lambda node: isinstance(node, tuple),
     )
@@ -54,27 +54,33 @@ def test_steps_are_those_of_muon_on_single_matrices_and_of_adam_elsewhere():
     adam = optax.nadam(schedule)  # as optax has it inside of Muon
     matrix, head = params["block_1"]["qkv"]["kernel"], params["score_head"]["kernel"]
     one_head = params["block_0"]["beta_kernel"][1]
-    state = ours.init(vector)
-    states = [muon.init(matrix), muon.init(one_head), adam.init(head)]
+    state = jax.jit(ours.init)(vector)
+    states = [jax.jit(muon.init)(matrix), jax.jit(muon.init)(one_head), jax.jit(adam.init)(head)]
+    our_update, by_muon, by_adam = map(jax.jit, (ours.update, muon.update, adam.update))
     for step in range(3):
         gradient = tree(step + 1)
-        update, state = ours.update(ravel_pytree(gradient)[0], state, vector)
+        update, state = our_update(ravel_pytree(gradient)[0], state, vector)
         found = unflatten(update)
         for index, (rule, leaf, mine) in enumerate(
             [
-                (muon, gradient["block_1"]["qkv"]["kernel"], found["block_1"]["qkv"]["kernel"]),
-                (muon, gradient["block_0"]["beta_kernel"][1], found["block_0"]["beta_kernel"][1]),
-                (adam, gradient["score_head"]["kernel"], found["score_head"]["kernel"]),
+                (by_muon, gradient["block_1"]["qkv"]["kernel"], found["block_1"]["qkv"]["kernel"]),
+                (
+                    by_muon,
+                    gradient["block_0"]["beta_kernel"][1],
+                    found["block_0"]["beta_kernel"][1],
+                ),
+                (by_adam, gradient["score_head"]["kernel"], found["score_head"]["kernel"]),
             ]
         ):
-            expected, states[index] = rule.update(leaf, states[index], leaf)
+            expected, states[index] = rule(leaf, states[index], leaf)
             np.testing.assert_allclose(mine, expected, rtol=2e-3, atol=1e-6)
 
 
 def test_the_first_step_of_a_matrix_is_orthogonal_and_of_the_given_size():
     vector, unflatten = ravel_pytree(tree(0))
     optimizer = make_optimizer(CONFIG, unflatten)
-    update, _ = optimizer.update(ravel_pytree(tree(1))[0], optimizer.init(vector), vector)
+    state = jax.jit(optimizer.init)(vector)
+    update, _ = jax.jit(optimizer.update)(ravel_pytree(tree(1))[0], state, vector)
     step = np.asarray(unflatten(update)["block_0"]["qkv"]["kernel"])
     singular = np.linalg.svd(step, compute_uv=False)
     # 0.2 lr sqrt(larger side), to within what five iterations of Newton and Schulz leave.

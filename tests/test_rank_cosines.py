@@ -1,6 +1,7 @@
 """The rank of a property as an input, and that networks without it are what they were."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -14,16 +15,19 @@ from crystal_diffusion_jax.data.arrays import DatasetStatistics, dataset_statist
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.models.denoiser import Denoiser, DenoiserConfig
 from crystal_diffusion_jax.models.embeddings import Condition, PropertyEmbedding, rank_cosines
-from tests.smoke_run import splits
+from tests.smoke_run import drawn_params, quick_compilation, splits  # noqa: F401
 from tests.test_denoiser import NUM_SPECIES, TIMES, base_condition, base_crystals
 
 Z_NORMAL = tuple(scipy.stats.norm.ppf(np.linspace(0.001, 0.999, 101)).tolist())
 UNIFORM = tuple(np.linspace(-2.0, 2.0, 101).tolist())
 
 
+cosines_of = jax.jit(rank_cosines, static_argnums=(1, 2))
+
+
 def shares(values: list[float], row: tuple[float, ...]) -> np.ndarray:
     """u of each value, from its first cosine."""
-    cosines = rank_cosines(jnp.array(values)[:, None], (row,), 1)
+    cosines = cosines_of(np.array(values, np.float32)[:, None], (row,), 1)
     return np.arccos(np.clip(np.asarray(cosines[:, 0, 0], np.float64), -1, 1)) / np.pi
 
 
@@ -34,7 +38,7 @@ def test_the_rank_is_the_cumulative_distribution():
 
 
 def test_the_rank_stays_that_of_the_end_beyond_the_data():
-    found = np.asarray(rank_cosines(jnp.array([[-9.0], [-2.0], [2.0], [9.0]]), (UNIFORM,), 3))
+    found = np.asarray(cosines_of(np.array([[-9.0], [-2.0], [2.0], [9.0]]), (UNIFORM,), 3))
     np.testing.assert_allclose(found[:2, 0], np.ones((2, 3)), atol=1e-6)
     np.testing.assert_allclose(found[2:, 0], [[-1, 1, -1]] * 2, atol=1e-6)
 
@@ -42,7 +46,7 @@ def test_the_rank_stays_that_of_the_end_beyond_the_data():
 def test_each_property_has_its_own_quantiles_and_all_cosines():
     values = np.random.default_rng(0).uniform(-2, 2, size=(7, 2)).astype(np.float32)
     wide = tuple(np.linspace(-4.0, 4.0, 101).tolist())
-    found = rank_cosines(jnp.asarray(values), (UNIFORM, wide), 5)
+    found = cosines_of(values, (UNIFORM, wide), 5)
     u = np.stack([(values[:, 0] + 2) / 4, (values[:, 1] + 4) / 8], axis=1)
     np.testing.assert_allclose(found, np.cos(np.pi * u[..., None] * np.arange(1, 6)), atol=1e-5)
 
@@ -58,18 +62,37 @@ def test_a_constant_property_has_one_rank():
     np.testing.assert_allclose(shares([-1.0, 0.0, 1.0], (0.0,) * 101), 0.5, atol=1e-6)
 
 
+EMBEDDING = PropertyEmbedding(8, num_cosines=4, quantiles=(UNIFORM,))
+VALUES = np.array([[0.3], [1.1]], np.float32)
+
+
+def asked_for(values: np.ndarray, present: np.ndarray) -> Condition:
+    return Condition(values=jnp.asarray(values, jnp.float32), present=jnp.asarray(present))
+
+
+@functools.cache
+def embedding_params() -> Any:
+    condition = asked_for(VALUES, np.ones((2, 1), bool))
+    return jax.jit(EMBEDDING.init)(jax.random.key(0), condition)["params"]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def embed(embedding: PropertyEmbedding, params: Any, condition: Condition) -> Any:
+    return embedding.apply({"params": params}, condition)
+
+
 def test_fresh_weights_do_not_see_the_rank_and_learn_to():
-    embedding = PropertyEmbedding(8, num_cosines=4, quantiles=(UNIFORM,))
-    condition = Condition(values=jnp.array([[0.3], [1.1]]), present=jnp.ones((2, 1), bool))
-    params = embedding.init(jax.random.key(0), condition)["params"]
+    condition = asked_for(VALUES, np.ones((2, 1), bool))
+    params = embedding_params()
+    assert np.abs(params["weight"]).min() > 0
+    np.testing.assert_array_equal(params["by_rank"], 0.0)
     plain = {name: leaf for name, leaf in params.items() if name != "by_rank"}
-    expected = PropertyEmbedding(8).apply({"params": plain}, condition)
-    np.testing.assert_array_equal(embedding.apply({"params": params}, condition), expected)
-
-    def embed(params: Any, condition: Condition) -> Any:
-        return embedding.apply({"params": params}, condition)
-
-    gradient = jax.grad(lambda p: jnp.sum(embed(p, condition)))(params)
+    found, expected = (
+        np.asarray(embed(*each, condition))
+        for each in ((EMBEDDING, params), (PropertyEmbedding(8), plain))
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
+    gradient = jax.jit(jax.grad(lambda p: jnp.sum(embed(EMBEDDING, p, condition))))(params)
     cosines = np.cos(np.pi * np.array([2.3, 3.1])[:, None] / 4 * np.arange(1, 5)).sum(axis=0)
     np.testing.assert_allclose(
         gradient["by_rank"], np.tile(cosines[None, :, None], (1, 1, 8)), atol=1e-5
@@ -77,14 +100,13 @@ def test_fresh_weights_do_not_see_the_rank_and_learn_to():
 
 
 def test_where_the_property_is_absent_its_rank_is_not_seen():
-    embedding = PropertyEmbedding(8, num_cosines=4, quantiles=(UNIFORM,))
-    present = jnp.array([[True], [False]])
-    condition = Condition(values=jnp.array([[0.3], [1.1]]), present=present)
-    params = embedding.init(jax.random.key(0), condition)["params"]
-    moved = {**params, "by_rank": jnp.ones_like(params["by_rank"])}
-    before: Any = embedding.apply({"params": params}, condition)
-    after: Any = embedding.apply({"params": moved}, condition)
-    assert np.abs(np.asarray(after - before))[0].min() > 0.01
+    condition = asked_for(VALUES, np.array([[True], [False]]))
+    params = embedding_params()
+    moved = {**params, "by_rank": np.ones_like(params["by_rank"])}
+    before, after = (np.asarray(embed(EMBEDDING, p, condition)) for p in (params, moved))
+    # The sum of the cosines of 0.3, whose rank is 2.3 / 4.
+    cosines = np.cos(np.pi * 2.3 / 4 * np.arange(1, 5)).sum()
+    np.testing.assert_allclose((after - before)[0], cosines, atol=1e-5)
     np.testing.assert_array_equal(after[1], before[1])
 
 
@@ -99,15 +121,16 @@ def test_the_denoiser_hands_the_rank_on(conditioning):
         num_rank_cosines=3,
     )
     network = Denoiser(config, NUM_SPECIES, (UNIFORM,))
-    inputs = (base_crystals(), jnp.asarray(TIMES), base_condition())
-    params = network.init(jax.random.key(0), *inputs)["params"]
-    moved = jax.tree.map(lambda leaf: leaf, params)
-    by_rank = moved["property"]["by_rank"]
-    moved["property"]["by_rank"] = jax.random.normal(jax.random.key(1), by_rank.shape)
-    before: Any = network.apply({"params": params}, *inputs)
-    after: Any = network.apply({"params": moved}, *inputs)
-    changes = np.abs(np.asarray(after[2]) - np.asarray(before[2])).max(axis=(1, 2))
-    assert (changes[[0, 1, 3]] > 1e-4).all()
+    apply: Any = jax.jit(network.apply)
+    params = drawn_params(network)
+    by_rank = params["property"]["by_rank"]
+    other = {**params["property"], "by_rank": np.random.default_rng(2).normal(size=by_rank.shape)}
+    logits = [
+        np.asarray(apply({"params": p}, base_crystals(), TIMES, base_condition())[2])
+        for p in (params, {**params, "property": other})
+    ]
+    changes = np.abs(logits[1] - logits[0]).max(axis=(1, 2))
+    assert (changes[[0, 1, 3]] > 0.01).all()
     assert changes[2] == 0  # its property is not asked for
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from crystal_diffusion_jax.config import ExperimentConfig
 from crystal_diffusion_jax.data.archives import read_arrays
 from crystal_diffusion_jax.data.arrays import CrystalDataset, dataset_statistics
 from crystal_diffusion_jax.data.batches import Batch, PaddedCrystals
@@ -18,8 +19,10 @@ from crystal_diffusion_jax.data.shards.dataset import INDEX, ShardedDataset
 from crystal_diffusion_jax.data.shards.splits import holds_shards, open_splits
 from crystal_diffusion_jax.data.shards.writer import write_shards
 from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.training import loop
+from crystal_diffusion_jax.training.inputs import Inputs
 from crystal_diffusion_jax.training.loop import train
-from tests.smoke_run import CONFIG, splits
+from tests.smoke_run import CONFIG, quick_compilation, splits  # noqa: F401
 
 NUM_SHARDS, NUM_SLICES = 12, 4
 SIZES = np.random.default_rng(1).choice([1, 2, 3, 5, 8, 9, 13], size=211)
@@ -474,20 +477,31 @@ def test_an_index_that_is_damaged_newer_or_missing_is_refused(folder):
         open_splits(DataConfig(root=str(folder)))
 
 
-def test_training_from_shards_runs_resumes_and_knows_its_data(tmp_path):
-    shards = tmp_path / "shards"
-    write_shards(in_parts(splits()["train"]), shards / "train", 8, 4)
-    write_shards([splits()["val"]], shards / "val", 1, 1)
-    data = dataclasses.replace(CONFIG.data, root=str(shards))
-    config = dataclasses.replace(CONFIG, data=data)
-    lines: list[str] = []
-    workdir = tmp_path / "run"
-    model = train(config, open_splits(data), workdir, lines.append)
-    assert (model / "weights.npz").is_file()
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    losses = [row["loss"] for row in rows if row["kind"] == "train"]
-    assert losses[-1] < 0.9 * losses[0]
-    train(config, open_splits(data), workdir, lines.append)
-    assert any("trained already" in line for line in lines)
+def in_shards(folder: Path) -> ExperimentConfig:
+    """The smoke run with its data in shards."""
+    write_shards(in_parts(splits()["train"]), folder / "train", 8, 4)
+    write_shards([splits()["val"]], folder / "val", 1, 1)
+    return dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, root=str(folder)))
+
+
+def test_training_reads_the_shards_and_knows_its_data(tmp_path, monkeypatch):
+    config, workdir = in_shards(tmp_path / "shards"), tmp_path / "run"
+    begun: list[Inputs] = []
+    monkeypatch.setattr(loop, "_train", lambda config, inputs, *rest: begun.append(inputs))
+    train(config, open_splits(config.data), workdir, lambda line: None)
+    assert isinstance(begun[0].batches, ShardedBatches)
+    assert begun[0].num_train == len(splits()["train"])
+    assert sum(batch.weight.sum() for batch in begun[0].validation) == len(splits()["val"])
     with pytest.raises(UserError, match="other data"):
-        train(CONFIG, splits(), workdir, lines.append)
+        train(CONFIG, splits(), workdir, lambda line: None)
+    assert len(begun) == 1
+
+
+@pytest.mark.slow
+def test_training_from_shards_runs_to_its_end(tmp_path):
+    config, workdir = in_shards(tmp_path / "shards"), tmp_path / "run"
+    lines: list[str] = []
+    model = train(config, open_splits(config.data), workdir, lines.append)
+    assert (model / "weights.npz").is_file()
+    train(config, open_splits(config.data), workdir, lines.append)
+    assert any("trained already" in line for line in lines)

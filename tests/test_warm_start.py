@@ -16,13 +16,21 @@ from crystal_diffusion_jax.data.arrays import DatasetStatistics
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.model_folder import TrainedModel
 from crystal_diffusion_jax.models.denoiser import DenoiserConfig
+from crystal_diffusion_jax.training import loop
 from crystal_diffusion_jax.training.loop import train
+from crystal_diffusion_jax.training.state import TrainState
 from crystal_diffusion_jax.training.warm_start import load_start, warm_params
-from tests.smoke_run import CONFIG, splits, statistics
-from tests.test_denoiser import TIMES, base_condition, base_crystals
+from tests import make_tiny_model
+from tests.smoke_run import (
+    CONFIG,
+    drawn_params,
+    quick_compilation,  # noqa: F401
+    splits,
+    statistics,
+)
 
 NETWORK = DenoiserConfig(width=16, pair_width=16, num_blocks=1, num_heads=2)
-ELEMENTS = tuple(range(3, 15))  # as many as `base_crystals` has
+ELEMENTS = tuple(range(3, 15))
 
 
 def with_elements(vocabulary: tuple[int, ...]) -> DatasetStatistics:
@@ -31,11 +39,11 @@ def with_elements(vocabulary: tuple[int, ...]) -> DatasetStatistics:
 
 def weights(network: DenoiserConfig, data: DatasetStatistics, seed: int) -> Any:
     """Random ones; the network's own take long to compile."""
-    denoiser = denoising.build(network, data)
-    inputs = (jax.random.key(0), base_crystals(), TIMES, base_condition())
-    shapes = jax.eval_shape(denoiser.init, *inputs)["params"]
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(leaf.dtype), shapes)
+    return drawn_params(denoising.build(network, data), seed=seed)
+
+
+def by_name(params: Any) -> dict[str, Any]:
+    return flax.traverse_util.flatten_dict(params, sep="/")
 
 
 def shipped(folder: Path, network: DenoiserConfig, data: DatasetStatistics) -> dict[str, Any]:
@@ -43,7 +51,7 @@ def shipped(folder: Path, network: DenoiserConfig, data: DatasetStatistics) -> d
     params = weights(network, data, seed=1)
     config = dataclasses.replace(CONFIG, model=network)
     model_folder.save(TrainedModel(params, config, data, {}), folder)
-    return flax.traverse_util.flatten_dict(params, sep="/")
+    return by_name(params)
 
 
 def started(
@@ -52,7 +60,7 @@ def started(
     """Fresh weights by name, and those that start from the model in `folder`."""
     fresh, unflatten = ravel_pytree(weights(network, data, seed=2))
     found = unflatten(warm_params(fresh, unflatten, data, model_folder.load(folder)))
-    return tuple(flax.traverse_util.flatten_dict(w, sep="/") for w in (unflatten(fresh), found))
+    return by_name(unflatten(fresh)), by_name(found)
 
 
 def test_the_same_network_takes_all_weights(tmp_path):
@@ -154,27 +162,46 @@ def _starting_from(model: str, num_steps: int = 10) -> Any:
     return dataclasses.replace(CONFIG, training=training)
 
 
-def test_a_run_starts_from_a_model_and_resumes_without_it(tmp_path):
+def test_the_first_steps_of_a_run_are_from_the_weights_of_the_model(
+    tmp_path, tiny_model, monkeypatch
+):
+    begun: list[TrainState] = []
+
+    def begin(state_and_keys: Any, mesh: Any) -> None:
+        begun.append(state_and_keys[0])
+        raise KeyboardInterrupt
+
+    # Fresh weights that are drawn, because the network's own take long to compile.
+    network = denoising.build(CONFIG.model, statistics())
+    vector, unflatten = ravel_pytree(drawn_params(network))
+    monkeypatch.setattr(loop, "initial_params", lambda *_: (vector, unflatten))
+    monkeypatch.setattr(loop.devices, "replicate", begin)
+    with pytest.raises(KeyboardInterrupt):
+        train(_starting_from(str(make_tiny_model.FOLDER)), splits(), tmp_path, lambda line: None)
+    for weights in (begun[0].params, begun[0].ema_params):
+        jax.tree.map(np.testing.assert_array_equal, unflatten(weights), tiny_model.params)
+
+
+@pytest.mark.slow
+def test_a_run_starts_from_a_model_and_resumes_without_it(tmp_path, tiny_model):
     def stop(line: str) -> None:
         if "step 10/" in line:
             raise KeyboardInterrupt
 
-    first = tmp_path / "first"
-    train(CONFIG, splits(), first, lambda line: None)
-    config = _starting_from(str(first))
+    start = shutil.copytree(make_tiny_model.FOLDER, tmp_path / "start")
+    config = _starting_from(str(start))
     undisturbed, stopped = tmp_path / "undisturbed", tmp_path / "stopped"
     train(config, splits(), undisturbed, lambda line: None)
     with pytest.raises(KeyboardInterrupt):
         train(config, splits(), stopped, stop)
-    start = flax.traverse_util.flatten_dict(model_folder.load(first).params, sep="/")
-    shutil.rmtree(first)  # only the start needs it
+    shutil.rmtree(start)  # only the start needs it
     lines: list[str] = []
     train(config, splits(), stopped, lines.append)
     assert any("resuming from the checkpoint of step 5" in line for line in lines)
     models = [model_folder.load(folder) for folder in (undisturbed, stopped)]
     jax.tree.map(np.testing.assert_array_equal, models[0].params, models[1].params)
 
-    # Steps of next to nothing end where they began.
-    for name, leaf in start.items():
-        found = flax.traverse_util.flatten_dict(models[0].params, sep="/")[name]
-        np.testing.assert_allclose(found, leaf, atol=1e-6)
+    # Ten of Adam's steps, each of at most 1e-9, end where they began.
+    expected = by_name(tiny_model.params)
+    for name, leaf in by_name(models[0].params).items():
+        np.testing.assert_allclose(leaf, expected[name], atol=1e-6)
