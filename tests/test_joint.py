@@ -10,8 +10,10 @@ from crystal_diffusion_jax.diffusion.joint import Prediction
 
 NUM_SPECIES = 5
 COUNTS = np.array([4, 2, 3])
-TIMES = jnp.array([900, 500, 2])
+TIMES = np.array([900, 500, 2])
+PRIORS = 2000
 EPS = float(np.finfo(np.float32).eps)
+PVALUE = 6e-7  # of five standard errors
 
 # Compiled, because op-by-op the random draws would cost most of these tests' time.
 noise = jax.jit(joint.noise, static_argnames="num_species")
@@ -45,13 +47,9 @@ def a_prediction(num_slots=4):
     )
 
 
-def eager_predictor(keys, crystals, prediction, t, schedule):
-    return joint.predictor_step(keys, crystals, prediction, t, t - 1 - t // 10, schedule)
-
-
 @jax.jit
 def predictor(keys, crystals, prediction, t, schedule):
-    return eager_predictor(keys, crystals, prediction, t, schedule)
+    return joint.predictor_step(keys, crystals, prediction, t, t - 1 - t // 10, schedule)
 
 
 @jax.jit
@@ -59,6 +57,7 @@ def corrector(keys, crystals, prediction, t, schedule):
     return joint.corrector_step(keys, crystals, prediction, t, 1e-6, schedule)
 
 
+@jax.jit
 def relaxation(keys, crystals, prediction, t, schedule):
     return joint.relaxation_step(keys, crystals, prediction, t, 0.4, schedule)
 
@@ -80,17 +79,16 @@ def copies_of_three_atoms(number):
     return crystals.replace(**atoms), prediction
 
 
-def assert_same_crystals(found, expected):
-    assert_same_atoms(found, expected, np.ones(expected.mask.shape, bool))
-
-
 def assert_same_atoms(found, expected, mask):
     """Lattice everywhere, atoms where `mask` [B, N]; slots beyond N are not compared.
 
-    The compiler may vectorise another shape differently and reorder a few roundings of numbers
-    below 5; at the times used here the steps magnify them by no more than 2.
+    The compiler may vectorise another shape differently and reorder a few roundings. Those of the
+    uniform numbers, EPS / 2, weigh most: the inverse error function, which makes normal ones of
+    them, magnifies them by exp(x^2 / 2), by 90 at x = 3; at the times used here a step does by no
+    more than 2. A tie within the rounding between two of the 9 atoms' perturbed logits could fall
+    either way: chance 1e-4.
     """
-    tolerance = 20 * EPS
+    tolerance = 100 * EPS
     atoms = np.s_[:, : mask.shape[1]]
     np.testing.assert_allclose(found.lattice, expected.lattice, atol=tolerance)
     for name in ("frac_coords", "species"):
@@ -104,13 +102,17 @@ def test_junk_on_padding_does_not_change_the_noise_or_targets_of_real_atoms(sche
         frac_coords=jnp.where(clean.mask[..., None], clean.frac_coords, 37.5),
         species=jnp.where(clean.mask, clean.species, -9),
     )
-    t = jnp.array([1, 400, 1000])
+    t = np.array([1, 400, 1000])
     noisy, targets = noise(jax.random.key(2), clean, t, num_species=NUM_SPECIES, schedule=schedule)
     noisy_junk, targets_junk = noise(
         jax.random.key(2), junk, t, num_species=NUM_SPECIES, schedule=schedule
     )
     mask = np.asarray(clean.mask)
-    assert_same_atoms(noisy_junk, noisy, mask)
+    # One program, so to the bit.
+    for name in ("frac_coords", "species"):
+        junk_name, clean_name = (np.asarray(getattr(x, name)) for x in (noisy_junk, noisy))
+        np.testing.assert_array_equal(junk_name[mask], clean_name[mask])
+    np.testing.assert_array_equal(noisy_junk.lattice, noisy.lattice)
     np.testing.assert_array_equal(targets_junk.lattice_eps, targets.lattice_eps)
     np.testing.assert_array_equal(
         np.asarray(targets_junk.scaled_score)[mask], np.asarray(targets.scaled_score)[mask]
@@ -118,7 +120,7 @@ def test_junk_on_padding_does_not_change_the_noise_or_targets_of_real_atoms(sche
 
 
 def test_targets_are_the_noise_that_was_added(schedule):
-    clean, t = a_batch(), jnp.array([1, 200, 350])
+    clean, t = a_batch(), np.array([1, 200, 350])
     noisy, targets = noise(jax.random.key(3), clean, t, num_species=NUM_SPECIES, schedule=schedule)
     signal = np.sqrt(np.asarray(schedule.alpha_bar[t], np.float64))[:, None, None]
     spread = np.sqrt(np.asarray(schedule.one_minus_alpha_bar[t], np.float64))[:, None, None]
@@ -138,7 +140,7 @@ def test_targets_are_the_noise_that_was_added(schedule):
 def test_noise_of_lattice_coordinates_and_species_is_independent(schedule):
     number = 4_000
     clean, _ = copies_of_three_atoms(number)
-    t = jnp.full(number, 300)  # sigma = 0.02: the scaled score is minus the coordinates' noise
+    t = np.full(number, 300)  # sigma = 0.02: the scaled score is minus the coordinates' noise
     noisy, targets = noise(jax.random.key(4), clean, t, num_species=NUM_SPECIES, schedule=schedule)
     columns = np.concatenate(
         [
@@ -148,58 +150,45 @@ def test_noise_of_lattice_coordinates_and_species_is_independent(schedule):
         axis=1,
     )
     correlations = np.corrcoef(columns.T) - np.eye(columns.shape[1])
-    # About 200 coefficients of standard error 1 / sqrt(n): 4.5 of them leave a chance of 2e-3.
-    assert np.abs(correlations).max() < 4.5 / np.sqrt(number)
+    # About 200 coefficients of standard error 1 / sqrt(n): 5.5 of them leave a chance of 1e-5.
+    assert np.abs(correlations).max() < 5.5 / np.sqrt(number)
 
 
 def test_prior_draws_uniform_coordinates_and_species():
-    number = 2_000
-    crystals = prior(
-        jax.random.split(jax.random.key(5), number),
-        jnp.ones((number, 4), bool),
-        num_species=NUM_SPECIES,
-    )
+    keys, mask = jax.random.split(jax.random.key(5), PRIORS), jnp.ones((PRIORS, 4), bool)
+    crystals = prior(keys, mask, num_species=NUM_SPECIES)
     counts = np.bincount(np.asarray(crystals.species).ravel(), minlength=NUM_SPECIES)
     assert counts.size == NUM_SPECIES
-    assert stats.chisquare(counts).pvalue > 1e-3
-    assert stats.kstest(np.asarray(crystals.frac_coords).ravel(), "uniform").pvalue > 1e-3
-    assert stats.kstest(np.asarray(crystals.lattice).ravel(), "norm").pvalue > 1e-3
+    assert stats.chisquare(counts).pvalue > PVALUE
+    assert stats.kstest(np.asarray(crystals.frac_coords).ravel(), "uniform").pvalue > PVALUE
+    assert stats.kstest(np.asarray(crystals.lattice).ravel(), "norm").pvalue > PVALUE
     assert crystals.mask.all()
 
 
-def test_prior_of_a_crystal_depends_on_its_own_key_alone():
-    keys, mask = jax.random.split(jax.random.key(6), 3), a_batch().mask
+def test_prior_of_a_crystal_depends_on_its_own_key_alone_whatever_its_padding():
+    keys, mask = jax.random.split(jax.random.key(5), PRIORS), jnp.ones((PRIORS, 4), bool)
     together = prior(keys, mask, num_species=NUM_SPECIES)
-    for row in range(3):
-        alone = prior(keys[row : row + 1], mask[row : row + 1], num_species=NUM_SPECIES)
-        assert_same_crystals(alone, jax.tree.map(lambda x, row=row: x[row : row + 1], together))
+    alone = prior(keys[7:8], jnp.arange(9)[None] < 4, num_species=NUM_SPECIES)
+    expected = jax.tree.map(lambda leaf: leaf[7:8], together)
+    assert_same_atoms(alone, expected, np.ones((1, 4), bool))
 
 
-@pytest.mark.parametrize("step", [predictor, corrector, relaxation])
-def test_step_of_a_crystal_depends_on_its_own_key_alone(schedule, step):
+STEPS = pytest.mark.parametrize("step", [predictor, corrector, relaxation])
+
+
+@STEPS
+def test_step_of_a_crystal_depends_on_its_own_key_alone_whatever_its_padding(schedule, step):
     keys = jax.random.split(jax.random.key(7), 3)
     together = step(keys, a_batch(), a_prediction(), TIMES, schedule)
+    wide = (keys, a_batch(num_slots=9), a_prediction(num_slots=9), TIMES)
     for row in range(3):
-        inputs = (keys, a_batch(), a_prediction(), TIMES)
-        alone = step(*jax.tree.map(lambda x, row=row: x[row : row + 1], inputs), schedule)
-        assert_same_crystals(alone, jax.tree.map(lambda x, row=row: x[row : row + 1], together))
+        one = slice(row, row + 1)
+        alone = step(*jax.tree.map(lambda leaf, one=one: leaf[one], wide), schedule)
+        expected = jax.tree.map(lambda leaf, one=one: leaf[one], together)
+        assert_same_atoms(alone, expected, np.asarray(expected.mask))
 
 
-def test_prior_of_real_atoms_is_the_same_in_a_larger_padding():
-    keys, mask = jax.random.split(jax.random.key(8), 3), np.asarray(a_batch().mask)
-    wide = prior(keys, a_batch(num_slots=9).mask, num_species=NUM_SPECIES)
-    assert_same_atoms(wide, prior(keys, jnp.asarray(mask), num_species=NUM_SPECIES), mask)
-
-
-@pytest.mark.parametrize("step", [predictor, corrector, relaxation])
-def test_step_of_real_atoms_is_the_same_in_a_larger_padding(schedule, step):
-    keys, mask = jax.random.split(jax.random.key(9), 3), np.asarray(a_batch().mask)
-    narrow = step(keys, a_batch(), a_prediction(), TIMES, schedule)
-    wide = step(keys, a_batch(num_slots=9), a_prediction(num_slots=9), TIMES, schedule)
-    assert_same_atoms(wide, narrow, mask)
-
-
-@pytest.mark.parametrize("step", [predictor, corrector, relaxation])
+@STEPS
 def test_steps_repeat_with_the_same_keys_and_differ_with_others(schedule, step):
     first, other = jax.random.split(jax.random.key(10), (2, 3))
     result = step(first, a_batch(), a_prediction(), TIMES, schedule)
@@ -222,7 +211,7 @@ def test_noise_of_the_parts_of_a_predictor_step_is_independent(schedule):
     number = 4_000
     crystals, prediction = copies_of_three_atoms(number)
     keys = jax.random.split(jax.random.key(12), number)
-    t = jnp.full(number, 200)  # sigma = 0.0125: coordinates move by little; take them unwrapped
+    t = np.full(number, 200)  # sigma = 0.0125: coordinates move by little; take them unwrapped
     new = predictor(keys, crystals, prediction, t, schedule)
     moved = np.asarray(new.frac_coords, np.float64) - np.asarray(crystals.frac_coords, np.float64)
     moved -= np.round(moved)
@@ -233,13 +222,13 @@ def test_noise_of_the_parts_of_a_predictor_step_is_independent(schedule):
     )
     correlations = np.corrcoef(columns.T) - np.eye(columns.shape[1])
     # As for the forward noise: about 200 coefficients of standard error 1 / sqrt(n).
-    assert np.abs(correlations).max() < 4.5 / np.sqrt(number)
+    assert np.abs(correlations).max() < 5.5 / np.sqrt(number)
 
 
 def test_steps_leave_coordinates_unwrapped_until_asked(schedule):
     # At the boundary half of all steps go below 0.
     crystals = a_batch().replace(frac_coords=jnp.zeros((3, 4, 3)))
-    keys, t = jax.random.split(jax.random.key(14), 3), jnp.full(3, 500)
+    keys, t = jax.random.split(jax.random.key(14), 3), np.full(3, 500)
     for step in (predictor, corrector, relaxation):
         moved = step(keys, crystals, a_prediction(), t, schedule).frac_coords
         assert moved.min() < 0
@@ -247,10 +236,3 @@ def test_steps_leave_coordinates_unwrapped_until_asked(schedule):
         assert np.all((found >= 0) & (found < 1))
         distance = found - moved
         np.testing.assert_allclose(distance, np.round(distance), atol=4 * EPS)
-
-
-def test_compiled_predictor_step_is_the_eager_one(schedule):
-    keys = jax.random.split(jax.random.key(13), 3)
-    eager = eager_predictor(keys, a_batch(), a_prediction(), TIMES, schedule)
-    compiled = predictor(keys, a_batch(), a_prediction(), TIMES, schedule)
-    assert_same_crystals(compiled, eager)

@@ -1,7 +1,6 @@
 """Truth is linear algebra on the joint Gaussian of (L_s, L_t), in float64."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,7 +11,12 @@ EPS = float(np.finfo(np.float32).eps)
 ALPHA_BAR = cosine_alpha_bar(1000, 0.008)  # checked in test_schedules
 STEPS = [(1, 0), (2, 1), (500, 499), (999, 998), (1000, 999)]
 STRIDES = [(1000, 990), (1000, 0), (700, 200), (40, 30), (3, 1)]
-CELL = jnp.array([[1.0, 0.1, 0.0], [-0.3, 1.2, 0.2], [0.0, 0.4, 0.9]])
+CELL = np.array([[1.0, 0.1, 0.0], [-0.3, 1.2, 0.2], [0.0, 0.4, 0.9]], np.float32)
+# Compiled, because op by op they would cost most of these tests' time.
+_posterior = jax.jit(lattice.posterior)
+_reverse_step = jax.jit(lattice.reverse_step)
+_noised = jax.jit(lattice.noised)
+_prior = jax.jit(lattice.prior)
 
 
 def rounding_of_mean(t, s):
@@ -26,7 +30,7 @@ def rounding_of_mean(t, s):
 
 
 def batch_of(values):
-    return jnp.tile(jnp.asarray(values, jnp.float32)[:, None, None], (1, 3, 3))
+    return np.tile(np.asarray(values, np.float32)[:, None, None], (1, 3, 3))
 
 
 @pytest.mark.parametrize(("t", "s"), STEPS + STRIDES)
@@ -43,9 +47,7 @@ def test_posterior_is_the_joint_gaussian_conditioned_on_the_noisy_lattice(schedu
     expected_variance = covariance[0, 0] - gain * covariance[1, 0]
 
     times = np.full(eps.shape, t), np.full(eps.shape, s)
-    found_mean, variance = lattice.posterior(
-        batch_of(noisy), batch_of(eps), jnp.array(times[0]), jnp.array(times[1]), schedule
-    )
+    found_mean, variance = _posterior(batch_of(noisy), batch_of(eps), times[0], times[1], schedule)
     assert variance.shape == (5, 1, 1)
     np.testing.assert_allclose(
         found_mean, np.tile(expected_mean[:, None, None], (1, 3, 3)), atol=rounding_of_mean(t, s)
@@ -59,9 +61,9 @@ def test_reverse_step_carries_the_marginal_at_t_to_the_marginal_at_s(schedule, t
     # L_t = sqrt(ab_t) L_0 + sqrt(1 - ab_t) eps, and the step is linear in L_0, eps and its noise:
     # unit vectors give its three coefficients.
     clean, eps, noise = (batch_of(row) for row in np.eye(3))
-    times, earlier = jnp.full(3, t), jnp.full(3, s)
-    noisy = lattice.noised(clean, eps, times, schedule)
-    result = lattice.reverse_step(noise, noisy, eps, times, earlier, schedule)
+    times, earlier = np.full(3, t), np.full(3, s)
+    noisy = _noised(clean, eps, times, schedule)
+    result = _reverse_step(noise, noisy, eps, times, earlier, schedule)
     signal, from_eps, from_noise = np.asarray(result[:, 0, 0], np.float64)
     tolerance = rounding_of_mean(t, s)
     assert signal == pytest.approx(np.sqrt(ALPHA_BAR[s]), abs=tolerance)
@@ -74,10 +76,10 @@ def test_forward_process_is_the_composition_of_its_one_step_kernels(schedule, t)
     for step in range(1, t + 1):
         keep = ALPHA_BAR[step] / ALPHA_BAR[step - 1]
         signal, variance = np.sqrt(keep) * signal, keep * variance + (1 - keep)
-    times = jnp.array([t])
+    times = np.array([t])
     one, zero = batch_of([1.0]), batch_of([0.0])
-    found_signal = lattice.noised(one, zero, times, schedule)
-    found_noise = lattice.noised(zero, one, times, schedule)
+    found_signal = _noised(one, zero, times, schedule)
+    found_noise = _noised(zero, one, times, schedule)
     np.testing.assert_allclose(found_signal, batch_of([signal]), rtol=4 * EPS)
     np.testing.assert_allclose(found_noise, batch_of([np.sqrt(variance)]), rtol=4 * EPS)
 
@@ -85,41 +87,39 @@ def test_forward_process_is_the_composition_of_its_one_step_kernels(schedule, t)
 @pytest.mark.parametrize("t", [1, 300, 1000])
 def test_forward_draws_have_the_mean_and_variance_of_the_marginal(schedule, t):
     number = 20_000
-    eps = jax.random.normal(jax.random.key(t), (number, 3, 3))
-    noisy = lattice.noised(jnp.tile(CELL, (number, 1, 1)), eps, jnp.full(number, t), schedule)
+    eps = np.random.default_rng(t).normal(size=(number, 3, 3)).astype(np.float32)
+    noisy = _noised(np.tile(CELL, (number, 1, 1)), eps, np.full(number, t), schedule)
     variance = 1 - ALPHA_BAR[t]
-    # Nine components each: four standard errors keep the chance of one beyond below 1e-3.
     np.testing.assert_allclose(
-        np.mean(noisy, axis=0),
+        np.mean(np.asarray(noisy, np.float64), axis=0),
         np.sqrt(ALPHA_BAR[t]) * CELL,
-        atol=4 * np.sqrt(variance / number),
+        atol=5 * np.sqrt(variance / number),
     )
     np.testing.assert_allclose(
         np.var(np.asarray(noisy, np.float64), axis=0),
         np.full((3, 3), variance),
-        rtol=4 * np.sqrt(2 / number),
+        rtol=5 * np.sqrt(2 / number),
     )
 
 
 @pytest.mark.parametrize("t", [1, 10, 500, 900])
 def test_true_noise_gives_the_clean_lattice_back_at_time_zero(schedule, t):
-    eps = jax.random.normal(jax.random.key(0), (1, 3, 3))
-    times = jnp.array([t])
-    noisy = lattice.noised(CELL[None], eps, times, schedule)
+    eps = np.random.default_rng(0).normal(size=(1, 3, 3)).astype(np.float32)
+    times = np.array([t])
+    noisy = _noised(CELL[None], eps, times, schedule)
     # The step's own noise, however large, has no part in the last step.
-    found = lattice.reverse_step(
-        jnp.full((1, 3, 3), 1e6), noisy, eps, times, jnp.array([0]), schedule
+    found = _reverse_step(
+        np.full((1, 3, 3), 1e6, np.float32), noisy, eps, times, np.array([0]), schedule
     )
     np.testing.assert_allclose(found[0], CELL, atol=rounding_of_mean(t, 0))
 
 
 def test_prior_is_standard_normal_and_depends_on_each_key_alone():
     keys = jax.random.split(jax.random.key(3), 20_000)
-    draws = np.asarray(lattice.prior(keys), np.float64).reshape(20_000, 9)
-    np.testing.assert_allclose(draws.mean(axis=0), np.zeros(9), atol=4 / np.sqrt(20_000))
-    # An entry of the covariance has standard error sqrt(2 / n) on and sqrt(1 / n) off the
-    # diagonal; 45 of them stay within 4.5.
-    np.testing.assert_allclose(np.cov(draws.T), np.eye(9), atol=4.5 * np.sqrt(2 / 20_000))
-    np.testing.assert_array_equal(
-        lattice.prior(keys[7:8]).reshape(1, 9), jnp.asarray(draws[7:8], jnp.float32)
-    )
+    draws = np.asarray(_prior(keys), np.float64).reshape(20_000, 9)
+    np.testing.assert_allclose(draws.mean(axis=0), np.zeros(9), atol=5 / np.sqrt(20_000))
+    # An entry of the covariance has standard error sqrt(2 / n) on and sqrt(1 / n) off the diagonal.
+    np.testing.assert_allclose(np.cov(draws.T), np.eye(9), atol=5 * np.sqrt(2 / 20_000))
+    # Another shape is another program, whose uniform numbers may be rounded otherwise, by EPS / 2;
+    # the inverse error function magnifies that by exp(x^2 / 2), by 90 at x = 3.
+    np.testing.assert_allclose(_prior(keys[7:8]).reshape(1, 9), draws[7:8], atol=100 * EPS)

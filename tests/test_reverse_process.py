@@ -1,5 +1,6 @@
 """The whole reverse process on distributions for which the best denoiser is known exactly."""
 
+import itertools
 from typing import NamedTuple
 
 import jax
@@ -12,12 +13,12 @@ from scipy import stats
 from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.diffusion import wrapped_normal
 from crystal_diffusion_jax.diffusion.joint import Denoise, Prediction
-from crystal_diffusion_jax.diffusion.schedules import NoiseSchedule, sampling_times
-from crystal_diffusion_jax.sampling.settings import (
-    ANCESTRAL,
-    SECOND_ORDER,
-    Solver,
+from crystal_diffusion_jax.diffusion.schedules import (
+    NoiseSchedule,
+    cosine_alpha_bar,
+    sampling_times,
 )
+from crystal_diffusion_jax.sampling.settings import ANCESTRAL, SECOND_ORDER, Solver
 from tests.reverse_process import reverse_process
 
 NUM_SPECIES = 4
@@ -34,14 +35,6 @@ class Mixture(NamedTuple):
     species: np.ndarray
 
 
-ONE_CRYSTAL = Mixture(
-    weights=np.array([1.0]),
-    lattice=np.array([[[1.0, 0.0, 0.1], [-0.2, 0.9, 0.0], [0.0, 0.1, 1.3]]]),
-    frac_coords=np.array(
-        [[[0.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.5, 0.5, 0.0], [0.99, 0.4, 0.6], [0.3, 0.01, 0.2]]]
-    ),
-    species=np.array([[0, 1, 3, 3, 2]]),
-)
 TWO_CRYSTALS = Mixture(
     weights=np.array([0.3, 0.7]),
     lattice=np.array(
@@ -141,29 +134,12 @@ def distance_to(mixture: Mixture, component: np.ndarray, crystals: Crystals) -> 
 
 
 @pytest.mark.parametrize(
-    ("num_steps", "solver", "correct"),
-    [(1000, ANCESTRAL, True), (100, ANCESTRAL, False), (50, SECOND_ORDER, False)],
-)
-def test_reverse_process_with_the_exact_denoiser_recovers_a_known_crystal(
-    schedule, num_steps, solver, correct
-):
-    denoise = analytic_denoiser(ONE_CRYSTAL, schedule)
-    crystals = generate(denoise, 5, schedule, 64, num_steps, solver, correct=correct)
-    component = np.zeros(64, int)
-    lattice_error, frac_error = distance_to(ONE_CRYSTAL, component, crystals)
-    assert lattice_error < TOLERANCE
-    assert frac_error < TOLERANCE
-    np.testing.assert_array_equal(crystals.species, ONE_CRYSTAL.species[component])
-
-
-@pytest.mark.parametrize(
     ("num_steps", "solver", "correct", "relaxation_steps"),
     [
-        (1000, ANCESTRAL, True, 0),
-        (50, ANCESTRAL, False, 0),
-        (50, SECOND_ORDER, False, 0),
-        (100, ANCESTRAL, False, 5),
+        (100, ANCESTRAL, True, 0),
         (50, SECOND_ORDER, False, 2),
+        pytest.param(1000, ANCESTRAL, True, 0, marks=pytest.mark.slow),
+        pytest.param(100, ANCESTRAL, False, 5, marks=pytest.mark.slow),
     ],
 )
 def test_reverse_process_with_the_exact_denoiser_draws_a_mixture_with_its_weights(
@@ -188,7 +164,7 @@ def test_reverse_process_with_the_exact_denoiser_draws_a_mixture_with_its_weight
     assert frac_error < TOLERANCE
     np.testing.assert_array_equal(crystals.species, TWO_CRYSTALS.species[component])
     share, weight = np.mean(component == 0), TWO_CRYSTALS.weights[0]
-    assert abs(share - weight) < 3 * np.sqrt(weight * (1 - weight) / number)
+    assert abs(share - weight) < 5 * np.sqrt(weight * (1 - weight) / number)
 
 
 # Independent parts: N(CENTRE, 1) lattices, sites that vibrate by 0.05, species by SHARES.
@@ -196,6 +172,7 @@ CENTRE = np.array([[1.0, 0.0, 0.1], [-0.2, 0.9, 0.0], [0.0, 0.1, 1.3]])
 SITES = np.array([[0.0, 0.5, 0.98], [0.25, 0.01, 0.7]])
 VIBRATION = 0.05
 SHARES = np.array([0.5, 0.3, 0.15, 0.05])
+NUMBER = 4000  # of crystals
 
 
 def independent_parts(schedule: NoiseSchedule) -> Denoise:
@@ -217,21 +194,24 @@ def independent_parts(schedule: NoiseSchedule) -> Denoise:
 
 @pytest.mark.parametrize(
     ("num_steps", "solver", "correct"),
-    [(1000, ANCESTRAL, True), (1000, ANCESTRAL, False), (50, SECOND_ORDER, False)],
+    [
+        (50, SECOND_ORDER, False),
+        pytest.param(1000, ANCESTRAL, True, marks=pytest.mark.slow),
+        pytest.param(1000, ANCESTRAL, False, marks=pytest.mark.slow),
+    ],
 )
 def test_fifty_second_order_steps_give_the_closed_forms_that_the_whole_chain_gives(
     schedule, num_steps, solver, correct
 ):
-    number = 2000
     found = generate(
-        independent_parts(schedule), 2, schedule, number, num_steps, solver, correct=correct
+        independent_parts(schedule), 2, schedule, NUMBER, num_steps, solver, correct=correct
     )
 
     deviation = np.asarray(found.lattice, np.float64) - CENTRE
     # Frozen estimates lose 0.5 % of the variance in 1000 ancestral steps, 50 second-order steps
     # gain 1.1 % (the recursion of test_second_order.py), hence 0.015 beside the sampling error.
-    assert abs(np.mean(deviation)) < 3 / np.sqrt(deviation.size)
-    assert abs(np.mean(deviation**2) - 1) < 3 * np.sqrt(2 / deviation.size) + 0.015
+    assert abs(np.mean(deviation)) < 5 / np.sqrt(deviation.size)
+    assert abs(np.mean(deviation**2) - 1) < 5 * np.sqrt(2 / deviation.size) + 0.015
 
     angle = 2 * np.pi * (np.asarray(found.frac_coords, np.float64) - SITES)
     resultant = np.exp(-2 * (np.pi * VIBRATION) ** 2)
@@ -239,26 +219,36 @@ def test_fifty_second_order_steps_give_the_closed_forms_that_the_whole_chain_giv
     error_sin = np.sqrt((1 - resultant**4) / 2 / angle.size)
     # The last estimate, from t = 1, lacks sigma_1^2 / VIBRATION^2 = 1 % of the variance; 1000
     # ancestral steps lose 0.5 % more. -log(resultant) is proportional to the variance.
-    assert abs(np.mean(np.cos(angle)) - resultant) < 3 * error_cos - 0.015 * resultant * np.log(
+    assert abs(np.mean(np.cos(angle)) - resultant) < 5 * error_cos - 0.015 * resultant * np.log(
         resultant
     )
-    assert abs(np.mean(np.sin(angle))) < 3 * error_sin
+    assert abs(np.mean(np.sin(angle))) < 5 * error_sin
 
     counts = np.bincount(np.asarray(found.species).ravel(), minlength=NUM_SPECIES)
     # The last step takes the most probable species, which at t = 1 is nearly always the present
-    # one: another kind of atom is there with probability of about 1e-4.
-    assert stats.chisquare(counts, SHARES * counts.sum()).pvalue > 1e-3
+    # one: another kind of atom is there with probability of about 1e-4. Five standard errors.
+    assert stats.chisquare(counts, SHARES * counts.sum()).pvalue > 6e-7
 
 
-def test_fifty_ancestral_steps_lose_spread_that_second_order_steps_keep(schedule):
-    number = 10_000
-    lost = {}
-    for solver in (ANCESTRAL, SECOND_ORDER):
-        found = generate(
-            independent_parts(schedule), 2, schedule, number, 50, solver, correct=False
-        )
-        lost[solver] = 1 - np.var(np.asarray(found.lattice, np.float64) - CENTRE)
-    # The recursion gives 8.5 % and -1.1 %.
-    error = np.sqrt(2 / (number * 9))
-    assert lost[ANCESTRAL] > 0.06 + 3 * error
-    assert abs(lost[SECOND_ORDER]) < 0.015 + 3 * error
+def kept_variance(num_steps: int) -> float:
+    """Of a lattice of unit variance after ancestral steps, which draw from q(L_s | L_t, E[L_0])."""
+    alpha_bar = cosine_alpha_bar(1000, 0.008)
+    variance = 1.0
+    for t, s in itertools.pairwise(sampling_times(1000, num_steps)):
+        alpha = alpha_bar[t] / alpha_bar[s]
+        from_clean = np.sqrt(alpha_bar[s]) * (1 - alpha) / (1 - alpha_bar[t])
+        from_noisy = np.sqrt(alpha) * (1 - alpha_bar[s]) / (1 - alpha_bar[t])
+        added = (1 - alpha) * (1 - alpha_bar[s]) / (1 - alpha_bar[t])
+        # E[L_0] deviates from its mean by sqrt(alpha_bar_t) of what L_t does.
+        variance = (from_noisy + from_clean * np.sqrt(alpha_bar[t])) ** 2 * variance + added
+    return float(variance)
+
+
+def test_fifty_ancestral_steps_lose_the_spread_that_follows_from_their_recursion(schedule):
+    expected = kept_variance(50)
+    assert 0.90 < expected < 0.93  # the second-order steps, above, keep it within 1.5 %
+    denoise = independent_parts(schedule)
+    found = generate(denoise, 2, schedule, NUMBER, 50, ANCESTRAL, correct=False)
+    deviation = np.asarray(found.lattice, np.float64) - CENTRE
+    error = expected * np.sqrt(2 / deviation.size)
+    assert abs(np.mean(deviation**2) - expected) < 5 * error

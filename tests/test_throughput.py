@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [[], ["--plain", "--whole_batch", "--nosampling"]])
 def test_the_benchmark_reports_every_figure(flags):
     finished = subprocess.run(
