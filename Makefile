@@ -27,7 +27,9 @@ lint: $(INSTALLED)
 types: $(INSTALLED)
 	$(BIN)/mypy
 
-PARALLEL = --numprocesses=auto --maxprocesses=4 --dist=loadfile
+# A whole file goes to one worker, which shares its fixtures; files as collected, since the default,
+# those with most tests first, leaves the long single tests to the end.
+PARALLEL = --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 pytest: $(INSTALLED)
 	COVERAGE_FILE=.coverage.test $(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term:skip-covered

@@ -1,6 +1,8 @@
 """The reverse process from noise to crystals, shared by the tests of the sampler."""
 
+import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -17,11 +19,13 @@ from crystal_diffusion_jax.diffusion.schedules import (
     NoiseSchedule,
     noise_schedule,
     per_crystal,
+    sampling_times,
 )
 from crystal_diffusion_jax.model_folder import TrainedModel
 from crystal_diffusion_jax.models.denoiser import Denoiser, DenoiserConfig
 from crystal_diffusion_jax.models.embeddings import Condition
-from crystal_diffusion_jax.sampling.chain import last_state, reverse_chain
+from crystal_diffusion_jax.sampling.chain import State, last_state, reverse_chain
+from crystal_diffusion_jax.sampling.sampler import Process
 
 
 def reverse_process(
@@ -120,3 +124,40 @@ def closed_form_model(like: TrainedModel) -> TrainedModel:
         training={},
         weights_sha256="0" * 64,
     )
+
+
+def quick_sampler(
+    denoiser: Denoiser, noise: NoiseConfig, num_steps: int, *options: Any
+) -> Callable[..., Crystals]:
+    """Stands for `make_sampler` where its crystals need not be a model's; it compiles at once.
+
+    Each crystal follows from its key, and each step changes all of it a little. For three steps
+    these numbers fit into float32, so that no program rounds them.
+    """
+    process: Process = options[-1]
+    times = jnp.asarray(sampling_times(noise.num_steps, num_steps))
+
+    def step(state: State, interval: tuple[Array, Array]) -> tuple[State, None]:
+        crystals, estimate = state
+        moved = dataclasses.replace(
+            crystals,
+            lattice=crystals.lattice * 1.0625,
+            frac_coords=(crystals.frac_coords + 0.125) % 1.0,
+            species=(crystals.species + interval[1]) % denoiser.num_species,
+        )
+        return (moved, estimate), None
+
+    @jax.jit
+    def sample(params: Any, keys: Array, mask: Array, *request: Any) -> Crystals:
+        bits = jax.random.key_data(keys)[:, -1] % 1024
+        atom = jnp.arange(mask.shape[1]) + 1
+        size = (1 + bits / 1024)[:, None, None]
+        first = Crystals(
+            lattice=size * jnp.eye(3),
+            frac_coords=(size * atom[:, None] * jnp.array([0.25, 0.375, 0.0625])) % 1.0,
+            species=((bits[:, None] + atom) % denoiser.num_species).astype(jnp.int32),
+            mask=mask,
+        )
+        return process((first, None), step, times)
+
+    return sample

@@ -178,7 +178,13 @@ def test_the_sampler_ends_with_balanced_crystals():
     probs = random_probs(15, 1)[0]
     network = closed_form(len(VOCABULARY), NoiseConfig(num_steps=20))
     draw = make_sampler(
-        network, network.noise, 20, False, devices.data_mesh(), oxidation_states=tuple(STATES)
+        network,
+        network.noise,
+        20,
+        use_guidance=False,
+        mesh=devices.data_mesh(),
+        use_corrector=False,
+        oxidation_states=tuple(STATES),
     )
     params = parameters(len(VOCABULARY)) | {"logits": np.log(probs).astype(np.float32)}
     without_argon = np.array(VOCABULARY) != 18

@@ -32,13 +32,7 @@ def test_it_relaxes_where_sigma_is_between_its_bounds():
     assert num_relaxed(sampling_times(1000, 1000)[:-1], NoiseConfig()) == LAST - FIRST + 1
 
 
-@pytest.mark.parametrize(
-    ("solver", "use_corrector", "relaxation_steps"),
-    [(ANCESTRAL, True, 1), (SECOND_ORDER, False, 4)],
-)
-def test_the_network_is_called_by_corrector_relaxation_and_predictor(
-    schedule, solver, use_corrector, relaxation_steps
-):
+def test_the_network_is_called_by_corrector_relaxation_and_predictor(schedule):
     seen = []
 
     def denoise(crystals: Crystals, t: jax.Array) -> Prediction:
@@ -58,9 +52,9 @@ def test_the_network_is_called_by_corrector_relaxation_and_predictor(
             jnp.asarray(times),
             1e-6,
             schedule,
-            solver,
-            use_corrector,
-            relaxation_steps,
+            SECOND_ORDER,
+            use_corrector=True,
+            relaxation_steps=3,
         )
 
     run(jax.random.split(jax.random.key(0), 2)).lattice.block_until_ready()
@@ -68,7 +62,7 @@ def test_the_network_is_called_by_corrector_relaxation_and_predictor(
 
     expected = []
     for t in times[:-1].tolist():
-        expected += [t] * (1 + use_corrector + relaxation_steps * (FIRST <= t <= LAST))
+        expected += [t] * (1 + 1 + 3 * (FIRST <= t <= LAST))
     assert sorted(seen, reverse=True) == expected
 
 

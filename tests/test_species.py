@@ -100,7 +100,7 @@ def test_noised_species_follow_the_product_of_the_transition_matrices(schedule, 
     # All combinations of a fine grid of `keep` with every clean and every resampled species.
     grid = 2_000
     clean, resampled = every_pair(num_species)
-    keep = np.float32((np.arange(grid) + 0.5) / grid)[:, None]
+    keep = ((np.arange(grid) + 0.5) / grid).astype(np.float32)[:, None]
     shape = (grid, num_species**2)
     noisy = _noised(
         np.broadcast_to(keep, shape),
@@ -146,7 +146,7 @@ def test_posterior_of_a_predicted_distribution_is_the_explicit_sum(schedule, t, 
 def test_kl_divergence_is_the_enumerated_one_and_not_negative(schedule, t, num_species):
     clean, noisy = every_pair(num_species)
     rng = np.random.default_rng(t)
-    logits = np.float32(3 * rng.normal(size=(1, num_species**2, num_species)))
+    logits = 3 * rng.normal(size=(1, num_species**2, num_species)).astype(np.float32)
     found = _kl_divergence(logits, noisy, clean, at(t), schedule)
     expected = [bayes_kl(logits[0, n], j, i, t) for n, (i, j) in enumerate(pairs(num_species))]
     np.testing.assert_allclose(found[0], expected, rtol=RTOL, atol=KL_ATOL)
@@ -157,7 +157,7 @@ def test_kl_divergence_is_the_enumerated_one_and_not_negative(schedule, t, num_s
 def test_kl_divergence_at_the_first_time_is_the_negative_log_likelihood(schedule, num_species):
     clean, noisy = every_pair(num_species)
     rng = np.random.default_rng(7)
-    logits = np.float32(rng.normal(size=(1, num_species**2, num_species)))
+    logits = rng.normal(size=(1, num_species**2, num_species)).astype(np.float32)
     found = _kl_divergence(logits, noisy, clean, at(1), schedule)
     # p(a_0 | a_1) is p(a_0) q(a_1 | a_0) normalised, with Q_1 the only matrix.
     prior = special.softmax(np.asarray(logits[0], np.float64), axis=-1)
