@@ -68,7 +68,8 @@ def problems(program: Callable[..., Any], *arguments: Any) -> list[str]:
     def look(operation: Any) -> Any:
         # Types of values alone: in attributes, shapes and lists of devices are 64-bit integers.
         for value in operation.results:
-            wide = re.search(r"[<x](f64|u?i64)>", str(value.type))
+            # A single 64-bit integer counts the turns of a loop, in which jax 0.11 sums up.
+            wide = re.search(r"(?:[<x](?=f)|x)(f64|u?i64)>", str(value.type))
             # What is computed with a constant shows by itself; the constant's origin is not kept.
             counts = operation.name == "stablehlo.constant" or COUNTER in str(operation.location)
             if wide and not (wide[1] == "ui64" and counts):

@@ -22,7 +22,7 @@ from crystal_diffusion_jax.models.denoiser import Denoiser, DenoiserConfig
 from crystal_diffusion_jax.models.embeddings import Condition
 from crystal_diffusion_jax.sampling.guidance import guided, spoil_undefined_species
 from crystal_diffusion_jax.sampling.sampler import Sampler, SamplingConfig, make_sampler
-from crystal_diffusion_jax.sampling.settings import ANCESTRAL
+from crystal_diffusion_jax.sampling.settings import SECOND_ORDER
 from tests import smoke_run
 from tests.reverse_process import closed_form, parameters
 
@@ -31,9 +31,9 @@ NOISE = NoiseConfig(num_steps=20)
 NETWORK = closed_form(NUM_SPECIES, NOISE)
 PARAMS = parameters(NUM_SPECIES)
 # Two programs may round differently: most in the uniform numbers, by 6e-8, which is 5e-6 in a
-# normal number of 3; the first step magnifies that by up to 1 / sqrt(alpha) = 6. Species are the
-# largest of perturbed logits, and a tie within the rounding could fall either way: in the 36 draws
-# of a test with a chance of 1e-4.
+# normal number of 3; the first step magnifies that by up to 1 / sqrt(alpha) = 6, the second order's
+# extrapolation by 2. Species are the largest of perturbed logits, and a tie within the rounding
+# could fall either way: in the 36 draws of a test with a chance of 1e-4.
 ROUNDING = 1e-4
 
 
@@ -46,9 +46,11 @@ def request(batch_size: int, value: float = -1.5) -> Condition:
     return Condition(values=jnp.full(shape, value), present=jnp.ones(shape, bool))
 
 
-def sampler(use_guidance: bool = False, use_corrector: bool = False) -> Sampler:
+def sampler(use_guidance: bool = False, use_corrector: bool = False, **options: Any) -> Sampler:
     mesh = devices.data_mesh()
-    return make_sampler(NETWORK, NOISE, 4, use_guidance, mesh, ANCESTRAL, use_corrector)
+    return make_sampler(
+        NETWORK, NOISE, 4, use_guidance, mesh, use_corrector=use_corrector, **options
+    )
 
 
 def arguments(
@@ -128,8 +130,16 @@ def test_without_the_corrector_crystals_are_those_of_a_corrector_step_of_size_ze
     assert_same(none, sampler(use_corrector=True)(*arguments(gamma=0.0)))
 
 
-def test_a_crystal_depends_neither_on_its_batch_nor_on_its_padding():
-    draw = sampler(use_corrector=True)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"use_corrector": True},
+        pytest.param({"solver": SECOND_ORDER, "relaxation_steps": 1}, marks=pytest.mark.slow),
+    ],
+    ids=["corrector", "second order and relaxation"],
+)
+def test_a_crystal_depends_neither_on_its_batch_nor_on_its_padding(options):
+    draw = sampler(**options)
     together = draw(*arguments((5, 6, 7)))
     alone = draw(*arguments((6,), size=5))
     atoms = {name: getattr(alone, name)[:, :3] for name in ("frac_coords", "species", "mask")}
