@@ -7,13 +7,10 @@ Results are written after every measurement. What the budget leaves no time for 
 Exit status 1: a measurement failed, or the accelerator and the CPU disagree.
 """
 
-import contextlib
 import dataclasses
-import functools
 import json
 import sys
-from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +65,9 @@ class Sizes:
 QUICK = Sizes(16, ("corrector",), (16, 10), 256, (16,), (5,), 32, 2, ((5, 8),))
 
 
-@contextlib.contextmanager
-def rounding(precision: str) -> Iterator[None]:
-    """Matrix products round as `precision` says, unless the program wants them exact."""
-    with jax.default_matmul_precision(PRECISIONS[precision]):
-        yield
+def rounding(precision: str) -> Any:
+    """A context in which matrix products round so, unless the program wants them exact."""
+    return jax.default_matmul_precision(PRECISIONS[precision])
 
 
 def compare(session: Session, model: TrainedModel, sizes: Sizes, precisions: list[str]) -> None:
@@ -83,7 +78,7 @@ def compare(session: Session, model: TrainedModel, sizes: Sizes, precisions: lis
         allowed = agreement.TOLERANCES[precision]
         return differences | {"within": agreement.within(differences, allowed)}
 
-    @functools.cache
+    @cache
     def expected_losses() -> Any:
         with rounding("float32"):
             return agreement.losses_and_gradient(model, core, sizes.compared)
@@ -134,7 +129,7 @@ def time_training(
         else:
             with rounding(precision):
                 peaks[precision] = matmul_peak(mesh, sizes.product)
-        return {"tflops": round(peaks[precision] / 1e12, 3)}
+        return {"tflops": float(f"{peaks[precision] / 1e12:.4g}")}
 
     def speed(width: int, num_atoms: int, precision: str) -> dict[str, Any]:
         resized = dataclasses.replace(

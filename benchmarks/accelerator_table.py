@@ -6,7 +6,12 @@ from typing import Any
 # Title of a column, and its cell of a row; a row that lacks it shows a dash.
 Column = tuple[str, Callable[[dict[str, Any]], str]]
 
-_DEGREES: dict[str, Sequence[Column]] = {
+
+def _memory(row: Mapping[str, Any]) -> str:
+    return f"{row['peak_memory_mb']:,} MB of the {row['memory_of']}"
+
+
+_COLUMNS: dict[str, Sequence[Column]] = {
     "loss": [
         ("precision", lambda row: row["name"]),
         ("loss", lambda row: f"{row['loss']:.1e}"),
@@ -32,7 +37,7 @@ _DEGREES: dict[str, Sequence[Column]] = {
         ("crystals", lambda row: row["name"]),
         ("crystals/s", lambda row: f"{row['structures_per_second']:,.1f}"),
         ("compilation", lambda row: f"{row['compile_seconds']:.1f} s"),
-        ("peak memory", lambda row: _memory(row)),
+        ("peak memory", _memory),
     ],
     "peak": [
         ("products of matrices", lambda row: row["name"]),
@@ -44,7 +49,7 @@ _DEGREES: dict[str, Sequence[Column]] = {
         ("structures/s", lambda row: f"{row['structures_per_second']:,.0f}"),
         ("share of peak", lambda row: f"{row['share_of_peak']:.2f}"),
         ("compilation", lambda row: f"{row['compile_seconds']:.1f} s"),
-        ("peak memory", lambda row: _memory(row)),
+        ("peak memory", _memory),
     ],
 }
 _TITLES = {
@@ -61,10 +66,6 @@ def _yes(value: bool) -> str:
     return "yes" if value else "**no**"
 
 
-def _memory(row: Mapping[str, Any]) -> str:
-    return f"{row['peak_memory_mb']:,} MB of the {row['memory_of']}"
-
-
 def agrees(report: Mapping[str, Any]) -> bool:
     """Whether every comparison that was made is within its tolerance."""
     return all(
@@ -79,7 +80,7 @@ def page(report: Mapping[str, Any]) -> str:
         f"{', small sizes (--quick)' if report['quick'] else ''}. Peak memory is the most used "
         "since the program began."
     ]
-    for kind, columns in _DEGREES.items():
+    for kind, columns in _COLUMNS.items():
         if rows := report.get(kind):
             lines += ["", f"### {_TITLES[kind]}", ""]
             lines += [_line([title for title, _ in columns]), _line(["---"] * len(columns))]

@@ -60,7 +60,7 @@ def measure(num: int, seed: int) -> dict[str, Any]:
     }
 
 
-def agreement(counts: list[int], num: int) -> float:
+def p_value(counts: list[int], num: int) -> float:
     """Probability that equal rates give `counts` of `num` each, or anything less probable."""
     if sum(counts) in (0, num * len(counts)):
         return 1.0  # none, or all of them, everywhere
@@ -85,7 +85,7 @@ def comparison(files: list[dict[str, Any]]) -> str:
         num = rows[0]["num"]
         for rate in RATES:
             counts = [row[rate] for row in rows]
-            p = agreement(counts, num)
+            p = p_value(counts, num)
             cells = [name, rate, *(f"{count}/{num}" for count in counts), f"{p:.2f}"]
             lines.append(f"| {' | '.join(cells)} |")
         first = rows[0]["species"]

@@ -1,6 +1,7 @@
 """Measurements one after another within a budget of time, and the report that grows with them."""
 
 import resource
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -51,5 +52,10 @@ def peak_memory(device: jax.Device) -> dict[str, Any]:
     statistics = device.memory_stats() or {}
     if "peak_bytes_in_use" in statistics:
         return {"peak_memory_mb": statistics["peak_bytes_in_use"] // 2**20, "memory_of": "device"}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"peak_memory_mb": peak // 1024, "memory_of": "process"}
+    return {"peak_memory_mb": process_memory_mb(), "memory_of": "process"}
+
+
+def process_memory_mb() -> int:
+    """The most memory that this process has held."""
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, kilobytes elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit

@@ -83,6 +83,7 @@ def training_speed(config: ExperimentConfig, num_atoms: int, mesh: Mesh) -> dict
     """Structures/s of the train steps, seconds to compile, operations per structure."""
     # As the loop would choose it beside a bucket of the five atoms that batch_size is made for.
     size = batch_sizes((5, num_atoms), (1, 0), config.training.batch_size)[1]
+    size = -(-size // mesh.size) * mesh.size
     batch = random_batch(size, num_atoms)
     denoiser = Denoiser(config.model, num_species=NUM_SPECIES)
     schedule = noise_schedule(config.noise)
@@ -150,10 +151,11 @@ def sampling_speed(
       config: the model.
       num_atoms: of every crystal.
       mesh: the devices.
-      size: crystals at once, by default as many as suit a CPU.
+      size: crystals at once, by default as many as suit a CPU; filled up to equal shares.
       use_guidance: evaluate the unconditional branch too.
     """
     size = size or 8 * max(1, 1000 // num_atoms**2)
+    size = -(-size // mesh.size) * mesh.size
     denoiser = Denoiser(config.model, num_species=NUM_SPECIES)
     batch = random_batch(size, num_atoms)
     params, unflatten = initial_params(denoiser, jax.random.key(0), batch)

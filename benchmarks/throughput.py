@@ -8,7 +8,6 @@ attention by `plain_attention`, everything else equal.
 
 import contextlib
 import json
-import resource
 from collections.abc import Iterator
 from typing import Any
 from unittest.mock import patch
@@ -18,6 +17,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from benchmarks import plain_attention
+from benchmarks.session import process_memory_mb
 from benchmarks.speed import matmul_peak, sampling_speed, training_speed
 from crystal_diffusion_jax import compilation, devices
 from crystal_diffusion_jax import config as config_module
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> None:
             rows["share_of_matmul_peak"] = round(share, 3)
             if _SAMPLING.value:
                 rows["sampling"] = sampling_speed(config, num_atoms, mesh)
-            rows["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+            rows["peak_memory_mb"] = process_memory_mb()
             report["sizes"].append(rows)
     print(json.dumps(report, indent=1))
 

@@ -18,8 +18,10 @@ _CPU_ELEMENTS = 200_000
 _ACCELERATOR_ELEMENTS = 40_000_000
 
 # What makes JAX find the devices of a name in JAX_PLATFORMS.
+_CUDA = 'an NVIDIA GPU needs pip install "jax[cuda13]", or "jax[cuda12]" for an older driver'
 _INSTALLED_BY = {
-    "cuda": 'an NVIDIA GPU needs pip install "jax[cuda13]", or "jax[cuda12]" for an older driver',
+    "cuda": _CUDA,
+    "gpu": _CUDA,
     "tpu": 'a TPU needs pip install "jax[tpu]"',
 }
 
@@ -63,9 +65,10 @@ def absence(error: Exception) -> str | None:
     if not asked:
         return f"no device can be used ({reason}): JAX_PLATFORMS=cpu computes without it"
     ways = [way for name, way in _INSTALLED_BY.items() if name in asked.split(",")]
+    ways = list(dict.fromkeys(ways or _INSTALLED_BY.values()))
     return (
         f"JAX_PLATFORMS={asked} asks for a device that cannot be used ({reason}): unset "
-        f"JAX_PLATFORMS to compute on what there is; {'; '.join(ways or _INSTALLED_BY.values())}"
+        f"JAX_PLATFORMS to compute on what there is; {'; '.join(ways)}"
     )
 
 

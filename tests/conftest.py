@@ -21,6 +21,9 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     jax.config.update("jax_compilation_cache_dir", _COMPILED.name)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
+# One device in all tests, whichever come first: a command would make one of each core.
+jax.devices()
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _forget_compiled_programs() -> Iterator[None]:

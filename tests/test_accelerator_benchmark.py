@@ -149,7 +149,7 @@ def test_differences_of_crystals_are_those_of_the_torus() -> None:
         "mask": np.ones((4, 5), bool),
     }
     one = Crystals(**arrays)
-    moved = dataclasses.replace(one, frac_coords=one.frac_coords + 0.001 - np.arange(4)[0])
+    moved = dataclasses.replace(one, frac_coords=one.frac_coords + 0.001)
     around = dataclasses.replace(moved, frac_coords=(moved.frac_coords + 1.0 - 0.002) % 1.0)
     species: Any = np.array(one.species)
     species[1, 3] = 2

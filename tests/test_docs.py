@@ -12,7 +12,15 @@ from crystal_diffusion_jax import model_folder
 from experiments import commands
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks/README.md"])
+PAGES = sorted(
+    [
+        *(
+            ROOT / name
+            for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md")
+        ),
+        *(ROOT / "docs").glob("*.md"),
+    ]
+)
 LINK = re.compile(r"\[([^\]]*)\]\(([^)#]+)(?:#[^)]*)?\)")
 
 

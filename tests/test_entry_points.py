@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -110,7 +111,12 @@ SAMPLING_MISTAKES = {
 
 def program(*command: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, *command],
+        cwd=ROOT,
+        env=os.environ | {"OBJC_DISABLE_INITIALIZE_FORK_SAFETY": "YES"},  # of macOS, for os.fork
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 

@@ -195,6 +195,7 @@ def test_the_total_is_the_weighted_sum_of_the_unweighted_parts(schedule):
     config = LossConfig(lattice=2.0, frac_coords=3.0, species_kl=5.0, species_cross_entropy=7.0)
     total, parts = loss_and_parts(schedule, clean_batch(), config=config)
     _, plain = loss_and_parts(schedule, clean_batch())
+    # Two programs: sums of some hundred terms of one sign, each rounded to 2^-24, in any order.
     np.testing.assert_allclose(list(parts.values()), list(plain.values()), rtol=1e-5)
     assert parts.keys() == plain.keys()
     expected = sum(float(getattr(config, name)) * float(part) for name, part in parts.items())

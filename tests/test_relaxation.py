@@ -32,7 +32,13 @@ def test_it_relaxes_where_sigma_is_between_its_bounds():
     assert num_relaxed(sampling_times(1000, 1000)[:-1], NoiseConfig()) == LAST - FIRST + 1
 
 
-def test_the_network_is_called_by_corrector_relaxation_and_predictor(schedule):
+@pytest.mark.parametrize(
+    ("solver", "use_corrector", "relaxation_steps"),
+    [(SECOND_ORDER, True, 3), (ANCESTRAL, False, 0)],
+)
+def test_the_network_is_called_by_corrector_relaxation_and_predictor(
+    schedule, solver, use_corrector, relaxation_steps
+):
     seen = []
 
     def denoise(crystals: Crystals, t: jax.Array) -> Prediction:
@@ -52,9 +58,9 @@ def test_the_network_is_called_by_corrector_relaxation_and_predictor(schedule):
             jnp.asarray(times),
             1e-6,
             schedule,
-            SECOND_ORDER,
-            use_corrector=True,
-            relaxation_steps=3,
+            solver,
+            use_corrector=use_corrector,
+            relaxation_steps=relaxation_steps,
         )
 
     run(jax.random.split(jax.random.key(0), 2)).lattice.block_until_ready()
@@ -62,7 +68,7 @@ def test_the_network_is_called_by_corrector_relaxation_and_predictor(schedule):
 
     expected = []
     for t in times[:-1].tolist():
-        expected += [t] * (1 + 1 + 3 * (FIRST <= t <= LAST))
+        expected += [t] * (1 + use_corrector + relaxation_steps * (FIRST <= t <= LAST))
     assert sorted(seen, reverse=True) == expected
 
 

@@ -101,6 +101,7 @@ def test_validation_is_the_loss_of_training_for_averaged_weights_and_all_conditi
         both = (*rest, jax.device_put(np.asarray(weight) * counted, weight.sharding))
         found = evaluate(averaged, jax.tree.map(lambda array: array[0], both), key)
         _, expected = step(copy(of_average), both, inputs.key)
+        # Two programs, whose sums of some hundred terms, each rounded to 2^-24, differ in order.
         same = [
             np.allclose(value, expected[name], rtol=1e-5, atol=1e-7)
             for name, value in found.items()

@@ -1,7 +1,8 @@
 """Every K-th state of the reverse process, kept while the crystals are made.
 
 The scan over steps becomes a scan over segments of K steps, each of which is a loop of the same
-steps: only the states between segments are ever held, and the crystals are the same but for rounding.
+steps: only the states between segments are ever held, and the crystals are the same but for
+rounding.
 """
 
 import functools
