@@ -35,7 +35,7 @@ pytest: $(INSTALLED)
 	COVERAGE_FILE=.coverage.test $(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term:skip-covered
 
 test-slow: $(INSTALLED)
-	COVERAGE_FILE=.coverage.slow $(BIN)/python -m pytest -m slow $(PARALLEL) --cov --cov-report=
+	JAX_DISABLE_MOST_OPTIMIZATIONS=false COVERAGE_FILE=.coverage.slow $(BIN)/python -m pytest -m slow $(PARALLEL) --cov --cov-report=
 
 # Of both suites together, after they ran.
 coverage: $(INSTALLED)

@@ -149,16 +149,6 @@ def loss_curve(num_groups: int) -> list[float]:
     return losses
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation() -> Iterator[None]:
-    """For files that import it: compiling is what takes long, and half as long when told so."""
-    name = "jax_disable_most_optimizations"
-    before = jax.config.values[name]
-    jax.config.update(name, True)
-    yield
-    jax.config.update(name, before)
-
-
 @contextlib.contextmanager
 def programs_made_once() -> Iterator[None]:
     """Trainings share programs, which each would else trace anew and take from the cache on disk.

@@ -10,7 +10,6 @@ import pytest
 
 from crystal_diffusion_jax.models import attention
 from crystal_diffusion_jax.models.attention import BATCHED_PRODUCTS_FROM, CrystalAttention
-from tests.smoke_run import quick_compilation  # noqa: F401
 
 WIDTH, HEADS, PAIR_WIDTH = 12, 3, 5
 PER_HEAD = WIDTH // HEADS

@@ -17,7 +17,7 @@ from crystal_diffusion_jax import denoising
 from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.models.denoiser import CONDITIONINGS, Denoiser, DenoiserConfig
 from crystal_diffusion_jax.models.embeddings import Condition
-from tests.smoke_run import drawn_params, quick_compilation  # noqa: F401
+from tests.smoke_run import drawn_params
 
 # The largest error that a symmetry may show in float32: of outputs of up to 12, each after some 130
 # roundings along its way through the layers, 12 * 130 * 2^-24.

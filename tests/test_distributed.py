@@ -20,7 +20,6 @@ from crystal_diffusion_jax.training.loop import train
 from tests.smoke_run import (
     CONFIG,
     programs_made_once,
-    quick_compilation,  # noqa: F401
     splits,
 )
 
@@ -31,8 +30,7 @@ GLOO = re.compile(
     r"\[Gloo\] Rank |\d+| is connected to | peer ranks\. "
     r"|Expected number of connected peer ranks is : "
 )
-# Compiling takes most of the time, and without optimisation half as long.
-ENVIRONMENT = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
+ENVIRONMENT = os.environ | {"JAX_PLATFORMS": "cpu"}
 # Losses and gradients of twenty steps are compared, which sums over one device and over two round
 # differently: to 1e-6 for some thousand terms. What that does to the steps, and these to later
 # losses, grows with the learning rate; with this one all steps together change the losses by less

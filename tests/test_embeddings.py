@@ -17,7 +17,6 @@ from crystal_diffusion_jax.models.embeddings import (
     pair_features,
     sinusoidal_time,
 )
-from tests.smoke_run import quick_compilation  # noqa: F401
 
 pair_features_of = jax.jit(pair_features, static_argnums=1)
 gram_features_of = jax.jit(gram_features)

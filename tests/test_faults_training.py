@@ -30,7 +30,6 @@ from tests.small_disk import fill, small_disk
 from tests.smoke_run import (
     CONFIG,
     programs_made_once,
-    quick_compilation,  # noqa: F401
     splits,
 )
 from tests.test_checkpoint import state_after
@@ -43,7 +42,6 @@ FLAGS = ["--config=configs/quickstart.py:smoke", "--config.training.log_every=10
 # As in the process of the tests, to compare with.
 AS_HERE = {
     "JAX_PLATFORMS": "cpu",
-    "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
     "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=1",
 }
 # Stands for a hang, not for slowness.

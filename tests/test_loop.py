@@ -21,7 +21,6 @@ from crystal_diffusion_jax.training.loop import train
 from tests.smoke_run import (
     CONFIG,
     programs_made_once,
-    quick_compilation,  # noqa: F401
     splits,
 )
 

@@ -21,7 +21,6 @@ from crystal_diffusion_jax.training.loss import (
     drop_conditions,
     noise_batch,
 )
-from tests.smoke_run import quick_compilation  # noqa: F401
 
 NUM_SPECIES = 3
 NUM_ATOMS = np.array([4, 2, 1, 3])

@@ -8,7 +8,6 @@ import pytest
 from pymatgen.core import Lattice
 
 from crystal_diffusion_jax.models.neighbours import CUTOFF, Neighbours, find_neighbours, virial
-from tests.smoke_run import quick_compilation  # noqa: F401
 
 NUM_RADIAL = 5
 NUM_ATOMS = (4, 2)

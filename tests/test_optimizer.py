@@ -11,7 +11,6 @@ from optax import contrib
 
 from crystal_diffusion_jax.training.optimizer import by_shape, make_optimizer
 from crystal_diffusion_jax.training.state import TrainingConfig
-from tests.smoke_run import quick_compilation  # noqa: F401
 
 CONFIG = TrainingConfig(
     optimizer="muon", num_steps=100, warmup_steps=0, learning_rate=1e-2, gradient_clip=1e9

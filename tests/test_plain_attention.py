@@ -11,7 +11,6 @@ from benchmarks.plain_attention import PlainAttention, plain_pair_features
 from crystal_diffusion_jax.models import attention
 from crystal_diffusion_jax.models.attention import CrystalAttention
 from crystal_diffusion_jax.models.embeddings import pair_features
-from tests.smoke_run import quick_compilation  # noqa: F401
 
 WIDTH, HEADS, FREQUENCIES = 16, 2, 3
 

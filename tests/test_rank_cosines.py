@@ -15,7 +15,7 @@ from crystal_diffusion_jax.data.arrays import DatasetStatistics, dataset_statist
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.models.denoiser import Denoiser, DenoiserConfig
 from crystal_diffusion_jax.models.embeddings import Condition, PropertyEmbedding, rank_cosines
-from tests.smoke_run import drawn_params, quick_compilation, splits  # noqa: F401
+from tests.smoke_run import drawn_params, splits
 from tests.test_denoiser import NUM_SPECIES, TIMES, base_condition, base_crystals
 
 Z_NORMAL = tuple(scipy.stats.norm.ppf(np.linspace(0.001, 0.999, 101)).tolist())

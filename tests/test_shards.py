@@ -22,7 +22,7 @@ from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.training import loop
 from crystal_diffusion_jax.training.inputs import Inputs
 from crystal_diffusion_jax.training.loop import train
-from tests.smoke_run import CONFIG, quick_compilation, splits  # noqa: F401
+from tests.smoke_run import CONFIG, splits
 
 NUM_SHARDS, NUM_SLICES = 12, 4
 SIZES = np.random.default_rng(1).choice([1, 2, 3, 5, 8, 9, 13], size=211)

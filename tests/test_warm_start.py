@@ -24,7 +24,6 @@ from tests import make_tiny_model
 from tests.smoke_run import (
     CONFIG,
     drawn_params,
-    quick_compilation,  # noqa: F401
     splits,
     statistics,
 )
