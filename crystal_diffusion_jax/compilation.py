@@ -17,6 +17,8 @@ _LOGGER = logging.getLogger("crystal_diffusion_jax")
 MAX_BYTES = 2**30
 # Reading a program back takes some tenths of a second.
 MIN_SECONDS = 0.5
+# Linux lists the instruction sets here; elsewhere there is no such file.
+_CPUINFO = Path("/proc/cpuinfo")
 
 
 def keep_compiled_programs() -> None:
@@ -45,8 +47,7 @@ def keep_compiled_programs() -> None:
 def _processor() -> str:
     """Sixteen hexadecimal digits that differ between instruction sets."""
     description = f"{platform.machine()} {platform.processor()}"
-    cpuinfo = Path("/proc/cpuinfo")
-    if os.access(cpuinfo, os.R_OK):
-        lines = cpuinfo.read_text().splitlines()
+    if os.access(_CPUINFO, os.R_OK):
+        lines = _CPUINFO.read_text().splitlines()
         description += next((line for line in lines if line.startswith(("flags", "Features"))), "")
     return hashlib.sha256(description.encode()).hexdigest()[:16]

@@ -10,6 +10,7 @@ import ase.io
 import numpy as np
 import pytest
 from PIL import Image, ImageSequence
+from plotly import graph_objects
 
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation.animation import camera, gif, page
@@ -175,6 +176,16 @@ def test_the_page_holds_every_frame_and_asks_no_network():
         assert f"t = {scene.t}, " in text
     assert "<script src=" not in text
     assert "<link" not in text
+
+
+def test_the_page_shows_cell_and_atoms_at_one_scale():
+    for scene in short():
+        cell, _, atoms = page._traces(graph_objects, scene, 7.0)
+        drawn = [np.array([trace.x, trace.y, trace.z], float) for trace in (cell, atoms)]
+        spans = [np.nanmax(points, axis=1) - np.nanmin(points, axis=1) for points in drawn]
+        expected = np.ptp(scene.corners, axis=0) / np.ptp(scene.positions, axis=0)
+        # Positions are rounded to four digits.
+        np.testing.assert_allclose(spans[0] / spans[1], expected, rtol=1e-3)
 
 
 def test_frames_are_thinned_out_evenly_with_both_ends(path):

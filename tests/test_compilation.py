@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from crystal_diffusion_jax import compilation
+
 ROOT = Path(__file__).parent.parent
 
 PROGRAM = """
@@ -47,6 +49,18 @@ def test_the_second_start_finds_the_programs_of_the_first(tmp_path):
     assert Path(folder).is_relative_to(tmp_path)
     assert hits == 0
     assert start(tmp_path)[1] > 0
+
+
+def test_processors_with_other_instruction_sets_share_no_programs(tmp_path, monkeypatch):
+    cpuinfo = tmp_path / "cpuinfo"
+    monkeypatch.setattr(compilation, "_CPUINFO", cpuinfo)
+    names = [compilation._processor()]  # where there is no such file
+    for listed in ("flags : sse2 avx2", "flags : sse2 avx2 avx512f", "Features : fp asimd"):
+        cpuinfo.write_text(f"processor : 0\n{listed}\ncpu MHz : 2400\n")
+        names.append(compilation._processor())
+    assert len(set(names)) == 4
+    cpuinfo.write_text("processor : 0\nFeatures : fp asimd\ncpu MHz : 2500\n")
+    assert compilation._processor() == names[-1]
 
 
 def test_a_cache_that_the_user_has_set_up_is_left_alone(tmp_path):

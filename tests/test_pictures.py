@@ -112,6 +112,14 @@ def test_the_periodic_table_holds_each_symbol_once_and_the_share_of_crystals():
     assert heat.z[1][15] == pytest.approx(200 / 3)
 
 
+def test_the_drawn_periodic_table_says_what_its_colours_mean():
+    scales = [
+        [axes.get_ylabel() for axes in pictures._elements(counts, 3).axes]
+        for counts in ({"O": 2, "Ba": 1}, {})
+    ]
+    assert scales == [["", "% of crystals"], [""]]
+
+
 def test_the_most_frequent_compositions_come_first():
     assert common_compositions(["A", "B", "B"]) == [("B", 2), ("A", 1)]
 
