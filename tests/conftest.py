@@ -3,6 +3,7 @@ import tempfile
 from collections.abc import Iterator
 
 import jax
+import joblib
 import pytest
 
 from crystal_diffusion_jax import denoising, model_folder
@@ -37,6 +38,16 @@ def _forget_compiled_programs() -> Iterator[None]:
     yield
     make_sampler.cache_clear()
     jax.clear_caches()
+
+
+@pytest.fixture
+def in_this_process(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Worker processes cost seconds to start; those of the slow tests are real."""
+    if request.node.get_closest_marker("slow"):
+        yield
+        return
+    with joblib.parallel_config(backend="sequential"):
+        yield
 
 
 @pytest.fixture(scope="session")

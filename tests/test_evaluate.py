@@ -6,12 +6,11 @@ import json
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import ase.io
-import joblib
 import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
@@ -28,15 +27,7 @@ from experiments import evaluate as program
 from tests import golden
 from tests.test_evaluation_report import OVERLAP, SITES, SPEC, TEST, TRAIN, judge, perovskite
 
-
-@pytest.fixture(autouse=True)
-def _in_this_process(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Processes cost seconds to start; those of the slow test are real."""
-    if request.node.get_closest_marker("slow"):
-        yield
-        return
-    with joblib.parallel_config(backend="sequential"):
-        yield
+pytestmark = pytest.mark.usefixtures("in_this_process")
 
 
 def cif(structure: Structure) -> str:

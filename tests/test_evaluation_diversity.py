@@ -32,14 +32,7 @@ PEROVSKITE = Structure(
 )
 
 
-@pytest.fixture(autouse=True)
-def _in_this_process(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Processes cost seconds to start; they are the subject of the slow tests alone."""
-    if request.node.get_closest_marker("slow"):
-        yield
-        return
-    with joblib.parallel_config(backend="sequential"):
-        yield
+pytestmark = pytest.mark.usefixtures("in_this_process")
 
 
 def dataset(structures: list[Structure]) -> CrystalDataset:

@@ -8,7 +8,6 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import ModuleType
 
-import joblib
 import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
@@ -25,14 +24,7 @@ Cell = tuple[np.ndarray, np.ndarray, np.ndarray]
 AMERICIUM = Structure(Lattice.cubic(4.0), ["Am"], [[0, 0, 0]])
 
 
-@pytest.fixture(autouse=True)
-def _in_this_process(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Processes cost seconds to start; they are the subject of the last tests alone."""
-    if request.node.get_closest_marker("slow"):
-        yield
-        return
-    with joblib.parallel_config(backend="sequential"):
-        yield
+pytestmark = pytest.mark.usefixtures("in_this_process")
 
 
 @pytest.fixture(autouse=True)
