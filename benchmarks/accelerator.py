@@ -21,12 +21,13 @@ from jax.sharding import Mesh
 from benchmarks import accelerator_table, agreement
 from benchmarks.session import Session
 from benchmarks.speed import matmul_peak, sampling_speed, training_speed
-from crystal_diffusion_jax import devices, model_folder
+from crystal_diffusion_jax import trained_model
+from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.config import ExperimentConfig
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.files import replace_text
-from crystal_diffusion_jax.model_folder import TrainedModel
-from experiments import cli
+from crystal_diffusion_jax.runtime import devices
+from crystal_diffusion_jax.runtime.files import replace_text
+from crystal_diffusion_jax.trained_model import TrainedModel
 
 MODEL = "perov5_cds"
 # How matrix products round, as JAX calls it. By default NVIDIA GPUs since Ampere round to TF32 and
@@ -134,7 +135,7 @@ def time_training(
     def speed(width: int, num_atoms: int, precision: str) -> dict[str, Any]:
         resized = dataclasses.replace(
             config,
-            model=dataclasses.replace(config.model, width=width, pair_width=width),
+            model=dataclasses.replace(config.model, width=width, pair_hidden_width=width),
             training=dataclasses.replace(
                 config.training,
                 batch_size=sizes.batch_size,
@@ -169,9 +170,9 @@ def time_sampling(session: Session, config: ExperimentConfig, mesh: Mesh, sizes:
             session.measure("sampling", name, speed)
 
 
-def parser() -> cli.Parser:
+def parser() -> program.Parser:
     """The flags."""
-    flags = cli.Parser(prog="python -m benchmarks.accelerator", description=__doc__)
+    flags = program.Parser(prog="python -m benchmarks.accelerator", description=__doc__)
     flags.add_argument("--out", type=Path, required=True, help="JSON file of all figures")
     flags.add_argument("--table", type=Path, required=True, help="Markdown file of the tables")
     flags.add_argument("--budget", type=float, default=480, help="seconds (default: %(default)s)")
@@ -187,7 +188,7 @@ def main() -> None:
     """
     flags = parser().parse_args()
     for path in (flags.out, flags.table):
-        cli.check_output(path)
+        program.check_output(path)
     mesh = devices.data_mesh()
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     try:
@@ -204,7 +205,7 @@ def main() -> None:
         )
     sizes = QUICK if flags.quick else Sizes()
     precisions = ["float32"] if on_cpu else list(PRECISIONS)
-    model = model_folder.load(MODEL)
+    model = trained_model.load(MODEL)
 
     def write(report: dict[str, Any]) -> None:
         replace_text(flags.out, json.dumps(report, indent=1) + "\n")
@@ -222,4 +223,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    program.run(main)

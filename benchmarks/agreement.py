@@ -20,14 +20,14 @@ from jax import Array
 from jax.sharding import AxisType, Mesh
 
 from benchmarks.speed import random_batch
-from crystal_diffusion_jax import devices
 from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.diffusion.schedules import noise_schedule
-from crystal_diffusion_jax.model_folder import TrainedModel
 from crystal_diffusion_jax.models.embeddings import Condition
+from crystal_diffusion_jax.request import SECOND_ORDER
+from crystal_diffusion_jax.runtime import devices
 from crystal_diffusion_jax.sampling.sampler import make_sampler
-from crystal_diffusion_jax.sampling.settings import SECOND_ORDER
-from crystal_diffusion_jax.structures import cell_defect, minimum_distance, to_structure
+from crystal_diffusion_jax.structures.conversion import cell_defect, minimum_distance, to_structure
+from crystal_diffusion_jax.trained_model import TrainedModel
 from crystal_diffusion_jax.training.state import initial_state
 from crystal_diffusion_jax.training.step import make_train_steps
 
@@ -69,7 +69,7 @@ LARGEST_Z = 4.0
 CHAINS: dict[str, dict[str, Any]] = {
     "corrector": {},
     "guidance": {"use_guidance": True},
-    "relaxation": {"use_corrector": False, "relaxation_steps": 2},
+    "relaxation": {"use_corrector": False, "renoising_steps": 2},
     "second order": {"solver": SECOND_ORDER},
 }
 
@@ -146,7 +146,7 @@ def crystals(model: TrainedModel, mesh: Mesh, num: int, num_steps: int, **option
         jnp.ones((filled, 5), bool),
         Condition(values=jnp.zeros(shape), present=jnp.ones(shape, bool)),
         jnp.float32(1.0),
-        jnp.float32(model.config.sampling.gamma),
+        jnp.float32(model.config.sampling.corrector_step_size),
         jnp.ones(model.denoiser.num_species, bool),
     )
     drawn = sample(*jax.device_put(arguments, devices.replicated(mesh)))

@@ -17,26 +17,22 @@ import jax.numpy as jnp
 import numpy as np
 from pymatgen.core import Structure
 
-from crystal_diffusion_jax import devices, model_folder
+from crystal_diffusion_jax import trained_model
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
-from crystal_diffusion_jax.evaluation.compositions import reduced_composition
 from crystal_diffusion_jax.evaluation.success_rate import success_rates
 from crystal_diffusion_jax.evaluation.validity import composition_defect, structural_defect
-from crystal_diffusion_jax.files import replace_text
-from crystal_diffusion_jax.judge.predict import predict
-from crystal_diffusion_jax.model_folder import TrainedModel
+from crystal_diffusion_jax.oracle.predict import predict
+from crystal_diffusion_jax.request import ANCESTRAL, SECOND_ORDER, Solver, draw_values
+from crystal_diffusion_jax.runtime import devices
+from crystal_diffusion_jax.runtime.files import replace_text
 from crystal_diffusion_jax.sampling.plan import FEW_STEPS_CORRECTOR
-from crystal_diffusion_jax.sampling.request import (
-    condition_arrays,
-    draw_num_atoms,
-    draw_values,
-    parse_target,
-)
+from crystal_diffusion_jax.sampling.request import condition_arrays, draw_num_atoms, parse_target
 from crystal_diffusion_jax.sampling.sampler import make_sampler
-from crystal_diffusion_jax.sampling.settings import ANCESTRAL, SECOND_ORDER, Solver
-from crystal_diffusion_jax.structures import cell_defect, to_structure
+from crystal_diffusion_jax.structures.compositions import reduced_composition
+from crystal_diffusion_jax.structures.conversion import cell_defect, to_structure
+from crystal_diffusion_jax.trained_model import TrainedModel
 
-MODEL = Path(model_folder.__file__).parent / "checkpoints" / "perov5_cds"
+MODEL = Path(trained_model.__file__).parent / "checkpoints" / "perov5_cds"
 DATASET = KNOWN_DATASETS["perov5"]
 CALLS = (100, 2000, 50, 20, 30, 200, 500, 1000)  # those that decide come first
 DECISIVE = (100, 2000)
@@ -184,7 +180,7 @@ def main() -> None:
     flags.add_argument("--num_decisive", type=int, default=1000, help=f"at {DECISIVE} calls")
     arguments = flags.parse_args()
     points = json.loads(arguments.out.read_text()) if arguments.out.is_file() else []
-    model = model_folder.load(MODEL)
+    model = trained_model.load(MODEL)
     for request in requests(arguments.guidance, arguments.num, arguments.num_decisive):
         if any(request.items() <= point.items() for point in points):
             continue

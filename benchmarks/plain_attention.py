@@ -28,7 +28,7 @@ class PlainAttention(nn.Module):
 
     width: int
     num_heads: int
-    pair_width: int
+    pair_hidden_width: int
     activation: str
 
     @nn.compact
@@ -49,18 +49,18 @@ class PlainAttention(nn.Module):
         every_pair = jnp.broadcast_to(gram[:, None, None], (*pairs.shape[:3], gram.shape[-1]))
 
         def hidden(name: str) -> Array:
-            of_pair = nn.Dense(self.pair_width, use_bias=False, name=f"{name}_pair")(pairs)
-            of_crystal = nn.Dense(self.pair_width, name=f"{name}_gram")(every_pair)
+            of_pair = nn.Dense(self.pair_hidden_width, use_bias=False, name=f"{name}_pair")(pairs)
+            of_crystal = nn.Dense(self.pair_hidden_width, name=f"{name}_gram")(every_pair)
             return ACTIVATIONS[self.activation](of_pair + of_crystal)
 
         alpha = nn.Dense(self.num_heads, use_bias=False, name="alpha")(hidden("alpha"))
         beta_kernel = self.param(
             "beta_kernel",
             nn.initializers.lecun_normal(in_axis=1, out_axis=(0, 2)),
-            (self.num_heads, self.pair_width, per_head),
+            (self.num_heads, self.pair_hidden_width, per_head),
         )
         beta_bias = self.param("beta_bias", nn.initializers.zeros, (self.num_heads, per_head))
-        projection = jnp.swapaxes(beta_kernel, 0, 1).reshape(self.pair_width, self.width)
+        projection = jnp.swapaxes(beta_kernel, 0, 1).reshape(self.pair_hidden_width, self.width)
         beta = (hidden("beta") @ projection).reshape(*pairs.shape[:3], self.num_heads, per_head)
         scores = jnp.einsum("bihd,bjhd->bijh", query, key) / jnp.sqrt(per_head) + alpha
         weights = jax.nn.softmax(jnp.where(mask[:, None, :, None], scores, -1e9), axis=2)

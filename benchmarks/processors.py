@@ -23,9 +23,9 @@ import numpy as np
 from scipy import stats
 
 import crystal_diffusion_jax as cdj
-from crystal_diffusion_jax import model_folder
+from crystal_diffusion_jax import trained_model
+from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.errors import UserError
-from experiments import cli
 
 RATES = ("SR5", "SR10", "SR15")
 ISA = r"--xla_cpu_max_isa=(\w+)"
@@ -34,7 +34,7 @@ ISA = r"--xla_cpu_max_isa=(\w+)"
 def measure(num: int, seed: int) -> dict[str, Any]:
     """Rates and compositions of `num` crystals of each model, with what computed them."""
     rows = {}
-    for name in model_folder.shipped_names():
+    for name in trained_model.shipped_names():
         dataset = name.partition("_")[0]
         crystals = cdj.load(name).sample(
             num, "min", seed=seed, charge_balance=dataset == "mp20", batch_size=num
@@ -104,9 +104,9 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError(f"--compare={path} is no file of this program ({error})") from error
 
 
-def parser() -> cli.Parser:
+def parser() -> program.Parser:
     """The flags."""
-    flags = cli.Parser(prog="python -m benchmarks.processors", description=__doc__ or "")
+    flags = program.Parser(prog="python -m benchmarks.processors", description=__doc__ or "")
     what = flags.add_mutually_exclusive_group(required=True)
     what.add_argument("--out", type=Path, help="JSON file to write")
     what.add_argument("--compare", type=Path, nargs="+", help="JSON files to compare")
@@ -121,9 +121,9 @@ def main() -> None:
     if flags.compare:
         print(comparison([_read(path) for path in flags.compare]))
     else:
-        cli.check_output(flags.out)
-        cli.write_output(flags.out, json.dumps(measure(flags.num, flags.seed), indent=1) + "\n")
+        program.check_output(flags.out)
+        program.write_output(flags.out, json.dumps(measure(flags.num, flags.seed), indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    program.run(main)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from crystal_diffusion_jax import denoising, devices, parallel
+from crystal_diffusion_jax import denoising
 from crystal_diffusion_jax.config import ExperimentConfig
 from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.data.batches import Batch
@@ -17,6 +17,7 @@ from crystal_diffusion_jax.data.buckets import batch_sizes
 from crystal_diffusion_jax.diffusion.schedules import noise_schedule
 from crystal_diffusion_jax.models.denoiser import Denoiser
 from crystal_diffusion_jax.models.embeddings import Condition
+from crystal_diffusion_jax.runtime import devices, parallel
 from crystal_diffusion_jax.sampling.sampler import make_sampler
 from crystal_diffusion_jax.training.loss import diffusion_loss, noise_batch
 from crystal_diffusion_jax.training.optimizer import make_optimizer
@@ -128,7 +129,7 @@ def training_speed(config: ExperimentConfig, num_atoms: int, mesh: Mesh) -> dict
         "num_atoms": num_atoms,
         "batch_size": size,
         "chunks_per_device": parallel.num_chunks(
-            size // mesh.size, num_atoms**2 * config.model.pair_width, num_parameters, mesh
+            size // mesh.size, num_atoms**2 * config.model.pair_hidden_width, num_parameters, mesh
         ),
         "parameters": num_parameters,
         "step_ms": round(1e3 * seconds, 2),
@@ -169,7 +170,7 @@ def sampling_speed(
         jnp.ones((size, num_atoms), bool),
         condition,
         jnp.float32(1.0),
-        jnp.float32(config.sampling.gamma),
+        jnp.float32(config.sampling.corrector_step_size),
         jnp.ones(NUM_SPECIES, bool),
     )
     begin = time.perf_counter()

@@ -19,9 +19,9 @@ from ml_collections import config_flags
 from benchmarks import plain_attention
 from benchmarks.session import process_memory_mb
 from benchmarks.speed import matmul_peak, sampling_speed, training_speed
-from crystal_diffusion_jax import compilation, devices
 from crystal_diffusion_jax import config as config_module
 from crystal_diffusion_jax.config import ExperimentConfig
+from crystal_diffusion_jax.runtime import compilation, devices
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/perov5_cds.py", "The experiment.")
 _WIDTH = flags.DEFINE_integer("width", None, "Width of atoms and pairs instead of the config's.")
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> None:
 def _config() -> ExperimentConfig:
     values = _CONFIG.value.to_dict()
     if _WIDTH.value:
-        values["model"] |= {"width": _WIDTH.value, "pair_width": _WIDTH.value}
+        values["model"] |= {"width": _WIDTH.value, "pair_hidden_width": _WIDTH.value}
     if _NUM_BLOCKS.value:
         values["model"]["num_blocks"] = _NUM_BLOCKS.value
     return config_module.from_dict(values)

@@ -17,9 +17,9 @@ def get_config(variant: str = "full") -> ConfigDict:
     """The experiment; variant "smoke" runs in seconds."""
     config = carbon24_cds_plus.get_config(variant)
     config.model.conditioning = "cdi"
-    config.model.num_rank_cosines = 20
-    config.training.extremes_repeated = 4
-    config.sampling.relaxation_steps = 5
+    config.model.num_rank_features = 20
+    config.training.tail_oversampling = 4
+    config.sampling.renoising_steps = 5
     if variant == "full":
         config.model.width = 128
         config.model.num_blocks = 4

@@ -16,5 +16,5 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.data.name = "carbon24"
     config.data.properties = ("energy_per_atom",)
     config.scale_by_num_atoms = True
-    config.sampling.gamma = 1e-5
+    config.sampling.corrector_step_size = 1e-5
     return config

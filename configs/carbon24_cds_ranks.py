@@ -15,10 +15,10 @@ from configs import carbon24_cds_plus
 def get_config(variant: str = "full") -> ConfigDict:
     """The experiment; variant "smoke" runs in seconds."""
     config = carbon24_cds_plus.get_config(variant)
-    config.model.num_rank_cosines = 20
-    config.sampling.relaxation_steps = 5
+    config.model.num_rank_features = 20
+    config.sampling.renoising_steps = 5
     if variant == "full":
-        config.training.start_from = "carbon24_cds_plus"
+        config.training.init_from = "carbon24_cds_plus"
         config.training.num_steps = 8_000
         config.training.learning_rate = 1.5e-3
     return config

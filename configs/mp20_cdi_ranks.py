@@ -16,9 +16,9 @@ from configs import mp20_cdi_plus
 def get_config(variant: str = "full") -> ConfigDict:
     """The experiment; variant "smoke" runs in seconds."""
     config = mp20_cdi_plus.get_config(variant)
-    config.model.num_rank_cosines = 20
+    config.model.num_rank_features = 20
     if variant == "full":
-        config.training.start_from = "mp20_cdi_plus"
+        config.training.init_from = "mp20_cdi_plus"
         config.training.num_steps = 13_000
         config.training.learning_rate = 1.5e-3
     return config

@@ -16,9 +16,9 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.data.name = "mp20"
     config.data.properties = ("formation_energy_per_atom",)
     config.scale_by_num_atoms = True
-    config.sampling.gamma = 5e-6
+    config.sampling.corrector_step_size = 5e-6
     if variant == "full":
-        config.model.width = config.model.pair_width = 96
+        config.model.width = config.model.pair_hidden_width = 96
         config.model.num_blocks = 4
         config.training.num_steps = 40_000
         config.training.learning_rate = 1e-3

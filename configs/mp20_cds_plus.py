@@ -16,10 +16,10 @@ from configs import mp20_cds
 def get_config(variant: str = "full") -> ConfigDict:
     """The experiment; variant "smoke" runs in seconds."""
     config = mp20_cds.get_config(variant)
-    config.model.num_radial = 16
+    config.model.num_radial_features = 16
     config.model.pair_time = True
     if variant == "full":
-        config.model.width = config.model.pair_width = 64
+        config.model.width = config.model.pair_hidden_width = 64
         config.model.num_blocks = 3
         config.training.optimizer = "muon"
         config.training.num_steps = 30_000

@@ -16,7 +16,7 @@ def get_config(variant: str = "full") -> ConfigDict:
     config = carbon24_cds_plus.get_config(variant)
     config.data.name = ""
     config.data.properties = ()
-    config.sampling.gamma = 5e-6
+    config.sampling.corrector_step_size = 5e-6
     # Unlike carbon, most crystals have several elements: the weights of mp20_cdi_plus.
     config.loss.species_kl = 20.0
     config.loss.species_cross_entropy = 0.5

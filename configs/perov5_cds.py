@@ -38,13 +38,13 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.model.num_blocks = 3
     config.model.num_heads = 8
     config.model.num_frequencies = 10
-    config.model.pair_width = 64
+    config.model.pair_hidden_width = 64
     config.model.activation = "silu"
     config.model.norm = "post"
     config.model.mean_free_score = True
-    config.model.num_radial = 0
+    config.model.num_radial_features = 0
     config.model.pair_time = False
-    config.model.num_rank_cosines = 0
+    config.model.num_rank_features = 0
 
     config.loss = ConfigDict()
     config.loss.lattice = 1.0
@@ -67,16 +67,16 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.training.log_every = 100
     config.training.checkpoint_every = 1000
     config.training.keep_last = 2
-    config.training.start_from = ""
-    config.training.extremes_repeated = 1
+    config.training.init_from = ""
+    config.training.tail_oversampling = 1
 
     config.sampling = ConfigDict()
-    config.sampling.gamma = 1e-6
-    config.sampling.relaxation_steps = 0
+    config.sampling.corrector_step_size = 1e-6
+    config.sampling.renoising_steps = 0
 
     if variant == "smoke":
         config.noise.num_steps = 50
-        config.model.width = config.model.pair_width = 16
+        config.model.width = config.model.pair_hidden_width = 16
         config.model.num_blocks = 1
         config.model.num_heads = 2
         config.training.num_steps = 20

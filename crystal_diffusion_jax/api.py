@@ -24,22 +24,23 @@ import ase
 import numpy as np
 from pymatgen.core import Structure
 
-from crystal_diffusion_jax import compilation, devices, model_folder
+from crystal_diffusion_jax import trained_model
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
 from crystal_diffusion_jax.errors import UserError, did_you_mean
-from crystal_diffusion_jax.evaluation.compositions import reduced_composition
 from crystal_diffusion_jax.evaluation.intervals import Rate
 from crystal_diffusion_jax.evaluation.success_rate import success_rates
 from crystal_diffusion_jax.evaluation.validity import composition_defect, structural_defect
-from crystal_diffusion_jax.judge.predict import ORACLES, predict
-from crystal_diffusion_jax.model_folder import TrainedModel
-from crystal_diffusion_jax.sampled_crystals import SampledCrystals
+from crystal_diffusion_jax.oracle.predict import ORACLES, predict
+from crystal_diffusion_jax.request import ANCESTRAL, Solver
+from crystal_diffusion_jax.runtime import compilation, devices
 from crystal_diffusion_jax.sampling.generate import generate
 from crystal_diffusion_jax.sampling.memory import Memory
 from crystal_diffusion_jax.sampling.plan import plan
 from crystal_diffusion_jax.sampling.request import parse_target
-from crystal_diffusion_jax.sampling.settings import ANCESTRAL, Solver
-from crystal_diffusion_jax.structures import from_ase, parse_elements, to_structure
+from crystal_diffusion_jax.structures.compositions import parse_elements, reduced_composition
+from crystal_diffusion_jax.structures.conversion import from_ase, to_structure
+from crystal_diffusion_jax.structures.sampled_crystals import SampledCrystals
+from crystal_diffusion_jax.trained_model import TrainedModel
 
 
 def _to_stderr(line: str) -> None:
@@ -64,7 +65,7 @@ def load(model: str | Path) -> "Model":
     # Before the first array is made; afterwards the devices are settled.
     devices.use_every_core()
     compilation.keep_compiled_programs()
-    return Model(model_folder.load(model), str(model))
+    return Model(trained_model.load(model), str(model))
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -101,7 +102,7 @@ class Model:
         seed: int = 0,
         solver: Solver = ANCESTRAL,
         num_steps: int | None = None,
-        relaxation_steps: int | None = None,
+        renoising_steps: int | None = None,
         elements: str | Sequence[str] | None = None,
         chemical_system: str | Sequence[str] | None = None,
         num_atoms: int | None = None,
@@ -119,7 +120,7 @@ class Model:
           seed: of all randomness.
           solver: "ancestral", or "second_order" for a twentieth of the steps.
           num_steps: of the reverse process; by default as trained, or 50 in second order.
-          relaxation_steps: at each time that decides on the structure, instead of the corrector;
+          renoising_steps: at each time that decides on the structure, instead of the corrector;
             by default the model's, 0 in second order.
           elements: only these, as "Ba,Ti,O" or ["Ba", "Ti", "O"].
           chemical_system: only these, and each of them, as "Ba-Ti-O" or a list; crystals that lack
@@ -150,7 +151,7 @@ class Model:
             guidance=guidance,
             solver=solver,
             num_steps=num_steps,
-            relaxation_steps=relaxation_steps,
+            renoising_steps=renoising_steps,
             elements=parse_elements(symbols, statistics.vocabulary, flag),
             chemical_system=chemical_system is not None,
             num_atoms=num_atoms,

@@ -5,12 +5,13 @@ from typing import Any
 
 from jax import Array
 
+from crystal_diffusion_jax.config import DenoiserConfig
 from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.data.arrays import DatasetStatistics
 from crystal_diffusion_jax.diffusion.coordinates import mean_free
 from crystal_diffusion_jax.diffusion.joint import Prediction
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.models.denoiser import Denoiser, DenoiserConfig
+from crystal_diffusion_jax.models.denoiser import Denoiser
 from crystal_diffusion_jax.models.embeddings import Condition
 
 
@@ -20,11 +21,11 @@ def build(config: DenoiserConfig, statistics: DatasetStatistics) -> Denoiser:
     Raises:
       UserError: it wants the ranks of properties, and the statistics have no quantiles.
     """
-    if not config.num_rank_cosines or config.conditioning == "none":
+    if not config.num_rank_features or config.conditioning == "none":
         return Denoiser(config, num_species=len(statistics.vocabulary))
     if not statistics.property_quantiles:
         raise UserError(
-            f"model.num_rank_cosines={config.num_rank_cosines} needs the quantiles of the "
+            f"model.num_rank_features={config.num_rank_features} needs the quantiles of the "
             "properties, which data in shards and older models lack; set it to 0"
         )
     return Denoiser(config, len(statistics.vocabulary), statistics.z_quantiles)

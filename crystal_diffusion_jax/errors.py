@@ -23,3 +23,16 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """ "; did you mean perov5?" for the end of a sentence, empty where no known word is near."""
     meant = nearest(word, known)
     return f"; did you mean {meant}?" if meant else ""
+
+
+_SHOWN = 60
+
+
+def shown(text: str, max_characters: int = _SHOWN) -> str:
+    """The text as it goes into a message: printable, on one line, its middle left out if long."""
+    if len(text) > max_characters:
+        half = max_characters // 2
+        text = f"{text[:half]} ... {text[-half:]}"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,43 +1,6 @@
-"""Shows how a crystal came out of the noise, as an animated GIF or an HTML page with a slider.
+"""`python -m experiments.animate`, the same as `crystal-diffusion animate`."""
 
-    python -m experiments.animate --trajectory=samples/four/trajectories/00000.extxyz --out=a.gif
-    python -m experiments.animate --trajectory=samples/four/trajectories/00000.extxyz --out=a.html
-
-python -m experiments.sample with --trajectory=10 saves every tenth state of its crystals.
-"""
-
-from pathlib import Path
-
-from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.evaluation.animation import gif, page
-from crystal_diffusion_jax.evaluation.animation.scene import make_scenes, read_trajectory
-from experiments import cli
-
-
-def parser() -> cli.Parser:
-    """The flags."""
-    flags = cli.Parser(prog="python -m experiments.animate", description=__doc__)
-    flags.add_argument(
-        "--trajectory", type=Path, required=True, help="file of OUT/trajectories, see sample"
-    )
-    flags.add_argument("--out", type=Path, required=True, help="file, .gif or .html")
-    return flags
-
-
-def main() -> None:
-    """Entry point."""
-    flags = parser().parse_args()
-    if flags.out.suffix not in (".gif", ".html"):
-        raise UserError(f"--out={flags.out} must end in .gif or .html")
-    cli.check_output(flags.out)
-    if flags.out.suffix == ".gif":
-        scenes = make_scenes(read_trajectory(flags.trajectory, gif.MAX_FRAMES))
-        cli.write_output(flags.out, gif.to_gif(scenes))
-    else:
-        scenes = make_scenes(read_trajectory(flags.trajectory, page.MAX_FRAMES))
-        cli.write_output(flags.out, page.to_html(scenes))
-    print(f"{len(scenes)} frames in {flags.out.resolve()}")
-
+from crystal_diffusion_jax.cli import animate, program
 
 if __name__ == "__main__":
-    cli.run(main)
+    program.run(animate.main)

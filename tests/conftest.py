@@ -6,10 +6,11 @@ import jax
 import joblib
 import pytest
 
-from crystal_diffusion_jax import denoising, model_folder
-from crystal_diffusion_jax.diffusion.schedules import NoiseConfig, NoiseSchedule, noise_schedule
-from crystal_diffusion_jax.model_folder import TrainedModel
+from crystal_diffusion_jax import denoising, trained_model
+from crystal_diffusion_jax.config import NoiseConfig
+from crystal_diffusion_jax.diffusion.schedules import NoiseSchedule, noise_schedule
 from crystal_diffusion_jax.sampling.sampler import make_sampler
+from crystal_diffusion_jax.trained_model import TrainedModel
 from tests import make_tiny_model
 
 # Compiling the same programs again takes most of the time of these tests, so compiled programs are
@@ -59,7 +60,7 @@ def schedule() -> NoiseSchedule:
 @pytest.fixture(scope="session")
 def tiny_model() -> TrainedModel:
     """A trained model whose programs compile quickly; its folder is make_tiny_model.FOLDER."""
-    return model_folder.load(make_tiny_model.FOLDER)
+    return trained_model.load(make_tiny_model.FOLDER)
 
 
 @pytest.fixture

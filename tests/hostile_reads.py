@@ -14,20 +14,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from crystal_diffusion_jax import model_folder
-from crystal_diffusion_jax.data.archives import read_array, read_arrays
-from crystal_diffusion_jax.data.load import DataConfig
-from crystal_diffusion_jax.data.read import canonical_cell
+from crystal_diffusion_jax import published_weights, trained_model
+from crystal_diffusion_jax.config import DataConfig
 from crystal_diffusion_jax.data.shards.dataset import INDEX
 from crystal_diffusion_jax.data.shards.splits import open_splits
-from crystal_diffusion_jax.data.tables import Source, read_rows, read_table
+from crystal_diffusion_jax.data.tables import Source, read_table
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.evaluation.inputs import read_structures
-from crystal_diffusion_jax.judge import torch_zip
-from crystal_diffusion_jax.lock import OWNER, exclusive
+from crystal_diffusion_jax.runtime.archives import read_array, read_arrays
+from crystal_diffusion_jax.runtime.lock import OWNER, exclusive
+from crystal_diffusion_jax.runtime.time_limit import processor_time_limit
 from crystal_diffusion_jax.sampling import journal, record_file
 from crystal_diffusion_jax.sampling.journal import Journal
-from crystal_diffusion_jax.time_limit import processor_time_limit
+from crystal_diffusion_jax.structures.canonical import canonical_cell
+from crystal_diffusion_jax.structures.csv_tables import read_rows
+from crystal_diffusion_jax.structures.reading import read_structures
 from crystal_diffusion_jax.training import seal
 from crystal_diffusion_jax.training.logbook import Logbook
 from crystal_diffusion_jax.training.workdir import claimed
@@ -123,13 +123,13 @@ def cases(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     outside = zipped(folder / "names.npz", {"../../outside.npy": npy("()", bytes(8))})
     yield "npz names", lambda: read_arrays(outside)
     memo = zipped(folder / "memo.pt", {"x/data.pkl": b"\x80\x02]r\xff\xff\xff\x7f."})
-    yield "torch memo", lambda: torch_zip.read(memo, "memo.pt")
+    yield "torch memo", lambda: published_weights.read(memo, "memo.pt")
     long = zipped(folder / "long.pt", {"x/data.pkl": bytes(2**25)}, zipfile.ZIP_DEFLATED)
-    yield "torch description", lambda: torch_zip.read(long, "long.pt")
+    yield "torch description", lambda: published_weights.read(long, "long.pt")
     model = folder / "model"
     model.mkdir()
     sparse(model / "model.json", "{")
-    yield "model.json", lambda: model_folder.load(model)
+    yield "model.json", lambda: trained_model.load(model)
     yield from cases_of_own_files(folder)
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from configs import quickstart
 from crystal_diffusion_jax import config as config_module
-from crystal_diffusion_jax import devices
 from crystal_diffusion_jax.data.load import load
+from crystal_diffusion_jax.runtime import devices
 from crystal_diffusion_jax.training.loop import train
 
 FOLDER = Path(__file__).parent / "tiny_model"

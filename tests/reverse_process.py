@@ -11,21 +11,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from crystal_diffusion_jax.config import DenoiserConfig, NoiseConfig
 from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.diffusion import wrapped_normal
 from crystal_diffusion_jax.diffusion.joint import Denoise
 from crystal_diffusion_jax.diffusion.schedules import (
-    NoiseConfig,
     NoiseSchedule,
     noise_schedule,
     per_crystal,
     sampling_times,
 )
-from crystal_diffusion_jax.model_folder import TrainedModel
-from crystal_diffusion_jax.models.denoiser import Denoiser, DenoiserConfig
+from crystal_diffusion_jax.models.denoiser import Denoiser
 from crystal_diffusion_jax.models.embeddings import Condition
 from crystal_diffusion_jax.sampling.chain import State, last_state, reverse_chain
 from crystal_diffusion_jax.sampling.sampler import Process
+from crystal_diffusion_jax.trained_model import TrainedModel
 
 
 def reverse_process(

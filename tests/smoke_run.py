@@ -15,7 +15,6 @@ from jax.flatten_util import ravel_pytree
 
 from configs import quickstart
 from crystal_diffusion_jax import config as config_module
-from crystal_diffusion_jax import devices
 from crystal_diffusion_jax.config import ExperimentConfig
 from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.data.arrays import CrystalDataset, DatasetStatistics, dataset_statistics
@@ -24,6 +23,7 @@ from crystal_diffusion_jax.data.load import load
 from crystal_diffusion_jax.diffusion.schedules import noise_schedule
 from crystal_diffusion_jax.models.denoiser import Denoiser
 from crystal_diffusion_jax.models.embeddings import Condition
+from crystal_diffusion_jax.runtime import devices
 from crystal_diffusion_jax.training import loop
 from crystal_diffusion_jax.training.optimizer import make_optimizer
 from crystal_diffusion_jax.training.state import (

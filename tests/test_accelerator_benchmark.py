@@ -19,11 +19,12 @@ import pytest
 from benchmarks import accelerator, accelerator_table, agreement
 from benchmarks.session import Session, peak_memory
 from benchmarks.speed import random_batch
-from crystal_diffusion_jax import devices, model_folder
+from crystal_diffusion_jax import trained_model
+from crystal_diffusion_jax.config import NoiseConfig
 from crystal_diffusion_jax.crystals import Crystals
-from crystal_diffusion_jax.diffusion.schedules import NoiseConfig
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.models.embeddings import Condition
+from crystal_diffusion_jax.runtime import devices
 
 ROOT = Path(__file__).parent.parent
 KINDS = ["loss", "chain", "whole chain", "sampling", "peak", "training"]
@@ -161,8 +162,8 @@ def test_differences_of_crystals_are_those_of_the_torus() -> None:
 
 @pytest.mark.slow
 def test_the_gradient_is_that_of_the_loss() -> None:
-    model = model_folder.load("perov5_cds")
-    small = dataclasses.replace(model.config.model, width=8, pair_width=8, num_blocks=1)
+    model = trained_model.load("perov5_cds")
+    small = dataclasses.replace(model.config.model, width=8, pair_hidden_width=8, num_blocks=1)
     config = dataclasses.replace(model.config, model=small, noise=NoiseConfig(num_steps=10))
     model = dataclasses.replace(model, config=config)
     rng = np.random.default_rng(0)

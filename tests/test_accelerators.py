@@ -19,25 +19,28 @@ from jax import export
 from jax.extend.mlir import ir
 from jax.interpreters import mlir
 
-from crystal_diffusion_jax import devices
-from crystal_diffusion_jax.crystals import Crystals
-from crystal_diffusion_jax.diffusion.schedules import NoiseConfig, noise_schedule
-from crystal_diffusion_jax.judge import dimenet
-from crystal_diffusion_jax.judge.batching import BatchShape, CrystalGraph, pad
-from crystal_diffusion_jax.models.denoiser import CONDITIONINGS, Denoiser, DenoiserConfig
-from crystal_diffusion_jax.models.embeddings import Condition
-from crystal_diffusion_jax.sampling.sampler import make_sampler
-from crystal_diffusion_jax.sampling.settings import SECOND_ORDER, SOLVERS
-from crystal_diffusion_jax.sampling.trajectory import recording
-from crystal_diffusion_jax.training.loss import LossConfig
-from crystal_diffusion_jax.training.optimizer import make_optimizer
-from crystal_diffusion_jax.training.state import (
+from crystal_diffusion_jax.config import (
     ADAM,
+    CONDITIONINGS,
     MUON,
     OPTIMIZERS,
+    DenoiserConfig,
+    LossConfig,
+    NoiseConfig,
     TrainingConfig,
-    initial_state,
 )
+from crystal_diffusion_jax.crystals import Crystals
+from crystal_diffusion_jax.diffusion.schedules import noise_schedule
+from crystal_diffusion_jax.models.denoiser import Denoiser
+from crystal_diffusion_jax.models.embeddings import Condition
+from crystal_diffusion_jax.oracle import dimenet
+from crystal_diffusion_jax.oracle.batching import BatchShape, CrystalGraph, pad
+from crystal_diffusion_jax.request import SECOND_ORDER, SOLVERS
+from crystal_diffusion_jax.runtime import devices
+from crystal_diffusion_jax.sampling.sampler import make_sampler
+from crystal_diffusion_jax.sampling.trajectory import recording
+from crystal_diffusion_jax.training.optimizer import make_optimizer
+from crystal_diffusion_jax.training.state import initial_state
 from crystal_diffusion_jax.training.step import make_evaluation_step, make_train_steps
 
 # JAX counts the numbers that it draws in 64 bits and halves the counter at once, on every platform.
@@ -50,7 +53,7 @@ NUM_PROPERTIES = 2
 NOISE = NoiseConfig(num_steps=10)
 STEPS_PER_CALL = 2
 # What the models called "plus" and "ranks" have besides.
-EXTRAS = {"num_radial": 2, "pair_time": True, "num_rank_cosines": 2}
+EXTRAS = {"num_radial_features": 2, "pair_time": True, "num_rank_features": 2}
 OXIDATION_STATES = ((1,), (2, 3), (-2,), (-1, 1))
 
 
@@ -86,7 +89,13 @@ def problems(program: Callable[..., Any], *arguments: Any) -> list[str]:
 def network(conditioning: str, **more: Any) -> Denoiser:
     """The smallest one with a layer of each kind."""
     config = DenoiserConfig(
-        conditioning, width=8, num_blocks=1, num_heads=2, num_frequencies=2, pair_width=8, **more
+        conditioning,
+        width=8,
+        num_blocks=1,
+        num_heads=2,
+        num_frequencies=2,
+        pair_hidden_width=8,
+        **more,
     )
     return Denoiser(config, NUM_SPECIES, ((-1.0, 0.0, 1.0),) * NUM_PROPERTIES)
 
@@ -166,9 +175,9 @@ def test_no_way_to_train_is_left_out() -> None:
 SAMPLERS: list[dict[str, Any]] = [
     {},
     {"use_guidance": True, "num_steps": 4},
-    {"use_corrector": False, "relaxation_steps": 2, "process": recording(3)},
+    {"use_corrector": False, "renoising_steps": 2, "process": recording(3)},
     {"solver": SECOND_ORDER, "num_steps": 4},
-    {"solver": SECOND_ORDER, "use_guidance": True, "relaxation_steps": 2},
+    {"solver": SECOND_ORDER, "use_guidance": True, "renoising_steps": 2},
     {"oxidation_states": OXIDATION_STATES},
     {"oxidation_states": OXIDATION_STATES, "use_guidance": True, "solver": SECOND_ORDER},
 ]

@@ -12,15 +12,11 @@ import pytest
 from PIL import Image, ImageSequence
 from plotly import graph_objects
 
+from crystal_diffusion_jax.cli import animate
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.evaluation.animation import camera, gif, page
-from crystal_diffusion_jax.evaluation.animation.raster import Canvas
-from crystal_diffusion_jax.evaluation.animation.scene import (
-    Scene,
-    make_scenes,
-    read_trajectory,
-)
-from experiments import animate
+from crystal_diffusion_jax.report.animation import camera, gif, page
+from crystal_diffusion_jax.report.animation.raster import Canvas
+from crystal_diffusion_jax.report.animation.scene import Scene, make_scenes, read_trajectory
 
 EDGE = 4.0
 SITES = 0.5 * np.array([[0, 0, 0], [1, 1, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1]])

@@ -15,13 +15,13 @@ import pytest
 from pymatgen.core import Structure
 
 import crystal_diffusion_jax as cdj
-from crystal_diffusion_jax import api, model_folder
+from crystal_diffusion_jax import api, trained_model
+from crystal_diffusion_jax.cli import sample
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.judge.predict import Predictions
-from crystal_diffusion_jax.model_folder import TrainedModel
-from crystal_diffusion_jax.sampled_crystals import SampledCrystals
-from experiments import sample
+from crystal_diffusion_jax.oracle.predict import Predictions
+from crystal_diffusion_jax.structures.sampled_crystals import SampledCrystals
+from crystal_diffusion_jax.trained_model import TrainedModel
 from tests import make_tiny_model, tiny_run
 
 # The request of the documented examples, and of all tests, so that its program is compiled once.
@@ -68,7 +68,7 @@ def test_the_documented_examples_run(tiny_model, monkeypatch, capsys):
         documented.append(name)
         return small
 
-    monkeypatch.setattr(model_folder, "load", load)
+    monkeypatch.setattr(trained_model, "load", load)
     run_examples(capsys)
     assert documented == ["perov5_cds"]
 

@@ -10,7 +10,7 @@ from crystal_diffusion_jax.data.batches import (
     Batch,
     Batches,
     evaluation_batches,
-    extremes_repeated,
+    tail_oversampling,
 )
 from crystal_diffusion_jax.data.buckets import MAX_BUCKETS, batch_sizes, bucket_sizes
 from crystal_diffusion_jax.errors import UserError
@@ -136,7 +136,7 @@ def test_extremes_are_the_lowest_and_the_highest_twentieth_of_any_property():
     values = np.random.default_rng(0).permuted(np.tile(np.arange(100.0), (2, 1)), axis=1).T
     constant, mostly_zero = np.full(100, 0.1), np.maximum(np.arange(100.0) - 60, 0)
     columns = [values, constant[:, None], mostly_zero[:, None]]
-    repeats = extremes_repeated(np.concatenate(columns, axis=1), 7)
+    repeats = tail_oversampling(np.concatenate(columns, axis=1), 7)
     extreme = ((values < 5) | (values >= 95)).any(axis=1) | (mostly_zero >= 35)
     np.testing.assert_array_equal(repeats, np.where(extreme, 7, 1))
 

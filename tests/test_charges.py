@@ -13,18 +13,19 @@ import pytest
 from jax import Array
 
 import crystal_diffusion_jax as cdj
-from crystal_diffusion_jax import devices
+from crystal_diffusion_jax.cli import sample
+from crystal_diffusion_jax.config import NoiseConfig
 from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.diffusion import species
 from crystal_diffusion_jax.diffusion.joint import Denoise, Prediction
-from crystal_diffusion_jax.diffusion.schedules import NoiseConfig, NoiseSchedule, noise_schedule
+from crystal_diffusion_jax.diffusion.schedules import NoiseSchedule, noise_schedule
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.models.embeddings import Condition
+from crystal_diffusion_jax.runtime import devices
 from crystal_diffusion_jax.sampling import charges
 from crystal_diffusion_jax.sampling.plan import plan
 from crystal_diffusion_jax.sampling.sampler import make_sampler
-from crystal_diffusion_jax.structures import common_oxidation_states
-from experiments import sample
+from crystal_diffusion_jax.structures.compositions import common_oxidation_states
 from tests.make_tiny_model import FOLDER
 from tests.reverse_process import closed_form, parameters
 

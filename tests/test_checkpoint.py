@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from crystal_diffusion_jax.config import ExperimentConfig
+from crystal_diffusion_jax.config import ExperimentConfig, TrainingConfig
 from crystal_diffusion_jax.training.checkpoint import Checkpoint, Checkpoints
 from crystal_diffusion_jax.training.optimizer import make_optimizer
-from crystal_diffusion_jax.training.state import TrainingConfig, TrainState
+from crystal_diffusion_jax.training.state import TrainState
 from tests.smoke_run import CONFIG
 
 

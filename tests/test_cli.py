@@ -6,30 +6,30 @@ from pathlib import Path
 
 import pytest
 
+from crystal_diffusion_jax.cli import evaluate, predict, program
 from crystal_diffusion_jax.errors import UserError
-from experiments import cli, evaluate, predict
 
 
 def test_folders_above_the_output_are_made_and_nothing_else(tmp_path: Path) -> None:
     out = tmp_path / "a" / "b" / "m.json"
-    cli.check_output(out)
+    program.check_output(out)
     assert list(tmp_path.rglob("*")) == [tmp_path / "a", tmp_path / "a" / "b"]
-    cli.write_output(out, "text")
+    program.write_output(out, "text")
     assert out.read_text() == "text"
 
 
 def test_trying_the_output_leaves_an_older_file_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "m.json").write_text("older")
-    cli.check_output(tmp_path / "m.json")
+    program.check_output(tmp_path / "m.json")
     assert (tmp_path / "m.json").read_text() == "older"
 
 
 def test_a_link_in_place_of_half_a_file_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "letter").write_text("dear diary")
     (tmp_path / ".m.json.tmp").symlink_to(tmp_path / "letter")
-    cli.check_output(tmp_path / "m.json")
+    program.check_output(tmp_path / "m.json")
     (tmp_path / ".m.json.tmp").symlink_to(tmp_path / "letter")
-    cli.write_output(tmp_path / "m.json", "text")
+    program.write_output(tmp_path / "m.json", "text")
     assert (tmp_path / "letter").read_text() == "dear diary"
 
 
@@ -37,15 +37,15 @@ def test_a_link_in_place_of_half_a_file_is_not_followed(tmp_path: Path) -> None:
 def test_an_output_that_cannot_be_written_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="--out="):
-        cli.check_output(tmp_path / name)
+        program.check_output(tmp_path / name)
 
 
 def test_an_output_that_cannot_be_written_after_all_is_a_sentence(tmp_path: Path) -> None:
     out = tmp_path / "a" / "m.json"
-    cli.check_output(out)
+    program.check_output(out)
     shutil.rmtree(out.parent)
     with pytest.raises(UserError, match=r"m\.json cannot be written \(No such file"):
-        cli.write_output(out, "text")
+        program.write_output(out, "text")
 
 
 @pytest.mark.parametrize("program", [evaluate, predict])

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from experiments import commands
+from studies import reference
 
 ROOT = Path(__file__).parent.parent
-PROGRAMS = commands.programs()
+PROGRAMS = reference.programs()
 
 
 def help_text(name: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """What --help prints on a terminal of 100 columns."""
     monkeypatch.setenv("COLUMNS", "100")
-    module = importlib.import_module(f"experiments.{name}")
+    module = importlib.import_module(f"crystal_diffusion_jax.cli.{name}")
     if hasattr(module, "parser"):
         return module.parser().format_help()
     # absl takes its help text from the main module.
@@ -34,7 +34,7 @@ def examples(text: str, name: str) -> list[list[str]]:
 
 def test_the_reference_is_what_the_programs_say() -> None:
     said = (ROOT / "docs" / "commands.md").read_text()
-    assert said == commands.page(), "python -m experiments.commands --out=docs/commands.md"
+    assert said == reference.page(), "python -m experiments.commands --out=docs/commands.md"
 
 
 def test_every_program_that_can_be_run_is_in_the_reference() -> None:
@@ -55,8 +55,8 @@ def test_help_fits_a_screen_and_shows_two_examples(
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_the_examples_are_understood(name: str) -> None:
-    module = importlib.import_module(f"experiments.{name}")
-    names = {flag.split("=")[0].split(" ")[0] for flag, _ in commands.rows(module)}
+    module = importlib.import_module(f"crystal_diffusion_jax.cli.{name}")
+    names = {flag.split("=")[0].split(" ")[0] for flag, _ in reference.rows(module)}
     for arguments in examples(module.__doc__ or "", name):
         given = {argument.split("=")[0] for argument in arguments if argument.startswith("--")}
         assert given <= names
@@ -66,8 +66,8 @@ def test_the_examples_are_understood(name: str) -> None:
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_every_flag_says_what_it_is(name: str) -> None:
-    module = importlib.import_module(f"experiments.{name}")
-    meanings = dict(commands.rows(module))
+    module = importlib.import_module(f"crystal_diffusion_jax.cli.{name}")
+    meanings = dict(reference.rows(module))
     assert meanings
     for flag, meaning in meanings.items():
         assert re.match(r"\w", meaning), flag
@@ -77,5 +77,5 @@ def test_the_reference_is_written_to_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["commands.py", f"--out={tmp_path / 'new' / 'page.md'}"])
-    commands.main()
-    assert (tmp_path / "new" / "page.md").read_text() == commands.page()
+    reference.main()
+    assert (tmp_path / "new" / "page.md").read_text() == reference.page()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from crystal_diffusion_jax import compilation
+from crystal_diffusion_jax.runtime import compilation
 
 ROOT = Path(__file__).parent.parent
 

@@ -3,12 +3,7 @@
 import numpy as np
 import pytest
 
-from crystal_diffusion_jax.evaluation.conditioning import (
-    absolute_errors,
-    answer,
-    error_if_ignored,
-    targets_across,
-)
+from studies.conditioning import absolute_errors, answer, error_if_ignored, targets_across
 
 NAN = float("nan")
 

@@ -137,7 +137,7 @@ def test_a_number_where_a_section_belongs_is_named(values):
         ("training", "ema_decay", 1.0),
         ("training", "warmup_steps", 26_000),
         ("training", "checkpoint_every", 150),
-        ("sampling", "gamma", -1e-6),
+        ("sampling", "corrector_step_size", -1e-6),
     ],
 )
 def test_an_impossible_value_is_named_with_its_section(values, section, field, value):
@@ -147,12 +147,12 @@ def test_an_impossible_value_is_named_with_its_section(values, section, field, v
 
 
 def test_distances_of_neighbours_need_lattices_scaled_by_the_number_of_atoms(values):
-    values["model"]["num_radial"] = 4
+    values["model"]["num_radial_features"] = 4
     values["scale_by_num_atoms"] = False
-    with pytest.raises(UserError, match=r"num_radial=4 needs scale_by_num_atoms=True"):
+    with pytest.raises(UserError, match=r"num_radial_features=4 needs scale_by_num_atoms=True"):
         from_dict(values)
     values["scale_by_num_atoms"] = True
-    assert from_dict(values).model.num_radial == 4
+    assert from_dict(values).model.num_radial_features == 4
 
 
 def test_a_whole_number_is_good_enough_for_a_float(values):

@@ -19,7 +19,7 @@ _noised = jax.jit(coordinates.noised)
 _scaled_score = jax.jit(coordinates.scaled_score)
 _corrector_move = jax.jit(coordinates.corrector_move)
 _predictor_move = jax.jit(coordinates.predictor_move)
-_relaxation_move = jax.jit(coordinates.relaxation_move, static_argnames="share")
+_relaxation_move = jax.jit(coordinates.renoising_move, static_argnames="share")
 
 
 def at(*times):
@@ -118,14 +118,14 @@ def test_predictor_step_carries_the_marginal_at_t_to_the_marginal_at_s(schedule,
 
 
 @jax.jit
-def corrected(start, key, t, gamma, schedule):
+def corrected(start, key, t, corrector_step_size, schedule):
     """After 4 STEPS steps."""
     target, times = jnp.asarray(batch_of_sites(len(start))), jnp.full(len(start), t)
 
     def step(frac_coords, key):
         score = coordinates.scaled_score(frac_coords, target, times, schedule)
         noise = jax.random.normal(key, target.shape)
-        move = coordinates.corrector_move(noise, score, times, gamma, schedule)
+        move = coordinates.corrector_move(noise, score, times, corrector_step_size, schedule)
         return wrap(frac_coords + move), None
 
     return jax.lax.scan(step, start, jax.random.split(key, 4 * STEPS))[0]
@@ -133,17 +133,17 @@ def corrected(start, key, t, gamma, schedule):
 
 @pytest.mark.parametrize("t", [2, 500, 1000])
 def test_langevin_corrector_leaves_the_wrapped_normal_invariant(schedule, t):
-    gamma = 1e-6
+    corrector_step_size = 1e-6
     start, _ = noisy_and_score(normal(t, 5000, 4, 3), t, schedule)
-    found = corrected(start, jax.random.key(t), t, gamma, schedule)
+    found = corrected(start, jax.random.key(t), t, corrector_step_size, schedule)
 
     sigma = sigma_at(t)
     angle = 2 * np.pi * (np.asarray(found, np.float64) - SITES)
     resultant = np.exp(-2 * (np.pi * sigma) ** 2)
-    # Var cos = (1 + r^4) / 2 - r^2, Var sin = (1 - r^4) / 2. The step h = gamma (sigma / sigma_1)^2
+    # Var cos = (1 + r^4) / 2 - r^2, Var sin = (1 - r^4) / 2. The step h = corrector_step_size (sigma / sigma_1)^2
     # is 0.04 sigma^2 while narrow, so 40 steps forget a wrong start width by exp(-3); its
     # discretisation widens the variance by h / 2, that is lowers r by at most 2 pi^2 h r.
-    step_size = gamma * (sigma / 0.005) ** 2
+    step_size = corrector_step_size * (sigma / 0.005) ** 2
     error_cos = np.sqrt(((1 + resultant**4) / 2 - resultant**2) / angle.size)
     error_sin = np.sqrt((1 - resultant**4) / 2 / angle.size)
     allowed = 5 * error_cos + 2 * np.pi**2 * step_size * resultant
@@ -159,7 +159,7 @@ def relaxed(start, key, t, share, schedule):
     def step(frac_coords, key):
         score = coordinates.scaled_score(frac_coords, target, times, schedule)
         noise = jax.random.normal(key, target.shape)
-        move = coordinates.relaxation_move(noise, score, times, share, schedule)
+        move = coordinates.renoising_move(noise, score, times, share, schedule)
         return wrap(frac_coords + move), None
 
     return jax.lax.scan(step, start, jax.random.split(key, STEPS))[0]
@@ -194,16 +194,16 @@ def test_corrector_moves_up_the_score_by_gamma_and_adds_no_noise_at_the_last_tim
     score = _scaled_score(noisy, site, times, schedule)
     noise = np.full((1, 1, 3), 123.4, np.float32)
     found = noisy + _corrector_move(noise, score, times, 2e-6, schedule)
-    # At t = 1 the step is gamma itself, and the score -0.01 / sigma_1^2 = -400.
+    # At t = 1 the step is corrector_step_size itself, and the score -0.01 / sigma_1^2 = -400.
     np.testing.assert_allclose(found, np.full((1, 1, 3), 0.51 - 2e-6 * 400), atol=2 * EPS)
 
 
 def test_steps_of_the_corrector_grow_with_the_variance_of_the_noise(schedule):
-    times, gamma = at(1, 50, 400, 999), 2e-6
+    times, corrector_step_size = at(1, 50, 400, 999), 2e-6
     # The widths are geometric from 0.005 to 0.5.
-    step = gamma * 100.0 ** (2 * (times - 1) / 999)
+    step = corrector_step_size * 100.0 ** (2 * (times - 1) / 999)
     noise, nothing = np.ones((4, 1, 3), np.float32), np.zeros((4, 1, 3), np.float32)
-    jitter = _corrector_move(noise, nothing, times, gamma, schedule)
+    jitter = _corrector_move(noise, nothing, times, corrector_step_size, schedule)
     expected = np.sqrt(2 * step) * (times > 1)
     np.testing.assert_allclose(jitter, np.broadcast_to(expected[:, None, None], (4, 1, 3)), 1e-5)
     # 1 / 20 of a width away from the site, where up to t = 400 (sigma 0.03) no image is near, the
@@ -211,7 +211,7 @@ def test_steps_of_the_corrector_grow_with_the_variance_of_the_noise(schedule):
     sigma = sigma_at(times)
     noisy = np.tile((0.5 + sigma / 20).astype(np.float32)[:, None, None], (1, 1, 3))
     score = _scaled_score(noisy, np.full((4, 1, 3), 0.5, np.float32), times, schedule)
-    move = _corrector_move(nothing, score, times, gamma, schedule)
+    move = _corrector_move(nothing, score, times, corrector_step_size, schedule)
     away = noisy.astype(np.float64) - 0.5
     drift = -(step / sigma**2)[:, None, None] * away
     np.testing.assert_allclose(move[:3], drift[:3], rtol=1e-4)

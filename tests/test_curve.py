@@ -12,16 +12,13 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from crystal_diffusion_jax import api, model_folder
+from crystal_diffusion_jax import api, trained_model
+from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.evaluation.training_history import (
-    checkpoint_model,
-    checkpoint_steps,
-    read_log,
-)
-from crystal_diffusion_jax.sampled_crystals import SampledCrystals
+from crystal_diffusion_jax.structures.sampled_crystals import SampledCrystals
 from crystal_diffusion_jax.training.seal import DamagedError
-from experiments import cli, curve
+from studies import curve
+from studies.training_history import checkpoint_model, checkpoint_steps, read_log
 from tests import tiny_run
 
 SOLVER = "--solver=second_order"
@@ -42,7 +39,7 @@ def workdir(trained: tuple[Path, np.ndarray], tmp_path: Path) -> Path:
 
 def test_a_checkpoint_becomes_the_model_of_its_averaged_weights(trained):
     workdir, params = trained
-    last = model_folder.load(workdir)
+    last = trained_model.load(workdir)
     (workdir / "checkpoints" / "15.preempted").mkdir()
     (workdir / "checkpoints" / "30.orbax-checkpoint-tmp").mkdir()
     assert checkpoint_steps(workdir) == list(tiny_run.STEPS)
@@ -54,14 +51,14 @@ def test_a_checkpoint_becomes_the_model_of_its_averaged_weights(trained):
 
 
 def test_the_weights_of_a_checkpoint_are_not_tied_to_one_device(workdir):
-    last = model_folder.load(workdir)
+    last = trained_model.load(workdir)
     leaves = jax.tree.leaves(checkpoint_model(workdir, 20, last).params)
     assert leaves
     assert all(type(leaf) is np.ndarray for leaf in leaves)  # placed where it is used
 
 
 def test_a_checkpoint_that_is_damaged_or_gone_is_named(workdir):
-    last = model_folder.load(workdir)
+    last = trained_model.load(workdir)
     (workdir / "checkpoints" / "10" / "sha256.json").unlink()
     for step in (10, 15):
         with pytest.raises(DamagedError, match=f"{step}"):
@@ -84,7 +81,7 @@ def test_the_log_gives_minutes_and_losses_by_step(workdir):
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     monkeypatch.setattr(sys, "argv", ["curve.py", *arguments])
     monkeypatch.setattr(curve, "predict", tiny_run.judge)
-    cli.run(curve.main)
+    program.run(curve.main)
 
 
 @pytest.mark.parametrize("in_earnest", [False, pytest.param(True, marks=pytest.mark.slow)])

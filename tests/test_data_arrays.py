@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from crystal_diffusion_jax.data.arrays import CrystalDataset, dataset_statistics
-from tests.test_model_folder import STATISTICS
+from tests.test_trained_model import STATISTICS
 
 DATASET = CrystalDataset(
     lattice=np.stack([4.0 * np.eye(3)] * 2),

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from crystal_diffusion_jax.config import DataConfig
 from crystal_diffusion_jax.data import cache, locate, read
 from crystal_diffusion_jax.data.arrays import CrystalDataset
-from crystal_diffusion_jax.data.load import DataConfig, load
+from crystal_diffusion_jax.data.load import load
 
 REPOSITORY = Path(__file__).parents[1]
 

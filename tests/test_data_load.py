@@ -9,9 +9,10 @@ import pytest
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.cif import CifWriter
 
+from crystal_diffusion_jax.config import DataConfig
 from crystal_diffusion_jax.data import locate
 from crystal_diffusion_jax.data.arrays import CrystalDataset
-from crystal_diffusion_jax.data.load import DataConfig, load
+from crystal_diffusion_jax.data.load import load
 from crystal_diffusion_jax.data.perovskites import abx3_dataset
 from crystal_diffusion_jax.errors import UserError
 

@@ -1,4 +1,4 @@
-"""experiments/prepare.py and cli.py: what the program gets, prints and ends with."""
+"""experiments/prepare.py and program.py: what the program gets, prints and ends with."""
 
 import dataclasses
 import gzip
@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from crystal_diffusion_jax.cli import prepare, program
+from crystal_diffusion_jax.config import DataConfig
 from crystal_diffusion_jax.data import download as downloading
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS, SPLITS
-from crystal_diffusion_jax.data.load import DataConfig
 from crystal_diffusion_jax.data.shards.splits import open_splits
 from crystal_diffusion_jax.errors import UserError
-from experiments import cli, prepare
 
 CIF = (
     "data_Po\n_cell_length_a 3.35\n_cell_length_b 3.35\n_cell_length_c 3.35\n"
@@ -252,7 +252,7 @@ def test_a_mistake_ends_the_program_with_a_sentence_and_status_2(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["prepare", "--dataset=perov5", "--root=/missing"])
     with pytest.raises(SystemExit) as caught:
-        cli.run(prepare.main)
+        program.run(prepare.main)
     assert caught.value.code == 2
     assert capsys.readouterr().err.startswith("error: root='/missing' is not a folder")
 
@@ -262,6 +262,6 @@ def test_an_interrupt_ends_the_program_with_status_130(capsys: pytest.CaptureFix
         raise KeyboardInterrupt
 
     with pytest.raises(SystemExit) as caught:
-        cli.run(interrupted)
+        program.run(interrupted)
     assert caught.value.code == 130
     assert capsys.readouterr().err == "interrupted\n"

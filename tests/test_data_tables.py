@@ -8,8 +8,9 @@ import pytest
 
 from crystal_diffusion_jax.data import tables
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS, SPLITS
-from crystal_diffusion_jax.data.tables import Source, read_rows, read_table
+from crystal_diffusion_jax.data.tables import Source, read_table
 from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.structures.csv_tables import read_rows
 
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 

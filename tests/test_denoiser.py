@@ -14,8 +14,9 @@ import pytest
 from scipy.stats import ortho_group
 
 from crystal_diffusion_jax import denoising
+from crystal_diffusion_jax.config import CONDITIONINGS, DenoiserConfig
 from crystal_diffusion_jax.crystals import Crystals
-from crystal_diffusion_jax.models.denoiser import CONDITIONINGS, Denoiser, DenoiserConfig
+from crystal_diffusion_jax.models.denoiser import Denoiser
 from crystal_diffusion_jax.models.embeddings import Condition
 from tests.smoke_run import drawn_params
 
@@ -41,10 +42,15 @@ Outputs = tuple[jax.Array, jax.Array, jax.Array]
 @functools.cache
 def denoiser(conditioning: str, norm: str) -> Denoiser:
     config = DenoiserConfig(
-        conditioning=conditioning, norm=norm, width=16, pair_width=16, num_blocks=1, num_heads=2
+        conditioning=conditioning,
+        norm=norm,
+        width=16,
+        pair_hidden_width=16,
+        num_blocks=1,
+        num_heads=2,
     )
     if norm == "pre":  # with what the paper's network lacks
-        config = dataclasses.replace(config, num_radial=4, pair_time=True)
+        config = dataclasses.replace(config, num_radial_features=4, pair_time=True)
     if conditioning == "cds":  # which is told its condition in every block
         config = dataclasses.replace(config, num_blocks=2)
     return Denoiser(config, num_species=NUM_SPECIES)
@@ -303,10 +309,10 @@ def test_the_bound_denoiser_removes_the_mean_score_where_the_config_says_so(mean
         ({"num_blocks": 0}, "num_blocks must be at least 1"),
         ({"num_heads": -1}, "num_heads must be at least 1"),
         ({"num_frequencies": 0}, "num_frequencies must be at least 1"),
-        ({"pair_width": 0}, "pair_width must be at least 1"),
+        ({"pair_hidden_width": 0}, "pair_hidden_width must be at least 1"),
         ({"width": 2**40}, "width must be at most 8192"),
         ({"num_blocks": 100_000}, "num_blocks must be at most 64"),
-        ({"num_radial": 10**9}, "num_radial must be at most 8192"),
+        ({"num_radial_features": 10**9}, "num_radial_features must be at most 8192"),
         ({"width": 20, "num_heads": 8}, "a multiple of num_heads"),
         ({"width": 9, "num_heads": 3}, "must be even"),
     ],

@@ -36,7 +36,7 @@ condition = Condition(values=np.full((8, 1), 0.5, np.float32), present=np.ones((
 keys = jax.vmap(lambda index: jax.random.fold_in(inputs.key, index))(np.arange(8))
 mask = np.arange(5) < np.array([5, 5, 5, 5, 5, 5, 4, 2])[:, None]
 allowed = np.ones(denoiser().num_species, bool)
-crystals = sample(params, keys, mask, condition, 1.0, CONFIG.sampling.gamma, allowed)
+crystals = sample(params, keys, mask, condition, 1.0, CONFIG.sampling.corrector_step_size, allowed)
 np.savez(sys.argv[1], losses=losses, weights=state.params, average=state.ema_params,
          start=inputs.state().params, gradient=optax.tree.get(state.opt_state, "mu"),
          lattice=crystals.lattice, frac_coords=crystals.frac_coords, species=crystals.species)

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 
 import jax
 
-from crystal_diffusion_jax import devices
+from crystal_diffusion_jax.runtime import devices
 
 EIGHT_DEVICES = """
 import jax, numpy as np
-from crystal_diffusion_jax import devices
+from crystal_diffusion_jax.runtime import devices
 
 mesh = devices.data_mesh()
 assert dict(mesh.shape) == {"data": 8}, mesh
@@ -81,7 +81,7 @@ def test_the_devices_of_a_process_lie_side_by_side_however_they_are_numbered(mon
 # Independent programs, each with a sum over both devices; without their turns XLA blocks at once.
 MANY_PROGRAMS = """
 import jax, jax.numpy as jnp, numpy as np
-from crystal_diffusion_jax import devices
+from crystal_diffusion_jax.runtime import devices
 jax.config.update("jax_num_cpu_devices", 2)
 mesh = devices.data_mesh()
 def total(x):

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crystal_diffusion_jax import model_folder, processes
+from crystal_diffusion_jax import trained_model
 from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.runtime import processes
 from crystal_diffusion_jax.training.loop import train
 from tests.smoke_run import (
     CONFIG,
@@ -51,7 +52,8 @@ DEFECTIVE = """
 import functools, sys
 import jax
 from crystal_diffusion_jax.data.batches import Batches
-from experiments import cli, train
+from crystal_diffusion_jax.cli import program as cli
+from crystal_diffusion_jax.cli import train
 
 group = Batches.group
 def defective(self, index, *rest):
@@ -71,7 +73,8 @@ PREEMPTED = """
 import os, signal, sys
 from crystal_diffusion_jax.data.batches import Batches
 from crystal_diffusion_jax.training import loop
-from experiments import cli, train
+from crystal_diffusion_jax.cli import program as cli
+from crystal_diffusion_jax.cli import train
 
 group, validate = Batches.group, loop._validate
 def preempting_steps(self, index, *rest):
@@ -174,7 +177,7 @@ def test_two_processes_give_the_losses_of_one_and_its_files(by_one, by_two):
     assert_same_losses(workdir, by_one)
     assert {path.name for path in (workdir / "checkpoints").iterdir()} == {"10", "20"}
     assert {path.name for path in workdir.iterdir()} == {path.name for path in by_one.iterdir()}
-    assert model_folder.load(workdir).training["steps"] == 20
+    assert trained_model.load(workdir).training["steps"] == 20
 
 
 @pytest.mark.slow

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from configs import perov5_cds
-from crystal_diffusion_jax import model_folder
-from experiments import commands
+from crystal_diffusion_jax import trained_model
+from studies import reference
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
@@ -56,8 +56,8 @@ def test_commands_name_programs_and_configs_that_exist(page):
 def test_commands_have_flags_that_exist(page):
     text = page.read_text().replace("\\\n", " ")
     for program, rest in re.findall(r"python -m experiments\.(\w+)([^\n`|]*)", text):
-        module = importlib.import_module(f"experiments.{program}")
-        known = {re.split("[= ]", flag)[0] for flag, _ in commands.rows(module)}
+        module = importlib.import_module(f"crystal_diffusion_jax.cli.{program}")
+        known = {re.split("[= ]", flag)[0] for flag, _ in reference.rows(module)}
         given = re.findall(r"(?<=\s)--[A-Za-z]\w*", rest.split(" #")[0])
         assert {flag for flag in given if flag != "--config"} <= known, f"{program}{rest}"
 
@@ -88,8 +88,8 @@ def test_links_within_pages_lead_to_headings(page):
 
 def test_every_shipped_model_is_on_its_page_with_the_figures_of_its_folder():
     text = (ROOT / "docs" / "models.md").read_text()
-    for name in model_folder.shipped_names():
-        model = model_folder.load(name)
+    for name in trained_model.shipped_names():
+        model = trained_model.load(name)
         assert f"`{name}`" in text
         assert f"{model.num_parameters:,}" in text
         assert model.training["time"] in text

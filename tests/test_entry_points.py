@@ -9,7 +9,8 @@ import ase.io
 import pytest
 
 from crystal_diffusion_jax import config as config_module
-from experiments import cli, sample
+from crystal_diffusion_jax.cli import program as cli
+from crystal_diffusion_jax.cli import sample
 from tests import make_tiny_model, smoke_run
 
 ROOT = Path(__file__).parent.parent
@@ -19,7 +20,8 @@ SMOKE = "--config=configs/quickstart.py:smoke"
 # Each mistake in a child of one program, which saves importing everything once for each.
 MAKE_MISTAKES = """
 import json, os, sys, tempfile
-from experiments import cli, train
+from crystal_diffusion_jax.cli import program as cli
+from crystal_diffusion_jax.cli import train
 
 results = []
 for flags in json.loads(sys.argv[1]):
@@ -102,7 +104,10 @@ SAMPLING_MISTAKES = {
     "unknown solver": (["--model=MODEL", "--out=OUT", "--solver=fast"], "--solver=fast"),
     "too many atoms": (["--model=MODEL", "--out=OUT", "--num_atoms=9"], "--num_atoms=9"),
     "guidance": (["--model=MODEL", "--out=OUT", "--guidance=nan"], "--guidance=nan must be finite"),
-    "corrector step": (["--model=MODEL", "--out=OUT", "--gamma=-1"], "--gamma=-1.0"),
+    "corrector step": (
+        ["--model=MODEL", "--out=OUT", "--corrector_step_size=-1"],
+        "--corrector_step_size=-1.0",
+    ),
     "symmetry tolerance": (["--model=MODEL", "--out=OUT", "--symprec=inf"], "--symprec=inf"),
     "seed": (["--model=MODEL", "--out=OUT", "--seed=-1"], "--seed=-1"),
     "folder with other things": (["--model=MODEL", "--out=MODEL"], "is not empty"),
@@ -234,23 +239,28 @@ def test_a_target_outside_the_training_range_is_warned_of(workdir, tmp_path, mon
 
 
 @pytest.mark.parametrize(
-    ("flags", "solver", "num_steps", "gamma"),
+    ("flags", "solver", "num_steps", "corrector_step_size"),
     [
         ([], "ancestral", 1000, 1e-6),
-        (["--gamma=0"], "ancestral", 1000, 0.0),
+        (["--corrector_step_size=0"], "ancestral", 1000, 0.0),
         # 0.32 of the square of the smallest sigma, 0.005
         (["--solver=second_order"], "second_order", 50, 8e-6),
-        (["--solver=second_order", "--num_steps=20", "--gamma=0"], "second_order", 20, 0.0),
+        (
+            ["--solver=second_order", "--num_steps=20", "--corrector_step_size=0"],
+            "second_order",
+            20,
+            0.0,
+        ),
     ],
 )
 def test_steps_and_corrector_follow_from_the_solver_unless_given(
-    flags, solver, num_steps, gamma, tmp_path, monkeypatch
+    flags, solver, num_steps, corrector_step_size, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(sample, "generate", lambda *_, **__: None)
     run_sample(monkeypatch, f"--model={SHIPPED}", f"--out={tmp_path / 'new'}", *flags)
     settings = json.loads((tmp_path / "new" / "samples.json").read_text())["settings"]
     assert (settings["solver"], settings["num_steps"]) == (solver, num_steps)
-    assert settings["gamma"] == pytest.approx(gamma)
+    assert settings["corrector_step_size"] == pytest.approx(corrector_step_size)
 
 
 @pytest.mark.parametrize("mistake", TRAINING_MISTAKES)

@@ -17,13 +17,13 @@ from pymatgen.core import Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 from pymatgen.io.cif import CifWriter
 
+from crystal_diffusion_jax.cli import evaluate as program
+from crystal_diffusion_jax.cli import program as cli
 from crystal_diffusion_jax.data import cache
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation import diversity as evaluation_diversity
 from crystal_diffusion_jax.evaluation.matching import match
-from crystal_diffusion_jax.judge import bonds
-from experiments import cli
-from experiments import evaluate as program
+from crystal_diffusion_jax.oracle import bonds
 from tests import golden
 from tests.test_evaluation_report import OVERLAP, SITES, SPEC, TEST, TRAIN, judge, perovskite
 

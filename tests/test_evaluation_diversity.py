@@ -14,12 +14,13 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
 from crystal_diffusion_jax.data.arrays import CrystalDataset
-from crystal_diffusion_jax.evaluation import matching, processes
+from crystal_diffusion_jax.evaluation import matching
 from crystal_diffusion_jax.evaluation.distributions import MAX_DRAWN, distances, draw_valid
 from crystal_diffusion_jax.evaluation.diversity import dataset_structures, diversity
 from crystal_diffusion_jax.evaluation.intervals import Rate
 from crystal_diffusion_jax.evaluation.matching import match
-from crystal_diffusion_jax.evaluation.processes import in_processes
+from crystal_diffusion_jax.runtime import workers
+from crystal_diffusion_jax.runtime.workers import in_processes
 
 ROCK_SALT = Structure.from_spacegroup(
     "Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]
@@ -148,7 +149,7 @@ def test_a_reduction_that_takes_too_long_is_given_up_and_named(
 
 
 def died(reduction: bool) -> Callable[..., Iterator[Any]]:
-    """`in_processes` whose processes end, when they reduce or when they compare, at large cells."""
+    """`in_processes` whose workers end, when they reduce or when they compare, at large cells."""
 
     def in_this_process(function: Any, tasks: Any, title: str, *_: Any, **__: Any) -> Iterator[Any]:
         for task in tasks:
@@ -190,7 +191,7 @@ def test_after_the_end_of_a_process_the_other_tasks_are_done_one_by_one(
                 raise BrokenProcessPool
             yield function(number)
 
-    monkeypatch.setattr(processes, "_parallel", parallel)
+    monkeypatch.setattr(workers, "_parallel", parallel)
     results = list(in_processes(square, [(n,) for n in range(6)], "squaring", 2, False))
     assert results == [0, 1, 4, "squaring ended its process", 16, 25]
 
@@ -201,7 +202,7 @@ def square(number: int) -> int:
 
 @pytest.mark.slow
 def test_a_task_that_ends_its_process_is_the_only_one_without_a_result() -> None:
-    # Defined here, so that the processes get it by value.
+    # Defined here, so that the workers get it by value.
     def deadly_square(number: int) -> int:
         if number == 3:
             os._exit(1)

@@ -16,12 +16,12 @@ from pymatgen.core import Lattice, Structure
 from pymatgen.io.cif import CifWriter
 
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.evaluation.cif import parse_cif
-from crystal_diffusion_jax.evaluation.inputs import read_structures
 from crystal_diffusion_jax.evaluation.validity import structural_defect
+from crystal_diffusion_jax.request import SampleSettings
 from crystal_diffusion_jax.sampling.record import SampleFolder
-from crystal_diffusion_jax.sampling.settings import SampleSettings
-from crystal_diffusion_jax.structures import to_cif
+from crystal_diffusion_jax.structures.cif_reader import parse_cif
+from crystal_diffusion_jax.structures.cif_writer import to_cif
+from crystal_diffusion_jax.structures.reading import read_structures
 
 SETTINGS = SampleSettings(
     model="m",
@@ -31,7 +31,7 @@ SETTINGS = SampleSettings(
     seed=0,
     guidance=0.0,
     num_steps=10,
-    gamma=1e-6,
+    corrector_step_size=1e-6,
     elements=None,
     num_atoms=None,
     symprec=0.0,
@@ -272,7 +272,9 @@ def test_a_cif_with_a_space_group_holds_the_whole_orbit(tmp_path: Path) -> None:
 
 
 def test_images_of_a_special_position_with_four_digits_are_one_atom() -> None:
-    hexagonal = OVERLAP.format(first="Mg", second="Mg", z=0.6).replace("gamma 90", "gamma 120")
+    hexagonal = OVERLAP.format(first="Mg", second="Mg", z=0.6).replace(
+        "corrector_step_size 90", "corrector_step_size 120"
+    )
     head, atoms = hexagonal.split("loop_")
     head += "_symmetry_space_group_name_H-M 'P 63/m m c'\n"
     columns = atoms[: atoms.index("A1")]

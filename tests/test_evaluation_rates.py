@@ -8,10 +8,10 @@ from pymatgen.core import Composition, Element, Lattice, Structure
 from smact.screening import smact_validity
 
 from crystal_diffusion_jax.evaluation import intervals
-from crystal_diffusion_jax.evaluation.compositions import reduced_composition
 from crystal_diffusion_jax.evaluation.intervals import Rate, bootstrap, rate
 from crystal_diffusion_jax.evaluation.success_rate import success_rates
 from crystal_diffusion_jax.evaluation.validity import composition_defect, structural_defect
+from crystal_diffusion_jax.structures.compositions import reduced_composition
 
 THRESHOLDS = (0.4, 0.6, 0.7)
 Z_95 = 1.959963984540054  # 97.5th percentile of the standard normal

@@ -14,10 +14,10 @@ from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
 from crystal_diffusion_jax.evaluation.coverage import Fingerprint
 from crystal_diffusion_jax.evaluation.failures import Failure
-from crystal_diffusion_jax.evaluation.inputs import Inputs
 from crystal_diffusion_jax.evaluation.intervals import Rate
 from crystal_diffusion_jax.evaluation.report import Report, evaluate
 from crystal_diffusion_jax.evaluation.summary import to_json, to_table
+from crystal_diffusion_jax.structures.reading import Inputs
 
 SPEC = KNOWN_DATASETS["perov5"]
 SITES = 0.5 * np.array([[0, 0, 0], [1, 1, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1]])

@@ -17,11 +17,11 @@ import jax
 import numpy as np
 import pytest
 
-from crystal_diffusion_jax import model_folder
-from crystal_diffusion_jax.lock import exclusive
+from crystal_diffusion_jax import trained_model
+from crystal_diffusion_jax.cli import program, sample
+from crystal_diffusion_jax.runtime.lock import exclusive
 from crystal_diffusion_jax.sampling.journal import Journal
 from crystal_diffusion_jax.sampling.record import SampleFolder
-from experiments import cli, sample
 from tests import make_tiny_model
 
 ROOT = Path(__file__).parent.parent
@@ -30,7 +30,8 @@ ROOT = Path(__file__).parent.parent
 # as children of its own: a tenth of the time.
 STARTER = """
 import json, os, signal, sys
-from experiments import cli, sample
+from crystal_diffusion_jax.cli import program as cli
+from crystal_diffusion_jax.cli import sample
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 for line in sys.stdin:
@@ -42,7 +43,7 @@ for line in sys.stdin:
         os.dup2(said, 2)
         sys.stdout = os.fdopen(1, "w", buffering=1)
         sys.argv = ["sample.py", *flags]
-        cli.run(sample.main)
+        program.run(sample.main)
         sys.exit(0)
     print(child, flush=True)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
@@ -213,7 +214,7 @@ def test_a_command_told_to_stop_keeps_every_complete_batch_for_evaluation(
 
 def run_sample(monkeypatch, flags: list[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["sample.py", *flags])
-    cli.run(sample.main)
+    program.run(sample.main)
 
 
 @pytest.fixture
@@ -272,7 +273,7 @@ def test_a_model_whose_weights_are_nan_is_refused_before_its_folder_is_made(
         tmp_path / "broken",
         jax.tree.map(lambda leaf: leaf * np.nan, tiny_model.params),
     )
-    model_folder.save(dataclasses.replace(tiny_model, params=params), broken)
+    trained_model.save(dataclasses.replace(tiny_model, params=params), broken)
     with pytest.raises(SystemExit) as caught:
         run_sample(monkeypatch, request(broken, tmp_path / "out", 2))
     assert caught.value.code == 2

@@ -21,7 +21,7 @@ import pytest
 from crystal_diffusion_jax import config as config_module
 from crystal_diffusion_jax.data.batches import Batch, Batches
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.lock import exclusive
+from crystal_diffusion_jax.runtime.lock import exclusive
 from crystal_diffusion_jax.training import inputs
 from crystal_diffusion_jax.training.finite import require_finite_state
 from crystal_diffusion_jax.training.loop import train
@@ -393,7 +393,8 @@ def random_moments(workdir: Path, rng: random.Random, usual: float) -> Iterator[
 KILLING = """
 import os, signal
 from crystal_diffusion_jax.training.checkpoint import Checkpoints
-from experiments import cli, train
+from crystal_diffusion_jax.cli import program as cli
+from crystal_diffusion_jax.cli import train
 
 save = Checkpoints.save
 def killing(self, step, *rest):

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from pymatgen.core import Structure
 
-from crystal_diffusion_jax import api, model_folder
+from crystal_diffusion_jax import api, trained_model
+from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.evaluation import plots
-from crystal_diffusion_jax.evaluation.figure_requests import Training, figure_requests, summary
-from crystal_diffusion_jax.evaluation.measurement import Request, score
-from crystal_diffusion_jax.judge.predict import Predictions
-from crystal_diffusion_jax.sampling.settings import ANCESTRAL
-from experiments import cli, figures
+from crystal_diffusion_jax.oracle.predict import Predictions
+from crystal_diffusion_jax.request import ANCESTRAL
+from studies import figures, plots
+from studies.figure_requests import Training, figure_requests, summary
+from studies.measurement import Request, score
 from tests import tiny_run
 from tests.tiny_run import perovskite, sampled
 
@@ -159,7 +159,7 @@ def test_the_error_is_told_in_the_picture_with_what_it_would_be_without_listenin
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     monkeypatch.setattr(sys, "argv", ["figures.py", *arguments])
     monkeypatch.setattr(figures, "predict", tiny_run.judge)
-    cli.run(figures.main)
+    program.run(figures.main)
 
 
 def test_the_command_measures_draws_and_repeats_nothing(tmp_path, monkeypatch, capsys):
@@ -254,7 +254,7 @@ def test_a_foreign_file_in_the_folder_is_refused(tmp_path, monkeypatch, capsys):
     ],
 )
 def test_a_model_without_judge_or_condition_is_refused(section, field, value, message):
-    trained = model_folder.load("perov5_cds")
+    trained = trained_model.load("perov5_cds")
     part = dataclasses.replace(getattr(trained.config, section), **{field: value})
     config = dataclasses.replace(trained.config, **{section: part})
     with pytest.raises(UserError, match=message):

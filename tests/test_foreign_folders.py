@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from crystal_diffusion_jax.cli import report
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.lock import OWNER, exclusive
+from crystal_diffusion_jax.request import SampleSettings, recorded_settings
+from crystal_diffusion_jax.runtime.lock import OWNER, exclusive
 from crystal_diffusion_jax.sampling.record import SampleFolder
-from crystal_diffusion_jax.sampling.settings import SampleSettings, recorded_settings
-from experiments import report
 from tests.mutations import mutated_tree
 from tests.test_record import SETTINGS, add, finish
 
@@ -106,7 +106,7 @@ def test_settings_come_back_from_json():
         text = json.dumps(dataclasses.asdict(settings))
         assert recorded_settings(json.loads(text)) == settings
     early = dataclasses.asdict(SETTINGS)
-    for later in ("solver", "chemical_system", "relaxation_steps", "charge_balance"):
+    for later in ("solver", "chemical_system", "renoising_steps", "charge_balance"):
         del early[later]
     assert recorded_settings(early) == SETTINGS
 

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
 
+from crystal_diffusion_jax.config import NoiseConfig
 from crystal_diffusion_jax.crystals import wrap
 from crystal_diffusion_jax.diffusion import coordinates, lattice, species, wrapped_normal
-from crystal_diffusion_jax.diffusion.schedules import NoiseConfig, NoiseSchedule, noise_schedule
+from crystal_diffusion_jax.diffusion.schedules import NoiseSchedule, noise_schedule
 
 T = 1000
 B, N, K = 4, 3, 5  # one shape, so that each function is compiled once

@@ -20,25 +20,28 @@ from absl import flags as absl_flags
 
 from configs import quickstart
 from crystal_diffusion_jax import config as config_module
-from crystal_diffusion_jax import model_folder
+from crystal_diffusion_jax import trained_model
+from crystal_diffusion_jax.cli import sample, train
 from crystal_diffusion_jax.data.arrays import DatasetStatistics
-from crystal_diffusion_jax.data.read import canonical_cell, read
+from crystal_diffusion_jax.data.read import read
 from crystal_diffusion_jax.data.tables import Source
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.evaluation.inputs import Inputs, read_structures
+from crystal_diffusion_jax.request import draw_values
+from crystal_diffusion_jax.runtime.time_limit import processor_time_limit
 from crystal_diffusion_jax.sampling.request import (
     allowed_species,
     draw_num_atoms,
-    draw_values,
     outside_training_range,
     parse_target,
 )
-from crystal_diffusion_jax.structures import parse_elements, to_cif, to_extxyz
-from crystal_diffusion_jax.time_limit import processor_time_limit
-from experiments import sample, train
+from crystal_diffusion_jax.structures.canonical import canonical_cell
+from crystal_diffusion_jax.structures.cif_writer import to_cif
+from crystal_diffusion_jax.structures.compositions import parse_elements
+from crystal_diffusion_jax.structures.conversion import to_extxyz
+from crystal_diffusion_jax.structures.reading import Inputs, read_structures
 from tests.mutations import NUMBERS, PIECES, Rng, mutated, mutated_tree
 from tests.test_evaluation_inputs import crystal
-from tests.test_model_folder import STATISTICS, made_up_model
+from tests.test_trained_model import STATISTICS, made_up_model
 
 pytestmark = pytest.mark.parametrize(
     "num_cases", [150, pytest.param(10_000, marks=pytest.mark.faults)]
@@ -243,7 +246,7 @@ def test_a_damaged_samples_json_loses_no_crystal(num_cases: int, tmp_path: Path)
 
 def test_a_damaged_model_json_is_read_or_named(num_cases: int, tmp_path: Path) -> None:
     folder = tmp_path / "model"
-    model_folder.save(made_up_model(), folder)
+    trained_model.save(made_up_model(), folder)
     good = json.loads((folder / "model.json").read_text())
 
     def case(rng: Rng) -> None:
@@ -257,12 +260,12 @@ def test_a_damaged_model_json_is_read_or_named(num_cases: int, tmp_path: Path) -
                 content = json.dumps(good | {"statistics": statistics}, default=str).encode()
         (folder / "model.json").write_bytes(content)
         with naming(str(folder)):
-            model = model_folder.load(folder)
+            model = trained_model.load(folder)
         # What reading, printing and sampling do with it next.
         assert model.statistics.lattice_unit(np.array([1])) > 0
         assert len(draw_num_atoms(middle(model.statistics), 5, 0, None, model.statistics)) == 5
         assert allowed_species(None, model.statistics).all()
-        model_folder.model_card(model)
+        trained_model.model_card(model)
         config_module.to_dict(model.config)
 
     assert 0 < run(num_cases, case) < num_cases
@@ -312,7 +315,15 @@ def test_overrides_on_the_command_line_of_training_are_taken_or_named(
 
 
 def test_values_on_the_command_line_of_sampling_are_taken_or_named(num_cases: int) -> None:
-    known = ["--target", "--num", "--guidance", "--num_steps", "--gamma", "--seed", "--elements"]
+    known = [
+        "--target",
+        "--num",
+        "--guidance",
+        "--num_steps",
+        "--corrector_step_size",
+        "--seed",
+        "--elements",
+    ]
     known += ["--num_atoms", "--batch_size", "--symprec", "--solver", "--unknown"]
     words = ["min", "max", "none", "energy=min", "energy=1,gap=2", "gap=max,gap=1", "Ba,Ti,O"]
     words += ["Ba,,O", "o", "D", "second_order", *NUMBERS, *PIECES]

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from crystal_diffusion_jax.crystals import Crystals
-from crystal_diffusion_jax.model_folder import TrainedModel
+from crystal_diffusion_jax.request import SampleSettings
 from crystal_diffusion_jax.sampling.generate import _batches, generate
 from crystal_diffusion_jax.sampling.record import SampleFolder
-from crystal_diffusion_jax.sampling.settings import SampleSettings
+from crystal_diffusion_jax.trained_model import TrainedModel
 from tests.reverse_process import closed_form_model, quick_sampler
 
 
@@ -37,7 +37,7 @@ def settings(num: int, num_steps: int = 3, **changes) -> SampleSettings:
         "seed": 5,
         "guidance": 0.0,
         "num_steps": num_steps,
-        "gamma": 1e-6,
+        "corrector_step_size": 1e-6,
         "elements": None,
         "num_atoms": None,
         "symprec": 0.0,
@@ -115,10 +115,10 @@ def test_the_batch_size_does_not_change_the_crystals(model, tmp_path):
 # Of four times 49, 37, 24 and 12 of 50, where sigma is 0.005 * 100^((t - 1) / 49), only 24, of
 # 0.043, is between those of sigma 0.125 and 0.02: a relaxation has three calls more.
 @pytest.mark.parametrize(
-    ("gamma", "relaxation_steps", "calls"), [(1e-6, 0, 8), (0.0, 0, 4), (0.0, 3, 7)]
+    ("corrector_step_size", "renoising_steps", "calls"), [(1e-6, 0, 8), (0.0, 0, 4), (0.0, 3, 7)]
 )
 def test_counts_and_network_calls_are_reported(
-    model, tmp_path, monkeypatch, gamma, relaxation_steps, calls
+    model, tmp_path, monkeypatch, corrector_step_size, renoising_steps, calls
 ):
     def cubes(params, keys, mask, *_) -> Crystals:
         """In place of the sampler: cells of which every second one has no volume."""
@@ -128,7 +128,9 @@ def test_counts_and_network_calls_are_reported(
     monkeypatch.setattr(
         "crystal_diffusion_jax.sampling.generate.make_sampler", lambda *_, **__: cubes
     )
-    request = settings(5, num_steps=4, gamma=gamma, relaxation_steps=relaxation_steps)
+    request = settings(
+        5, num_steps=4, corrector_step_size=corrector_step_size, renoising_steps=renoising_steps
+    )
     record = run(model, tmp_path / "out", request, batch_size=2)
 
     counts = record["counts"]

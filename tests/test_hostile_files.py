@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crystal_diffusion_jax import model_folder
+from crystal_diffusion_jax import trained_model
 from crystal_diffusion_jax.data import cache
-from crystal_diffusion_jax.data.archives import read_arrays
 from crystal_diffusion_jax.data.shards.parts import read_parts
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.evaluation import sampled
-from crystal_diffusion_jax.evaluation.inputs import read_structures
-from tests.test_model_folder import made_up_model
+from crystal_diffusion_jax.runtime.archives import read_arrays
+from crystal_diffusion_jax.structures import samples_record
+from crystal_diffusion_jax.structures.reading import read_structures
+from tests.test_trained_model import made_up_model
 
 ROOT = Path(__file__).parents[1]
 # MB, of a read that is refused at once: twice what was measured with Python 3.11 and 3.13, and a
@@ -152,12 +152,12 @@ def test_pickles_in_npz_files_are_never_opened(
     folder = saved_model(tmp_path)
     with_weights(folder, objects(tmp_path / "w.npz", mark, "kernel"))
     with pytest.raises(UserError, match=r"weights\.npz does not hold weights .*type object"):
-        model_folder.load(folder)
+        trained_model.load(folder)
     assert not mark.exists()
 
 
 def saved_model(tmp_path: Path) -> Path:
-    model_folder.save(made_up_model(), tmp_path / "model")
+    trained_model.save(made_up_model(), tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -184,7 +184,7 @@ def test_made_up_weights_are_refused(tmp_path: Path, arrays: Any, reason: str) -
     np.savez(tmp_path / "w.npz", **arrays)
     with_weights(folder, tmp_path / "w.npz")
     with pytest.raises(UserError, match=rf"weights\.npz does not hold weights .*{reason}"):
-        model_folder.load(folder)
+        trained_model.load(folder)
 
 
 def test_an_array_that_an_archive_holds_twice_is_refused(tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_a_link_out_of_a_model_folder_is_refused(tmp_path: Path, file: str) -> N
     (folder / file).rename(tmp_path / "secret")
     (folder / file).symlink_to(tmp_path / "secret")
     with pytest.raises(UserError, match=rf"{file} is a link to a file outside .*cp -rL"):
-        model_folder.load(folder)
+        trained_model.load(folder)
 
 
 def test_links_to_and_within_a_model_folder_are_followed(tmp_path: Path) -> None:
@@ -251,7 +251,7 @@ def test_links_to_and_within_a_model_folder_are_followed(tmp_path: Path) -> None
     (folder / "weights.npz").rename(folder / "w")
     (folder / "weights.npz").symlink_to("w")
     (tmp_path / "link").symlink_to(folder)
-    assert model_folder.load(tmp_path / "link").weights_sha256
+    assert trained_model.load(tmp_path / "link").weights_sha256
 
 
 @pytest.mark.parametrize("name", ["set.csv", "set.cif", "set.extxyz", "samples.json"])
@@ -264,7 +264,7 @@ def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path, name: str) -> N
 def test_a_record_of_too_many_values_is_refused_before_they_are_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sampled, "MAX_RECORD_BYTES", 2**16)
+    monkeypatch.setattr(samples_record, "MAX_RECORD_BYTES", 2**16)
     (tmp_path / "samples.json").write_text(f"[{'[],' * 2**13}[]]")
     with pytest.raises(UserError, match=r"samples\.json is damaged.* too many values"):
         read_structures(tmp_path)
@@ -274,4 +274,4 @@ def test_a_path_too_long_for_any_file_is_refused() -> None:
     with pytest.raises(UserError, match="File name too long"):
         read_structures(Path("a" * 5000))
     with pytest.raises(UserError, match="is neither a folder with a trained model"):
-        model_folder.load("a" * 5000)
+        trained_model.load("a" * 5000)

@@ -74,7 +74,7 @@ def corrector(keys, crystals, prediction, t, schedule):
 
 @jax.jit
 def relaxation(keys, crystals, prediction, t, schedule):
-    return joint.relaxation_step(keys, crystals, prediction, t, 0.4, schedule)
+    return joint.renoising_step(keys, crystals, prediction, t, 0.4, schedule)
 
 
 def assert_same_atoms(found, expected, mask):

@@ -27,7 +27,7 @@ CRYSTALLOGRAPHY_PLACES = (
 ENTRY_POINT_PACKAGES = {"ml_collections", "absl"}
 JAX_PACKAGES = {"jax", "flax", "optax", "orbax"}
 # Reads published weights, which are pickles, with an unpickler that resolves listed names only.
-RESTRICTED_UNPICKLER = f"{LIBRARY}/judge/torch_zip.py"
+RESTRICTED_UNPICKLER = f"{LIBRARY}/published_weights.py"
 
 
 def files(*folders: str) -> list[Path]:

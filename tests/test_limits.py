@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from crystal_diffusion_jax.data.limits import TooLarge, read_json
+from crystal_diffusion_jax.runtime.files import TooLarge, read_json
 from tests.test_record import finish
 
 LIMIT = 2**20

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.lock import LOCK, OWNER, exclusive
+from crystal_diffusion_jax.runtime.lock import LOCK, OWNER, exclusive
 
 HOLDER = """
 import sys, time

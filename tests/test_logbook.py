@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from crystal_diffusion_jax.training.logbook import Logbook, duration, progress_line
+from crystal_diffusion_jax.runtime.progress import duration
+from crystal_diffusion_jax.training.logbook import Logbook, progress_line
 
 LOSSES = {
     "loss": 3.25,

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from crystal_diffusion_jax import model_folder
+from crystal_diffusion_jax import trained_model
 from crystal_diffusion_jax.data.batches import Batch, Batches, evaluation_batches
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.training import inputs, loop
@@ -82,7 +82,7 @@ def checkpoint_steps(workdir: Path) -> set[str]:
 def assert_same_results(workdir: Path, expected: Path) -> None:
     """Bit by bit the same metrics and weights."""
     assert metrics(workdir) == metrics(expected)
-    models = [model_folder.load(each) for each in (workdir, expected)]
+    models = [trained_model.load(each) for each in (workdir, expected)]
     jax.tree.map(np.testing.assert_array_equal, models[0].params, models[1].params)
     assert models[0].statistics == models[1].statistics
 
@@ -105,7 +105,7 @@ def test_a_run_leaves_checkpoints_tensorboard_and_a_model_that_can_be_loaded(fin
     workdir, _ = finished
     assert checkpoint_steps(workdir) == {"10", "20"}
     assert any("tfevents" in path.name for path in (workdir / "tensorboard").iterdir())
-    model = model_folder.load(workdir)
+    model = trained_model.load(workdir)
     assert model.config == CONFIG
     assert model.training["steps"] == 20
     *_, last = validations(workdir)

@@ -8,13 +8,13 @@ import pytest
 from jax import Array
 from scipy import stats
 
+from crystal_diffusion_jax.config import LossConfig
 from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.diffusion import joint
 from crystal_diffusion_jax.diffusion.coordinates import mean_free
 from crystal_diffusion_jax.diffusion.joint import Prediction
 from crystal_diffusion_jax.models.embeddings import Condition
 from crystal_diffusion_jax.training.loss import (
-    LossConfig,
     NoisyBatch,
     diffusion_loss,
     draw_times,

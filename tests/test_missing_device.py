@@ -10,8 +10,9 @@ from pathlib import Path
 import jax
 import pytest
 
-from crystal_diffusion_jax import compilation, devices
-from experiments import cli, commands
+from crystal_diffusion_jax.cli import program as cli
+from crystal_diffusion_jax.runtime import compilation, devices
+from studies import reference
 
 ROOT = Path(__file__).parent.parent
 UNKNOWN = "Unable to initialize backend 'nonsense': Backend 'nonsense' is not in the list of known"
@@ -20,7 +21,7 @@ ADVICE = " (set JAX_PLATFORMS='' to automatically choose an available backend)"
 
 @pytest.fixture(autouse=True)
 def _settings_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Keeps what `cli.run` sets for a whole process away from the tests in this one."""
+    """Keeps what `program.run` sets for a whole process away from the tests in this one."""
     monkeypatch.setattr(devices, "use_every_core", lambda: None)
     monkeypatch.setattr(compilation, "keep_compiled_programs", lambda: None)
     asked = jax.config.values["jax_platforms"]
@@ -48,7 +49,7 @@ def test_the_sampler_says_what_is_missing_and_leaves_nothing_behind(tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", commands.programs())
+@pytest.mark.parametrize("name", reference.programs())
 def test_every_program_runs_where_the_sentence_is_said(name: str) -> None:
     source = (ROOT / "experiments" / f"{name}.py").read_text()
     last = ast.unparse(ast.parse(source).body[-1])

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from crystal_diffusion_jax.data.load import DataConfig, load
+from crystal_diffusion_jax.config import DataConfig
+from crystal_diffusion_jax.data.load import load
 from crystal_diffusion_jax.errors import UserError, did_you_mean, nearest
 
 # program, flags, what the sentence has to hold; FOLDER is empty, FILE a text.

@@ -16,8 +16,8 @@ import pytest
 import crystal_diffusion_jax as cdj
 from crystal_diffusion_jax import api
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.judge import weights
-from crystal_diffusion_jax.sampled_crystals import SampledCrystals
+from crystal_diffusion_jax.oracle import weights
+from crystal_diffusion_jax.structures.sampled_crystals import SampledCrystals
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 # Fewer crystals and steps, so that it takes a minute; 16 crystals are asked for at another place.

@@ -9,8 +9,8 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from optax import contrib
 
+from crystal_diffusion_jax.config import TrainingConfig
 from crystal_diffusion_jax.training.optimizer import by_shape, make_optimizer
-from crystal_diffusion_jax.training.state import TrainingConfig
 
 CONFIG = TrainingConfig(
     optimizer="muon", num_steps=100, warmup_steps=0, learning_rate=1e-2, gradient_clip=1e9

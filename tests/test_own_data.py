@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from crystal_diffusion_jax import model_folder
+from crystal_diffusion_jax import trained_model
+from crystal_diffusion_jax.config import DataConfig
 from crystal_diffusion_jax.data.arrays import dataset_statistics
-from crystal_diffusion_jax.data.load import DataConfig, load
-from crystal_diffusion_jax.structures import to_cif
+from crystal_diffusion_jax.data.load import load
+from crystal_diffusion_jax.structures.cif_writer import to_cif
 from tests.tiny_run import perovskite
 
 NUM_CRYSTALS = 60
@@ -75,7 +76,7 @@ def model(tiny_model, tmp_path_factory) -> Path:
         tiny_model, params=tiny_model.params | {"property": half}, statistics=statistics
     )
     folder = tmp_path_factory.mktemp("model") / "model"
-    model_folder.save(both, folder)
+    trained_model.save(both, folder)
     return folder
 
 

@@ -16,20 +16,20 @@ import numpy as np
 import pytest
 from pymatgen.core import Element, Lattice, Structure
 
-from crystal_diffusion_jax import model_folder
+from crystal_diffusion_jax import trained_model
+from crystal_diffusion_jax.cli import report, sample
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.evaluation.inputs import Inputs
 from crystal_diffusion_jax.evaluation.intervals import Rate
-from crystal_diffusion_jax.evaluation.page import figures
-from crystal_diffusion_jax.evaluation.page.distribution import distribution, place
-from crystal_diffusion_jax.evaluation.page.document import Page, to_html
-from crystal_diffusion_jax.evaluation.page.entries import element_counts, entries
 from crystal_diffusion_jax.evaluation.partial import PartialReport
+from crystal_diffusion_jax.report import figures
+from crystal_diffusion_jax.report.distribution import distribution, place
+from crystal_diffusion_jax.report.document import Page, to_html
+from crystal_diffusion_jax.report.entries import element_counts, entries
+from crystal_diffusion_jax.request import SampleSettings
 from crystal_diffusion_jax.sampling.request import parse_target
-from crystal_diffusion_jax.sampling.settings import SampleSettings
-from experiments import report, sample
+from crystal_diffusion_jax.structures.reading import Inputs
 
 SITES = 0.5 * np.array([[0, 0, 0], [1, 1, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1]])
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -296,7 +296,7 @@ def no_judge(structures: Sequence[Structure], oracle: str) -> Judgement:
 
 SETTINGS = SampleSettings(
     model="perov5_cds", model_sha256="", conditions={"heat_ref": -0.3284636917}, num=4, seed=3,
-    guidance=1.0, num_steps=50, gamma=1e-6, elements=["Ba", "O"], num_atoms=5, symprec=0.1,
+    guidance=1.0, num_steps=50, corrector_step_size=1e-6, elements=["Ba", "O"], num_atoms=5, symprec=0.1,
     solver="second_order",
 )  # fmt: skip
 
@@ -382,7 +382,7 @@ def test_with_a_training_split_alone_novelty_is_known_and_the_judge_unchecked(mo
 
 def test_the_training_distribution_is_that_of_the_labels_or_else_the_one_of_the_model():
     spec = KNOWN_DATASETS["perov5"]
-    model = model_folder.load("perov5_cds")
+    model = trained_model.load("perov5_cds")
     stored = report.training_quantiles(spec, None, model)
     assert stored is not None
     assert stored[0] == model.statistics.property_min[0]
@@ -398,7 +398,7 @@ def test_the_training_distribution_is_that_of_the_labels_or_else_the_one_of_the_
 def test_the_command_of_a_record_is_told_in_full():
     assert report.sample_command(SETTINGS, Path("my samples")) == (
         "python -m experiments.sample --model=perov5_cds --target=heat_ref=-0.3284636917 --num=4 "
-        "--seed=3 --guidance=1.0 --num_steps=50 --gamma=1e-06 --solver=second_order --symprec=0.1 "
+        "--seed=3 --guidance=1.0 --num_steps=50 --corrector_step_size=1e-06 --solver=second_order --symprec=0.1 "
         "--elements=Ba,O --num_atoms=5 '--out=my samples'"
     )
     free = dataclasses.replace(SETTINGS, conditions={})
@@ -424,7 +424,7 @@ def test_the_command_of_a_record_asks_for_the_same_again(tmp_path):
     words = shlex.split(report.sample_command(read, tmp_path))[3:]
     flags = sample.parser().parse_args(words)
     statistics = dataclasses.replace(
-        model_folder.load("perov5_cds").statistics,
+        trained_model.load("perov5_cds").statistics,
         property_names=("gap", "heat_ref"), property_min=(0.0, 0.0), property_max=(1.0, 1.0),
     )  # fmt: skip
     assert parse_target(flags.target, statistics) == settings.target

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from crystal_diffusion_jax.evaluation.intervals import rate
-from crystal_diffusion_jax.evaluation.page.cards import headline
 from crystal_diffusion_jax.evaluation.partial import PartialReport
 from crystal_diffusion_jax.evaluation.success_rate import success_rates
+from crystal_diffusion_jax.report.cards import headline
 
 IN_RANGE = "valid, in the range asked for"
 # At both ends, inside but invalid, outside, without a prediction.

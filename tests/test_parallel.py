@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crystal_diffusion_jax import devices, parallel
+from crystal_diffusion_jax.runtime import devices, parallel
 
 CAPACITY = devices.cached_elements(devices.data_mesh())
 # Of sums whose terms, some of which cancel, are 260 in all, each after some ten roundings of angle,
@@ -72,7 +72,7 @@ def test_no_other_number_of_equal_chunks_fits_the_cache_better(rows, per_row, pe
 
 EIGHT_DEVICES = """
 import json, jax, numpy as np
-from crystal_diffusion_jax import devices, parallel
+from crystal_diffusion_jax.runtime import devices, parallel
 from tests.test_parallel import CAPACITY, ROWS, loss_and_gradient, squares
 mesh = devices.data_mesh()
 assert mesh.size == 8

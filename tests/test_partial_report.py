@@ -8,10 +8,10 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
-from crystal_diffusion_jax.evaluation.inputs import Inputs
 from crystal_diffusion_jax.evaluation.intervals import Rate
 from crystal_diffusion_jax.evaluation.partial import evaluate_partly
 from crystal_diffusion_jax.evaluation.report import evaluate
+from crystal_diffusion_jax.structures.reading import Inputs
 from tests.test_evaluation_report import INPUTS, SPEC, TEST, TRAIN, judge
 
 

@@ -10,8 +10,8 @@ from scipy import stats
 
 from crystal_diffusion_jax.data.profile import quantiles
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.evaluation.page import figures, pictures
-from crystal_diffusion_jax.evaluation.page.distribution import (
+from crystal_diffusion_jax.report import figures, pictures
+from crystal_diffusion_jax.report.distribution import (
     Distribution,
     common_compositions,
     distribution,

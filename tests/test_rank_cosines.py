@@ -11,9 +11,10 @@ import pytest
 import scipy.stats
 
 from crystal_diffusion_jax import denoising
+from crystal_diffusion_jax.config import DenoiserConfig
 from crystal_diffusion_jax.data.arrays import DatasetStatistics, dataset_statistics
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.models.denoiser import Denoiser, DenoiserConfig
+from crystal_diffusion_jax.models.denoiser import Denoiser
 from crystal_diffusion_jax.models.embeddings import Condition, PropertyEmbedding, rank_cosines
 from tests.smoke_run import drawn_params, splits
 from tests.test_denoiser import NUM_SPECIES, TIMES, base_condition, base_crystals
@@ -115,10 +116,10 @@ def test_the_denoiser_hands_the_rank_on(conditioning):
     config = DenoiserConfig(
         conditioning=conditioning,
         width=16,
-        pair_width=16,
+        pair_hidden_width=16,
         num_blocks=1,
         num_heads=2,
-        num_rank_cosines=3,
+        num_rank_features=3,
     )
     network = Denoiser(config, NUM_SPECIES, (UNIFORM,))
     apply: Any = jax.jit(network.apply)
@@ -136,7 +137,7 @@ def test_the_denoiser_hands_the_rank_on(conditioning):
 
 def test_the_network_of_a_data_set_has_its_quantiles_as_z_scores():
     statistics = dataset_statistics(splits()["train"], scale_by_num_atoms=False)
-    network = denoising.build(DenoiserConfig(num_rank_cosines=2), statistics)
+    network = denoising.build(DenoiserConfig(num_rank_features=2), statistics)
     values = splits()["train"].properties[:, 0]
     z = (values - values.mean()) / values.std()
     np.testing.assert_allclose(
@@ -152,10 +153,10 @@ def test_without_ranks_the_network_does_not_depend_on_the_quantiles():
 def test_statistics_without_quantiles_are_told_the_way_out():
     statistics = dataset_statistics(splits()["train"], scale_by_num_atoms=False)
     in_shards: DatasetStatistics = dataclasses.replace(statistics, property_quantiles=())
-    with pytest.raises(UserError, match=r"num_rank_cosines=2 needs the quantiles.*set it to 0"):
-        denoising.build(DenoiserConfig(num_rank_cosines=2), in_shards)
+    with pytest.raises(UserError, match=r"num_rank_features=2 needs the quantiles.*set it to 0"):
+        denoising.build(DenoiserConfig(num_rank_features=2), in_shards)
 
 
 def test_a_negative_number_of_cosines_is_refused():
-    with pytest.raises(ValueError, match="num_rank_cosines must be at least 0, not -1"):
-        DenoiserConfig(num_rank_cosines=-1)
+    with pytest.raises(ValueError, match="num_rank_features must be at least 0, not -1"):
+        DenoiserConfig(num_rank_features=-1)

@@ -10,8 +10,8 @@ import pytest
 from pymatgen.io.cif import CifParser
 
 from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.request import SampleSettings
 from crystal_diffusion_jax.sampling.record import SampleFolder
-from crystal_diffusion_jax.sampling.settings import SampleSettings
 
 SETTINGS = SampleSettings(
     model="runs/perov5/model",
@@ -21,7 +21,7 @@ SETTINGS = SampleSettings(
     seed=3,
     guidance=0.0,
     num_steps=1000,
-    gamma=1e-6,
+    corrector_step_size=1e-6,
     elements=None,
     num_atoms=None,
     symprec=0.1,

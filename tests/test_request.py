@@ -4,16 +4,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from crystal_diffusion_jax import model_folder
+from crystal_diffusion_jax import trained_model
+from crystal_diffusion_jax.config import DenoiserConfig
 from crystal_diffusion_jax.data import profile
 from crystal_diffusion_jax.data.arrays import DatasetStatistics
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.models.denoiser import Denoiser, DenoiserConfig
+from crystal_diffusion_jax.models.denoiser import Denoiser
+from crystal_diffusion_jax.request import draw_values
 from crystal_diffusion_jax.sampling.request import (
     allowed_species,
     condition_arrays,
     draw_num_atoms,
-    draw_values,
     outside_training_range,
     parse_target,
     refuse_non_finite_weights,
@@ -231,12 +232,12 @@ def test_numbers_of_atoms_can_be_fixed_within_the_training_range():
 
 
 def test_weights_of_another_network_are_named_with_both_shapes():
-    config = DenoiserConfig(width=8, num_blocks=1, num_heads=2, pair_width=8)
+    config = DenoiserConfig(width=8, num_blocks=1, num_heads=2, pair_hidden_width=8)
     denoiser = Denoiser(config, num_species=3)
-    weights = model_folder.load("perov5_cds").params
+    weights = trained_model.load("perov5_cds").params
     with pytest.raises(UserError, match=r"--model=mine .*kernel is \(64, 8\) there and \(8, 2\)"):
         refuse_other_network(weights, denoiser, 1, "mine")
-    shipped = model_folder.load("perov5_cds")
+    shipped = trained_model.load("perov5_cds")
     refuse_other_network(shipped.params, shipped.denoiser, 1, "perov5_cds")
     without = {name: part for name, part in shipped.params.items() if name != "block_1"}
     with pytest.raises(UserError, match=r"block_1/.* is missing there"):

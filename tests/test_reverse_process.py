@@ -18,7 +18,7 @@ from crystal_diffusion_jax.diffusion.schedules import (
     cosine_alpha_bar,
     sampling_times,
 )
-from crystal_diffusion_jax.sampling.settings import ANCESTRAL, SECOND_ORDER, Solver
+from crystal_diffusion_jax.request import ANCESTRAL, SECOND_ORDER, Solver
 from tests.reverse_process import reverse_process
 
 NUM_SPECIES = 4
@@ -101,7 +101,7 @@ def generate(
     solver: Solver,
     *,
     correct: bool,
-    relaxation_steps: int = 0,
+    renoising_steps: int = 0,
 ) -> Crystals:
     """The sampler's own reverse process."""
     keys = jax.random.split(jax.random.key(0), number)
@@ -120,7 +120,7 @@ def generate(
             schedule,
             solver,
             correct,
-            relaxation_steps,
+            renoising_steps,
         )
 
     return run()
@@ -134,7 +134,7 @@ def distance_to(mixture: Mixture, component: np.ndarray, crystals: Crystals) -> 
 
 
 @pytest.mark.parametrize(
-    ("num_steps", "solver", "correct", "relaxation_steps"),
+    ("num_steps", "solver", "correct", "renoising_steps"),
     [
         (100, ANCESTRAL, True, 0),
         (50, SECOND_ORDER, False, 2),
@@ -143,7 +143,7 @@ def distance_to(mixture: Mixture, component: np.ndarray, crystals: Crystals) -> 
     ],
 )
 def test_reverse_process_with_the_exact_denoiser_draws_a_mixture_with_its_weights(
-    schedule, num_steps, solver, correct, relaxation_steps
+    schedule, num_steps, solver, correct, renoising_steps
 ):
     number = 1000
     denoise = analytic_denoiser(TWO_CRYSTALS, schedule)
@@ -155,7 +155,7 @@ def test_reverse_process_with_the_exact_denoiser_draws_a_mixture_with_its_weight
         num_steps,
         solver,
         correct=correct,
-        relaxation_steps=relaxation_steps,
+        renoising_steps=renoising_steps,
     )
     offset = np.asarray(crystals.lattice)[:, None] - TWO_CRYSTALS.lattice
     component = np.argmin(np.sum(offset**2, axis=(2, 3)), axis=1)

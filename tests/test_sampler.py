@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 from jax import Array
 
-from crystal_diffusion_jax import devices
+from crystal_diffusion_jax.config import DenoiserConfig, NoiseConfig, SamplingConfig
 from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.diffusion.joint import Prediction
-from crystal_diffusion_jax.diffusion.schedules import NoiseConfig
-from crystal_diffusion_jax.models.denoiser import Denoiser, DenoiserConfig
+from crystal_diffusion_jax.models.denoiser import Denoiser
 from crystal_diffusion_jax.models.embeddings import Condition
+from crystal_diffusion_jax.request import SECOND_ORDER
+from crystal_diffusion_jax.runtime import devices
 from crystal_diffusion_jax.sampling.guidance import guided, spoil_undefined_species
-from crystal_diffusion_jax.sampling.sampler import Sampler, SamplingConfig, make_sampler
-from crystal_diffusion_jax.sampling.settings import SECOND_ORDER
+from crystal_diffusion_jax.sampling.sampler import Sampler, make_sampler
 from tests import smoke_run
 from tests.reverse_process import closed_form, parameters
 
@@ -58,7 +58,7 @@ def arguments(
     size: int = 3,
     value: float = -1.5,
     guidance: float = 0.0,
-    gamma: float = 1e-5,
+    corrector_step_size: float = 1e-5,
     allowed: tuple[bool, ...] = (True,) * NUM_SPECIES,
     **params: np.ndarray,
 ) -> tuple[Any, ...]:
@@ -69,7 +69,7 @@ def arguments(
         jnp.broadcast_to(jnp.arange(size) < 3, (count, size)),
         request(count, value),
         jnp.float32(guidance),
-        jnp.float32(gamma),
+        jnp.float32(corrector_step_size),
         jnp.asarray(allowed),
     )
 
@@ -126,15 +126,15 @@ def test_excluded_species_never_come_out_even_if_the_network_insists():
 
 
 def test_without_the_corrector_crystals_are_those_of_a_corrector_step_of_size_zero():
-    none = sampler()(*arguments(gamma=np.nan))
-    assert_same(none, sampler(use_corrector=True)(*arguments(gamma=0.0)))
+    none = sampler()(*arguments(corrector_step_size=np.nan))
+    assert_same(none, sampler(use_corrector=True)(*arguments(corrector_step_size=0.0)))
 
 
 @pytest.mark.parametrize(
     "options",
     [
         {"use_corrector": True},
-        pytest.param({"solver": SECOND_ORDER, "relaxation_steps": 1}, marks=pytest.mark.slow),
+        pytest.param({"solver": SECOND_ORDER, "renoising_steps": 1}, marks=pytest.mark.slow),
     ],
     ids=["corrector", "second order and relaxation"],
 )
@@ -215,13 +215,15 @@ def test_more_steps_than_trained_or_none_are_refused(num_steps):
 
 
 def test_a_negative_corrector_step_is_refused():
-    with pytest.raises(ValueError, match="gamma"):
-        SamplingConfig(gamma=-1e-6)
+    with pytest.raises(ValueError, match="corrector_step_size"):
+        SamplingConfig(corrector_step_size=-1e-6)
 
 
 @pytest.mark.slow
 def test_a_network_samples_cells_of_one_atom_like_any_other():
-    config = DenoiserConfig(conditioning="cds", width=16, num_blocks=1, num_heads=2, pair_width=16)
+    config = DenoiserConfig(
+        conditioning="cds", width=16, num_blocks=1, num_heads=2, pair_hidden_width=16
+    )
     network = Denoiser(config, NUM_SPECIES)
     draw = make_sampler(network, NOISE, 4, use_guidance=False, mesh=devices.data_mesh())
     crystals = draw(smoke_run.drawn_params(network), *arguments(size=1)[1:])

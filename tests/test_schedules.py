@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from crystal_diffusion_jax.config import NoiseConfig
 from crystal_diffusion_jax.diffusion import schedules
-from crystal_diffusion_jax.diffusion.schedules import NoiseConfig
 
 NUM_STEPS = 1000
 # Compiled, because op by op it would cost most of these tests' time.

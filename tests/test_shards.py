@@ -9,16 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crystal_diffusion_jax.config import ExperimentConfig
-from crystal_diffusion_jax.data.archives import read_arrays
+from crystal_diffusion_jax.config import DataConfig, ExperimentConfig
 from crystal_diffusion_jax.data.arrays import CrystalDataset, dataset_statistics
 from crystal_diffusion_jax.data.batches import Batch, PaddedCrystals
-from crystal_diffusion_jax.data.load import DataConfig
 from crystal_diffusion_jax.data.shards.batches import ShardedBatches
 from crystal_diffusion_jax.data.shards.dataset import INDEX, ShardedDataset
 from crystal_diffusion_jax.data.shards.splits import holds_shards, open_splits
 from crystal_diffusion_jax.data.shards.writer import write_shards
 from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.runtime.archives import read_arrays
 from crystal_diffusion_jax.training import loop
 from crystal_diffusion_jax.training.inputs import Inputs
 from crystal_diffusion_jax.training.loop import train

@@ -13,11 +13,11 @@ from pymatgen.core import Lattice, Structure
 from pymatgen.io.cif import CifParser
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
-from crystal_diffusion_jax.structures import (
+from crystal_diffusion_jax.structures.cif_writer import to_cif
+from crystal_diffusion_jax.structures.compositions import reduced_formula
+from crystal_diffusion_jax.structures.conversion import (
     cell_defect,
     minimum_distance,
-    reduced_formula,
-    to_cif,
     to_extxyz,
     to_structure,
 )

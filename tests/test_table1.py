@@ -11,19 +11,10 @@ from typing import Any
 
 import pytest
 
-from crystal_diffusion_jax import model_folder
+from crystal_diffusion_jax import trained_model
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.evaluation import table1_file
-from crystal_diffusion_jax.evaluation.table1 import (
-    PAGE,
-    PUBLISHED,
-    RATES,
-    Measured,
-    Row,
-    markdown,
-    spreads,
-)
-from experiments import table1
+from studies import table1, table1_file
+from studies.table1_rows import PAGE, PUBLISHED, RATES, Measured, Row, markdown, spreads
 
 
 def scores(rate: float | None, num: int = 1000) -> dict[str, Any]:
@@ -51,9 +42,9 @@ def measured(row: Row, rate: float | None, num: int = 1000) -> Measured:
         seeds=1,
         date="2026-11-23",
         made_with="2 cores",
-        weights_sha256=model_folder.load(row.model).weights_sha256,
+        weights_sha256=trained_model.load(row.model).weights_sha256,
         trained_on=100,
-        relaxation_steps=0,
+        renoising_steps=0,
         columns=spreads([scores(rate, num)]),
     )
 
@@ -62,7 +53,7 @@ def finished(folder: Path, rate: float, model: str = "perov5_cds") -> None:
     """What sampling and judging leave."""
     folder.mkdir(parents=True)
     (folder / "metrics.json").write_text(json.dumps(scores(rate)))
-    settings = {"model_sha256": model_folder.load(model).weights_sha256}
+    settings = {"model_sha256": trained_model.load(model).weights_sha256}
     (folder / "samples.json").write_text(json.dumps({"settings": settings}))
 
 
@@ -88,14 +79,14 @@ def test_the_page_has_every_published_row_and_every_column_of_ours():
 
 
 def test_rows_are_all_that_can_be_made_of_what_is_asked_for():
-    assert table1.rows("perov5_cds,mp20_cds_plus", "0,2", "5") == [
+    assert table1.rows("perov5_cds,mp20_cds", "0,2", "5") == [
         Row("perov5_cds", "perov5", 0.0, 5),
         Row("perov5_cds", "perov5", 2.0, 5),
-        Row("mp20_cds_plus", "mp20", 0.0, 5),
-        Row("mp20_cds_plus", "mp20", 2.0, 5),
+        Row("mp20_cds", "mp20", 0.0, 5),
+        Row("mp20_cds", "mp20", 2.0, 5),
     ]
     assert table1.rows("perov5_cds", None, None) == [Row("perov5_cds", "perov5", 0.0, None)]
-    assert {row.model for row in table1.rows(None, "1", None)} == set(model_folder.shipped_names())
+    assert {row.model for row in table1.rows(None, "1", None)} == set(trained_model.shipped_names())
 
 
 def test_the_page_has_shipped_models_only_and_asks_for_them_as_a_user_would(tmp_path, monkeypatch):
@@ -113,17 +104,17 @@ def test_the_page_has_shipped_models_only_and_asks_for_them_as_a_user_would(tmp_
     samplings = commands[::2]
     assert len(samplings) == len(PAGE)
     for row, flags in zip(PAGE, samplings, strict=True):
-        assert model_folder.load(row.model).config.data.name == row.dataset
+        assert trained_model.load(row.model).config.data.name == row.dataset
         assert f"--model={row.model}" in flags
         assert f"--guidance={row.guidance:g}" in flags
-        steps = [flag for flag in flags if flag.startswith("--relaxation_steps")]
-        wanted = row.relaxation_steps
-        assert steps == ([] if wanted is None else [f"--relaxation_steps={wanted}"])
+        steps = [flag for flag in flags if flag.startswith("--renoising_steps")]
+        wanted = row.renoising_steps
+        assert steps == ([] if wanted is None else [f"--renoising_steps={wanted}"])
         assert ("--charge_balance" in flags) == row.charge_balance
     page = (tmp_path / "page.md").read_text()
-    assert "| **perov5_cds_plus, guidance 0, --relaxation_steps=5**, single | 0.500 |" in page
-    assert "`carbon24_cdi_plus` and `carbon24_cds_ranks` relax with 5 steps where a row" in page
-    assert "| **mp20_cdi_ranks, guidance 0, --charge_balance**, single | 0.500 |" in page
+    assert "| **perov5_cds, guidance 0, --renoising_steps=5**, single | 0.500 |" in page
+    assert "`carbon24_cdi` and `carbon24_cds` relax with 5 steps where a row" in page
+    assert "| **mp20_cdi, guidance 0, --charge_balance**, single | 0.500 |" in page
     assert f"| 1 x 1,000, {datetime.date.today()} |" in page
 
 
@@ -180,13 +171,13 @@ def test_a_row_of_other_weights_is_measured_anew(tmp_path, monkeypatch):
     run(monkeypatch, "--models=perov5_cds", "--seeds=1", f"--out={out}", f"--work={tmp_path}/work")
     (row,) = table1_file.read(out.with_suffix(".json"))
     assert row.columns["valid"].mean == 0.5
-    assert row.weights_sha256 == model_folder.load("perov5_cds").weights_sha256
+    assert row.weights_sha256 == trained_model.load("perov5_cds").weights_sha256
 
 
 def test_a_page_needs_no_model_of_the_rows_it_has_already(tmp_path, monkeypatch):
     out = tmp_path / "table.md"
     gone = dataclasses.replace(
-        measured(PAGE[0], 0.125), row=Row("runs/gone", "perov5", 0.0), relaxation_steps=3
+        measured(PAGE[0], 0.125), row=Row("runs/gone", "perov5", 0.0), renoising_steps=3
     )
     out.with_suffix(".json").write_text(table1_file.to_text([gone, measured(PAGE[0], 0.5)]))
     run(monkeypatch, "--models=perov5_cds", "--seeds=1", f"--out={out}")
@@ -197,7 +188,7 @@ def test_rows_of_an_earlier_command_stay_on_the_page_and_are_not_measured_again(
     tmp_path, monkeypatch, capsys
 ):
     out = tmp_path / "table.md"
-    former = [measured(Row("carbon24_cdi_plus", "carbon24", 0.0), 0.25), measured(PAGE[0], 0.125)]
+    former = [measured(Row("carbon24_cdi", "carbon24", 0.0), 0.25), measured(PAGE[0], 0.125)]
     out.with_suffix(".json").write_text(table1_file.to_text(former))
 
     finished(tmp_path / "work" / "perov5_cds_guidance2_seed0", 0.5)
@@ -209,7 +200,7 @@ def test_rows_of_an_earlier_command_stay_on_the_page_and_are_not_measured_again(
     assert titles == [
         ("perov5_cds, guidance 0", "0.125"),
         ("perov5_cds, guidance 2", "0.500"),
-        ("carbon24_cdi_plus, guidance 0", "0.250"),
+        ("carbon24_cdi, guidance 0", "0.250"),
     ]
 
 

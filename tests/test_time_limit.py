@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from crystal_diffusion_jax.time_limit import Interrupt, processor_time_limit
+from crystal_diffusion_jax.runtime.time_limit import Interrupt, processor_time_limit
 
 
 def assert_no_trace(handler: object) -> None:

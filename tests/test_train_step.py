@@ -15,10 +15,11 @@ import optax
 import pytest
 
 from crystal_diffusion_jax import denoising
-from crystal_diffusion_jax.devices import replicated
+from crystal_diffusion_jax.config import TrainingConfig
+from crystal_diffusion_jax.runtime.devices import replicated
 from crystal_diffusion_jax.training.loss import drop_conditions
 from crystal_diffusion_jax.training.optimizer import make_optimizer
-from crystal_diffusion_jax.training.state import TrainingConfig, TrainState
+from crystal_diffusion_jax.training.state import TrainState
 from crystal_diffusion_jax.training.step import Arrays, TrainSteps
 from tests.smoke_run import (
     CONFIG,

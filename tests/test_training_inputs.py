@@ -3,17 +3,16 @@ import dataclasses
 import numpy as np
 import pytest
 
-from crystal_diffusion_jax import devices
-from crystal_diffusion_jax.config import ExperimentConfig
+from crystal_diffusion_jax.config import ExperimentConfig, TrainingConfig
 from crystal_diffusion_jax.data.shards.writer import write_shards
 from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.runtime import devices
 from crystal_diffusion_jax.training.inputs import prepare_inputs
-from crystal_diffusion_jax.training.state import TrainingConfig
 from tests.smoke_run import CONFIG, splits
 
 
 def repeating(times: int) -> ExperimentConfig:
-    training = dataclasses.replace(CONFIG.training, extremes_repeated=times)
+    training = dataclasses.replace(CONFIG.training, tail_oversampling=times)
     return dataclasses.replace(CONFIG, training=training)
 
 
@@ -48,10 +47,10 @@ def test_extremes_of_data_in_shards_are_not_repeated(tmp_path):
     shards = {
         name: write_shards([split], tmp_path / name, 1, 1) for name, split in splits().items()
     }
-    with pytest.raises(UserError, match=r"extremes_repeated=3 needs .* not in shards; set it to 1"):
+    with pytest.raises(UserError, match=r"tail_oversampling=3 needs .* not in shards; set it to 1"):
         prepare_inputs(repeating(3), shards, devices.data_mesh())
 
 
 def test_extremes_that_never_come_are_refused():
-    with pytest.raises(ValueError, match="extremes_repeated must be at least 1, not 0"):
-        TrainingConfig(extremes_repeated=0)
+    with pytest.raises(ValueError, match="tail_oversampling must be at least 1, not 0"):
+        TrainingConfig(tail_oversampling=0)

@@ -17,11 +17,11 @@ from jax import Array
 from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.diffusion import second_order
 from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.request import ANCESTRAL, SECOND_ORDER
 from crystal_diffusion_jax.sampling import trajectory, trajectory_files
 from crystal_diffusion_jax.sampling.chain import State, last_state
 from crystal_diffusion_jax.sampling.generate import generate
 from crystal_diffusion_jax.sampling.record import SampleFolder
-from crystal_diffusion_jax.sampling.settings import ANCESTRAL, SECOND_ORDER
 from tests.test_generate import model, quick, settings
 
 __all__ = ["model", "quick"]  # fixtures

@@ -11,11 +11,11 @@ from jax.flatten_util import ravel_pytree
 from pymatgen.core import Element, Lattice, Structure
 
 from crystal_diffusion_jax import config as config_module
-from crystal_diffusion_jax import model_folder
-from crystal_diffusion_jax.judge.predict import Predictions
-from crystal_diffusion_jax.model_folder import TrainedModel
-from crystal_diffusion_jax.sampled_crystals import SampledCrystals
-from crystal_diffusion_jax.sampling.settings import SampleSettings
+from crystal_diffusion_jax import trained_model
+from crystal_diffusion_jax.oracle.predict import Predictions
+from crystal_diffusion_jax.request import SampleSettings
+from crystal_diffusion_jax.structures.sampled_crystals import SampledCrystals
+from crystal_diffusion_jax.trained_model import TrainedModel
 from crystal_diffusion_jax.training.checkpoint import Checkpoints
 from crystal_diffusion_jax.training.optimizer import make_optimizer
 from crystal_diffusion_jax.training.state import initial_state
@@ -31,7 +31,7 @@ def scaled(params: np.ndarray, step: int) -> np.ndarray:
 
 def judged_model() -> TrainedModel:
     """The tiny model, as if of data that have a judge."""
-    model = model_folder.load(make_tiny_model.FOLDER)
+    model = trained_model.load(make_tiny_model.FOLDER)
     data = dataclasses.replace(model.config.data, name="perov5", properties=("heat_ref",))
     statistics = dataclasses.replace(model.statistics, property_names=("heat_ref",))
     config = dataclasses.replace(model.config, data=data)
@@ -55,7 +55,7 @@ def write(workdir: Path) -> np.ndarray:
             rows.append({"kind": "validation", "step": step, "loss": 3.0 - step / 20})
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (workdir / "config.json").write_text(json.dumps(config_module.to_dict(model.config)))
-    model_folder.save(dataclasses.replace(model, params=unflatten(ema)), workdir / "model")
+    trained_model.save(dataclasses.replace(model, params=unflatten(ema)), workdir / "model")
     return np.asarray(params)
 
 

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 
 from crystal_diffusion_jax.data import profile
-from crystal_diffusion_jax.data.limits import MAX_ATOMS, MAX_PROPERTY
+from crystal_diffusion_jax.structures.limits import MAX_ATOMS, MAX_PROPERTY
 
 
 @dataclasses.dataclass(frozen=True)

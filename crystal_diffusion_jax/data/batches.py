@@ -101,7 +101,7 @@ class Batches:
         return np.random.default_rng((self._seed, 1, bucket, turn)).permutation(count)
 
 
-def extremes_repeated(properties: np.ndarray, times: int) -> np.ndarray:
+def tail_oversampling(properties: np.ndarray, times: int) -> np.ndarray:
     """[M] int: `times` for crystals with a property in the lowest or highest 5 %, 1 for the others.
 
     Args:

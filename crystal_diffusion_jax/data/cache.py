@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from crystal_diffusion_jax.data.archives import read_arrays
 from crystal_diffusion_jax.data.arrays import CrystalDataset
-from crystal_diffusion_jax.data.locate import cache_folder
 from crystal_diffusion_jax.data.prepared import BadRow, Prepared
 from crystal_diffusion_jax.data.tables import Source
-from crystal_diffusion_jax.files import file_sha256
+from crystal_diffusion_jax.runtime.archives import read_arrays
+from crystal_diffusion_jax.runtime.files import file_sha256
+from crystal_diffusion_jax.runtime.user_cache import cache_folder
 
 _LOGGER = logging.getLogger("crystal_diffusion_jax")
 

@@ -11,9 +11,8 @@ from typing import IO, Any
 from tqdm import tqdm
 
 from crystal_diffusion_jax.data.datasets import SPLITS, DatasetSpec
-from crystal_diffusion_jax.data.limits import megabytes
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.files import file_sha256
+from crystal_diffusion_jax.runtime.files import file_sha256, megabytes
 
 _BLOCK = 1 << 16
 _AS_IT_IS = "name another folder by --root, whose files are taken as they are"

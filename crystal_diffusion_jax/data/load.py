@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from crystal_diffusion_jax.config import DataConfig
 from crystal_diffusion_jax.data import cache, locate
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
@@ -16,30 +17,6 @@ from crystal_diffusion_jax.errors import UserError, did_you_mean
 # Made by the library's own code instead of read from files.
 BUILT_IN = "abx3"
 _BUILT_IN_HELD_OUT = 0.1  # fraction of the built-in data in each of val and test
-
-
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-    """Which data to use.
-
-    Attributes:
-      name: "perov5", "carbon24", "mp20", "abx3" (built-in), or "" for the user's own data.
-      root: where the data are. Known data sets: their folder, "" to search `find_known`'s places.
-        Own data: see `own_sources`.
-      properties: columns to condition on; () for a known data set's own property.
-      max_num_atoms: a crystal with more atoms is a bad row; 0: no limit.
-      skip_bad_rows: go on without rows that cannot be used instead of refusing the data.
-      val_fraction: part of one unsplit table that becomes "val".
-      seed: of the random split of one unsplit table, and of the built-in data.
-    """
-
-    name: str = ""
-    root: str = ""
-    properties: tuple[str, ...] = ()
-    max_num_atoms: int = 0
-    skip_bad_rows: bool = False
-    val_fraction: float = 0.1
-    seed: int = 0
 
 
 def load(config: DataConfig, progress: bool = True) -> dict[str, CrystalDataset]:

@@ -6,17 +6,10 @@ from pathlib import Path
 from crystal_diffusion_jax.data.datasets import SPLITS
 from crystal_diffusion_jax.data.tables import Source
 from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.runtime.user_cache import cache_folder
 
 # Key of a table that is not split yet, beside "train", "val" and "test".
 UNSPLIT = "unsplit"
-
-
-def cache_folder() -> Path:
-    """`$CRYSTAL_DIFFUSION_CACHE`, or else crystal-diffusion-jax in the user's cache folder."""
-    if own := os.environ.get("CRYSTAL_DIFFUSION_CACHE"):
-        return Path(own).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "crystal-diffusion-jax"
 
 
 def download_folder(name: str) -> Path:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from crystal_diffusion_jax.data.limits import MAX_PROPERTY
+from crystal_diffusion_jax.structures.limits import MAX_PROPERTY
 
 # The quantiles of a property are stored in steps of one percent.
 _PERCENT = np.linspace(0.0, 1.0, 101)

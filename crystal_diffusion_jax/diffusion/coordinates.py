@@ -58,24 +58,28 @@ def mean_free(per_atom: Array, mask: Array) -> Array:
 
 
 def corrector_move(
-    noise: Array, prediction: Array, t: Array, gamma: float | Array, schedule: NoiseSchedule
+    noise: Array,
+    prediction: Array,
+    t: Array,
+    corrector_step_size: float | Array,
+    schedule: NoiseSchedule,
 ) -> Array:
-    """Displacement of a step of Langevin dynamics at fixed t, of size gamma (sigma_t / sigma_1)^2.
+    """Displacement of a step of Langevin dynamics at fixed t, of size corrector_step_size (sigma_t / sigma_1)^2.
 
     Args:
       noise: [B, N, 3] standard normal.
       prediction: [B, N, 3] scaled score.
       t: [B] int; the step is noiseless at t = 1.
-      gamma: step size at t = 1, in squared fractional units.
+      corrector_step_size: step size at t = 1, in squared fractional units.
       schedule: the tables.
     """
-    step = gamma * jnp.square(per_crystal(schedule.sigma, t, 3) / schedule.sigma[1])
+    step = corrector_step_size * jnp.square(per_crystal(schedule.sigma, t, 3) / schedule.sigma[1])
     score = prediction / per_crystal(schedule.score_scale, t, 3)
     last = (t == 1).reshape((*t.shape, 1, 1))
     return step * score + jnp.where(last, 0.0, jnp.sqrt(2.0 * step)) * noise
 
 
-def relaxation_move(
+def renoising_move(
     noise: Array, prediction: Array, t: Array, share: float, schedule: NoiseSchedule
 ) -> Array:
     """Displacement that replaces a share of the noise: towards the expected F_0, and noise anew.

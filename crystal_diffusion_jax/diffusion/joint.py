@@ -101,7 +101,7 @@ def corrector_step(
     crystals: Crystals,
     prediction: Prediction,
     t: Array,
-    gamma: float | Array,
+    corrector_step_size: float | Array,
     schedule: NoiseSchedule,
 ) -> Crystals:
     """Langevin step of the coordinates at fixed t; lattice and species stay.
@@ -113,15 +113,17 @@ def corrector_step(
       crystals: batch at time t.
       prediction: the denoiser's output for it.
       t: [B] int.
-      gamma: step size at t = 1.
+      corrector_step_size: step size at t = 1.
       schedule: the tables.
     """
     normal = _normal(keys, crystals.frac_coords)
-    move = coordinates.corrector_move(normal, prediction.scaled_score, t, gamma, schedule)
+    move = coordinates.corrector_move(
+        normal, prediction.scaled_score, t, corrector_step_size, schedule
+    )
     return dataclasses.replace(crystals, frac_coords=crystals.frac_coords + move)
 
 
-def relaxation_step(
+def renoising_step(
     keys: Array,
     crystals: Crystals,
     prediction: Prediction,
@@ -140,7 +142,7 @@ def relaxation_step(
       schedule: the tables.
     """
     normal = _normal(keys, crystals.frac_coords)
-    move = coordinates.relaxation_move(normal, prediction.scaled_score, t, share, schedule)
+    move = coordinates.renoising_move(normal, prediction.scaled_score, t, share, schedule)
     return dataclasses.replace(crystals, frac_coords=crystals.frac_coords + move)
 
 

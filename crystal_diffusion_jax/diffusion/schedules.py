@@ -1,47 +1,12 @@
 """Noise schedules as tables over t = 0..T; index 0 means clean."""
 
-import dataclasses
-
 import flax.struct
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from crystal_diffusion_jax.config import NoiseConfig
 from crystal_diffusion_jax.diffusion import wrapped_normal
-
-
-@dataclasses.dataclass(frozen=True)
-class NoiseConfig:
-    """The forward process.
-
-    Attributes:
-      num_steps: T.
-      cosine_offset: s of the cosine schedule (Nichol and Dhariwal, arXiv:2102.09672).
-      frac_sigma_min: standard deviation of fractional coordinates at t = 1.
-      frac_sigma_max: the same at t = T.
-    """
-
-    num_steps: int = 1000
-    cosine_offset: float = 0.008
-    frac_sigma_min: float = 0.005
-    frac_sigma_max: float = 0.5
-
-    def __post_init__(self) -> None:
-        """Rejects values that give no schedule."""
-        # Beyond the limit the smallest steps round to nothing in float32.
-        if not 1 <= self.num_steps <= 100_000:
-            raise ValueError(
-                f"num_steps must be at least 1 and at most 100000, not {self.num_steps}"
-            )
-        if not 0 <= self.cosine_offset < 1:
-            raise ValueError(f"cosine_offset must be in [0, 1), not {self.cosine_offset}")
-        # Beyond 0.7 the wrapped normal is flat to four digits, and its score, brought to unit
-        # size, is rounding noise in float32.
-        if not 0 < self.frac_sigma_min < self.frac_sigma_max <= 0.7:
-            raise ValueError(
-                "0 < frac_sigma_min < frac_sigma_max <= 0.7 must hold, not "
-                f"{self.frac_sigma_min} and {self.frac_sigma_max}"
-            )
 
 
 @flax.struct.dataclass

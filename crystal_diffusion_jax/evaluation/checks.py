@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from pymatgen.core import Structure
 
-from crystal_diffusion_jax.evaluation.compositions import reduced_composition
-from crystal_diffusion_jax.evaluation.inputs import Inputs
 from crystal_diffusion_jax.evaluation.intervals import Rate, rate
 from crystal_diffusion_jax.evaluation.validity import composition_defect, structural_defect
+from crystal_diffusion_jax.structures.compositions import reduced_composition
+from crystal_diffusion_jax.structures.reading import Inputs
 
 
 @dataclasses.dataclass(frozen=True)

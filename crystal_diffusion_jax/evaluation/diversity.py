@@ -7,10 +7,10 @@ import numpy as np
 from pymatgen.core import Structure
 
 from crystal_diffusion_jax.data.arrays import CrystalDataset
-from crystal_diffusion_jax.evaluation.compositions import Composition, reduced_composition
 from crystal_diffusion_jax.evaluation.intervals import Rate, rate
 from crystal_diffusion_jax.evaluation.matching import match
-from crystal_diffusion_jax.structures import restore_structure
+from crystal_diffusion_jax.structures.compositions import ReducedComposition, reduced_composition
+from crystal_diffusion_jax.structures.conversion import restore_structure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Diversity:
     group: np.ndarray
     novel: np.ndarray
     novel_composition: np.ndarray
-    compositions: frozenset[Composition]
+    compositions: frozenset[ReducedComposition]
     failures: dict[int, str]
 
     @property
@@ -93,9 +93,9 @@ def diversity(
     return Diversity(group, novel, novel_composition, frozenset(compositions), failures)
 
 
-def _rows_by_composition(dataset: CrystalDataset) -> dict[Composition, list[int]]:
+def _rows_by_composition(dataset: CrystalDataset) -> dict[ReducedComposition, list[int]]:
     offsets = dataset.offsets
-    rows: dict[Composition, list[int]] = {}
+    rows: dict[ReducedComposition, list[int]] = {}
     for row in range(len(dataset)):
         numbers = dataset.atomic_numbers[offsets[row] : offsets[row + 1]]
         rows.setdefault(reduced_composition(numbers), []).append(row)

@@ -14,13 +14,12 @@ import numpy as np
 from pymatgen.core import Structure
 
 from crystal_diffusion_jax.data.download import open_url
-from crystal_diffusion_jax.data.limits import read_text
-from crystal_diffusion_jax.data.locate import cache_folder
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation.coverage import Fingerprint
-from crystal_diffusion_jax.evaluation.processes import in_processes
-from crystal_diffusion_jax.files import replace_text
-from crystal_diffusion_jax.time_limit import Interrupt, processor_time_limit
+from crystal_diffusion_jax.runtime.files import read_text, replace_text
+from crystal_diffusion_jax.runtime.time_limit import Interrupt, processor_time_limit
+from crystal_diffusion_jax.runtime.user_cache import cache_folder
+from crystal_diffusion_jax.runtime.workers import in_processes
 
 # Means and standard deviations that CDVAE standardises the 132 Magpie numbers with. They belong to
 # the definition of the metric. A full commit, so that what is behind the address never changes.

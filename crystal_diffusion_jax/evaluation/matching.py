@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 
-from crystal_diffusion_jax.evaluation.compositions import Composition, reduced_composition
-from crystal_diffusion_jax.evaluation.processes import in_processes
-from crystal_diffusion_jax.time_limit import Interrupt, processor_time_limit
+from crystal_diffusion_jax.runtime.time_limit import Interrupt, processor_time_limit
+from crystal_diffusion_jax.runtime.workers import in_processes
+from crystal_diffusion_jax.structures.compositions import ReducedComposition, reduced_composition
 
 # The tolerances with which CDVAE judges its reconstructions (arXiv:2110.06197): lengths relative,
 # sites in units of the cube root of the volume per atom, angles in degrees. They are wider than
@@ -125,7 +125,7 @@ def _by_key(items: Iterable[Any], keys: Iterable[Any]) -> dict[Any, list[Any]]:
     return dict(groups)
 
 
-def _bucket(reduced: Structure) -> tuple[Composition, int]:
+def _bucket(reduced: Structure) -> tuple[ReducedComposition, int]:
     """What two crystals must have in common to be compared."""
     return reduced_composition(reduced.atomic_numbers), len(reduced)
 

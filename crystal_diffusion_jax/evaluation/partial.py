@@ -9,10 +9,10 @@ from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.datasets import DatasetSpec
 from crystal_diffusion_jax.evaluation.checks import check
 from crystal_diffusion_jax.evaluation.diversity import diversity
-from crystal_diffusion_jax.evaluation.inputs import Inputs
 from crystal_diffusion_jax.evaluation.intervals import Rate
 from crystal_diffusion_jax.evaluation.report import Predict
 from crystal_diffusion_jax.evaluation.success_rate import success_rates
+from crystal_diffusion_jax.structures.reading import Inputs
 
 
 @dataclasses.dataclass(frozen=True)

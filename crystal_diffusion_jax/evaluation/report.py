@@ -14,9 +14,9 @@ from crystal_diffusion_jax.evaluation.coverage import CUTOFFS, Coverage, Fingerp
 from crystal_diffusion_jax.evaluation.distributions import distances, draw_valid, finite
 from crystal_diffusion_jax.evaluation.diversity import dataset_structures, diversity
 from crystal_diffusion_jax.evaluation.failures import Failure, list_failures
-from crystal_diffusion_jax.evaluation.inputs import Inputs
 from crystal_diffusion_jax.evaluation.intervals import Estimate, Rate, bootstrap, rate
 from crystal_diffusion_jax.evaluation.success_rate import success_rates
+from crystal_diffusion_jax.structures.reading import Inputs
 
 # A prediction further below the training labels than so many of the judge's errors is its mistake.
 PLAUSIBLE_ERRORS = 3.0

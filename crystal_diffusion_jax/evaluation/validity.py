@@ -13,9 +13,9 @@ import numpy as np
 import smact
 from pymatgen.core import Element, Structure
 
-from crystal_diffusion_jax.data.limits import MIN_VOLUME
-from crystal_diffusion_jax.evaluation.compositions import Composition
-from crystal_diffusion_jax.structures import minimum_distance
+from crystal_diffusion_jax.structures.compositions import ReducedComposition
+from crystal_diffusion_jax.structures.conversion import minimum_distance
+from crystal_diffusion_jax.structures.limits import MIN_VOLUME
 
 # Angstrom. Distances of an atom to its own images do not count, as in CDVAE.
 MIN_DISTANCE = 0.5
@@ -38,7 +38,7 @@ def structural_defect(structure: Structure) -> str | None:
 
 
 @functools.cache
-def composition_defect(composition: Composition) -> str | None:
+def composition_defect(composition: ReducedComposition) -> str | None:
     """Why the composition is invalid, or None.
 
     It is valid if it is one element, all metals, or can be made neutral by oxidation states of

@@ -28,13 +28,13 @@ class CrystalAttention(nn.Module):
     Attributes:
       width: D, a multiple of num_heads.
       num_heads: H.
-      pair_width: hidden width of the pair MLPs.
+      pair_hidden_width: hidden width of the pair MLPs.
       activation: key of `ACTIVATIONS`.
     """
 
     width: int
     num_heads: int
-    pair_width: int
+    pair_hidden_width: int
     activation: str
 
     @nn.compact
@@ -64,9 +64,9 @@ class CrystalAttention(nn.Module):
         query, key, value = (part.reshape(per_head) for part in jnp.split(qkv, 3, axis=-1))
 
         def hidden(name: str) -> Array:
-            """First layer of a pair MLP, [B, N, N, pair_width]."""
-            of_pair = nn.Dense(self.pair_width, use_bias=False, name=f"{name}_pair")(pairs)
-            of_crystal = nn.Dense(self.pair_width, name=f"{name}_gram")(gram)
+            """First layer of a pair MLP, [B, N, N, pair_hidden_width]."""
+            of_pair = nn.Dense(self.pair_hidden_width, use_bias=False, name=f"{name}_pair")(pairs)
+            of_crystal = nn.Dense(self.pair_hidden_width, name=f"{name}_gram")(gram)
             return ACTIVATIONS[self.activation](of_pair + of_crystal[:, None, None])
 
         # A bias of alpha would cancel in the softmax.
@@ -83,11 +83,11 @@ class CrystalAttention(nn.Module):
         beta_kernel = self.param(
             "beta_kernel",
             nn.initializers.lecun_normal(in_axis=1, out_axis=(0, 2)),
-            (self.num_heads, self.pair_width, per_head[-1]),
+            (self.num_heads, self.pair_hidden_width, per_head[-1]),
         )
         beta_bias = self.param("beta_bias", nn.initializers.zeros, per_head[-2:])
-        if num_atoms * self.pair_width < AVERAGE_HIDDEN_FROM:
-            kernel = jnp.swapaxes(beta_kernel, 0, 1).reshape(self.pair_width, self.width)
+        if num_atoms * self.pair_hidden_width < AVERAGE_HIDDEN_FROM:
+            kernel = jnp.swapaxes(beta_kernel, 0, 1).reshape(self.pair_hidden_width, self.width)
             beta = (hidden("beta") @ kernel).reshape(*pairs.shape[:3], *per_head[-2:])
             mean = jnp.sum(weights[..., None] * (value[:, None] + beta), axis=2)
         else:

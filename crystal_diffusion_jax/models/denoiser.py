@@ -1,16 +1,14 @@
 """The Transformer denoiser, paper eqs. (9)-(19)."""
 
-import dataclasses
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from crystal_diffusion_jax.config import DenoiserConfig
 from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.models.attention import CrystalAttention
 from crystal_diffusion_jax.models.embeddings import (
-    ACTIVATIONS,
     MLP,
     Condition,
     PropertyEmbedding,
@@ -19,76 +17,6 @@ from crystal_diffusion_jax.models.embeddings import (
     sinusoidal_time,
 )
 from crystal_diffusion_jax.models.neighbours import find_neighbours, virial
-
-CONDITIONINGS = ("none", "cdi", "cds")
-
-# Far above what crystals need. The sizes of the weights are found by going through the network,
-# so a made-up model must not describe one that takes minutes.
-_MAX_BLOCKS, _MAX_WIDTH = 64, 8192
-
-
-@dataclasses.dataclass(frozen=True)
-class DenoiserConfig:
-    """Shape of the network.
-
-    Attributes:
-      conditioning: how the property enters. "cdi": with the input, eq. (16); "cds": into queries,
-        keys and values of every block, eqs. (17)-(19); "none": not at all, only the time.
-      width: D, features of an atom; even, a multiple of num_heads.
-      num_blocks: Transformer blocks.
-      num_heads: H, attention heads.
-      num_frequencies: M, Fourier orders of the pair features, eq. (14).
-      pair_width: hidden width of the pair MLPs.
-      activation: "silu", "gelu" or "relu".
-      norm: "post" (the paper's eqs. (9), (10)) or "pre".
-      num_radial: radial functions of distances between atoms, which pairs see besides and which
-        give forces on atoms and cell (`models.neighbours`); 0, the paper's, does without. Needs
-        lattices that are scaled by the number of atoms.
-      pair_time: whether the pair MLPs see the time; the paper's do not.
-      num_rank_cosines: cosines of a property's rank among the training data, embedded with its
-        value (`models.embeddings.PropertyEmbedding`); 0, the paper's, does without.
-      mean_free_score: subtract the mean over atoms from the predicted and the target score, see
-        `diffusion.coordinates.mean_free`; False is the paper's plain loss.
-    """
-
-    conditioning: str = "cds"
-    width: int = 64
-    num_blocks: int = 3
-    num_heads: int = 8
-    num_frequencies: int = 10
-    pair_width: int = 64
-    activation: str = "silu"
-    norm: str = "post"
-    mean_free_score: bool = True
-    num_radial: int = 0
-    pair_time: bool = False
-    num_rank_cosines: int = 0
-
-    def __post_init__(self) -> None:
-        """Rejects values that name no network."""
-        for field, allowed in (
-            ("conditioning", CONDITIONINGS),
-            ("activation", tuple(ACTIVATIONS)),
-            ("norm", ("post", "pre")),
-        ):
-            if getattr(self, field) not in allowed:
-                raise ValueError(f"{field} must be one of {allowed}, not {getattr(self, field)!r}")
-        for fields, least, most in (
-            (("num_blocks",), 1, _MAX_BLOCKS),
-            (("width", "num_heads", "num_frequencies", "pair_width"), 1, _MAX_WIDTH),
-            (("num_radial", "num_rank_cosines"), 0, _MAX_WIDTH),
-        ):
-            for field in fields:
-                value = getattr(self, field)
-                if value < least:
-                    raise ValueError(f"{field} must be at least {least}, not {value}")
-                if value > most:
-                    raise ValueError(f"{field} must be at most {most}, not {value}")
-        if self.width % self.num_heads or self.width % 2:
-            raise ValueError(
-                f"width must be even and a multiple of num_heads, not {self.width} "
-                f"with {self.num_heads} heads"
-            )
 
 
 class Block(nn.Module):
@@ -107,7 +35,7 @@ class Block(nn.Module):
         """[B, N, D] atom features -> [B, N, D]; arguments as in `CrystalAttention`."""
         config = self.config
         attention = CrystalAttention(
-            config.width, config.num_heads, config.pair_width, config.activation
+            config.width, config.num_heads, config.pair_hidden_width, config.activation
         )
         mlp = MLP(config.width, config.width, config.activation)
         norm_attention, norm_mlp = nn.LayerNorm(), nn.LayerNorm()
@@ -127,7 +55,7 @@ class Denoiser(nn.Module):
     Attributes:
       config: shape of the network.
       num_species: K, size of the vocabulary.
-      quantiles: P times Q z-scored quantiles of the training data, for `num_rank_cosines`.
+      quantiles: P times Q z-scored quantiles of the training data, for `num_rank_features`.
     """
 
     config: DenoiserConfig
@@ -154,7 +82,7 @@ class Denoiser(nn.Module):
         time = embedded = sinusoidal_time(t, config.width)
         if config.conditioning != "none":
             embedding = PropertyEmbedding(
-                config.width, config.num_rank_cosines, self.quantiles, name="property"
+                config.width, config.num_rank_features, self.quantiles, name="property"
             )
             prop = embedding(condition)
             embedded = jnp.concatenate([embedded, prop], axis=-1)
@@ -172,9 +100,9 @@ class Denoiser(nn.Module):
 
         pairs = pair_features(crystals.frac_coords, config.num_frequencies)
         gram = gram_features(crystals.lattice)
-        if config.num_radial:
+        if config.num_radial_features:
             neighbours = find_neighbours(
-                crystals.frac_coords, crystals.lattice, mask, config.num_radial
+                crystals.frac_coords, crystals.lattice, mask, config.num_radial_features
             )
             pairs = jnp.concatenate([pairs, neighbours.pairs], axis=-1)
         if config.pair_time:
@@ -193,11 +121,15 @@ class Denoiser(nn.Module):
 
         phi = head("lattice_head", 9)(crystal).reshape(-1, 3, 3)
         score = head("score_head", 3)(atoms)
-        if config.num_radial:
+        if config.num_radial_features:
             # From nothing, as the first steps would be too large in noisy cells.
             zeros = nn.initializers.zeros
-            stress = nn.Dense(config.num_radial, kernel_init=zeros, name="stress_head")(atoms)
-            force = nn.Dense(config.num_radial, kernel_init=zeros, name="force_head")(atoms)
+            stress = nn.Dense(config.num_radial_features, kernel_init=zeros, name="stress_head")(
+                atoms
+            )
+            force = nn.Dense(config.num_radial_features, kernel_init=zeros, name="force_head")(
+                atoms
+            )
             phi += virial(stress, neighbours, crystals.lattice, mask)
             score += jnp.sum(force[..., None] * neighbours.pull, axis=2)
         lattice_eps = jnp.matmul(phi, crystals.lattice, precision=jax.lax.Precision.HIGHEST)

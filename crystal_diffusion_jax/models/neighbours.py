@@ -50,14 +50,16 @@ class Neighbours:
     strain: Array
 
 
-def find_neighbours(frac_coords: Array, lattice: Array, mask: Array, num_radial: int) -> Neighbours:
+def find_neighbours(
+    frac_coords: Array, lattice: Array, mask: Array, num_radial_features: int
+) -> Neighbours:
     """Sums over pairs and their periodic images.
 
     Args:
       frac_coords: [B, N, 3].
       lattice: [B, 3, 3] in units of its scale, which grows as N^(1/3).
       mask: [B, N] real atoms.
-      num_radial: M, radial functions.
+      num_radial_features: M, radial functions.
     """
     unit = jnp.cbrt(jnp.sum(mask, axis=1, dtype=lattice.dtype))[:, None, None, None]
     lattice = lattice * unit[..., 0]
@@ -74,8 +76,8 @@ def find_neighbours(frac_coords: Array, lattice: Array, mask: Array, num_radial:
         + of_images
     )
     distance = stored(jnp.sqrt(jnp.maximum(squared, 0.0)))
-    spacing = CUTOFF / num_radial
-    centres = spacing * jnp.arange(1, num_radial + 1)
+    spacing = CUTOFF / num_radial_features
+    centres = spacing * jnp.arange(1, num_radial_features + 1)
     steps = (distance[..., None, :] - centres[:, None]) / (1.5 * spacing)  # [B, i, j, M, 27]
     radial = jnp.square(jnp.maximum(0.0, 1.0 - jnp.square(steps)))
     summed = jnp.matmul(radial, jnp.asarray(_SUMS), precision=jax.lax.Precision.HIGHEST)
@@ -90,7 +92,7 @@ def find_neighbours(frac_coords: Array, lattice: Array, mask: Array, num_radial:
     squared_centres = jnp.square(centres)[:, None]
     share = 1.0 / (1.0 + 2.0 * squared_centres + jnp.sum(real * count, axis=2))  # [B, i, M, 1]
     return Neighbours(
-        pairs=pairs.reshape(*nearest.shape[:3], 4 * num_radial),
+        pairs=pairs.reshape(*nearest.shape[:3], 4 * num_radial_features),
         pull=share * unit * jnp.sum(real * direction, axis=2),
         strain=share * jnp.square(unit) / squared_centres * jnp.sum(real * product, axis=2),
     )

@@ -10,8 +10,8 @@ from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.diffusion import joint, second_order
 from crystal_diffusion_jax.diffusion.joint import Denoise
 from crystal_diffusion_jax.diffusion.schedules import NoiseSchedule
-from crystal_diffusion_jax.sampling import relaxation
-from crystal_diffusion_jax.sampling.settings import ANCESTRAL, SECOND_ORDER, Solver
+from crystal_diffusion_jax.request import ANCESTRAL, SECOND_ORDER, Solver
+from crystal_diffusion_jax.sampling import renoising
 
 # The present crystals, and the estimate that the second-order solver carries along.
 State = tuple[Crystals, second_order.Estimate | None]
@@ -24,11 +24,11 @@ def reverse_chain(
     keys: Array,
     mask: Array,
     num_species: int,
-    gamma: float | Array,
+    corrector_step_size: float | Array,
     schedule: NoiseSchedule,
     solver: Solver = ANCESTRAL,
     use_corrector: bool = True,
-    relaxation_steps: int = 0,
+    renoising_steps: int = 0,
 ) -> tuple[State, Step]:
     """Pure noise, and the step that leads from it to crystals; scan over it under jax.jit.
 
@@ -40,11 +40,11 @@ def reverse_chain(
       keys: [B] PRNG keys.
       mask: [B, N] real atoms.
       num_species: K.
-      gamma: step of the corrector at t = 1.
+      corrector_step_size: step of the corrector at t = 1.
       schedule: the tables.
       solver: of the predictor, see `settings.SOLVERS`.
-      use_corrector: begin each step with a corrector step; without it `gamma` is ignored.
-      relaxation_steps: that precede the predictor, see `relaxation.relax`; 0 does without.
+      use_corrector: begin each step with a corrector step; without it `corrector_step_size` is ignored.
+      renoising_steps: that precede the predictor, see `relaxation.relax`; 0 does without.
 
     Returns:
       The first state, with the lattice in units of its scale, and the step.
@@ -58,15 +58,15 @@ def reverse_chain(
         here = fold(keys, interval[0])
         if use_corrector:
             corrected = joint.corrector_step(
-                fold(here, 0), crystals, denoise(crystals, t), t, gamma, schedule
+                fold(here, 0), crystals, denoise(crystals, t), t, corrector_step_size, schedule
             )
             if previous is not None:
                 move = corrected.frac_coords - crystals.frac_coords
                 previous = second_order.seen_after(previous, move)
             crystals = joint.wrapped(corrected)
-        if relaxation_steps:
-            crystals, previous = relaxation.relax(
-                denoise, fold(here, 2), crystals, previous, t, relaxation_steps, schedule
+        if renoising_steps:
+            crystals, previous = renoising.relax(
+                denoise, fold(here, 2), crystals, previous, t, renoising_steps, schedule
             )
         prediction, here = denoise(crystals, t), fold(here, 1)
         if previous is None:

@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from crystal_diffusion_jax.sampling.settings import SampleSettings
-from crystal_diffusion_jax.structures import (
+from crystal_diffusion_jax.request import SampleSettings
+from crystal_diffusion_jax.structures.cif_writer import to_cif
+from crystal_diffusion_jax.structures.compositions import reduced_formula
+from crystal_diffusion_jax.structures.conversion import (
     cell_defect,
     minimum_distance,
-    reduced_formula,
     restore_structure,
-    to_cif,
     to_extxyz,
     to_structure,
 )

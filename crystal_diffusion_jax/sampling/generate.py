@@ -9,19 +9,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from crystal_diffusion_jax import devices
 from crystal_diffusion_jax.data.buckets import bucket_sizes
 from crystal_diffusion_jax.diffusion.schedules import sampling_times
-from crystal_diffusion_jax.model_folder import TrainedModel
+from crystal_diffusion_jax.request import SampleSettings, draw_values
+from crystal_diffusion_jax.runtime import devices
+from crystal_diffusion_jax.runtime.progress import duration
 from crystal_diffusion_jax.sampling import trajectory_files
 from crystal_diffusion_jax.sampling.chain import last_state
-from crystal_diffusion_jax.sampling.relaxation import num_relaxed
-from crystal_diffusion_jax.sampling.request import condition_arrays, draw_num_atoms, draw_values
+from crystal_diffusion_jax.sampling.renoising import num_relaxed
+from crystal_diffusion_jax.sampling.request import condition_arrays, draw_num_atoms
 from crystal_diffusion_jax.sampling.sampler import make_sampler
-from crystal_diffusion_jax.sampling.settings import SampleSettings
 from crystal_diffusion_jax.sampling.trajectory import recording, saved_steps
-from crystal_diffusion_jax.structures import common_oxidation_states
-from crystal_diffusion_jax.training.logbook import duration
+from crystal_diffusion_jax.structures.compositions import common_oxidation_states
+from crystal_diffusion_jax.trained_model import TrainedModel
 
 
 class Sink(Protocol):
@@ -87,15 +87,15 @@ def generate(
         mesh,
         settings.solver,
         settings.use_corrector,
-        settings.relaxation_steps,
+        settings.renoising_steps,
         common_oxidation_states(statistics.vocabulary) if settings.charge_balance else None,
         last_state if trajectory is None else recording(trajectory),
     )
     times = sampling_times(model.config.noise.num_steps, settings.num_steps)
     network_calls = settings.num_steps * (2 if settings.use_corrector else 1)
-    if settings.relaxation_steps:
+    if settings.renoising_steps:
         relaxed = num_relaxed(times[:-1], model.config.noise)
-        network_calls += relaxed * settings.relaxation_steps
+        network_calls += relaxed * settings.renoising_steps
     key = jax.random.key(settings.seed)
     remaining = np.array(sink.remaining(), dtype=np.int64)
     begin, todo = time.monotonic(), len(remaining)
@@ -119,7 +119,7 @@ def generate(
                 {name: asked[filled] for name, asked in values.items()}, statistics, len(filled)
             ),
             jnp.float32(settings.guidance),
-            jnp.float32(settings.gamma),
+            jnp.float32(settings.corrector_step_size),
             jnp.asarray(allowed),
         )
         if trajectory is None:

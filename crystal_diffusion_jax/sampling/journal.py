@@ -16,9 +16,9 @@ from typing import IO, Any
 
 import numpy as np
 
-from crystal_diffusion_jax.data.limits import MAX_CRYSTALS
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.files import replace_text
+from crystal_diffusion_jax.runtime.files import replace_text
+from crystal_diffusion_jax.structures.limits import MAX_CRYSTALS
 
 FORMAT_VERSION = 1
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from crystal_diffusion_jax.request import SampleSettings
 from crystal_diffusion_jax.sampling.entry import rejection
-from crystal_diffusion_jax.sampling.settings import SampleSettings
 
 # lattice [3, 3] in Angstrom, frac_coords [N, 3], atomic_numbers [N]
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]

@@ -6,33 +6,33 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from crystal_diffusion_jax.data.limits import MAX_CRYSTALS
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.model_folder import TrainedModel
-from crystal_diffusion_jax.sampling import charges
-from crystal_diffusion_jax.sampling.request import (
-    Target,
-    allowed_species,
-    draw_num_atoms,
-    draw_values,
-    outside_training_range,
-    refuse_non_finite_weights,
-    refuse_other_network,
-)
-from crystal_diffusion_jax.sampling.settings import (
+from crystal_diffusion_jax.request import (
     ANCESTRAL,
     SECOND_ORDER,
     SampleSettings,
     Solver,
+    Target,
+    draw_values,
 )
-from crystal_diffusion_jax.structures import common_oxidation_states
+from crystal_diffusion_jax.sampling import charges
+from crystal_diffusion_jax.sampling.request import (
+    allowed_species,
+    draw_num_atoms,
+    outside_training_range,
+    refuse_non_finite_weights,
+    refuse_other_network,
+)
+from crystal_diffusion_jax.structures.compositions import common_oxidation_states
+from crystal_diffusion_jax.structures.limits import MAX_CRYSTALS
+from crystal_diffusion_jax.trained_model import TrainedModel
 
 # With so many second-order steps, and a corrector whose step is this share of sigma^2, crystals are
 # as good as those of the whole chain (docs/few_step_sampling.md).
 FEW_STEPS = 50
 FEW_STEPS_CORRECTOR = 0.32
 # More take hours, and a longer loop is surely a mistake.
-MAX_RELAXATION_STEPS = 1000
+MAX_RENOISING_STEPS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +62,8 @@ def plan(
     guidance: float = 0.0,
     solver: Solver = ANCESTRAL,
     num_steps: int | None = None,
-    gamma: float | None = None,
-    relaxation_steps: int | None = None,
+    corrector_step_size: float | None = None,
+    renoising_steps: int | None = None,
     elements: Sequence[tuple[str, int]] | None = None,
     chemical_system: bool = False,
     num_atoms: int | None = None,
@@ -81,10 +81,10 @@ def plan(
       guidance: weight of classifier-free guidance.
       solver: of the predictor.
       num_steps: of the reverse process; as trained, or `FEW_STEPS` with the second-order solver.
-      gamma: step of the corrector; that of the model's config, larger for the second order,
+      corrector_step_size: step of the corrector; that of the model's config, larger for the second order,
         0 where relaxation steps take its place.
-      relaxation_steps: instead of the corrector; those of the model's config, 0 for the second
-        order or where `gamma` is given.
+      renoising_steps: instead of the corrector; those of the model's config, 0 for the second
+        order or where `corrector_step_size` is given.
       elements: symbols and atomic numbers that may appear, None for all that the model knows.
       chemical_system: reject crystals that lack one of `elements`.
       num_atoms: in every crystal, None to draw it.
@@ -98,32 +98,32 @@ def plan(
     refuse_other_network(model.params, model.denoiser, num_properties, name)
     refuse_non_finite_weights(model.params, name)
     trained_steps = model.config.noise.num_steps
-    default_steps, default_gamma = trained_steps, model.config.sampling.gamma
+    default_steps, default_step_size = trained_steps, model.config.sampling.corrector_step_size
     if solver == SECOND_ORDER:
         default_steps = min(FEW_STEPS, trained_steps)
-        few_gamma = FEW_STEPS_CORRECTOR * model.config.noise.frac_sigma_min**2
+        few_step_size = FEW_STEPS_CORRECTOR * model.config.noise.frac_sigma_min**2
         # Six digits, as it is written in commands: 8e-06, not 8.000000000000001e-06.
-        default_gamma = float(f"{max(few_gamma, default_gamma):.6g}")
-    if relaxation_steps is None:
-        own = model.config.sampling.relaxation_steps
-        relaxation_steps = own if solver == ANCESTRAL and gamma is None else 0
-    if relaxation_steps:
-        default_gamma = 0.0
+        default_step_size = float(f"{max(few_step_size, default_step_size):.6g}")
+    if renoising_steps is None:
+        own = model.config.sampling.renoising_steps
+        renoising_steps = own if solver == ANCESTRAL and corrector_step_size is None else 0
+    if renoising_steps:
+        default_step_size = 0.0
     num_steps = default_steps if num_steps is None else num_steps
-    gamma = default_gamma if gamma is None else gamma
+    corrector_step_size = default_step_size if corrector_step_size is None else corrector_step_size
     for flag, value, low, high in (
         ("num", num, 1, MAX_CRYSTALS),
         ("num_steps", num_steps, 1, trained_steps),
         ("seed", seed, 0, 2**31 - 1),
         ("guidance", guidance, -math.inf, math.inf),
-        ("gamma", gamma, 0, math.inf),
-        ("relaxation_steps", relaxation_steps, 0, MAX_RELAXATION_STEPS),
+        ("corrector_step_size", corrector_step_size, 0, math.inf),
+        ("renoising_steps", renoising_steps, 0, MAX_RENOISING_STEPS),
         ("symprec", symprec, 0, math.inf),
     ):
         require_between(flag, value, low, high)
-    if gamma and relaxation_steps:
+    if corrector_step_size and renoising_steps:
         raise UserError(
-            "--gamma is of the corrector, and --relaxation_steps take its place: give one of them"
+            "--corrector_step_size is of the corrector, and --renoising_steps take its place: give one of them"
         )
     numbers = None if elements is None else [number for _, number in elements]
     allowed = allowed_species(numbers, model.statistics)
@@ -140,13 +140,13 @@ def plan(
         seed=seed,
         guidance=guidance,
         num_steps=num_steps,
-        gamma=gamma,
+        corrector_step_size=corrector_step_size,
         elements=None if elements is None else sorted({symbol for symbol, _ in elements}),
         num_atoms=num_atoms,
         symprec=symprec,
         solver=solver,
         chemical_system=chemical_system,
-        relaxation_steps=relaxation_steps,
+        renoising_steps=renoising_steps,
         charge_balance=charge_balance,
     )
     warnings = outside_training_range(target, model.statistics)

@@ -22,13 +22,12 @@ from typing import Any
 import numpy as np
 
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.files import replace_pieces, replace_text, temporary_path
-from crystal_diffusion_jax.lock import LOCK, OWNER
+from crystal_diffusion_jax.request import SampleSettings, draw_values, refuse_other_settings
+from crystal_diffusion_jax.runtime.files import replace_pieces, replace_text, temporary_path
+from crystal_diffusion_jax.runtime.lock import LOCK, OWNER
 from crystal_diffusion_jax.sampling import journal, record_file, trajectory_files
 from crystal_diffusion_jax.sampling.entry import Entry, cif, cif_name, frame, make_entry, rejection
 from crystal_diffusion_jax.sampling.journal import DAMAGE, Journal
-from crystal_diffusion_jax.sampling.request import draw_values
-from crystal_diffusion_jax.sampling.settings import SampleSettings, refuse_other_settings
 
 RECORD = "samples.json"
 EXTXYZ = "samples.extxyz"

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from crystal_diffusion_jax import __version__
-from crystal_diffusion_jax.data.limits import MAX_RECORD_BYTES, TooLarge, read_json
 from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.request import SampleSettings
+from crystal_diffusion_jax.runtime.files import MAX_RECORD_BYTES, TooLarge, read_json
 from crystal_diffusion_jax.sampling.journal import Journal
-from crystal_diffusion_jax.sampling.settings import SampleSettings
 
 FORMAT_VERSION = 1
 

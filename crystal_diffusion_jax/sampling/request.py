@@ -13,13 +13,11 @@ import numpy as np
 from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.data import profile
 from crystal_diffusion_jax.data.arrays import DatasetStatistics
-from crystal_diffusion_jax.data.limits import MAX_PROPERTY
 from crystal_diffusion_jax.errors import UserError, did_you_mean
 from crystal_diffusion_jax.models.denoiser import Denoiser
 from crystal_diffusion_jax.models.embeddings import Condition
-
-# Lowest and highest requested value of each property asked for, equal for a single value.
-Target = dict[str, tuple[float, float]]
+from crystal_diffusion_jax.request import Target, show_range
+from crystal_diffusion_jax.structures.limits import MAX_PROPERTY
 
 
 def refuse_non_finite_weights(params: Any, model: Path | str) -> None:
@@ -149,22 +147,6 @@ def outside_training_range(target: Target, statistics: DatasetStatistics) -> lis
                 f"{low:g} .. {high:g}: the model extrapolates"
             )
     return sentences
-
-
-def show_range(asked: tuple[float, float]) -> str:
-    """A value, or LOWEST:HIGHEST."""
-    return ":".join(f"{end:.10g}" for end in asked[: 1 + (asked[0] < asked[1])])
-
-
-def draw_values(target: Target, num: int, seed: int) -> dict[str, np.ndarray]:
-    """[num] values of each property asked for, one a crystal, uniform over its range."""
-    # A stream for each property; that of the numbers of atoms starts from the seed alone.
-    return {
-        name: np.random.default_rng([seed, *name.encode()]).uniform(low, high, num)
-        if low < high
-        else np.full(num, low)
-        for name, (low, high) in target.items()
-    }
 
 
 def condition_arrays(

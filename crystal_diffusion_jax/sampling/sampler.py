@@ -1,6 +1,5 @@
 """The jitted sampler: network, request and reverse process as one program."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -10,16 +9,15 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh
 
-from crystal_diffusion_jax import denoising, parallel
+from crystal_diffusion_jax import denoising
+from crystal_diffusion_jax.config import NoiseConfig
 from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.diffusion.joint import Prediction
-from crystal_diffusion_jax.diffusion.schedules import (
-    NoiseConfig,
-    noise_schedule,
-    sampling_times,
-)
+from crystal_diffusion_jax.diffusion.schedules import noise_schedule, sampling_times
 from crystal_diffusion_jax.models.denoiser import Denoiser
 from crystal_diffusion_jax.models.embeddings import Condition
+from crystal_diffusion_jax.request import ANCESTRAL, Solver
+from crystal_diffusion_jax.runtime import parallel
 from crystal_diffusion_jax.sampling import charges
 from crystal_diffusion_jax.sampling.chain import State, Step, last_state, reverse_chain
 from crystal_diffusion_jax.sampling.guidance import (
@@ -27,33 +25,11 @@ from crystal_diffusion_jax.sampling.guidance import (
     restrict_species,
     spoil_undefined_species,
 )
-from crystal_diffusion_jax.sampling.settings import ANCESTRAL, Solver
-
-
-@dataclasses.dataclass(frozen=True)
-class SamplingConfig:
-    """Defaults that belong to a data set.
-
-    Attributes:
-      gamma: Langevin step of the corrector at t = 1, in squared fractional units.
-      relaxation_steps: at each of the times that decide on the structure, instead of the
-        corrector at all times, see `sampling.relaxation`; 0 for the paper's corrector.
-    """
-
-    gamma: float = 1e-6
-    relaxation_steps: int = 0
-
-    def __post_init__(self) -> None:
-        """Rejects a negative step."""
-        for field in ("gamma", "relaxation_steps"):
-            if not getattr(self, field) >= 0:
-                raise ValueError(f"{field} must be at least 0, not {getattr(self, field)}")
-
 
 # (first state, step, times) -> what to keep of the process, with the crystals as leading axis
 Process = Callable[[State, Step, Array], Crystals]
 
-# (params, keys [B], mask [B, N], condition, guidance, gamma, allowed [K]) -> Crystals
+# (params, keys [B], mask [B, N], condition, guidance, corrector_step_size, allowed [K]) -> Crystals
 Sampler = Callable[[Any, Array, Array, Condition, float | Array, float | Array, Array], Crystals]
 
 
@@ -67,7 +43,7 @@ def make_sampler(
     mesh: Mesh,
     solver: Solver = ANCESTRAL,
     use_corrector: bool = True,
-    relaxation_steps: int = 0,
+    renoising_steps: int = 0,
     oxidation_states: tuple[tuple[int, ...], ...] | None = None,
     process: Process = last_state,
 ) -> Sampler:
@@ -80,8 +56,8 @@ def make_sampler(
       use_guidance: evaluate the unconditional branch too; without it `guidance` is ignored.
       mesh: the devices; their number must divide the batch.
       solver: of the predictor, see `settings.SOLVERS`.
-      use_corrector: begin each step with a corrector step; without it `gamma` is ignored.
-      relaxation_steps: that precede the predictor, see `relaxation.relax`; 0 does without.
+      use_corrector: begin each step with a corrector step; without it `corrector_step_size` is ignored.
+      renoising_steps: that precede the predictor, see `relaxation.relax`; 0 does without.
       oxidation_states: [K] of each species, for neutral crystals, see `charges`; None leaves
         them free.
       process: what to return of the reverse process; `trajectory.recording` keeps more of it.
@@ -101,11 +77,11 @@ def make_sampler(
         mask: Array,
         condition: Condition,
         guidance: Array,
-        gamma: Array,
+        corrector_step_size: Array,
         allowed: Array,
     ) -> Crystals:
         def sample_rows(shared: Any, rows: tuple[Array, Array, Condition]) -> Crystals:
-            (params, guidance, gamma, allowed), (keys, mask, condition) = shared, rows
+            (params, guidance, corrector_step_size, allowed), (keys, mask, condition) = shared, rows
             conditional = denoising.bind(denoiser, params)
 
             def plain(crystals: Crystals, t: Array) -> Prediction:
@@ -120,18 +96,18 @@ def make_sampler(
                 keys,
                 mask,
                 denoiser.num_species,
-                gamma,
+                corrector_step_size,
                 schedule,
                 solver,
                 use_corrector,
-                relaxation_steps,
+                renoising_steps,
             )
             return process(init, step, times)
 
         branches = 2 if use_guidance else 1
-        size = branches * mask.shape[1] ** 2 * denoiser.config.pair_width
+        size = branches * mask.shape[1] ** 2 * denoiser.config.pair_hidden_width
         crystals: Crystals = parallel.map_rows(sample_rows, size, mesh)(
-            (params, guidance, gamma, allowed), (keys, mask, condition)
+            (params, guidance, corrector_step_size, allowed), (keys, mask, condition)
         )
         return crystals
 

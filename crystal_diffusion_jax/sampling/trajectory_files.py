@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from crystal_diffusion_jax.files import replace_text
-from crystal_diffusion_jax.structures import restore_structure, to_extxyz
+from crystal_diffusion_jax.runtime.files import replace_text
+from crystal_diffusion_jax.structures.conversion import restore_structure, to_extxyz
 
 FOLDER = "trajectories"
 _NAME = re.compile(r"(\d{5,})\.extxyz")

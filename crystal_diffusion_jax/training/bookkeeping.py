@@ -11,12 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from crystal_diffusion_jax import __version__, devices, model_folder, processes
+from crystal_diffusion_jax import __version__, trained_model
 from crystal_diffusion_jax.config import ExperimentConfig
 from crystal_diffusion_jax.data.arrays import DatasetStatistics
+from crystal_diffusion_jax.runtime import devices, processes
+from crystal_diffusion_jax.runtime.progress import duration
 from crystal_diffusion_jax.training.checkpoint import Checkpoints
 from crystal_diffusion_jax.training.finite import require_finite_losses, require_finite_state
-from crystal_diffusion_jax.training.logbook import Clock, Logbook, duration
+from crystal_diffusion_jax.training.logbook import Clock, Logbook
 from crystal_diffusion_jax.training.preemption import Preempted
 from crystal_diffusion_jax.training.seal import Losses
 from crystal_diffusion_jax.training.state import TrainState, Unflatten
@@ -129,6 +131,6 @@ class Bookkeeping:
             "versions": f"crystal_diffusion_jax {__version__}, jax {jax.__version__}",
         }
         params = self.unflatten(jnp.asarray(jax.device_get(state.ema_params)))
-        model = model_folder.TrainedModel(params, self.config, self.statistics, training)
+        model = trained_model.TrainedModel(params, self.config, self.statistics, training)
         with writing(self.workdir):
-            model_folder.save(model, self.workdir / "model")
+            trained_model.save(model, self.workdir / "model")

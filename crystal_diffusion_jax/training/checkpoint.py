@@ -19,10 +19,10 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from crystal_diffusion_jax import processes
 from crystal_diffusion_jax.config import ExperimentConfig
-from crystal_diffusion_jax.data.limits import MAX_DESCRIPTION_BYTES, read_json
 from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.runtime import processes
+from crystal_diffusion_jax.runtime.files import MAX_DESCRIPTION_BYTES, read_json
 from crystal_diffusion_jax.training import seal
 from crystal_diffusion_jax.training.seal import DamagedError, Losses
 from crystal_diffusion_jax.training.state import TrainState

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 from jax.sharding import Mesh
 
-from crystal_diffusion_jax import devices
 from crystal_diffusion_jax.config import ExperimentConfig
 from crystal_diffusion_jax.data.arrays import (
     CrystalDataset,
@@ -16,11 +15,12 @@ from crystal_diffusion_jax.data.batches import (
     Batch,
     Batches,
     evaluation_batches,
-    extremes_repeated,
+    tail_oversampling,
 )
 from crystal_diffusion_jax.data.shards.batches import ShardedBatches
 from crystal_diffusion_jax.data.shards.dataset import ShardedDataset
 from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.runtime import devices
 
 # Crystals in memory, or in files that are read in turn.
 Split = CrystalDataset | ShardedDataset
@@ -47,23 +47,23 @@ def prepare_inputs(config: ExperimentConfig, splits: Mapping[str, Split], mesh: 
 
     Raises:
       UserError: an element that only "val" has, shards that cannot be shared by the devices, or
-        extremes_repeated with shards.
+        tail_oversampling with shards.
     """
     training, part = config.training, devices.local_part(mesh)
     train, val = splits["train"], splits["val"]
     arguments = (training.batch_size, config.seed, training.steps_per_call)
     batches: Batches | ShardedBatches
     if isinstance(train, ShardedDataset):
-        if training.extremes_repeated > 1:
+        if training.tail_oversampling > 1:
             raise UserError(
-                f"training.extremes_repeated={training.extremes_repeated} needs the training split "
+                f"training.tail_oversampling={training.tail_oversampling} needs the training split "
                 "in memory, not in shards; set it to 1"
             )
         statistics = train.statistics(config.scale_by_num_atoms)
         batches = ShardedBatches(train, statistics, *arguments)
     else:
         statistics = dataset_statistics(train, config.scale_by_num_atoms)
-        repeats = extremes_repeated(train.properties, training.extremes_repeated)
+        repeats = tail_oversampling(train.properties, training.tail_oversampling)
         batches = Batches(train, statistics, *arguments, repeats)
     if isinstance(val, ShardedDataset):
         val = val.whole()

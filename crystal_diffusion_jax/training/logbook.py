@@ -15,10 +15,10 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import RecordWriter
 from tensorboardX.summary import scalar
 
-from crystal_diffusion_jax.data.limits import MAX_RECORD_BYTES, TooLarge, read_text
+from crystal_diffusion_jax.config import TrainingConfig
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.files import replace_text
-from crystal_diffusion_jax.training.state import TrainingConfig
+from crystal_diffusion_jax.runtime.files import MAX_RECORD_BYTES, TooLarge, read_text, replace_text
+from crystal_diffusion_jax.runtime.progress import duration
 from crystal_diffusion_jax.training.workdir import writing
 
 # What reading a row of any content may raise.
@@ -171,16 +171,6 @@ def _seconds_of(row: str) -> float:
     except _DAMAGE:
         return 0.0
     return seconds if math.isfinite(seconds) else 0.0
-
-
-def duration(seconds: float) -> str:
-    """For example "2 h 05 min", "3 min 20 s" or "12 s"."""
-    seconds = round(seconds)
-    if seconds >= 3600:
-        return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
-    if seconds >= 60:
-        return f"{seconds // 60} min {seconds % 60:02d} s"
-    return f"{seconds} s"
 
 
 def progress_line(

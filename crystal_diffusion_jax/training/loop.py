@@ -6,16 +6,18 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from crystal_diffusion_jax import denoising, devices, processes
+from crystal_diffusion_jax import denoising
 from crystal_diffusion_jax.config import ExperimentConfig
 from crystal_diffusion_jax.data.batches import Batch
 from crystal_diffusion_jax.diffusion.schedules import noise_schedule
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.model_folder import TrainedModel
 from crystal_diffusion_jax.models.denoiser import Denoiser
+from crystal_diffusion_jax.runtime import devices, processes
+from crystal_diffusion_jax.trained_model import TrainedModel
 from crystal_diffusion_jax.training import preemption
 from crystal_diffusion_jax.training.bookkeeping import Bookkeeping
 from crystal_diffusion_jax.training.checkpoint import Checkpoint, Checkpoints
+from crystal_diffusion_jax.training.init_from import load_start, warm_params
 from crystal_diffusion_jax.training.inputs import Inputs, Split, prepare_inputs
 from crystal_diffusion_jax.training.logbook import Clock, Logbook
 from crystal_diffusion_jax.training.optimizer import make_optimizer
@@ -26,7 +28,6 @@ from crystal_diffusion_jax.training.step import (
     make_evaluation_step,
     make_train_steps,
 )
-from crystal_diffusion_jax.training.warm_start import load_start, warm_params
 from crystal_diffusion_jax.training.workdir import claimed
 
 # Draws of noise per validation crystal: four keep the noise of the loss below its trend.
@@ -64,7 +65,7 @@ def train(
     inputs = processes.everywhere(lambda: prepare_inputs(config, splits, mesh))
     denoiser = processes.everywhere(lambda: denoising.build(config.model, inputs.statistics))
     start = None
-    if config.training.start_from:
+    if config.training.init_from:
         # One decision for all processes, as a shared folder may not look the same to each of them.
         begun = (workdir / "checkpoints").exists()
         if not (processes.same_everywhere(str(begun)) and begun):
@@ -118,7 +119,7 @@ def _load_start(config: ExperimentConfig) -> TrainedModel:
     model = processes.everywhere(lambda: load_start(config))
     if not processes.same_everywhere(model.weights_sha256):
         raise UserError(
-            f"training.start_from={config.training.start_from} is not the same model in all "
+            f"training.init_from={config.training.init_from} is not the same model in all "
             "processes; copy one of them to all machines"
         )
     return model
@@ -145,7 +146,7 @@ def _train(
     part = devices.local_part(mesh)
     example = jax.tree.map(lambda array: array[0], inputs.batches.group(0, mesh.size, part))
     params, unflatten = initial_params(denoiser, key_init, example)
-    if config.training.start_from and checkpoints.latest() is None:
+    if config.training.init_from and checkpoints.latest() is None:
         model = start or _load_start(config)  # the folder may hold a checkpoint cut short
         fresh = params
         params = processes.everywhere(

@@ -1,13 +1,11 @@
 """The training loss: noise a batch, denoise it, compare, paper eqs. (3), (5), (8)."""
 
-import dataclasses
-import math
-
 import flax.struct
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from crystal_diffusion_jax.config import LossConfig
 from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.denoising import ConditionalDenoise
 from crystal_diffusion_jax.diffusion import joint, species
@@ -15,37 +13,6 @@ from crystal_diffusion_jax.diffusion.coordinates import mean_free
 from crystal_diffusion_jax.diffusion.joint import Targets
 from crystal_diffusion_jax.diffusion.schedules import NoiseSchedule
 from crystal_diffusion_jax.models.embeddings import Condition
-
-
-@dataclasses.dataclass(frozen=True)
-class LossConfig:
-    """Weights of the parts; the logged parts are unweighted.
-
-    Attributes:
-      lattice: of the squared error of the lattice noise.
-      frac_coords: of the squared error of the scaled score.
-      species_kl: of the D3PM KL divergence. It is tiny beside the others (about 0.002 against
-        0.5), hence DiffCSP's weight of 20.
-      species_cross_entropy: of D3PM's auxiliary cross-entropy of the clean species.
-      condition_dropout: probability of hiding a crystal's properties, see `drop_conditions`; it
-        trains the unconditional branch of classifier-free guidance.
-    """
-
-    lattice: float = 1.0
-    frac_coords: float = 1.0
-    species_kl: float = 20.0
-    species_cross_entropy: float = 0.05
-    condition_dropout: float = 0.1
-
-    def __post_init__(self) -> None:
-        """Rejects negative weights and what is no probability."""
-        for field in ("lattice", "frac_coords", "species_kl", "species_cross_entropy"):
-            if not 0 <= getattr(self, field) < math.inf:
-                raise ValueError(
-                    f"{field} must be at least 0 and finite, not {getattr(self, field)}"
-                )
-        if not 0 <= self.condition_dropout <= 1:
-            raise ValueError(f"condition_dropout must be in [0, 1], not {self.condition_dropout}")
 
 
 def draw_times(key: Array, batch_size: int, num_steps: int) -> Array:

@@ -12,7 +12,8 @@ import optax
 from jax import Array
 from optax import contrib
 
-from crystal_diffusion_jax.training.state import MUON, TrainingConfig, Unflatten
+from crystal_diffusion_jax.config import MUON, TrainingConfig
+from crystal_diffusion_jax.training.state import Unflatten
 
 # Muon's steps have this root mean square per weight, in units of the learning rate, which makes one
 # learning rate right for both kinds of weights. Reference: Liu et al., arXiv:2502.16982, eq. (4).

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-from crystal_diffusion_jax import processes
+from crystal_diffusion_jax.runtime import processes
 
 
 class Preempted(Exception):

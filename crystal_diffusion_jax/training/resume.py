@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from crystal_diffusion_jax import processes
 from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.runtime import processes
 from crystal_diffusion_jax.training.checkpoint import Checkpoint, Checkpoints
 from crystal_diffusion_jax.training.seal import DamagedError, Losses
 from crystal_diffusion_jax.training.state import TrainState

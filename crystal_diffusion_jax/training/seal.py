@@ -8,9 +8,8 @@ import numpy as np
 
 from crystal_diffusion_jax import config as config_module
 from crystal_diffusion_jax.config import ExperimentConfig
-from crystal_diffusion_jax.data.limits import MAX_DESCRIPTION_BYTES, read_json
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.files import file_sha256
+from crystal_diffusion_jax.runtime.files import MAX_DESCRIPTION_BYTES, file_sha256, read_json
 
 FORMAT_VERSION = 1
 CHECKSUMS = "sha256.json"

@@ -8,11 +8,13 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from crystal_diffusion_jax import denoising, devices, parallel
+from crystal_diffusion_jax import denoising
+from crystal_diffusion_jax.config import LossConfig
 from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.diffusion.schedules import NoiseSchedule
 from crystal_diffusion_jax.models.denoiser import Denoiser
-from crystal_diffusion_jax.training.loss import LossConfig, NoisyBatch, diffusion_loss, noise_batch
+from crystal_diffusion_jax.runtime import devices, parallel
+from crystal_diffusion_jax.training.loss import NoisyBatch, diffusion_loss, noise_batch
 from crystal_diffusion_jax.training.state import TrainState, Unflatten
 
 # (crystals, properties [B, P], weight [B])
@@ -117,4 +119,4 @@ def make_evaluation_step(
 def _elements_per_crystal(denoiser: Denoiser, crystals: Crystals) -> int:
     """Numbers in the hidden layer of a pair MLP."""
     num_atoms: int = crystals.mask.shape[-1]
-    return num_atoms**2 * denoiser.config.pair_width
+    return num_atoms**2 * denoiser.config.pair_hidden_width

@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from crystal_diffusion_jax import config as config_module
-from crystal_diffusion_jax import processes
 from crystal_diffusion_jax.config import ExperimentConfig
-from crystal_diffusion_jax.data.limits import MAX_DESCRIPTION_BYTES, read_json
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.files import replace_text
-from crystal_diffusion_jax.lock import exclusive
+from crystal_diffusion_jax.runtime import processes
+from crystal_diffusion_jax.runtime.files import MAX_DESCRIPTION_BYTES, read_json, replace_text
+from crystal_diffusion_jax.runtime.lock import exclusive
 from crystal_diffusion_jax.training.inputs import Split
 
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from crystal_diffusion_jax.data.archives import read_arrays
 from crystal_diffusion_jax.data.arrays import CrystalDataset, DatasetStatistics
 from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.runtime.archives import read_arrays
 
 FORMAT_VERSION = 1
 INDEX = "index.json"

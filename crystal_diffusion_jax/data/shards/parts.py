@@ -6,19 +6,19 @@ from pathlib import Path
 
 import numpy as np
 
-from crystal_diffusion_jax.data.archives import read_arrays
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.datasets import SPLITS
-from crystal_diffusion_jax.data.limits import (
+from crystal_diffusion_jax.data.prepared import BadRow, Prepared, settle_bad_rows
+from crystal_diffusion_jax.data.tables import Source
+from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.runtime.archives import read_arrays
+from crystal_diffusion_jax.structures.limits import (
     MAX_ATOMS,
     MAX_CELL_LENGTH,
     MAX_PROPERTY,
     MIN_CELL_LENGTH,
     MIN_VOLUME,
 )
-from crystal_diffusion_jax.data.prepared import BadRow, Prepared, settle_bad_rows
-from crystal_diffusion_jax.data.tables import Source
-from crystal_diffusion_jax.errors import UserError
 
 _ENDINGS = (".csv", ".csv.gz", ".npz")
 _ARRAYS = ("lattice", "num_atoms", "frac_coords", "atomic_numbers", "properties")

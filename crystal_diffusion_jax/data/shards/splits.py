@@ -3,16 +3,16 @@
 from pathlib import Path
 from typing import Any
 
+from crystal_diffusion_jax.config import DataConfig
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS, SPLITS
-from crystal_diffusion_jax.data.limits import MAX_DESCRIPTION_BYTES, read_json, shown
-from crystal_diffusion_jax.data.load import DataConfig
 from crystal_diffusion_jax.data.shards.dataset import (
     FORMAT_VERSION,
     INDEX,
     Shard,
     ShardedDataset,
 )
-from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.errors import UserError, shown
+from crystal_diffusion_jax.runtime.files import MAX_DESCRIPTION_BYTES, read_json
 
 
 def holds_shards(root: str) -> bool:

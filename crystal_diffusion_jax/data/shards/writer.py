@@ -10,7 +10,7 @@ from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.shards.dataset import INDEX, Shard, ShardedDataset
 from crystal_diffusion_jax.data.shards.moments import Moments
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.files import file_sha256, replace_text
+from crystal_diffusion_jax.runtime.files import file_sha256, replace_text
 
 # In this order in the files of pieces; float32 is what the network computes in.
 _PIECE = {

@@ -1,0 +1,151 @@
+"""What every entry point does around its main function: plain messages, meaningful exit status."""
+
+import argparse
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from crystal_diffusion_jax.errors import UserError, did_you_mean
+from crystal_diffusion_jax.request import ANCESTRAL, SOLVERS
+from crystal_diffusion_jax.runtime import compilation, devices, processes
+from crystal_diffusion_jax.runtime.files import replace_bytes, replace_text, try_writing
+from crystal_diffusion_jax.training.preemption import Preempted
+
+_WIDTH = 100  # columns of a help text, that of the module docstrings which it shows
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of the examples, and tells the flags that have to be given."""
+
+    def __init__(self, prog: str) -> None:
+        width = min(shutil.get_terminal_size().columns, _WIDTH)
+        super().__init__(prog, max_help_position=30, width=width)
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        return f"{action.help}, required" if action.required else action.help or ""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says a mistake in one sentence, as all other mistakes are said.
+
+    Flags are written out: what is an abbreviation today is ambiguous, or another flag, tomorrow.
+    """
+
+    def __init__(self, prog: str, description: str) -> None:
+        super().__init__(
+            prog=prog,
+            description=description.strip(),
+            usage="%(prog)s --flag=value ...",
+            formatter_class=_Help,
+            allow_abbrev=False,
+        )
+
+    @property
+    def actions(self) -> list[argparse.Action]:
+        """The flags, `--help` left out."""
+        return [action for action in self._actions if action.dest != "help"]
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Names a flag that does not exist before one that is missing, its cause as a rule."""
+        known = [name for action in self.actions for name in action.option_strings]
+        for argument in sys.argv[1:] if args is None else args:
+            if re.search("[\ud800-\udfff]", argument):
+                self.error(f"{argument!a} is no UTF-8, in which all files are written")
+            name = argument.partition("=")[0]
+            if re.match("--?[A-Za-z]", name) and name not in (*known, "-h", "--help"):
+                self.error(f"there is no flag {name}{did_you_mean(name, known)}")
+        return super().parse_known_args(args, namespace)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        choices: Iterable[Any] | None = action.choices
+        if choices is not None and value not in choices:
+            names = [str(choice) for choice in choices]
+            self.error(
+                f"{action.option_strings[0]}={value} is none of {', '.join(names)}"
+                f"{did_you_mean(str(value), names)}"
+            )
+
+    def error(self, message: str) -> NoReturn:
+        """Raises the UserError that `run` prints."""
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def add_sampling_flags(flags: Parser) -> None:
+    """Flags of the programs that sample on the way to something else."""
+    flags.add_argument(
+        "--solver", choices=SOLVERS, default=ANCESTRAL, help="as in sample (default: %(default)s)"
+    )
+    flags.add_argument("--seed", type=int, default=0, help="of all noise (default: %(default)s)")
+    flags.add_argument(
+        "--batch_size", type=int, default=100, help="computed at once (default: %(default)s)"
+    )
+    flags.add_argument("--charge_balance", action="store_true", help="as in sample")
+
+
+def check_output(path: Path) -> None:
+    """Makes the folders above the file of --out and tries them, before the minutes of work.
+
+    Raises:
+      UserError: such a file cannot be written.
+    """
+    try:
+        if path.is_dir():
+            raise UserError(f"--out={path} is a folder: give the name of a file.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try_writing(path)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def write_output(path: Path, content: str | bytes) -> None:
+    """Writes the file of --out, whole or not at all.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    try:
+        if isinstance(content, str):
+            replace_text(path, content)
+        else:
+            replace_bytes(path, content)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def _cannot_write(path: Path, error: OSError) -> UserError:
+    return UserError(f"--out={path} cannot be written ({error.strerror}): choose another --out.")
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a program; a user's mistake ends it with a sentence instead of a traceback.
+
+    A device that JAX_PLATFORMS asks for and that is not there counts as one.
+
+    Exit status: 0 done, 2 a user's mistake, 130 interrupted with Ctrl-C (128 + SIGINT, as shells
+    have it), 143 ended by SIGTERM after a checkpoint, 1 an error of the program, with its
+    traceback.
+    """
+    devices.use_every_core()
+    compilation.keep_compiled_programs()
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (AssertionError, RuntimeError) as error:
+        if (absence := devices.absence(error)) is None:
+            raise
+        print(f"error: {absence}", file=sys.stderr)
+        sys.exit(2)
+    except Preempted as ended:
+        if processes.is_first():
+            print(ended, flush=True)
+        sys.exit(143)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -1,1 +1,0 @@
-"""Trajectories as moving pictures: from extended XYZ to scenes, GIF and HTML."""

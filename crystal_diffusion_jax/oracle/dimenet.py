@@ -1,0 +1,167 @@
+"""The forward pass of CDVAE's property networks: DimeNet++ on a given bond graph.
+
+Parameters are a flat mapping named as in the published checkpoints, so that each line below can
+be held against the original: `cdvae/pl_modules/gnn.py` in github.com/txie-93/cdvae at f857f59.
+Linear weights have the shape (out, in).
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from crystal_diffusion_jax.oracle.basis import (
+    NUM_RADIAL,
+    NUM_SPHERICAL,
+    radial_basis,
+    spherical_harmonics,
+    spherical_radial_part,
+)
+from crystal_diffusion_jax.oracle.batching import GraphBatch
+
+Parameters = Mapping[str, Array]
+
+NUM_BLOCKS = 4
+
+
+class Basis(NamedTuple):
+    """The geometry as the network sees it.
+
+    Attributes:
+      rbf: [E, 6] radial basis of each bond.
+      radial: [E, 7, 6] radial part of the spherical basis.
+      harmonics: [T, 7] angular part of the spherical basis.
+    """
+
+    rbf: Array
+    radial: Array
+    harmonics: Array
+
+
+def forward(parameters: Parameters, batch: GraphBatch) -> Array:
+    """Raw output of the network: the property in standard deviations from the training mean.
+
+    Differentiable in `batch.lattice` and `batch.frac_coords`. The precision is that of the
+    inputs; products of matrices are never rounded below it.
+
+    Args:
+      parameters: as in the checkpoint, without the prefix "encoder.".
+      batch: B crystals.
+
+    Returns:
+      [B].
+    """
+    # Accelerators would otherwise round the factors to 10 or 8 bits.
+    with jax.default_matmul_precision("highest"):
+        basis = basis_functions(parameters, batch)
+        per_atom = sum(
+            atom_contributions(parameters, t, m, basis, batch)
+            for t, m in enumerate(messages(parameters, basis, batch))
+        )
+    totals = jax.ops.segment_sum(per_atom, batch.crystal, batch.num_atoms.shape[0])
+    return totals / batch.num_atoms
+
+
+def basis_functions(parameters: Parameters, batch: GraphBatch) -> Basis:
+    """Distances and angles of the batch, expanded."""
+    vectors = bond_vectors(batch)
+    distance = jnp.linalg.norm(vectors, axis=-1)
+    return Basis(
+        rbf=radial_basis(distance, parameters["rbf.freq"]),
+        radial=spherical_radial_part(distance),
+        harmonics=spherical_harmonics(angle_cosines(vectors, distance, batch)),
+    )
+
+
+def messages(parameters: Parameters, basis: Basis, batch: GraphBatch) -> list[Array]:
+    """Messages along the bonds after the embedding and each interaction block: five [E, 128]."""
+    all_messages = [_embed(parameters, basis, batch)]
+    for t in range(NUM_BLOCKS):
+        all_messages.append(_interact(parameters, t, all_messages[-1], basis, batch))
+    return all_messages
+
+
+def atom_contributions(
+    parameters: Parameters, t: int, m: Array, basis: Basis, batch: GraphBatch
+) -> Array:
+    """[N] what output block `t` makes of the messages `m` [E, 128]."""
+    name = f"output_blocks.{t}"
+    weighted = _linear(parameters, f"{name}.lin_rbf", basis.rbf) * m
+    atoms = jax.ops.segment_sum(weighted, batch.target, batch.atomic_numbers.shape[0])
+    # No activation here, and no bias at the end: as the networks were trained.
+    h = _linear(parameters, f"{name}.lin_up", atoms)
+    for layer in range(3):
+        h = jax.nn.silu(_linear(parameters, f"{name}.lins.{layer}", h))
+    return _linear(parameters, f"{name}.lin", h)[:, 0]
+
+
+def bond_vectors(batch: GraphBatch) -> Array:
+    """[E, 3] from the target atom of each bond to its source atom, in Angstrom."""
+    # Fractional differences first, so that the image of a bond costs no digits.
+    difference = batch.frac_coords[batch.source] - batch.frac_coords[batch.target] + batch.image
+    lattice = batch.lattice[batch.crystal[batch.target]]  # [E, 3, 3]
+    return jnp.einsum("ex,exy->ey", difference, lattice, precision="highest")
+
+
+def angle_cosines(vectors: Array, distance: Array, batch: GraphBatch) -> Array:
+    """[T] cosine of the angle between i -> j and j -> k: 1 for a straight chain i - j - k."""
+    unit = vectors / distance[:, None]
+    # The near bond of a padding triplet is one past the end.
+    near = unit.at[batch.near_bond].get(mode="clip")
+    return jnp.sum(near * unit[batch.far_bond], axis=-1)
+
+
+def _embed(parameters: Parameters, basis: Basis, batch: GraphBatch) -> Array:
+    radial = jax.nn.silu(_linear(parameters, "emb.lin_rbf", basis.rbf))
+    width = radial.shape[-1]
+    # Atom of the bond's target, of its source, radial part: the three blocks of one matrix.
+    weight = parameters["emb.lin.weight"]
+    table = parameters["emb.emb.weight"]
+    of_target = (table @ weight[:, :width].T)[batch.atomic_numbers]
+    of_source = (table @ weight[:, width : 2 * width].T)[batch.atomic_numbers]
+    return jax.nn.silu(
+        of_target[batch.target]
+        + of_source[batch.source]
+        + radial @ weight[:, 2 * width :].T
+        + parameters["emb.lin.bias"]
+    )
+
+
+def _interact(parameters: Parameters, t: int, m: Array, basis: Basis, batch: GraphBatch) -> Array:
+    name = f"interaction_blocks.{t}"
+    direct = jax.nn.silu(_linear(parameters, f"{name}.lin_ji", m))
+    gate = _linear(parameters, f"{name}.lin_rbf1", basis.rbf)
+    gate = _linear(parameters, f"{name}.lin_rbf2", gate)
+    q = jax.nn.silu(_linear(parameters, f"{name}.lin_kj", m)) * gate
+    q = jax.nn.silu(_linear(parameters, f"{name}.lin_down", q))  # [E, 64]
+
+    # lin_sbf1 acts on radial[far_bond] * harmonics, an array of [T, 7, 6]. Its sum over the zeros
+    # needs the far bond alone, so it is done once for each bond instead of for each triplet, as
+    # one product with a block-diagonal matrix [7 * 6, 7 * 8].
+    weight = parameters[f"{name}.lin_sbf1.weight"].reshape(-1, NUM_SPHERICAL, NUM_RADIAL)
+    blocks = jnp.einsum("dln,lk->lnkd", weight, jnp.eye(NUM_SPHERICAL, dtype=weight.dtype))
+    by_order = basis.radial.reshape(m.shape[0], -1) @ blocks.reshape(weight[0].size, -1)
+    by_order = by_order.reshape(m.shape[0], NUM_SPHERICAL, -1)[batch.far_bond]  # [T, 7, 8]
+    spherical = jnp.sum(basis.harmonics[..., None] * by_order, axis=1)
+    triplets = q[batch.far_bond] * _linear(parameters, f"{name}.lin_sbf2", spherical)  # [T, 64]
+    a = jax.ops.segment_sum(triplets, batch.near_bond, m.shape[0], indices_are_sorted=True)
+    a = jax.nn.silu(_linear(parameters, f"{name}.lin_up", a))
+
+    h = _residual(parameters, f"{name}.layers_before_skip.0", direct + a)
+    h = jax.nn.silu(_linear(parameters, f"{name}.lin", h)) + m
+    for layer in range(2):
+        h = _residual(parameters, f"{name}.layers_after_skip.{layer}", h)
+    return h
+
+
+def _residual(parameters: Parameters, name: str, h: Array) -> Array:
+    inner = jax.nn.silu(_linear(parameters, f"{name}.lin1", h))
+    return h + jax.nn.silu(_linear(parameters, f"{name}.lin2", inner))
+
+
+def _linear(parameters: Parameters, name: str, x: Array) -> Array:
+    y = x @ parameters[f"{name}.weight"].T
+    bias = parameters.get(f"{name}.bias")
+    return y if bias is None else y + bias

@@ -1,0 +1,1 @@
+"""Moving pictures of how a crystal came out of the noise."""

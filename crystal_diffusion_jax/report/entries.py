@@ -1,0 +1,164 @@
+"""What the page says of each crystal: symmetry, cell, prediction, nearest training crystal, CIF."""
+
+import dataclasses
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+from pymatgen.core import Structure
+from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
+
+from crystal_diffusion_jax.data.arrays import CrystalDataset
+from crystal_diffusion_jax.structures.cif_writer import to_cif
+from crystal_diffusion_jax.structures.compositions import reduced_formula
+from crystal_diffusion_jax.structures.reading import Inputs
+
+# The longest known atomic number; rows of the matrix of compositions.
+_ELEMENTS = 118
+# Atoms this near to the edge of the cell, in fractions of it, are drawn on the opposite side too.
+_EDGE = 0.02
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One crystal, ready for JSON.
+
+    Attributes:
+      name: of the file or frame it comes from.
+      formula: reduced.
+      space_group: symbol and number, of the positions within 0.1 Angstrom.
+      cell: lengths in Angstrom and angles in degrees.
+      num_atoms: in the cell.
+      density: g/cm^3.
+      value: predicted property, None where there is none.
+      valid: structure and composition; None where not judged.
+      novel: no training crystal is the same; None where not compared.
+      nearest: formula, id and property of the training crystal nearest in composition and volume.
+      cif: the file for download.
+      lattice: [3][3] rows, Angstrom.
+      symbols: of the atoms that are drawn.
+      positions: their Cartesian coordinates from the first atom, Angstrom.
+    """
+
+    name: str
+    formula: str
+    space_group: str
+    cell: tuple[float, ...]
+    num_atoms: int
+    density: float
+    value: float | None
+    valid: bool | None
+    novel: bool | None
+    nearest: str
+    cif: str
+    lattice: list[list[float]]
+    symbols: list[str]
+    positions: list[list[float]]
+
+
+def entries(
+    inputs: Inputs,
+    train: CrystalDataset | None,
+    symprec: float,
+    values: np.ndarray | None = None,
+    valid: np.ndarray | None = None,
+    novel: np.ndarray | None = None,
+) -> list[Entry]:
+    """One entry for each crystal that could be read, in their order.
+
+    Args:
+      inputs: n crystals.
+      train: the training split, for the nearest crystals.
+      symprec: tolerance of symmetry in Angstrom, for space groups and CIF files.
+      values: [n] predicted property, NaN where there is none.
+      valid: [n] bool.
+      novel: [n] bool.
+    """
+    nearest = None if train is None else _Nearest(train)
+    found = []
+    for index, structure in enumerate(inputs.structures):
+        if structure is None:
+            continue
+        value = np.nan if values is None else float(values[index])
+        symbols, positions = _drawn(structure)
+        found.append(
+            Entry(
+                name=inputs.names[index],
+                formula=reduced_formula(np.array(structure.atomic_numbers)),
+                space_group=_space_group(structure, symprec),
+                cell=tuple(round(x, 3) for x in structure.lattice.parameters),
+                num_atoms=len(structure),
+                density=round(float(structure.density), 3),
+                value=round(value, 4) if np.isfinite(value) else None,
+                valid=None if valid is None else bool(valid[index]),
+                novel=None if novel is None else bool(novel[index]),
+                nearest="" if nearest is None else nearest(structure),
+                cif=to_cif(structure, symprec),
+                lattice=np.round(structure.lattice.matrix, 4).tolist(),
+                symbols=symbols,
+                positions=positions,
+            )
+        )
+    return found
+
+
+def _space_group(structure: Structure, symprec: float) -> str:
+    with warnings.catch_warnings():
+        # pymatgen calls spglib in the older of its two error styles.
+        warnings.filterwarnings("ignore", "Set OLD_ERROR_HANDLING", DeprecationWarning)
+        try:
+            # As in `to_cif`: angles, too, are judged by the distance.
+            found = SpacegroupAnalyzer(structure, max(symprec, 1e-3), angle_tolerance=-1)
+            return f"{found.get_space_group_symbol()} ({found.get_space_group_number()})"
+        except Exception:  # spglib gives up in several ways; the crystal is then shown without
+            return "unknown"
+
+
+def _drawn(structure: Structure) -> tuple[list[str], list[list[float]]]:
+    """Atoms in the cell, and again on opposite faces for those on a face, edge or corner.
+
+    The first atom is the origin: that of a generated cell is arbitrary and hides what it is.
+    """
+    symbols, positions = [], []
+    for site in structure:
+        frac = np.mod(site.frac_coords - structure[0].frac_coords, 1.0)
+        frac = np.where(frac > 1.0 - _EDGE, frac - 1.0, frac)
+        both = [(0, 1) if abs(x) < _EDGE else (0,) for x in frac]
+        for shift in np.stack(np.meshgrid(*both, indexing="ij"), axis=-1).reshape(-1, 3):
+            symbols.append(site.specie.symbol)
+            cartesian = structure.lattice.get_cartesian_coords(frac + shift)
+            positions.append(np.round(cartesian, 3).tolist())
+    return symbols, positions
+
+
+class _Nearest:
+    """Nearest training crystal: by atomic fractions, then by volume per atom."""
+
+    def __init__(self, train: CrystalDataset) -> None:
+        self._train = train
+        self._fractions = np.zeros((len(train), _ELEMENTS + 1), np.float32)
+        row = np.repeat(np.arange(len(train)), train.num_atoms)
+        np.add.at(self._fractions, (row, train.atomic_numbers), 1.0)
+        self._fractions /= train.num_atoms[:, None]
+        self._volume = np.abs(np.linalg.det(train.lattice)) / train.num_atoms
+
+    def __call__(self, structure: Structure) -> str:
+        wanted = np.bincount(structure.atomic_numbers, minlength=_ELEMENTS + 1) / len(structure)
+        distance = np.abs(self._fractions - wanted).sum(axis=1).round(4)
+        closest = np.flatnonzero(distance == distance.min())
+        volume = structure.volume / len(structure)
+        row = int(closest[np.argmin(np.abs(self._volume[closest] - volume))])
+        train = self._train
+        numbers = train.atomic_numbers[train.offsets[row] : train.offsets[row + 1]]
+        value, name = train.properties[row, 0], train.material_ids[row]
+        return f"{reduced_formula(numbers)}, {value:.3f} ({name})"
+
+
+def element_counts(structures: Sequence[Structure | None]) -> dict[str, int]:
+    """Symbol -> number of crystals that hold the element."""
+    counts: dict[str, int] = {}
+    for structure in structures:
+        if structure is not None:
+            for element in structure.composition.elements:
+                counts[element.symbol] = counts.get(element.symbol, 0) + 1
+    return counts

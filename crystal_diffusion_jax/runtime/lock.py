@@ -1,0 +1,69 @@
+"""One run at a time in a folder: a lock that dies with its process and says who holds it."""
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import filelock
+
+from crystal_diffusion_jax.errors import UserError, shown
+from crystal_diffusion_jax.runtime.files import read_json
+
+LOCK = ".lock"
+OWNER = ".owner.json"
+_MAX_OWNER = 10_000  # bytes; a process and a host take a hundred
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path, flag: str, say: Callable[[str], None] = print) -> Iterator[None]:
+    """Keeps other runs out of an existing folder.
+
+    The lock is the operating system's (flock), so it is gone when its process is, however that
+    ended; the owner's file beside it then tells of a run that was killed.
+
+    Args:
+      folder: that the run writes to.
+      flag: its flag, for the message: "--workdir" or "--out".
+      say: takes a line about a run that was killed there.
+
+    Raises:
+      UserError: another process is at work in the folder.
+    """
+    lock = filelock.FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise UserError(
+            f"{flag}={folder} is in use by {_owner(folder)}: wait for it, stop it, or choose "
+            f"another {flag}"
+        ) from error
+    except (OSError, NotImplementedError) as error:
+        raise UserError(
+            f"{flag}={folder} cannot be locked ({error}): choose another {flag}"
+        ) from error
+    owner = folder / OWNER
+    try:
+        if owner.exists():
+            say(f"the last run in {folder} was cut short ({_owner(folder)}); going on from there")
+        try:
+            owner.unlink(missing_ok=True)  # maybe a link to any file
+            with owner.open("x") as file:
+                file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n")
+        except OSError as error:
+            raise UserError(f"{flag}={folder} cannot be written ({error.strerror})") from error
+        yield
+    finally:
+        owner.unlink(missing_ok=True)
+        lock.release()
+
+
+def _owner(folder: Path) -> str:
+    """Process and host of the run that locked the folder last."""
+    try:
+        owner = read_json(folder / OWNER, _MAX_OWNER)
+        return shown(f"process {owner['pid']} on {owner['host']}", 300)
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"

@@ -1,0 +1,74 @@
+"""Relaxation of the coordinates at the times that decide on the structure.
+
+While the noise of the coordinates is about as wide as atoms are apart, the reverse process chooses
+between structures, and the errors of its steps add up to the wrong one. At these times the
+coordinates are brought back to what the network holds likely, by steps that replace a large share
+of their noise. Earlier there is nothing to decide yet; later such steps would only disturb.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from crystal_diffusion_jax.config import NoiseConfig
+from crystal_diffusion_jax.crystals import Crystals
+from crystal_diffusion_jax.diffusion import joint, second_order
+from crystal_diffusion_jax.diffusion.joint import Denoise
+from crystal_diffusion_jax.diffusion.schedules import NoiseSchedule, geometric_sigma
+
+# Bounds of sigma, in cell vectors, between which steps relax (t = 302 to 699 by default), and the
+# share of the noise's variance that one of them replaces: docs/recipes.md has the trials.
+_LOWEST_SIGMA, _HIGHEST_SIGMA = 0.02, 0.125
+_SHARE = 0.4
+
+
+def num_relaxed(times: np.ndarray, noise: NoiseConfig) -> int:
+    """How many of these times of a process are relaxed at."""
+    sigma = geometric_sigma(noise.num_steps, noise.frac_sigma_min, noise.frac_sigma_max)
+    return int(np.sum(_is_relaxed(sigma.astype(np.float32)[times])))
+
+
+def relax(
+    denoise: Denoise,
+    keys: Array,
+    crystals: Crystals,
+    previous: second_order.Estimate | None,
+    t: Array,
+    num_steps: int,
+    schedule: NoiseSchedule,
+) -> tuple[Crystals, second_order.Estimate | None]:
+    """The crystals after `num_steps` steps at time t, if that is one to relax at.
+
+    Args:
+      denoise: (crystals, t [B]) -> Prediction; called once a step.
+      keys: [B] one PRNG key per crystal.
+      crystals: batch at time t.
+      previous: what the second-order solver carries along, None for the ancestral one.
+      t: [B] int, the same time for all.
+      num_steps: at least 1.
+      schedule: the tables.
+
+    Returns:
+      The batch, wrapped, and `previous` as seen from where the atoms are now.
+    """
+
+    def one(
+        index: Array, state: tuple[Crystals, second_order.Estimate | None]
+    ) -> tuple[Crystals, second_order.Estimate | None]:
+        crystals, previous = state
+        here = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, index)
+        relaxed = joint.renoising_step(here, crystals, denoise(crystals, t), t, _SHARE, schedule)
+        if previous is not None:
+            move = relaxed.frac_coords - crystals.frac_coords
+            previous = second_order.seen_after(previous, move)
+        return joint.wrapped(relaxed), previous
+
+    steps = jnp.where(_is_relaxed(schedule.sigma[t[0]]), num_steps, 0)
+    return jax.lax.fori_loop(0, steps, one, (crystals, previous))
+
+
+def _is_relaxed(sigma: Any) -> Any:
+    return (sigma >= _LOWEST_SIGMA) & (sigma <= _HIGHEST_SIGMA)

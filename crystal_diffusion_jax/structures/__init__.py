@@ -1,0 +1,1 @@
+"""Crystals as files and objects: reading, writing, conversion, the store of samples."""

@@ -1,0 +1,122 @@
+"""Extended XYZ files -> structures frame by frame, each frame that is none named.
+
+ASE parses the frames. Where they begin and end is found here, because ASE stops at the first blank
+line, goes on counting through the end of a file, and gives up all frames for one that is broken.
+"""
+
+import io
+import itertools
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import ase
+import ase.io
+import numpy as np
+from ase.io.extxyz import key_val_str_to_dict
+from pymatgen.core import Structure
+
+from crystal_diffusion_jax.errors import UserError, shown
+from crystal_diffusion_jax.structures.cif_reader import checked_structure
+from crystal_diffusion_jax.structures.limits import MAX_ATOMS, MAX_CRYSTALS, MIN_VOLUME
+
+# Characters; ASE's parser of the comment line is quadratic in it.
+_MAX_LINE = 2**16
+# Columns of a frame's table of atoms, each of which ASE makes a field of a numpy type.
+_MAX_COLUMNS = 1000
+
+
+def read_frames(path: Path) -> list[Structure | str]:
+    """The structure of each frame, or the reason why there is none.
+
+    Raises:
+      UserError: the file cannot be read or holds no frame, or it cannot be told where one ends.
+    """
+    results: list[Structure | str] = []
+    try:
+        if not path.is_file():  # a pipe would keep us waiting
+            raise OSError("no regular file")
+        with path.open(encoding="utf-8", errors="replace") as file:
+            for frame in split_frames(file):
+                results.append(frame if isinstance(frame, TooManyAtoms) else _parse(frame))
+                if len(results) > MAX_CRYSTALS:
+                    raise ValueError(f"more than {MAX_CRYSTALS:,} frames; split the file")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read as extended XYZ: frame {len(results)}: {error}."
+        ) from error
+    if not results:
+        raise UserError(f"{path} holds no structure.")
+    return results
+
+
+class TooManyAtoms(str):
+    """The reason why a frame's lines were not kept."""
+
+
+def split_frames(file: io.TextIOWrapper) -> Iterator[str | TooManyAtoms]:
+    """The text of each frame.
+
+    Raises:
+      ValueError: a frame does not begin with a number of atoms, or is cut off.
+    """
+    lines = _lines(file)
+    for first in lines:
+        if not first.strip():
+            if any(line.strip() for line in lines):
+                raise ValueError("a blank line stands where the number of atoms is expected")
+            return
+        try:
+            num_atoms = int(first)
+        except ValueError:
+            num_atoms = -1
+        if num_atoms < 0:
+            raise ValueError(f"'{shown(first.strip())}' is no number of atoms")
+        kept = [first]
+        count = 0
+        for line in itertools.islice(lines, num_atoms + 1):
+            count += 1
+            if count <= MAX_ATOMS + 1:
+                kept.append(line)
+        if count < num_atoms + 1:
+            raise ValueError(f"the file ends before its {num_atoms} atoms")
+        if num_atoms > MAX_ATOMS:
+            yield TooManyAtoms(f"too many atoms: {num_atoms}, the limit is {MAX_ATOMS}")
+        else:
+            yield "".join(kept)
+
+
+def _lines(file: io.TextIOWrapper) -> Iterator[str]:
+    while line := file.readline(_MAX_LINE):
+        if len(line) == _MAX_LINE:
+            raise ValueError(f"a line is longer than {_MAX_LINE} characters")
+        yield line
+
+
+def _parse(text: str) -> Structure | str:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            check_columns(text)
+            atoms = ase.io.read(io.StringIO(text), format="extxyz")
+    except Exception as error:  # as open-ended as the text may be
+        return f"unreadable frame: {type(error).__name__}: {shown(str(error), 300)}"
+    if not isinstance(atoms, ase.Atoms) or not atoms.pbc.all():
+        return "no periodic cell"
+    lattice = atoms.cell.array
+    try:
+        with np.errstate(all="ignore"):  # what overflows is not finite, and refused as such
+            # Not atoms.get_scaled_positions(): it wraps coordinates into the cell.
+            frac_coords = atoms.positions @ np.linalg.inv(lattice)
+            return checked_structure(lattice, frac_coords, atoms.numbers)
+    except np.linalg.LinAlgError:
+        return f"volume below {MIN_VOLUME} A^3"
+    except ValueError as error:
+        return str(error)
+
+
+def check_columns(text: str) -> None:
+    """ValueError where a frame announces more columns than memory."""
+    properties = key_val_str_to_dict(text.split("\n", 2)[1].strip()).get("Properties", "")
+    if sum(abs(int(number)) for number in str(properties).split(":")[2::3]) > _MAX_COLUMNS:
+        raise ValueError(f"more than {_MAX_COLUMNS} columns")

@@ -1,0 +1,177 @@
+"""Files of generated crystals, whoever made them -> structures, each failure named and counted.
+
+A set of S crystals keeps its S places: what cannot be read stays in the count, as every rate of
+the evaluation is a share of the crystals that were asked for.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import joblib
+from pymatgen.core import Structure
+
+from crystal_diffusion_jax.errors import UserError, shown
+from crystal_diffusion_jax.runtime.files import TooLarge, read_text
+from crystal_diffusion_jax.sampling.record import CIF_FOLDER, RECORD
+from crystal_diffusion_jax.structures.cif_reader import parse_cif
+from crystal_diffusion_jax.structures.csv_tables import listed, read_rows
+from crystal_diffusion_jax.structures.extxyz import read_frames
+from crystal_diffusion_jax.structures.limits import MAX_ATOMS, MAX_CIF_CHARACTERS, MAX_NAME
+from crystal_diffusion_jax.structures.samples_record import read_record
+
+_KINDS = (
+    f"a folder with {RECORD} or *.cif files, a .cif, .extxyz or .xyz file, {RECORD}, "
+    "or a .csv or .csv.gz with a column `cif`"
+)
+# Characters of a reason, which may quote the file.
+_MAX_REASON = 300
+# From about here on worker processes win back the time that starting them takes.
+_MIN_CIFS_FOR_WORKERS = 500
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """S crystals that were asked for.
+
+    Attributes:
+      structures: S structures, None where there is none.
+      names: S names: file, row, frame or index.
+      failures: index of each None -> "reason: particulars" or "reason".
+    """
+
+    structures: list[Structure | None]
+    names: list[str]
+    failures: dict[int, str]
+
+
+def read_structures(path: Path) -> Inputs:
+    """Reads a set of crystals.
+
+    Args:
+      path: an output folder of `experiments.sample` or its samples.json (crystals that were
+        rejected or are not sampled yet count as failures); a folder of CIFs; one CIF; an extended
+        XYZ file with one or more frames; a csv or csv.gz with a column `cif`.
+
+    Raises:
+      UserError: there is no such file, it is none of these, or it is one of the files that
+        `experiments.sample` derives from its record.
+    """
+    try:
+        path.stat()
+    except (OSError, ValueError) as error:
+        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"is none ({error})"
+        raise UserError(f"{shown(str(path), 500)} {reason}: give {_KINDS}.") from error
+    _refuse_part_of_samples(path)
+    if path.is_dir():
+        if (path / RECORD).is_file():
+            return _read_record(path / RECORD)
+        return _read_cif_folder(path)
+    if path.suffix == ".json":
+        return _read_record(path)
+    if path.suffix.lower() == ".cif":
+        text = _read_cif(path)
+        if isinstance(text, OSError):
+            raise UserError(f"{path} cannot be read: {text.strerror or text}.") from text
+        if isinstance(text, TooLarge):
+            raise UserError(f"{path} is {text}: no crystal of up to {MAX_ATOMS} atoms takes that.")
+        if "data_" not in text.lower():
+            raise UserError(f"{path} is no CIF: it has no data block.")
+        return _collect([path.name], _parse_all([text]))
+    if path.suffix.lower() in (".extxyz", ".xyz"):
+        return _read_extxyz(path)
+    if path.name.endswith((".csv", ".csv.gz")):
+        return _read_csv(path)
+    raise UserError(f"{path} is not among the kinds of files that are read: {_KINDS}.")
+
+
+def _read_cif_folder(folder: Path) -> Inputs:
+    files = [f for f in folder.iterdir() if f.suffix.lower() == ".cif" and not f.is_dir()]
+    files.sort(key=lambda file: _natural_order(file.name))
+    if not files:
+        raise UserError(f"{folder} holds neither {RECORD} nor *.cif files: give {_KINDS}.")
+    return _collect([file.name for file in files], _parse_all([_read_cif(f) for f in files]))
+
+
+def _natural_order(name: str) -> tuple[list[str | int], str]:
+    """Sorts 2.cif before 10.cif."""
+    parts = re.split(r"(\d+)", name)  # text and digits in turn, text first
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
+
+
+def _refuse_part_of_samples(path: Path) -> None:
+    """Refuses what lacks the rejected crystals, and holds symmetrised cells of the others.
+
+    The networks' predictions, in eV per cell for one of them, depend on the cell.
+    """
+    place = path.resolve()
+    if place.name == RECORD or (place / RECORD).is_file():
+        return
+    folder = place.parent.parent if place.parent.name == CIF_FOLDER else place.parent
+    if (folder / RECORD).is_file():
+        raise UserError(
+            f"{path} is only a part of what was sampled, without the rejected crystals and maybe "
+            f"in other cells: give the folder {folder} instead."
+        )
+
+
+def _read_csv(path: Path) -> Inputs:
+    header, rows = read_rows(path)
+    if "cif" not in header:
+        raise UserError(f"{path} has no column `cif`; its columns are {listed(header)}.")
+    ids = [shown(row.get("material_id") or "", MAX_NAME) for row in rows]
+    names = [own_id or f"row {i}" for i, own_id in enumerate(ids, start=1)]
+    if not rows:
+        raise UserError(f"{path} has a header but no rows: there is nothing to evaluate.")
+    return _collect(names, _parse_all([row["cif"] or "" for row in rows]))
+
+
+def _read_extxyz(path: Path) -> Inputs:
+    results = read_frames(path)
+    return _collect([f"frame {i}" for i in range(len(results))], results)
+
+
+def _read_record(path: Path) -> Inputs:
+    results = read_record(path)
+    return _collect([f"sample {index}" for index in range(len(results))], results)
+
+
+def _read_cif(path: Path) -> str | TooLarge | OSError:
+    try:
+        return read_text(path, MAX_CIF_CHARACTERS)
+    except (TooLarge, OSError) as error:
+        return error
+
+
+def _parse(text: str | TooLarge | OSError) -> Structure | str:
+    if isinstance(text, TooLarge):
+        return f"too large: {text}"
+    if isinstance(text, OSError):
+        return f"cannot be read: {shown(text.strerror or str(text), _MAX_REASON)}"
+    try:
+        return parse_cif(text)
+    except ValueError as error:
+        return shown(str(error), _MAX_REASON)
+    except Exception as error:  # one odd file must not end the evaluation of the others
+        return f"unparsable CIF: {type(error).__name__}"
+
+
+def _parse_all(texts: Sequence[str | TooLarge | OSError]) -> Iterable[Structure | str]:
+    num_jobs = 1 if len(texts) < _MIN_CIFS_FOR_WORKERS else -1
+    results: list[Structure | str] = joblib.Parallel(n_jobs=num_jobs, batch_size=50)(
+        joblib.delayed(_parse)(text) for text in texts
+    )
+    return results
+
+
+def _collect(names: Sequence[str], results: Iterable[Structure | str]) -> Inputs:
+    structures: list[Structure | None] = []
+    failures: dict[int, str] = {}
+    for index, result in enumerate(results):
+        if isinstance(result, str):
+            failures[index] = result
+            structures.append(None)
+        else:
+            structures.append(result)
+    return Inputs(structures, list(names), failures)

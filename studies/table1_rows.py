@@ -1,0 +1,193 @@
+"""Table 1 of the paper with this package's rows: published figures, rows, Markdown."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from crystal_diffusion_jax.evaluation.success_rate import NAMES
+
+# SR5 / SR10 / SR15 as published, by data set; single sample per try where not said otherwise.
+# Papers: CDVAE arXiv:2110.06197, SyMat arXiv:2307.02707, DiffCSP arXiv:2309.04475 (its Table 12),
+# Takahara et al. arXiv:2406.09263.
+PUBLISHED: Mapping[str, Mapping[str, tuple[float, float, float]]] = {
+    "perov5": {
+        "CDVAE, best of 10": (0.52, 0.65, 0.79),
+        "SyMat, best of 10": (0.73, 0.80, 0.87),
+        "DiffCSP, best of 10": (1.00, 1.00, 1.00),
+        "paper, CDI": (0.93, 0.97, 0.98),
+        "paper, CDS": (0.97, 0.99, 1.00),
+    },
+    "carbon24": {
+        "CDVAE, best of 10": (0.00, 0.06, 0.06),
+        "SyMat, best of 10": (0.06, 0.13, 0.13),
+        "DiffCSP, best of 10": (0.50, 0.69, 0.69),
+        "paper, CDI": (0.43, 0.56, 0.57),
+        "paper, CDS": (0.56, 0.64, 0.64),
+    },
+    "mp20": {
+        "CDVAE, best of 10": (0.78, 0.86, 0.90),
+        "SyMat, best of 10": (0.92, 0.97, 0.97),
+        "DiffCSP, best of 10": (0.82, 0.98, 1.00),
+        "paper, CDI": (0.91, 0.93, 0.95),
+        "paper, CDS": (0.63, 0.75, 0.84),
+    },
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One entry that can be measured.
+
+    Attributes:
+      model: name of a shipped model, or a model folder.
+      dataset: that its crystals are judged by.
+      guidance: weight of classifier-free guidance.
+      renoising_steps: as in `sample`; None for the model's default.
+      charge_balance: as in `sample`.
+    """
+
+    model: str
+    dataset: str
+    guidance: float
+    renoising_steps: int | None = None
+    charge_balance: bool = False
+
+    @property
+    def flags(self) -> list[str]:
+        """Those of `sample` besides model, guidance, number and seed."""
+        flags = []
+        if self.renoising_steps is not None:
+            flags.append(f"--renoising_steps={self.renoising_steps}")
+        if self.charge_balance:
+            flags.append("--charge_balance")
+        return flags
+
+    @property
+    def title(self) -> str:
+        """What the table calls it."""
+        return ", ".join([self.model, f"guidance {self.guidance:g}", *self.flags])
+
+
+# What docs/table1.md shows.
+PAGE = (
+    Row("perov5_cdi", "perov5", 0.0),
+    Row("perov5_cds", "perov5", 0.0),
+    Row("perov5_cds", "perov5", 0.0, renoising_steps=5),
+    Row("perov5_cds", "perov5", 0.5),
+    Row("carbon24_cdi", "carbon24", 0.0),
+    Row("carbon24_cds", "carbon24", 0.0),
+    Row("mp20_cdi", "mp20", 0.0, charge_balance=True),
+    Row("mp20_cds", "mp20", 0.0, charge_balance=True),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """Mean and range over seeds.
+
+    Attributes:
+      mean: of the seeds' values.
+      low: the smallest.
+      high: the largest.
+    """
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """Mean (range), three digits."""
+        mean, low, high = (f"{value:.3f}" for value in dataclasses.astuple(self))
+        return mean if low == high else f"{mean} ({low}-{high})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """A row and what came out.
+
+    Attributes:
+      row: what was asked for.
+      num: crystals for each seed.
+      seeds: 0 .. seeds - 1.
+      date: of the measurement, as 2026-11-23.
+      made_with: machine and versions.
+      weights_sha256: of the model.
+      trained_on: crystals.
+      renoising_steps: the model's default.
+      columns: see `spreads`.
+    """
+
+    row: Row
+    num: int
+    seeds: int
+    date: str
+    made_with: str
+    weights_sha256: str
+    trained_on: int
+    renoising_steps: int
+    columns: Mapping[str, Spread]
+
+
+# Column -> where its rate is in the files of `experiments.evaluate`.
+RATES: Mapping[str, tuple[str, ...]] = {
+    **{
+        f"{name} {r}": ("success_rate", r, name)
+        for r in ("single", "single_valid")
+        for name in NAMES
+    },
+    **{f"{name} best_of_10": ("success_rate", "best_of_10", name) for name in NAMES},
+    "valid": ("validity", "both"),
+    "valid structure": ("validity", "structure"),
+    "unique": ("diversity", "unique"),
+    "novel": ("diversity", "novel"),
+    "distinct compositions": ("diversity", "unique_compositions"),
+    "useful": ("useful",),
+    "implausibly low": ("predictions", "implausibly_low"),
+}
+
+
+def spreads(scores: Sequence[Mapping[str, Any]]) -> dict[str, Spread]:
+    """The rates of several seeds, by the columns of `RATES`.
+
+    Args:
+      scores: the contents of one file of `experiments.evaluate` for each seed.
+    """
+    found = {}
+    for column, path in RATES.items():
+        values = []
+        for score in scores:
+            entry: Any = score
+            for key in path:
+                entry = entry[key]
+            values.append(entry["rate"] if entry["rate"] is not None else np.nan)
+        found[column] = Spread(float(np.mean(values)), float(min(values)), float(max(values)))
+    return found
+
+
+def markdown(dataset: str, measured: Sequence[Measured]) -> str:
+    """Both tables of one data set: success rates beside the published ones, and the rest.
+
+    Args:
+      dataset: one of `PUBLISHED`.
+      measured: its rows.
+    """
+    lines = ["| | SR5 | SR10 | SR15 |", "|---|---|---|---|"]
+    for title, rates in PUBLISHED[dataset].items():
+        lines.append(_line(title, [f"{value:.2f}" for value in rates]))
+    for each in measured:
+        for reading in ("single", "single_valid", "best_of_10"):
+            cells = [str(each.columns[f"{name} {reading}"]) for name in NAMES]
+            lines.append(_line(f"**{each.row.title}**, {reading}", cells))
+    others = [column for column in RATES if not column.startswith("SR")]
+    lines += ["", _line("", [*others, "seeds x crystals, on"]), "|---" * (len(others) + 2) + "|"]
+    for each in measured:
+        cells = [str(each.columns[column]) for column in others]
+        cells.append(f"{each.seeds} x {each.num:,}, {each.date}")
+        lines.append(_line(each.row.title, cells))
+    return "\n".join(lines)
+
+
+def _line(title: str, cells: Sequence[str]) -> str:
+    return f"| {title} | " + " | ".join(cells) + " |"

@@ -1,0 +1,206 @@
+"""Training that starts from a trained model: which weights it takes, and that it resumes."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import flax.traverse_util
+import jax
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from crystal_diffusion_jax import denoising, trained_model
+from crystal_diffusion_jax.config import DenoiserConfig
+from crystal_diffusion_jax.data.arrays import DatasetStatistics
+from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.trained_model import TrainedModel
+from crystal_diffusion_jax.training import loop
+from crystal_diffusion_jax.training.init_from import load_start, warm_params
+from crystal_diffusion_jax.training.loop import train
+from crystal_diffusion_jax.training.state import TrainState
+from tests import make_tiny_model
+from tests.smoke_run import (
+    CONFIG,
+    drawn_params,
+    splits,
+    statistics,
+)
+
+NETWORK = DenoiserConfig(width=16, pair_hidden_width=16, num_blocks=1, num_heads=2)
+ELEMENTS = tuple(range(3, 15))
+
+
+def with_elements(vocabulary: tuple[int, ...]) -> DatasetStatistics:
+    return dataclasses.replace(statistics(), vocabulary=vocabulary)
+
+
+def weights(network: DenoiserConfig, data: DatasetStatistics, seed: int) -> Any:
+    """Random ones; the network's own take long to compile."""
+    return drawn_params(denoising.build(network, data), seed=seed)
+
+
+def by_name(params: Any) -> dict[str, Any]:
+    return flax.traverse_util.flatten_dict(params, sep="/")
+
+
+def shipped(folder: Path, network: DenoiserConfig, data: DatasetStatistics) -> dict[str, Any]:
+    """Writes a model of random weights; returns them by name."""
+    params = weights(network, data, seed=1)
+    config = dataclasses.replace(CONFIG, model=network)
+    trained_model.save(TrainedModel(params, config, data, {}), folder)
+    return by_name(params)
+
+
+def started(
+    folder: Path, network: DenoiserConfig, data: DatasetStatistics
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Fresh weights by name, and those that start from the model in `folder`."""
+    fresh, unflatten = ravel_pytree(weights(network, data, seed=2))
+    found = unflatten(warm_params(fresh, unflatten, data, trained_model.load(folder)))
+    return by_name(unflatten(fresh)), by_name(found)
+
+
+def test_the_same_network_takes_all_weights(tmp_path):
+    data = with_elements(ELEMENTS)
+    expected = shipped(tmp_path / "m", NETWORK, data)
+    _, found = started(tmp_path / "m", NETWORK, data)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_what_the_model_lacks_is_fresh(tmp_path):
+    data = with_elements(ELEMENTS)
+    expected = shipped(tmp_path / "m", NETWORK, data)
+    larger = dataclasses.replace(NETWORK, num_rank_features=3)
+    fresh, found = started(tmp_path / "m", larger, data)
+    assert found.keys() - expected.keys() == {"property/by_rank"}
+    for name, leaf in found.items():
+        np.testing.assert_array_equal(leaf, expected.get(name, fresh[name]))
+
+
+def test_elements_find_their_weights_by_atomic_number_and_new_ones_are_fresh(tmp_path):
+    expected = shipped(tmp_path / "m", NETWORK, with_elements((1, 6, 8, 14, 26)))
+    fresh, found = started(tmp_path / "m", NETWORK, with_elements((6, 7, 26)))
+    rows, old = found["species/Dense_0/kernel"], expected["species/Dense_0/kernel"]
+    np.testing.assert_array_equal(rows[0], old[1])
+    np.testing.assert_array_equal(rows[1], fresh["species/Dense_0/kernel"][1])
+    np.testing.assert_array_equal(rows[2], old[4])
+    columns, old = found["species_head/Dense_1/kernel"], expected["species_head/Dense_1/kernel"]
+    np.testing.assert_array_equal(columns[:, 0], old[:, 1])
+    np.testing.assert_array_equal(columns[:, 1], fresh["species_head/Dense_1/kernel"][:, 1])
+    np.testing.assert_array_equal(columns[:, 2], old[:, 4])
+    assert found["species_head/Dense_1/bias"].shape == (3,)
+    for name in set(found) - {"species_head/Dense_1/kernel", "species/Dense_0/kernel"}:
+        if name != "species_head/Dense_1/bias":
+            np.testing.assert_array_equal(found[name], expected[name])
+
+
+def test_the_embedding_of_other_properties_is_fresh(tmp_path):
+    data = with_elements(ELEMENTS)
+    expected = shipped(tmp_path / "m", NETWORK, data)
+    other = dataclasses.replace(data, property_names=("band_gap",))
+    fresh, found = started(tmp_path / "m", NETWORK, other)
+    for name, leaf in found.items():
+        source = fresh if name.startswith("property/") else expected
+        np.testing.assert_array_equal(leaf, source[name])
+    assert not np.array_equal(fresh["property/weight"], expected["property/weight"])
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "named"),
+    [
+        ("model", {"width": 32}, "model.width=32, the config 16"),
+        ("model", {"norm": "pre"}, "model.norm='pre', the config 'post'"),
+        ("model", {"num_rank_features": 4}, "model.num_rank_features=4, the config 0"),
+        ("noise", {"frac_sigma_max": 0.4}, "noise.frac_sigma_max=0.4, the config 0.5"),
+    ],
+)
+def test_a_model_made_for_something_else_is_refused(tmp_path, section, changes, named):
+    there = dataclasses.replace(
+        CONFIG, **{section: dataclasses.replace(getattr(CONFIG, section), **changes)}
+    )
+    params = weights(there.model, statistics(), seed=1)
+    trained_model.save(TrainedModel(params, there, statistics(), {}), tmp_path / "m")
+    with pytest.raises(UserError, match=f"init_from=.*/m: that model has {named}; give both"):
+        load_start(_starting_from(str(tmp_path / "m")))
+
+
+@pytest.mark.parametrize("damage", ["missing element", "nan", "unknown"])
+def test_weights_that_are_not_the_networks_are_refused(tmp_path, damage):
+    data = with_elements(ELEMENTS)
+    params = weights(NETWORK, data, seed=1)
+    if damage == "missing element":
+        kernel = params["species"]["Dense_0"]["kernel"]
+        params["species"]["Dense_0"]["kernel"] = kernel[:-1]
+    elif damage == "nan":
+        params["property"]["bias"] = np.full_like(params["property"]["bias"], np.nan)
+    else:
+        params["more"] = {"bias": np.zeros(3, np.float32)}
+    trained_model.save(TrainedModel(params, CONFIG, data, {}), tmp_path / "m")
+    with pytest.raises(UserError, match="not finite numbers of the network"):
+        started(tmp_path / "m", NETWORK, data)
+
+
+def test_a_misspelt_model_is_told_the_right_one_and_claims_no_folder(tmp_path):
+    config = _starting_from("perov5_csd")
+    with pytest.raises(UserError, match=r"perov5_csd is neither.*did you mean perov5_cds"):
+        train(config, splits(), tmp_path / "run", lambda line: None)
+    assert not (tmp_path / "run").exists()
+
+
+def _starting_from(model: str, num_steps: int = 10) -> Any:
+    training = dataclasses.replace(
+        CONFIG.training,
+        init_from=model,
+        num_steps=num_steps,
+        checkpoint_every=5,
+        learning_rate=1e-9,
+        final_learning_rate=0.0,
+    )
+    return dataclasses.replace(CONFIG, training=training)
+
+
+def test_the_first_steps_of_a_run_are_from_the_weights_of_the_model(
+    tmp_path, tiny_model, monkeypatch
+):
+    begun: list[TrainState] = []
+
+    def begin(state_and_keys: Any, mesh: Any) -> None:
+        begun.append(state_and_keys[0])
+        raise KeyboardInterrupt
+
+    # Fresh weights that are drawn, because the network's own take long to compile.
+    network = denoising.build(CONFIG.model, statistics())
+    vector, unflatten = ravel_pytree(drawn_params(network))
+    monkeypatch.setattr(loop, "initial_params", lambda *_: (vector, unflatten))
+    monkeypatch.setattr(loop.devices, "replicate", begin)
+    with pytest.raises(KeyboardInterrupt):
+        train(_starting_from(str(make_tiny_model.FOLDER)), splits(), tmp_path, lambda line: None)
+    for weights in (begun[0].params, begun[0].ema_params):
+        jax.tree.map(np.testing.assert_array_equal, unflatten(weights), tiny_model.params)
+
+
+@pytest.mark.slow
+def test_a_run_starts_from_a_model_and_resumes_without_it(tmp_path, tiny_model):
+    def stop(line: str) -> None:
+        if "step 10/" in line:
+            raise KeyboardInterrupt
+
+    start = shutil.copytree(make_tiny_model.FOLDER, tmp_path / "start")
+    config = _starting_from(str(start))
+    undisturbed, stopped = tmp_path / "undisturbed", tmp_path / "stopped"
+    train(config, splits(), undisturbed, lambda line: None)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, splits(), stopped, stop)
+    shutil.rmtree(start)  # only the start needs it
+    lines: list[str] = []
+    train(config, splits(), stopped, lines.append)
+    assert any("resuming from the checkpoint of step 5" in line for line in lines)
+    models = [trained_model.load(folder) for folder in (undisturbed, stopped)]
+    jax.tree.map(np.testing.assert_array_equal, models[0].params, models[1].params)
+
+    # Ten of Adam's steps, each of at most 1e-9, end where they began.
+    expected = by_name(tiny_model.params)
+    for name, leaf in by_name(models[0].params).items():
+        np.testing.assert_allclose(leaf, expected[name], atol=1e-6)
