@@ -172,7 +172,7 @@ def noised(normal: np.ndarray, t: Array, schedule: NoiseSchedule) -> Crystals:
 
 NUMBER = 8
 exact = jax.jit(knows_one_crystal)
-seen_after = jax.jit(second_order.seen_after)
+seen_after = jax.jit(second_order.moved)
 wrapped = jax.jit(joint.wrapped)
 
 
