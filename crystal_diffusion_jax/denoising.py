@@ -39,9 +39,7 @@ ConditionalDenoise = Callable[[Crystals, Int[Array, " crystals"], Condition], Pr
 def bind(denoiser: Denoiser, params: Any) -> ConditionalDenoise:
     """The denoiser with its parameters, returning a `Prediction`; its score mean-free if wanted."""
 
-    def denoise(
-        crystals: Crystals, t: Int[Array, " crystals"], condition: Condition
-    ) -> Prediction:
+    def denoise(crystals: Crystals, t: Int[Array, " crystals"], condition: Condition) -> Prediction:
         outputs: Any = denoiser.apply({"params": params}, crystals, t, condition)
         lattice_eps, score, logits = outputs
         if denoiser.config.mean_free_score:

@@ -65,9 +65,7 @@ def noise_schedule(config: NoiseConfig) -> NoiseSchedule:
     )
 
 
-def sampling_times(
-    num_train_steps: int, num_sample_steps: int
-) -> Int32[np.ndarray, " times"]:
+def sampling_times(num_train_steps: int, num_sample_steps: int) -> Int32[np.ndarray, " times"]:
     """Decreasing, evenly spaced times t_0 > t_1 > ... > t_S = 0.
 
     With S = T they start at t_0 = T. With fewer steps they start at T - 1, which is as good as pure
