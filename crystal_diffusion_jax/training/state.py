@@ -45,8 +45,9 @@ def initial_params(
 ) -> tuple[Float[Array, " weights"], Unflatten]:
     """Fresh weights as one vector, and its layout; only the shapes of `batch` matter."""
     # One crystal is enough for the shapes, and faster to compile.
-    crystals, properties = jax.tree.map(lambda rows: rows[:1], (batch.crystals, batch.properties))
-    condition = Condition(values=jnp.asarray(properties), present=jnp.ones(properties.shape, bool))
+    rows = (batch.crystals, batch.properties)
+    crystals, properties = jax.tree.map(lambda array: jnp.asarray(array[:1]), rows)
+    condition = Condition(values=properties, present=jnp.ones(properties.shape, bool))
 
     def initialise(key: Key[Array, ""]) -> Any:
         return denoiser.init(key, crystals, jnp.ones(1, jnp.int32), condition)["params"]
