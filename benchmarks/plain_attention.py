@@ -7,12 +7,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Bool, Float
 
-from crystal_diffusion_jax.models.embeddings import ACTIVATIONS
 
-
-def plain_pair_features(frac_coords: Array, num_frequencies: int) -> Array:
-    """[B, N, 3] -> [B, N, N, 6 M] sines, then cosines of every difference f_j - f_i, eq. (14)."""
+def plain_pair_features(
+    frac_coords: Float[Array, "crystals atoms 3"], num_frequencies: int
+) -> Float[Array, "crystals atoms atoms features"]:
+    """Sines, then cosines of every difference f_j - f_i, eq. (14)."""
     orders = jnp.arange(1, num_frequencies + 1, dtype=frac_coords.dtype)
     difference = frac_coords[:, None] - frac_coords[:, :, None]
     angles = 2.0 * jnp.pi * difference[..., None] * orders  # [B, N, N, 3, M]
@@ -29,13 +30,17 @@ class PlainAttention(nn.Module):
     width: int
     num_heads: int
     pair_hidden_width: int
-    activation: str
 
     @nn.compact
     def __call__(
-        self, atoms: Array, pairs: Array, gram: Array, mask: Array, condition: Array | None
-    ) -> Array:
-        """[B, N, D] -> [B, N, D]."""
+        self,
+        atoms: Float[Array, "crystals atoms width"],
+        pairs: Float[Array, "crystals atoms atoms pair_features"],
+        of_crystal: Float[Array, "crystals crystal_features"],
+        mask: Bool[Array, "crystals atoms"],
+        condition: Float[Array, "crystals width"] | None,
+    ) -> Float[Array, "crystals atoms width"]:
+        """Attends once."""
         num_crystals, num_atoms, _ = atoms.shape
         per_head = self.width // self.num_heads
         qkv = nn.Dense(3 * self.width, name="qkv")(atoms)
@@ -46,12 +51,14 @@ class PlainAttention(nn.Module):
             part.reshape(num_crystals, num_atoms, self.num_heads, per_head)
             for part in jnp.split(qkv, 3, axis=-1)
         )
-        every_pair = jnp.broadcast_to(gram[:, None, None], (*pairs.shape[:3], gram.shape[-1]))
+        every_pair = jnp.broadcast_to(
+            of_crystal[:, None, None], (*pairs.shape[:3], of_crystal.shape[-1])
+        )
 
         def hidden(name: str) -> Array:
-            of_pair = nn.Dense(self.pair_hidden_width, use_bias=False, name=f"{name}_pair")(pairs)
-            of_crystal = nn.Dense(self.pair_hidden_width, name=f"{name}_gram")(every_pair)
-            return ACTIVATIONS[self.activation](of_pair + of_crystal)
+            pair_part = nn.Dense(self.pair_hidden_width, use_bias=False, name=f"{name}_pair")(pairs)
+            crystal_part = nn.Dense(self.pair_hidden_width, name=f"{name}_gram")(every_pair)
+            return nn.silu(pair_part + crystal_part)
 
         alpha = nn.Dense(self.num_heads, use_bias=False, name="alpha")(hidden("alpha"))
         beta_kernel = self.param(

@@ -16,7 +16,6 @@ def get_config(variant: str = "full") -> ConfigDict:
     """The experiment; variant "smoke" runs in seconds."""
     config = carbon24_cds.get_config(variant)
     config.model.num_radial_features = 16
-    config.model.pair_time = True
     if variant == "full":
         config.training.optimizer = "muon"
         config.training.num_steps = 24_000

@@ -17,7 +17,6 @@ def get_config(variant: str = "full") -> ConfigDict:
     """The experiment; variant "smoke" runs in seconds."""
     config = mp20_cds.get_config(variant)
     config.model.num_radial_features = 16
-    config.model.pair_time = True
     if variant == "full":
         config.model.width = config.model.pair_hidden_width = 64
         config.model.num_blocks = 3

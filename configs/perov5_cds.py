@@ -39,11 +39,8 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.model.num_heads = 8
     config.model.num_frequencies = 10
     config.model.pair_hidden_width = 64
-    config.model.activation = "silu"
-    config.model.norm = "post"
     config.model.mean_free_score = True
     config.model.num_radial_features = 0
-    config.model.pair_time = False
     config.model.num_rank_features = 0
 
     config.loss = ConfigDict()

@@ -40,7 +40,8 @@ class NoiseConfig:
 
     Attributes:
       num_steps: T.
-      cosine_offset: s of the cosine schedule (Nichol and Dhariwal, arXiv:2102.09672).
+      cosine_offset: s of the cosine schedule of lattice and species (Nichol and Dhariwal,
+        arXiv:2102.09672).
       frac_sigma_min: standard deviation of fractional coordinates at t = 1.
       frac_sigma_max: the same at t = T.
     """
@@ -52,7 +53,7 @@ class NoiseConfig:
 
     def __post_init__(self) -> None:
         """Rejects values that give no schedule."""
-        # Beyond the limit the smallest steps round to nothing in float32.
+        # Beyond this limit the smallest steps round to nothing in float32.
         if not 1 <= self.num_steps <= 100_000:
             raise ValueError(
                 f"num_steps must be at least 1 and at most 100000, not {self.num_steps}"
@@ -68,11 +69,11 @@ class NoiseConfig:
             )
 
 
+# Each has its branch in `models.denoiser.Denoiser`.
 CONDITIONINGS = ("none", "cdi", "cds")
 
-
-# Far above what crystals need. The sizes of the weights are found by going through the network,
-# so a made-up model must not describe one that takes minutes.
+# Far more than crystals need. The shapes of the weights are found by tracing the network, so a
+# forged model must not describe one that takes minutes.
 _MAX_BLOCKS, _MAX_WIDTH = 64, 8192
 
 
@@ -81,23 +82,20 @@ class DenoiserConfig:
     """Shape of the network.
 
     Attributes:
-      conditioning: how the property enters. "cdi": with the input, eq. (16); "cds": into queries,
-        keys and values of every block, eqs. (17)-(19); "none": not at all, only the time.
+      conditioning: how the properties enter. "cdi": joined to the input, eq. (16); "cds": in the
+        queries, keys and values of every block, eqs. (17)-(19); "none": not at all, only the time.
       width: D, features of an atom; even, a multiple of num_heads.
       num_blocks: Transformer blocks.
       num_heads: H, attention heads.
       num_frequencies: M, Fourier orders of the pair features, eq. (14).
       pair_hidden_width: hidden width of the pair MLPs.
-      activation: "silu", "gelu" or "relu".
-      norm: "post" (the paper's eqs. (9), (10)) or "pre".
-      num_radial_features: radial functions of distances between atoms, which pairs see besides
-        and which give forces on atoms and cell (`models.neighbours`); 0 disables them. Needs
-        lattices that are scaled by the number of atoms.
-      pair_time: whether the pair MLPs see the time; the paper's do not.
-      num_rank_features: cosines of a property's rank among the training data, embedded with its
-        value (`models.embeddings.PropertyEmbedding`); 0, the paper's, does without.
       mean_free_score: subtract the mean over atoms from the predicted and the target score, see
         `diffusion.coordinates.mean_free`; False is the paper's plain loss.
+      num_radial_features: radial functions of the distances between atoms, which the pair MLPs then
+        see together with the time, and which give forces on atoms and cell (`models.neighbours`);
+        0, the paper's choice, disables them. Needs scale_by_num_atoms.
+      num_rank_features: cosines of a property's rank in the training data, embedded with its value
+        (`models.embeddings.rank_features`); 0, the paper's choice, disables them.
     """
 
     conditioning: str = "cds"
@@ -106,22 +104,16 @@ class DenoiserConfig:
     num_heads: int = 8
     num_frequencies: int = 10
     pair_hidden_width: int = 64
-    activation: str = "silu"
-    norm: str = "post"
     mean_free_score: bool = True
     num_radial_features: int = 0
-    pair_time: bool = False
     num_rank_features: int = 0
 
     def __post_init__(self) -> None:
-        """Rejects values that name no network."""
-        for field, allowed in (
-            ("conditioning", CONDITIONINGS),
-            ("activation", ("silu", "gelu", "relu")),
-            ("norm", ("post", "pre")),
-        ):
-            if getattr(self, field) not in allowed:
-                raise ValueError(f"{field} must be one of {allowed}, not {getattr(self, field)!r}")
+        """Rejects values that describe no network."""
+        if self.conditioning not in CONDITIONINGS:
+            raise ValueError(
+                f"conditioning must be one of {CONDITIONINGS}, not {self.conditioning!r}"
+            )
         for fields, least, most in (
             (("num_blocks",), 1, _MAX_BLOCKS),
             (("width", "num_heads", "num_frequencies", "pair_hidden_width"), 1, _MAX_WIDTH),
@@ -142,16 +134,17 @@ class DenoiserConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """Weights of the parts; the logged parts are unweighted.
+    """Weights of the parts of the loss; the parts are logged without them.
 
     Attributes:
-      lattice: of the squared error of the lattice noise.
-      frac_coords: of the squared error of the scaled score.
-      species_kl: of the D3PM KL divergence. It is tiny beside the others (about 0.002 against
-        0.5), hence DiffCSP's weight of 20.
-      species_cross_entropy: of D3PM's auxiliary cross-entropy of the clean species.
-      condition_dropout: probability of hiding a crystal's properties, see `drop_conditions`; it
-        trains the unconditional branch of classifier-free guidance.
+      lattice: weight of the squared error of the lattice noise, eq. (3).
+      frac_coords: weight of the squared error of the scaled score, eq. (5).
+      species_kl: weight of the D3PM KL divergence, eq. (8). That term is small (about 0.002,
+        the others 0.5), hence DiffCSP's weight of 20.
+      species_cross_entropy: weight of D3PM's auxiliary cross-entropy of the clean species; 0, the
+        paper's choice, disables it.
+      condition_dropout: probability of hiding a crystal's properties (`loss.drop_conditions`),
+        which trains the unconditional branch of classifier-free guidance; 0 is the paper's choice.
     """
 
     lattice: float = 1.0
@@ -161,7 +154,7 @@ class LossConfig:
     condition_dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        """Rejects negative weights and what is no probability."""
+        """Rejects negative weights and a dropout that is not a probability."""
         for field in ("lattice", "frac_coords", "species_kl", "species_cross_entropy"):
             if not 0 <= getattr(self, field) < math.inf:
                 raise ValueError(

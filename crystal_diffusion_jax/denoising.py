@@ -1,9 +1,10 @@
-"""Where network and diffusion meet: a trained denoiser as a plain function of crystals and time."""
+"""The denoiser as the diffusion calls it: a plain function of crystals, time and condition."""
 
 from collections.abc import Callable
 from typing import Any
 
 from jax import Array
+from jaxtyping import Int
 
 from crystal_diffusion_jax.config import DenoiserConfig
 from crystal_diffusion_jax.crystals import Crystals
@@ -19,7 +20,7 @@ def build(config: DenoiserConfig, statistics: DatasetStatistics) -> Denoiser:
     """The network for data with these statistics.
 
     Raises:
-      UserError: it wants the ranks of properties, and the statistics have no quantiles.
+      UserError: it needs the ranks of properties, and the statistics have no quantiles.
     """
     if not config.num_rank_features or config.conditioning == "none":
         return Denoiser(config, num_species=len(statistics.vocabulary))
@@ -31,14 +32,14 @@ def build(config: DenoiserConfig, statistics: DatasetStatistics) -> Denoiser:
     return Denoiser(config, len(statistics.vocabulary), statistics.z_quantiles)
 
 
-# (noisy crystals, t [B], condition) -> Prediction
-ConditionalDenoise = Callable[[Crystals, Array, Condition], Prediction]
+# (noisy crystals, t, condition) -> Prediction
+ConditionalDenoise = Callable[[Crystals, Int[Array, " crystals"], Condition], Prediction]
 
 
 def bind(denoiser: Denoiser, params: Any) -> ConditionalDenoise:
-    """The denoiser with its parameters, returning a `Prediction`."""
+    """The denoiser with its parameters, returning a `Prediction`; its score mean-free if wanted."""
 
-    def denoise(crystals: Crystals, t: Array, condition: Condition) -> Prediction:
+    def denoise(crystals: Crystals, t: Int[Array, " crystals"], condition: Condition) -> Prediction:
         outputs: Any = denoiser.apply({"params": params}, crystals, t, condition)
         lattice_eps, score, logits = outputs
         if denoiser.config.mean_free_score:

@@ -6,6 +6,9 @@ import jax
 import joblib
 import pytest
 
+import tests.shapes  # noqa: F401, checks the signatures of what is imported below
+
+# isort: split
 from crystal_diffusion_jax import denoising, trained_model
 from crystal_diffusion_jax.config import NoiseConfig
 from crystal_diffusion_jax.diffusion.schedules import NoiseSchedule, noise_schedule

@@ -52,8 +52,8 @@ NUM_SPECIES = 4
 NUM_PROPERTIES = 2
 NOISE = NoiseConfig(num_steps=10)
 STEPS_PER_CALL = 2
-# What the models called "plus" and "ranks" have besides.
-EXTRAS = {"num_radial_features": 2, "pair_time": True, "num_rank_features": 2}
+# Beyond the paper's network.
+EXTRAS = {"num_radial_features": 2, "num_rank_features": 2}
 OXIDATION_STATES = ((1,), (2, 3), (-2,), (-1, 1))
 
 
@@ -142,7 +142,7 @@ TRAINED = [
     ("cds", ADAM, 5, {}),
     ("cdi", MUON, 5, {}),
     ("cds", MUON, 12, EXTRAS),
-    ("none", ADAM, 50, {"norm": "pre", "activation": "gelu", "mean_free_score": False}),
+    ("none", ADAM, 50, {"mean_free_score": False}),
 ]
 
 

@@ -16,17 +16,17 @@ PER_HEAD = WIDTH // HEADS
 NUM_ATOMS = (4, 2, 1)
 NUM_FEATURES = 6
 
-MODULE = CrystalAttention(WIDTH, HEADS, PAIR_WIDTH, "silu")
+MODULE = CrystalAttention(WIDTH, HEADS, PAIR_WIDTH)
 
 
 def random_inputs(num_atoms: Sequence[int]) -> dict[str, np.ndarray]:
-    """atoms, pairs, gram, mask and condition of crystals with these numbers of atoms."""
+    """atoms, pairs, of_crystal, mask and condition of crystals with these numbers of atoms."""
     rng = np.random.default_rng(0)
     count, padded = len(num_atoms), max(num_atoms)
     normal = {
         "atoms": (count, padded, WIDTH),
         "pairs": (count, padded, padded, NUM_FEATURES),
-        "gram": (count, 6),
+        "of_crystal": (count, 6),
         "condition": (count, WIDTH),
     }
     arrays = {name: rng.normal(size=shape).astype(np.float32) for name, shape in normal.items()}
@@ -84,7 +84,7 @@ def textbook(params: Any, inputs: dict[str, np.ndarray], with_condition: bool) -
         }
         for i in range(count):
             for j in range(count):
-                features = np.concatenate([x["pairs"][b, i, j], x["gram"][b]])
+                features = np.concatenate([x["pairs"][b, i, j], x["of_crystal"][b]])
                 hidden = {
                     name: silu(features @ kernel + p[f"{name}_gram"]["bias"])
                     for name, kernel in first.items()

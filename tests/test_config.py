@@ -93,7 +93,7 @@ def test_a_missing_section_is_named(values, name):
         ("model", "width", True, "of type int"),
         ("model", "width", 64.0, "of type int"),
         ("model", "width", None, "of type int"),
-        ("model", "norm", 1, "of type str"),
+        ("model", "conditioning", 1, "of type str"),
         ("model", "mean_free_score", 1, "of type bool"),
         ("training", "learning_rate", "0.001", "of type float"),
         ("training", "learning_rate", True, "of type float"),

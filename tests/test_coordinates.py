@@ -19,7 +19,7 @@ _noised = jax.jit(coordinates.noised)
 _scaled_score = jax.jit(coordinates.scaled_score)
 _corrector_move = jax.jit(coordinates.corrector_move)
 _predictor_move = jax.jit(coordinates.predictor_move)
-_relaxation_move = jax.jit(coordinates.renoising_move, static_argnames="share")
+_renoising_move = jax.jit(coordinates.renoising_move, static_argnames="share")
 
 
 def at(*times):
@@ -140,8 +140,8 @@ def test_langevin_corrector_leaves_the_wrapped_normal_invariant(schedule, t):
     sigma = sigma_at(t)
     angle = 2 * np.pi * (np.asarray(found, np.float64) - SITES)
     resultant = np.exp(-2 * (np.pi * sigma) ** 2)
-    # Var cos = (1 + r^4) / 2 - r^2, Var sin = (1 - r^4) / 2. The step h = corrector_step_size (sigma / sigma_1)^2
-    # is 0.04 sigma^2 while narrow, so 40 steps forget a wrong start width by exp(-3); its
+    # Var cos = (1 + r^4) / 2 - r^2, Var sin = (1 - r^4) / 2. The step
+    # h = step_size (sigma / sigma_1)^2 is 0.04 sigma^2 while narrow, so 40 steps forget a wrong start width by exp(-3); its
     # discretisation widens the variance by h / 2, that is lowers r by at most 2 pi^2 h r.
     step_size = corrector_step_size * (sigma / 0.005) ** 2
     error_cos = np.sqrt(((1 + resultant**4) / 2 - resultant**2) / angle.size)
@@ -152,7 +152,7 @@ def test_langevin_corrector_leaves_the_wrapped_normal_invariant(schedule, t):
 
 
 @functools.partial(jax.jit, static_argnames="share")
-def relaxed(start, key, t, share, schedule):
+def renoised(start, key, t, share, schedule):
     """After STEPS steps."""
     target, times = jnp.asarray(batch_of_sites(len(start))), jnp.full(len(start), t)
 
@@ -167,9 +167,9 @@ def relaxed(start, key, t, share, schedule):
 
 @pytest.mark.parametrize("share", [0.4, 1.0])
 @pytest.mark.parametrize("t", [2, 300, 700])
-def test_relaxation_leaves_the_wrapped_normal_invariant_however_large_its_share(schedule, t, share):
+def test_renoising_leaves_the_wrapped_normal_invariant_however_large_its_share(schedule, t, share):
     start, _ = noisy_and_score(normal(t, 5000, 4, 3), t, schedule)
-    found = relaxed(start, jax.random.key(t), t, share, schedule)
+    found = renoised(start, jax.random.key(t), t, share, schedule)
     away = np.asarray(found, np.float64) - SITES
     away = (away - np.round(away)).ravel()
     error = 5 / np.sqrt(away.size)
@@ -177,14 +177,14 @@ def test_relaxation_leaves_the_wrapped_normal_invariant_however_large_its_share(
     assert abs(away.std() / sigma_at(t) - 1) < error
 
 
-def test_a_relaxation_of_nothing_moves_nothing_and_one_of_all_goes_to_the_expected_site(schedule):
+def test_renoising_nothing_moves_nothing_and_renoising_all_goes_to_the_expected_site(schedule):
     target, times = batch_of_sites(4), at(100, 300, 500, 700)
     noise = normal(1, *target.shape)
     noisy = _noised(target, noise, times, schedule)
     score = _scaled_score(noisy, target, times, schedule)
     nothing = np.zeros_like(noise)
-    np.testing.assert_array_equal(_relaxation_move(noise, score, times, 0.0, schedule), nothing)
-    arrived = noisy + _relaxation_move(nothing, score, times, 1.0, schedule)
+    np.testing.assert_array_equal(_renoising_move(noise, score, times, 0.0, schedule), nothing)
+    arrived = noisy + _renoising_move(nothing, score, times, 1.0, schedule)
     np.testing.assert_allclose(circular_distance(arrived, target), 0.0, atol=1e-3)
 
 

@@ -1,4 +1,4 @@
-"""Symmetries of the denoiser for every conditioning and norm, on random and on trained weights."""
+"""Symmetries of the denoiser for every conditioning, on random and on trained weights."""
 
 import dataclasses
 import functools
@@ -32,26 +32,25 @@ TIMES = np.array([1, 900, 300, 40], np.int32)
 VALUES = np.array([[0.5], [-1.0], [2.0], [0.0]], np.float32)
 PRESENT = np.array([[True], [True], [False], [True]])
 
-# Every conditioning and every norm, and the tiny model, which is a trained one.
-NETWORKS = [("none", "pre"), ("cdi", "post"), ("cds", "pre"), ("cds", "trained")]
+# Every conditioning, the paper's pairs and those with radial features, and the trained tiny model.
+NETWORKS = [("none", "radial"), ("cdi", "paper"), ("cds", "radial"), ("cds", "trained")]
 
 # lattice_eps, score, logits
 Outputs = tuple[jax.Array, jax.Array, jax.Array]
 
 
 @functools.cache
-def denoiser(conditioning: str, norm: str) -> Denoiser:
+def denoiser(conditioning: str, pairs: str) -> Denoiser:
     config = DenoiserConfig(
         conditioning=conditioning,
-        norm=norm,
         width=16,
         pair_hidden_width=16,
         num_blocks=1,
         num_heads=2,
     )
-    if norm == "pre":  # with what the paper's network lacks
-        config = dataclasses.replace(config, num_radial_features=4, pair_time=True)
-    if conditioning == "cds":  # which is told its condition in every block
+    if pairs == "radial":
+        config = dataclasses.replace(config, num_radial_features=4)
+    if conditioning == "cds":  # whose condition enters in every block
         config = dataclasses.replace(config, num_blocks=2)
     return Denoiser(config, num_species=NUM_SPECIES)
 
@@ -104,13 +103,13 @@ class Network:
 
 @pytest.fixture(scope="module", params=NETWORKS, ids="-".join)
 def network(request, tiny_model) -> Network:
-    conditioning, norm = request.param
-    if norm == "trained":
+    conditioning, pairs = request.param
+    if pairs == "trained":
         apply = denoising.build(tiny_model.config.model, tiny_model.statistics).apply
         return Network(conditioning, jax.jit(apply), tiny_model.params)
     # Twice as large as usual, so that the outputs differ clearly between crystals.
-    params = drawn_params(denoiser(conditioning, norm), size=2.0)
-    return Network(conditioning, jax.jit(denoiser(conditioning, norm).apply), params)
+    params = drawn_params(denoiser(conditioning, pairs), size=2.0)
+    return Network(conditioning, jax.jit(denoiser(conditioning, pairs).apply), params)
 
 
 def assert_equal_outputs(found: Outputs, expected: Outputs) -> None:
@@ -124,6 +123,14 @@ def assert_equal_outputs(found: Outputs, expected: Outputs) -> None:
 
 def test_every_conditioning_is_tried():
     assert {conditioning for conditioning, _ in NETWORKS} == set(CONDITIONINGS)
+
+
+def test_a_conditioning_without_a_branch_in_the_denoiser_is_refused(monkeypatch):
+    monkeypatch.setattr("crystal_diffusion_jax.config.CONDITIONINGS", (*CONDITIONINGS, "film"))
+    network = Denoiser(DenoiserConfig(conditioning="film"), num_species=NUM_SPECIES)
+    arguments = (jax.random.key(0), base_crystals(), jnp.asarray(TIMES), base_condition())
+    with pytest.raises(ValueError, match="conditioning 'film' is not implemented"):
+        jax.eval_shape(network.init, *arguments)
 
 
 def test_the_outputs_are_far_from_constant(network):
@@ -243,15 +250,16 @@ def test_the_property_matters_where_it_is_given_unless_the_network_is_unconditio
         assert np.abs(np.asarray(hidden[part]) - plain[part]).max() > 1e-3
 
 
-@pytest.mark.parametrize(("conditioning", "norm"), [("cdi", "post"), ("cds", "pre")])
-def test_junk_on_the_padding_changes_no_gradient(conditioning, norm):
+@pytest.mark.parametrize(("conditioning", "pairs"), [("cdi", "paper"), ("cds", "radial")])
+def test_junk_on_the_padding_changes_no_gradient(conditioning, pairs):
     crystals, condition = base_crystals(), base_condition()
-    network = denoiser(conditioning, norm)
+    network = denoiser(conditioning, pairs)
 
     @jax.jit
     def gradient(params: Any, crystals: Crystals) -> Any:
         def total(params: Any) -> jax.Array:
-            outputs: Any = network.apply({"params": params}, crystals, TIMES, condition)
+            times = jnp.asarray(TIMES)
+            outputs: Any = network.apply({"params": params}, crystals, times, condition)
             lattice_eps, score, logits = outputs
             of_atoms = jnp.sum(jnp.sin(score), axis=-1) + jnp.sum(jnp.sin(logits), axis=-1)
             return jnp.sum(jnp.sin(lattice_eps)) + jnp.sum(jnp.where(crystals.mask, of_atoms, 0.0))
@@ -267,7 +275,7 @@ def test_junk_on_the_padding_changes_no_gradient(conditioning, norm):
 
 
 def test_the_optimised_network_computes_what_the_plain_one_does():
-    network = denoiser("cdi", "post")
+    network = denoiser("cdi", "paper")
     params = {"params": drawn_params(network, size=2.0)}
     arguments = (params, base_crystals(), TIMES, base_condition())
     options = [
@@ -303,8 +311,6 @@ def test_the_bound_denoiser_removes_the_mean_score_where_the_config_says_so(mean
     ("fields", "message"),
     [
         ({"conditioning": "film"}, "conditioning must be one of"),
-        ({"activation": "tanh"}, "activation must be one of"),
-        ({"norm": "both"}, "norm must be one of"),
         ({"width": 0}, "width must be at least 1"),
         ({"num_blocks": 0}, "num_blocks must be at least 1"),
         ({"num_heads": -1}, "num_heads must be at least 1"),
@@ -317,14 +323,14 @@ def test_the_bound_denoiser_removes_the_mean_score_where_the_config_says_so(mean
         ({"width": 9, "num_heads": 3}, "must be even"),
     ],
 )
-def test_a_config_that_names_no_network_is_rejected(fields, message):
+def test_a_config_that_describes_no_network_is_rejected(fields, message):
     with pytest.raises(ValueError, match=message):
         DenoiserConfig(**fields)
 
 
 def test_what_is_the_same_in_all_keys_or_in_all_scores_of_a_crystal_has_no_effect():
     # The former drops out of the softmax, the latter out of the mean-free score.
-    network, crystals = denoiser("cds", "pre"), base_crystals()
+    network, crystals = denoiser("cds", "radial"), base_crystals()
     named = flax.traverse_util.flatten_dict(drawn_params(network), sep="/")
     times, condition = jnp.asarray(TIMES), base_condition()
     predict = jax.jit(lambda params: denoising.bind(network, params)(crystals, times, condition))

@@ -1,6 +1,5 @@
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +8,6 @@ from scipy.spatial.distance import pdist
 from scipy.stats import ortho_group
 
 from crystal_diffusion_jax.models.embeddings import (
-    ACTIVATIONS,
     MLP,
     Condition,
     PropertyEmbedding,
@@ -138,8 +136,7 @@ def test_fresh_properties_have_weights_and_null_vectors_of_their_own():
         assert len(np.unique(params[name])) == 8
 
 
-@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
-def test_the_mlp_is_linear_activation_linear(activation):
+def test_the_mlp_is_linear_silu_linear():
     rng = np.random.default_rng(6)
     first, second = rng.normal(size=(3, 5)), rng.normal(size=(5, 2))
     params = {
@@ -147,7 +144,7 @@ def test_the_mlp_is_linear_activation_linear(activation):
         "Dense_1": {"kernel": second, "bias": np.full(2, -0.2)},
     }
     inputs = rng.normal(size=(4, 3))
-    activate = jax.jit({"silu": nn.silu, "gelu": nn.gelu, "relu": nn.relu}[activation])
-    expected: Any = np.asarray(activate(inputs @ first + 0.1)) @ second - 0.2
-    found: Any = jax.jit(MLP(5, 2, activation).apply)({"params": params}, inputs)
+    hidden = inputs @ first + 0.1
+    expected = hidden / (1.0 + np.exp(-hidden)) @ second - 0.2
+    found: Any = jax.jit(MLP(5, 2).apply)({"params": params}, inputs)
     np.testing.assert_allclose(found, expected, atol=1e-5)

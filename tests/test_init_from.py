@@ -111,7 +111,7 @@ def test_the_embedding_of_other_properties_is_fresh(tmp_path):
     ("section", "changes", "named"),
     [
         ("model", {"width": 32}, "model.width=32, the config 16"),
-        ("model", {"norm": "pre"}, "model.norm='pre', the config 'post'"),
+        ("model", {"conditioning": "cdi"}, "model.conditioning='cdi', the config 'cds'"),
         ("model", {"num_rank_features": 4}, "model.num_rank_features=4, the config 0"),
         ("noise", {"frac_sigma_max": 0.4}, "noise.frac_sigma_max=0.4, the config 0.5"),
     ],

@@ -73,7 +73,7 @@ def corrector(keys, crystals, prediction, t, schedule):
 
 
 @jax.jit
-def relaxation(keys, crystals, prediction, t, schedule):
+def renoising(keys, crystals, prediction, t, schedule):
     return joint.renoising_step(keys, crystals, prediction, t, 0.4, schedule)
 
 
@@ -173,7 +173,7 @@ def test_prior_of_a_crystal_depends_on_its_own_key_alone_whatever_its_padding():
     assert_same_atoms(alone, expected, np.ones((1, 3), bool))
 
 
-STEPS = pytest.mark.parametrize("step", [predictor, corrector, relaxation])
+STEPS = pytest.mark.parametrize("step", [predictor, corrector, renoising])
 
 
 @STEPS
@@ -199,8 +199,8 @@ def test_steps_repeat_with_the_same_keys_and_differ_with_others(schedule, step):
     assert np.mean(np.asarray(changed.frac_coords) != np.asarray(result.frac_coords)) > 0.99
 
 
-@pytest.mark.parametrize("step", [corrector, relaxation])
-def test_corrector_and_relaxation_move_the_coordinates_only(schedule, step):
+@pytest.mark.parametrize("step", [corrector, renoising])
+def test_corrector_and_renoising_move_the_coordinates_only(schedule, step):
     before = batch_of(three_crystals())
     inputs = before, batch_of(three_predictions()), TIMES[ROWS]
     after = step(keys_of(11), *inputs, schedule)
@@ -226,7 +226,7 @@ def test_steps_leave_coordinates_unwrapped_until_asked(schedule):
     )
     prediction, t = batch_of(three_predictions()), np.full(NUMBER, 500)
     wrapped = jax.jit(joint.wrapped)
-    for step in (predictor, corrector, relaxation):
+    for step in (predictor, corrector, renoising):
         after = step(keys_of(14), crystals, prediction, t, schedule)
         assert after.frac_coords.min() < 0
         found = np.asarray(wrapped(after).frac_coords)

@@ -21,12 +21,12 @@ def test_the_efficient_attention_equals_the_plain_one(num_atoms, average_from, m
     monkeypatch.setattr(attention, "AVERAGE_HIDDEN_FROM", average_from)
     rng = np.random.default_rng(0)
     frac_coords = jnp.asarray(rng.random((3, num_atoms, 3)), jnp.float32)
-    atoms = rng.normal(size=(3, num_atoms, WIDTH)).astype(np.float32)
-    gram = rng.normal(size=(3, 6)).astype(np.float32)
-    condition = rng.normal(size=(3, WIDTH)).astype(np.float32)
-    mask = np.arange(num_atoms) < np.array([num_atoms, num_atoms - 1, 1])[:, None]
-    efficient = CrystalAttention(WIDTH, HEADS, WIDTH, "silu")
-    plain = PlainAttention(WIDTH, HEADS, WIDTH, "silu")
+    atoms = jnp.asarray(rng.normal(size=(3, num_atoms, WIDTH)), jnp.float32)
+    gram = jnp.asarray(rng.normal(size=(3, 6)), jnp.float32)
+    condition = jnp.asarray(rng.normal(size=(3, WIDTH)), jnp.float32)
+    mask = jnp.arange(num_atoms) < jnp.array([num_atoms, num_atoms - 1, 1])[:, None]
+    efficient = CrystalAttention(WIDTH, HEADS, WIDTH)
+    plain = PlainAttention(WIDTH, HEADS, WIDTH)
 
     @jax.jit
     def both(params: Any) -> Any:

@@ -87,7 +87,8 @@ def relaxed_from(frac_coords, t, schedule):
     )
 
     def denoise(noisy: Crystals, t: jax.Array) -> Prediction:
-        score = coordinates.scaled_score(noisy.frac_coords, jnp.asarray(SITES), t, schedule)
+        sites = jnp.broadcast_to(SITES, noisy.frac_coords.shape)
+        score = coordinates.scaled_score(noisy.frac_coords, sites, t, schedule)
         return Prediction(noisy.lattice, score, jnp.zeros((COUNT, 3, 4)))
 
     keys = jax.random.split(jax.random.key(7), COUNT)

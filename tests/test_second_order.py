@@ -13,7 +13,7 @@ from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.diffusion import coordinates, joint, lattice, second_order, species
 from crystal_diffusion_jax.diffusion.joint import Prediction
 from crystal_diffusion_jax.diffusion.schedules import NoiseSchedule, cosine_alpha_bar
-from crystal_diffusion_jax.diffusion.second_order import Estimate
+from crystal_diffusion_jax.diffusion.second_order import CleanEstimate
 
 NUM_SPECIES = 4
 SPREAD = 0.1  # standard deviation of the data
@@ -151,11 +151,11 @@ def both_steps(
     keys: Array,
     crystals: Crystals,
     prediction: Prediction,
-    previous: Estimate,
+    previous: CleanEstimate,
     t: Array,
     s: Array,
     schedule: NoiseSchedule,
-) -> tuple[Crystals, Estimate, Crystals]:
+) -> tuple[Crystals, CleanEstimate, Crystals]:
     """The step and the estimate that it hands on, and the ancestral step; compiled once."""
     second, handed_on = second_order.step(keys, crystals, prediction, previous, t, s, schedule)
     return second, handed_on, joint.predictor_step(keys, crystals, prediction, t, s, schedule)
@@ -172,7 +172,7 @@ def noised(normal: np.ndarray, t: Array, schedule: NoiseSchedule) -> Crystals:
 
 NUMBER = 8
 exact = jax.jit(knows_one_crystal)
-seen_after = jax.jit(second_order.seen_after)
+after_move = jax.jit(second_order.moved)
 wrapped = jax.jit(joint.wrapped)
 
 
@@ -191,7 +191,7 @@ def test_a_constant_estimate_makes_it_the_ancestral_step_even_across_the_cell_bo
         # As by a corrector, both move between the steps.
         move = rng.normal(size=(NUMBER, 3, 3)).astype(np.float32) * SIGMA[t].astype(np.float32) / 5
         before = np.asarray(second.frac_coords)
-        previous = seen_after(previous, move)
+        previous = after_move(previous, move)
         second, ancestral = (
             wrapped(dataclasses.replace(crystals, frac_coords=crystals.frac_coords + move))
             for crystals in (second, ancestral)

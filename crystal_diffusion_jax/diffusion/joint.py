@@ -1,7 +1,11 @@
 """The three diffusions on one batch of crystals, with the lattice in units of its scale.
 
-`prior`, `corrector_step` and `predictor_step` draw from the keys they are given: fold the time and
-the role in first, so that no two of them share a key.
+Paper eqs. (1), (4), (6) together in `noise`; the paper's sampler is `prior`, then at each time
+`corrector_step` and `predictor_step`.
+
+`prior` and the steps draw from the keys that they are given, one per crystal so that a crystal does
+not depend on its batch. Fold the time and the role in first: no two of them may share a key.
+The steps do not wrap coordinates into the unit cell; `wrapped` does.
 """
 
 import dataclasses
@@ -10,6 +14,7 @@ from collections.abc import Callable
 import flax.struct
 import jax
 from jax import Array
+from jaxtyping import Bool, Float, Int, Key
 
 from crystal_diffusion_jax.crystals import Crystals, wrap
 from crystal_diffusion_jax.diffusion import coordinates, lattice, species
@@ -18,17 +23,17 @@ from crystal_diffusion_jax.diffusion.schedules import NoiseSchedule
 
 @flax.struct.dataclass
 class Prediction:
-    """What a denoiser returns, and, but for the logits, what it regresses on.
+    """The output of a denoiser.
 
     Attributes:
-      lattice_eps: [B, 3, 3] noise in the lattice.
-      scaled_score: [B, N, 3] score of frac_coords times sqrt(lambda_t); 0 on padding.
-      species_logits: [B, N, K] distribution of the clean species.
+      lattice_eps: noise in the lattice.
+      scaled_score: score of frac_coords times sqrt(lambda_t); 0 on padding.
+      species_logits: distribution of the clean species.
     """
 
-    lattice_eps: Array
-    scaled_score: Array
-    species_logits: Array
+    lattice_eps: Float[Array, "crystals 3 3"]
+    scaled_score: Float[Array, "crystals atoms 3"]
+    species_logits: Float[Array, "crystals atoms species"]
 
 
 @flax.struct.dataclass
@@ -36,30 +41,26 @@ class Targets:
     """Regression targets of a noised batch; the clean species are in the clean batch.
 
     Attributes:
-      lattice_eps: [B, 3, 3] the noise added to the lattice.
-      scaled_score: [B, N, 3] true score of frac_coords times sqrt(lambda_t).
+      lattice_eps: the noise added to the lattice.
+      scaled_score: true score of frac_coords times sqrt(lambda_t).
     """
 
-    lattice_eps: Array
-    scaled_score: Array
+    lattice_eps: Float[Array, "crystals 3 3"]
+    scaled_score: Float[Array, "crystals atoms 3"]
 
 
-# (noisy crystals, t [B]) -> Prediction
-Denoise = Callable[[Crystals, Array], Prediction]
+# (noisy crystals, t) -> Prediction
+Denoise = Callable[[Crystals, Int[Array, " crystals"]], Prediction]
 
 
 def noise(
-    key: Array, crystals: Crystals, t: Array, num_species: int, schedule: NoiseSchedule
+    key: Key[Array, ""],
+    crystals: Crystals,
+    t: Int[Array, " crystals"],
+    num_species: int,
+    schedule: NoiseSchedule,
 ) -> tuple[Crystals, Targets]:
-    """One draw of the forward process at times t.
-
-    Args:
-      key: PRNG key.
-      crystals: clean batch, lattice in units of its scale.
-      t: [B] int in 1..T.
-      num_species: K.
-      schedule: the tables.
-    """
+    """One draw of the forward process of clean crystals at times t in 1..T."""
     key_lattice, key_frac, key_keep, key_species = jax.random.split(key, 4)
     lattice_eps = jax.random.normal(key_lattice, crystals.lattice.shape)
     frac_eps = jax.random.normal(key_frac, crystals.frac_coords.shape)
@@ -76,16 +77,12 @@ def noise(
     return noisy, Targets(lattice_eps=lattice_eps, scaled_score=score)
 
 
-def prior(keys: Array, mask: Array, num_species: int) -> Crystals:
-    """Draws x_T: normal lattice, uniform frac_coords, uniform species.
+def prior(
+    keys: Key[Array, " crystals"], mask: Bool[Array, "crystals atoms"], num_species: int
+) -> Crystals:
+    """Draws x_T: normal lattice, uniform frac_coords, uniform species."""
 
-    Args:
-      keys: [B] one PRNG key per crystal, so that a crystal does not depend on its batch.
-      mask: [B, N] real atoms.
-      num_species: K.
-    """
-
-    def draw(key: Array) -> tuple[Array, Array]:
+    def draw(key: Key[Array, ""]) -> tuple[Float[Array, "atoms 3"], Int[Array, " atoms"]]:
         key_frac, key_species = jax.random.split(key)
         frac_coords = jax.random.uniform(key_frac, (mask.shape[1], 3))
         return frac_coords, jax.random.randint(key_species, mask.shape[1:], 0, num_species)
@@ -97,49 +94,33 @@ def prior(keys: Array, mask: Array, num_species: int) -> Crystals:
 
 
 def corrector_step(
-    keys: Array,
+    keys: Key[Array, " crystals"],
     crystals: Crystals,
     prediction: Prediction,
-    t: Array,
-    corrector_step_size: float | Array,
+    t: Int[Array, " crystals"],
+    step_size: float | Float[Array, ""],
     schedule: NoiseSchedule,
 ) -> Crystals:
     """Langevin step of the coordinates at fixed t; lattice and species stay.
 
-    Coordinates go as far as they go, maybe out of the unit cell; see `wrapped`.
-
-    Args:
-      keys: [B] one PRNG key per crystal.
-      crystals: batch at time t.
-      prediction: the denoiser's output for it.
-      t: [B] int.
-      corrector_step_size: step size at t = 1.
-      schedule: the tables.
+    `step_size` is that at t = 1, in squared fractional units.
     """
     normal = _normal(keys, crystals.frac_coords)
-    move = coordinates.corrector_move(
-        normal, prediction.scaled_score, t, corrector_step_size, schedule
-    )
+    move = coordinates.corrector_move(normal, prediction.scaled_score, t, step_size, schedule)
     return dataclasses.replace(crystals, frac_coords=crystals.frac_coords + move)
 
 
 def renoising_step(
-    keys: Array,
+    keys: Key[Array, " crystals"],
     crystals: Crystals,
     prediction: Prediction,
-    t: Array,
+    t: Int[Array, " crystals"],
     share: float,
     schedule: NoiseSchedule,
 ) -> Crystals:
     """Replaces a share of the coordinates' noise at fixed t; lattice and species stay.
 
-    Args:
-      keys: [B] one PRNG key per crystal.
-      crystals: batch at time t.
-      prediction: the denoiser's output for it.
-      t: [B] int.
-      share: of the noise's variance, in [0, 1].
-      schedule: the tables.
+    `share` is that of the noise's variance, in [0, 1].
     """
     normal = _normal(keys, crystals.frac_coords)
     move = coordinates.renoising_move(normal, prediction.scaled_score, t, share, schedule)
@@ -147,24 +128,16 @@ def renoising_step(
 
 
 def predictor_step(
-    keys: Array,
+    keys: Key[Array, " crystals"],
     crystals: Crystals,
     prediction: Prediction,
-    t: Array,
-    s: Array,
+    t: Int[Array, " crystals"],
+    s: Int[Array, " crystals"],
     schedule: NoiseSchedule,
 ) -> Crystals:
-    """Ancestral step of all three parts from t to an earlier s.
+    """Ancestral step of lattice, coordinates and species from t to an earlier s.
 
-    Coordinates go as far as they go, maybe out of the unit cell; see `wrapped`.
-
-    Args:
-      keys: [B] one PRNG key per crystal.
-      crystals: batch at time t.
-      prediction: the denoiser's output for it.
-      t: [B] int, the present time.
-      s: [B] int, the earlier time; 0 gives clean crystals.
-      schedule: the tables.
+    At s = 0 the crystals are clean.
     """
     logits = prediction.species_logits
     gumbel = jax.vmap(lambda key, like: jax.random.gumbel(key, like.shape))(_fold(keys, 2), logits)
@@ -191,9 +164,11 @@ def wrapped(crystals: Crystals) -> Crystals:
     return dataclasses.replace(crystals, frac_coords=wrap(crystals.frac_coords))
 
 
-def _fold(keys: Array, number: int) -> Array:
+def _fold(keys: Key[Array, " crystals"], number: int) -> Key[Array, " crystals"]:
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)
 
 
-def _normal(keys: Array, like: Array) -> Array:
+def _normal(
+    keys: Key[Array, " crystals"], like: Float[Array, "crystals *shape"]
+) -> Float[Array, "crystals *shape"]:
     return jax.vmap(lambda key, row: jax.random.normal(key, row.shape))(keys, like)

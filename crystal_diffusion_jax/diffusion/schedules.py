@@ -1,9 +1,13 @@
-"""Noise schedules as tables over t = 0..T; index 0 means clean."""
+"""Noise schedules as tables over t = 0..T; index 0 means clean.
+
+ab_t and beta_t of paper eqs. (1), (2), (6); sigma_t of eq. (4); lambda_t of eq. (5).
+"""
 
 import flax.struct
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import Float, Float64, Int, Int32
 
 from crystal_diffusion_jax.config import NoiseConfig
 from crystal_diffusion_jax.diffusion import wrapped_normal
@@ -11,25 +15,25 @@ from crystal_diffusion_jax.diffusion import wrapped_normal
 
 @flax.struct.dataclass
 class NoiseSchedule:
-    """Tables indexed by t = 0..T, each [T + 1] float32.
+    """Tables indexed by t = 0..T.
 
     Attributes:
       alpha_bar: product of (1 - beta_s) for s = 1..t; lattice and species share it.
       one_minus_alpha_bar: its complement, tabulated because the difference cancels in float32.
-      log_alpha_bar: its logarithm, for the ratio of two entries.
+      log_alpha_bar: its logarithm, for ratios of two entries.
       sigma: standard deviation of fractional coordinates.
       score_scale: sqrt(lambda_t) = 1 / sqrt(E[score^2]), which brings the score to unit size.
     """
 
-    alpha_bar: Array
-    one_minus_alpha_bar: Array
-    log_alpha_bar: Array
-    sigma: Array
-    score_scale: Array
+    alpha_bar: Float[Array, " times"]
+    one_minus_alpha_bar: Float[Array, " times"]
+    log_alpha_bar: Float[Array, " times"]
+    sigma: Float[Array, " times"]
+    score_scale: Float[Array, " times"]
 
 
-def cosine_alpha_bar(num_steps: int, offset: float) -> np.ndarray:
-    """Cosine schedule with beta clipped to [1e-4, 0.9999], [T + 1] float64.
+def cosine_alpha_bar(num_steps: int, offset: float) -> Float64[np.ndarray, " times"]:
+    """Cosine schedule with beta clipped to [1e-4, 0.9999].
 
     Reference: Nichol and Dhariwal, arXiv:2102.09672, eq. (17).
     """
@@ -39,8 +43,10 @@ def cosine_alpha_bar(num_steps: int, offset: float) -> np.ndarray:
     return np.concatenate([[1.0], np.cumprod(1.0 - beta)])
 
 
-def geometric_sigma(num_steps: int, sigma_min: float, sigma_max: float) -> np.ndarray:
-    """sigma_t = sigma_1 (sigma_T / sigma_1)^((t-1)/(T-1)) with sigma_0 = 0, [T + 1] float64."""
+def geometric_sigma(
+    num_steps: int, sigma_min: float, sigma_max: float
+) -> Float64[np.ndarray, " times"]:
+    """sigma_t = sigma_1 (sigma_T / sigma_1)^((t-1)/(T-1)) with sigma_0 = 0."""
     return np.concatenate([[0.0], np.geomspace(sigma_min, sigma_max, num_steps)])
 
 
@@ -59,12 +65,12 @@ def noise_schedule(config: NoiseConfig) -> NoiseSchedule:
     )
 
 
-def sampling_times(num_train_steps: int, num_sample_steps: int) -> np.ndarray:
-    """Decreasing, evenly spaced times t_0 > t_1 > ... > t_S = 0, [S + 1] int32.
+def sampling_times(num_train_steps: int, num_sample_steps: int) -> Int32[np.ndarray, " times"]:
+    """Decreasing, evenly spaced times t_0 > t_1 > ... > t_S = 0.
 
-    All T steps start at t_0 = T. Fewer start at T - 1, which is as good as pure noise: a step
-    from T to s multiplies the error of the predicted noise by beta / sqrt(ab_T / ab_s), which the
-    clipped beta_T makes 1000 for S = 100 (11 from T - 1).
+    With S = T they start at t_0 = T. With fewer steps they start at T - 1, which is as good as pure
+    noise: a step from T to s multiplies the error of the predicted noise by
+    beta / sqrt(ab_T / ab_s), which is 1000 for S = 100 because beta_T is clipped (11 from T - 1).
 
     Raises:
       ValueError: unless 1 <= num_sample_steps <= num_train_steps.
@@ -76,21 +82,19 @@ def sampling_times(num_train_steps: int, num_sample_steps: int) -> np.ndarray:
     return times.astype(np.int32)
 
 
-def per_crystal(table: Array, t: Array, ndim: int) -> Array:
-    """table[t] with trailing axes of size 1, so that [B] times broadcast to `ndim` axes."""
+def per_crystal(
+    table: Float[Array, " times"], t: Int[Array, " crystals"], ndim: int
+) -> Float[Array, "crystals ..."]:
+    """table[t] with trailing axes of size 1, to broadcast against arrays of `ndim` axes."""
     return table[t].reshape(t.shape + (1,) * (ndim - t.ndim))
 
 
-def transition(schedule: NoiseSchedule, t: Array, s: Array, ndim: int) -> tuple[Array, Array]:
+def transition(
+    schedule: NoiseSchedule, t: Int[Array, " crystals"], s: Int[Array, " crystals"], ndim: int
+) -> tuple[Float[Array, "crystals ..."], Float[Array, "crystals ..."]]:
     """alpha = ab_t / ab_s and beta = 1 - alpha of the chain from s to t > s, accurate in float32.
 
-    For s = t - 1 these are the one-step 1 - beta_t and beta_t.
-
-    Args:
-      schedule: the tables.
-      t: [B] int, the later time.
-      s: [B] int, the earlier time.
-      ndim: number of axes of the result; those after the first have size 1.
+    For s = t - 1 these are 1 - beta_t and beta_t. Axes after the first have size 1, `ndim` in all.
     """
     log_alpha = per_crystal(schedule.log_alpha_bar, t, ndim) - per_crystal(
         schedule.log_alpha_bar, s, ndim

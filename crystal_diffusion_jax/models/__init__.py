@@ -1,1 +1,1 @@
-"""The denoiser: stateless flax.linen modules."""
+"""The denoiser of paper eqs. (9)-(19): stateless flax.linen modules."""

@@ -1,17 +1,20 @@
-"""Self-attention over the atoms of a crystal with relative positions, eqs. (11)-(13), (17)-(19)."""
+"""Self-attention over the atoms of a crystal with relative positions.
+
+Paper eqs. (11), attention; (12), alpha; (13), beta; (17)-(19), a condition in q, k and v.
+"""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Bool, Float
 
-from crystal_diffusion_jax.models.embeddings import ACTIVATIONS
-
-# From this product of atoms and hidden width on, beta's hidden vectors are averaged over the pairs
-# before the last layer; below, that layer on every pair is quicker (benchmarks/README.md).
+# Where the product of atoms and hidden width is at least this, beta's hidden vectors are averaged
+# over the pairs before the last layer; below, that layer on every pair is faster
+# (benchmarks/README.md).
 AVERAGE_HIDDEN_FROM = 400
-# From this many atoms on, products of queries, keys and values run as batched matrix products;
-# below, multiply-and-sum is quicker on CPUs (benchmarks/README.md).
+# With at least this many atoms, products of queries, keys and values run as batched matrix
+# products; with fewer, multiply-and-sum is faster on CPUs (benchmarks/README.md).
 BATCHED_PRODUCTS_FROM = 12
 
 
@@ -22,36 +25,36 @@ class CrystalAttention(nn.Module):
     number per head) and beta (split over heads) MLPs of the pair's Fourier features and the
     crystal's Gram matrix, eqs. (12), (13). beta's last layer is linear and the weights sum to 1,
     so the hidden vectors can be averaged first and projected once per atom; the Gram matrix enters
-    the first layer once per crystal. Both are exact and save most of the work over pairs. What
-    else was measured, and kept or dropped, is in benchmarks/README.md.
+    the first layer once per crystal. Both are exact and save most of the work over pairs.
+    benchmarks/README.md lists the alternatives that were measured.
 
     Attributes:
       width: D, a multiple of num_heads.
       num_heads: H.
       pair_hidden_width: hidden width of the pair MLPs.
-      activation: key of `ACTIVATIONS`.
     """
 
     width: int
     num_heads: int
     pair_hidden_width: int
-    activation: str
 
     @nn.compact
     def __call__(
-        self, atoms: Array, pairs: Array, gram: Array, mask: Array, condition: Array | None
-    ) -> Array:
-        """One round of attention.
+        self,
+        atoms: Float[Array, "crystals atoms width"],
+        pairs: Float[Array, "crystals atoms atoms pair_features"],
+        of_crystal: Float[Array, "crystals crystal_features"],
+        mask: Bool[Array, "crystals atoms"],
+        condition: Float[Array, "crystals width"] | None,
+    ) -> Float[Array, "crystals atoms width"]:
+        """Attends once.
 
         Args:
-          atoms: [B, N, D] atom features.
-          pairs: [B, N, N, 6M] Fourier features of f_j - f_i, query first.
-          gram: [B, 6] Gram matrix of the lattice.
-          mask: [B, N] real atoms; padding is never attended to.
-          condition: [B, D] added to q, k and v through own weights (cds), or None.
-
-        Returns:
-          [B, N, D].
+          atoms: atom features.
+          pairs: features of f_j - f_i, query i first.
+          of_crystal: features that all pairs of a crystal share: the Gram matrix of the lattice.
+          mask: real atoms; padding is never attended to.
+          condition: added to q, k and v by weights of its own, eqs. (17)-(19), or None.
         """
         num_crystals, num_atoms, _ = atoms.shape
         per_head = (num_crystals, num_atoms, self.num_heads, self.width // self.num_heads)
@@ -63,11 +66,11 @@ class CrystalAttention(nn.Module):
             ]
         query, key, value = (part.reshape(per_head) for part in jnp.split(qkv, 3, axis=-1))
 
-        def hidden(name: str) -> Array:
-            """First layer of a pair MLP, [B, N, N, pair_hidden_width]."""
-            of_pair = nn.Dense(self.pair_hidden_width, use_bias=False, name=f"{name}_pair")(pairs)
-            of_crystal = nn.Dense(self.pair_hidden_width, name=f"{name}_gram")(gram)
-            return ACTIVATIONS[self.activation](of_pair + of_crystal[:, None, None])
+        def hidden(name: str) -> Float[Array, "crystals atoms atoms hidden"]:
+            """First layer of a pair MLP."""
+            pair_part = nn.Dense(self.pair_hidden_width, use_bias=False, name=f"{name}_pair")(pairs)
+            crystal_part = nn.Dense(self.pair_hidden_width, name=f"{name}_gram")(of_crystal)
+            return nn.silu(pair_part + crystal_part[:, None, None])
 
         # A bias of alpha would cancel in the softmax.
         alpha = nn.Dense(self.num_heads, use_bias=False, name="alpha")(hidden("alpha"))

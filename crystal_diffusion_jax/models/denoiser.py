@@ -1,9 +1,14 @@
-"""The Transformer denoiser, paper eqs. (9)-(19)."""
+"""The Transformer denoiser.
+
+Paper eqs. (9), (10), `Block`; (15), (16) and the heads, `Denoiser`. Attention, eqs. (11)-(13) and
+(17)-(19), is in `models.attention`, the inputs, eqs. (14), (15), in `models.embeddings`.
+"""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Bool, Float, Int
 
 from crystal_diffusion_jax.config import DenoiserConfig
 from crystal_diffusion_jax.crystals import Crystals
@@ -12,6 +17,7 @@ from crystal_diffusion_jax.models.embeddings import (
     MLP,
     Condition,
     PropertyEmbedding,
+    Quantiles,
     gram_features,
     pair_features,
     sinusoidal_time,
@@ -20,7 +26,7 @@ from crystal_diffusion_jax.models.neighbours import find_neighbours, virial
 
 
 class Block(nn.Module):
-    """Attention and MLP, each with a residual and a layer norm, eqs. (9), (10).
+    """Attention and MLP, each with a residual connection and a layer norm, eqs. (9), (10).
 
     Attributes:
       config: shape of the network.
@@ -30,20 +36,19 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, atoms: Array, pairs: Array, gram: Array, mask: Array, condition: Array | None
-    ) -> Array:
-        """[B, N, D] atom features -> [B, N, D]; arguments as in `CrystalAttention`."""
+        self,
+        atoms: Float[Array, "crystals atoms width"],
+        pairs: Float[Array, "crystals atoms atoms pair_features"],
+        of_crystal: Float[Array, "crystals crystal_features"],
+        mask: Bool[Array, "crystals atoms"],
+        condition: Float[Array, "crystals width"] | None,
+    ) -> Float[Array, "crystals atoms width"]:
+        """Updates the atom features; arguments as in `CrystalAttention`."""
         config = self.config
-        attention = CrystalAttention(
-            config.width, config.num_heads, config.pair_hidden_width, config.activation
-        )
-        mlp = MLP(config.width, config.width, config.activation)
-        norm_attention, norm_mlp = nn.LayerNorm(), nn.LayerNorm()
-        if config.norm == "pre":
-            atoms = atoms + attention(norm_attention(atoms), pairs, gram, mask, condition)
-            return atoms + mlp(norm_mlp(atoms))
-        atoms = norm_attention(attention(atoms, pairs, gram, mask, condition) + atoms)
-        return norm_mlp(mlp(atoms) + atoms)
+        attention = CrystalAttention(config.width, config.num_heads, config.pair_hidden_width)
+        attended = attention(atoms, pairs, of_crystal, mask, condition)
+        atoms = nn.LayerNorm()(attended + atoms)
+        return nn.LayerNorm()(MLP(config.width, config.width)(atoms) + atoms)
 
 
 class Denoiser(nn.Module):
@@ -52,86 +57,87 @@ class Denoiser(nn.Module):
     Sees frac_coords through differences and the lattice through its Gram matrix, so a rotation of
     the cell, a shift of all atoms, integer shifts and the order of atoms cannot matter.
 
+    A new conditioning takes two edits: its name in `config.CONDITIONINGS`, and its branch below.
+
     Attributes:
       config: shape of the network.
       num_species: K, size of the vocabulary.
-      quantiles: P times Q z-scored quantiles of the training data, for `num_rank_features`.
+      quantiles: of the training data, for `num_rank_features`.
     """
 
     config: DenoiserConfig
     num_species: int
-    quantiles: tuple[tuple[float, ...], ...] = ()
+    quantiles: Quantiles = ()
 
     @nn.compact
     def __call__(
-        self, crystals: Crystals, t: Array, condition: Condition
-    ) -> tuple[Array, Array, Array]:
+        self, crystals: Crystals, t: Int[Array, " crystals"], condition: Condition
+    ) -> tuple[
+        Float[Array, "crystals 3 3"],
+        Float[Array, "crystals atoms 3"],
+        Float[Array, "crystals atoms species"],
+    ]:
         """Runs the network.
 
         Args:
           crystals: noisy batch, lattice in units of its scale.
-          t: [B] int times in 1..T.
+          t: times in 1..T.
           condition: requested properties; ignored by conditioning "none".
 
         Returns:
-          The noise of the lattice [B, 3, 3]; the scaled score of frac_coords [B, N, 3], not yet
-          mean-free; the logits of the clean species [B, N, K].
+          The noise of the lattice; the scaled score of frac_coords, not yet mean-free; the logits
+          of the clean species.
         """
-        config = self.config
+        config, width = self.config, self.config.width
         mask = crystals.mask
-        time = embedded = sinusoidal_time(t, config.width)
+        time = sinusoidal_time(t, width)
+        requested = time
         if config.conditioning != "none":
             embedding = PropertyEmbedding(
-                config.width, config.num_rank_features, self.quantiles, name="property"
+                width, config.num_rank_features, self.quantiles, name="property"
             )
-            prop = embedding(condition)
-            embedded = jnp.concatenate([embedded, prop], axis=-1)
-        embedded = MLP(config.width, config.width, config.activation, name="condition")(embedded)
-
+            requested = jnp.concatenate([time, embedding(condition)], axis=-1)
+        z_c = MLP(width, width, name="condition")(requested)  # eq. (15)
         one_hot = jax.nn.one_hot(crystals.species, self.num_species)
-        atoms = MLP(config.width, config.width, config.activation, name="species")(one_hot)
+        atoms = MLP(width, width, name="species")(one_hot)
+
+        # How the condition z_c reaches the atoms: with the input or in every block.
         in_every_block = None
-        if config.conditioning == "cds":
-            in_every_block = embedded
+        if config.conditioning in ("cdi", "none"):  # eq. (16); "none" has the time only
+            everywhere = jnp.broadcast_to(z_c[:, None], atoms.shape)
+            joined = jnp.concatenate([atoms, everywhere], axis=-1)
+            atoms = MLP(width, width, name="input")(joined)
+        elif config.conditioning == "cds":  # eqs. (17)-(19)
+            in_every_block = z_c
         else:
-            everywhere = jnp.broadcast_to(embedded[:, None], atoms.shape)
-            atoms = jnp.concatenate([atoms, everywhere], axis=-1)
-            atoms = MLP(config.width, config.width, config.activation, name="input")(atoms)
+            raise ValueError(f"conditioning {config.conditioning!r} is not implemented")
 
         pairs = pair_features(crystals.frac_coords, config.num_frequencies)
-        gram = gram_features(crystals.lattice)
+        of_crystal = gram_features(crystals.lattice)
         if config.num_radial_features:
             neighbours = find_neighbours(
                 crystals.frac_coords, crystals.lattice, mask, config.num_radial_features
             )
             pairs = jnp.concatenate([pairs, neighbours.pairs], axis=-1)
-        if config.pair_time:
-            gram = jnp.concatenate([gram, time], axis=-1)
+            of_crystal = jnp.concatenate([of_crystal, time], axis=-1)
         for index in range(config.num_blocks):
             block = Block(config, name=f"block_{index}")
-            atoms = block(atoms, pairs, gram, mask, in_every_block)
-        if config.norm == "pre":
-            atoms = nn.LayerNorm(name="final_norm")(atoms)
+            atoms = block(atoms, pairs, of_crystal, mask, in_every_block)
 
         weight = mask[..., None].astype(atoms.dtype)
         crystal = jnp.sum(atoms * weight, axis=1) / jnp.maximum(jnp.sum(weight, axis=1), 1.0)
-
-        def head(name: str, features: int) -> MLP:
-            return MLP(config.width, features, config.activation, name=name)
-
-        phi = head("lattice_head", 9)(crystal).reshape(-1, 3, 3)
-        score = head("score_head", 3)(atoms)
+        phi = MLP(width, 9, name="lattice_head")(crystal).reshape(-1, 3, 3)
+        score = MLP(width, 3, name="score_head")(atoms)
         if config.num_radial_features:
-            # From nothing, as the first steps would be too large in noisy cells.
-            zeros = nn.initializers.zeros
-            stress = nn.Dense(config.num_radial_features, kernel_init=zeros, name="stress_head")(
-                atoms
-            )
-            force = nn.Dense(config.num_radial_features, kernel_init=zeros, name="force_head")(
-                atoms
-            )
-            phi += virial(stress, neighbours, crystals.lattice, mask)
+
+            def shell_weights(name: str) -> Float[Array, "crystals atoms shells"]:
+                # Zero at first, as random forces would be too large in noisy cells.
+                zeros = nn.initializers.zeros
+                return nn.Dense(config.num_radial_features, kernel_init=zeros, name=name)(atoms)
+
+            phi += virial(shell_weights("stress_head"), neighbours, crystals.lattice, mask)
+            force = shell_weights("force_head")
             score += jnp.sum(force[..., None] * neighbours.pull, axis=2)
         lattice_eps = jnp.matmul(phi, crystals.lattice, precision=jax.lax.Precision.HIGHEST)
-        logits = head("species_head", self.num_species)(atoms)
+        logits = MLP(width, self.num_species, name="species_head")(atoms)
         return lattice_eps, score * weight, logits

@@ -1,4 +1,7 @@
-"""Inputs of the denoiser: time, properties, Fourier features of atom pairs; and the MLP."""
+"""Inputs of the denoiser: time, properties, Fourier features of atom pairs; and the MLP.
+
+Paper eq. (14), `pair_features`, and the parts of eq. (15), `sinusoidal_time`, `PropertyEmbedding`.
+"""
 
 import flax.linen as nn
 import flax.struct
@@ -6,8 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import Bool, Float, Int
 
-ACTIVATIONS = {"silu": nn.silu, "gelu": nn.gelu, "relu": nn.relu}
+# For each property, its z-scored quantiles in the training data, equally spaced in rank from 0 to 1.
+Quantiles = tuple[tuple[float, ...], ...]
 
 
 @flax.struct.dataclass
@@ -15,36 +20,34 @@ class Condition:
     """Requested properties of a batch.
 
     Attributes:
-      values: [B, P] z-scored property values; arbitrary where `present` is False.
-      present: [B, P] True where a property is asked for; elsewhere its null vector stands in.
+      values: z-scored; arbitrary where `present` is False.
+      present: True where a property is requested; elsewhere its null vector is used.
     """
 
-    values: Array
-    present: Array
+    values: Float[Array, "crystals properties"]
+    present: Bool[Array, "crystals properties"]
 
 
 class MLP(nn.Module):
-    """Linear, activation, Linear: [..., D_in] -> [..., features].
+    """Linear, SiLU, Linear.
 
     Attributes:
       hidden: width of the hidden layer.
       features: width of the output.
-      activation: key of `ACTIVATIONS`.
     """
 
     hidden: int
     features: int
-    activation: str = "silu"
 
     @nn.compact
-    def __call__(self, inputs: Array) -> Array:
+    def __call__(self, inputs: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
         """Applies both layers to the last axis."""
-        hidden = ACTIVATIONS[self.activation](nn.Dense(self.hidden)(inputs))
+        hidden = nn.silu(nn.Dense(self.hidden)(inputs))
         return nn.Dense(self.features)(hidden)
 
 
-def sinusoidal_time(t: Array, width: int) -> Array:
-    """[B] integer times -> [B, width] sines and cosines of geometrically spaced frequencies.
+def sinusoidal_time(t: Int[Array, " crystals"], width: int) -> Float[Array, "crystals width"]:
+    """Sines and cosines of t at geometrically spaced frequencies; `width` is even.
 
     Reference: Vaswani et al., arXiv:1706.03762, section 3.5.
     """
@@ -56,53 +59,44 @@ def sinusoidal_time(t: Array, width: int) -> Array:
 class PropertyEmbedding(nn.Module):
     """Sum over properties of Linear(value), or of a learned null vector where it is absent.
 
-    A linear map tells the few percent of crystals at an end of the range from their neighbours
-    only by large weights further on; with `num_cosines`, cosines of the value's rank are added.
+    After a linear map alone, later layers need large weights to tell the few percent of crystals at
+    either end of the range from their neighbours, so a linear map of `rank_features` can be added.
 
     Attributes:
       width: D.
-      num_cosines: R, cosines of the rank; 0, the paper's, does without.
-      quantiles: P times Q ascending z-scored quantiles of the training data, equally spaced in
-        rank from 0 to 1; needed with `num_cosines` only.
+      num_rank_features: 0, the paper's choice, disables them.
+      quantiles: needed by `num_rank_features` only.
     """
 
     width: int
-    num_cosines: int = 0
-    quantiles: tuple[tuple[float, ...], ...] = ()
+    num_rank_features: int = 0
+    quantiles: Quantiles = ()
 
     @nn.compact
-    def __call__(self, condition: Condition) -> Array:
-        """[B, P] values -> [B, D]."""
+    def __call__(self, condition: Condition) -> Float[Array, "crystals width"]:
+        """Embeds the requested properties."""
         shape = (condition.values.shape[1], self.width)
         weight = self.param("weight", nn.initializers.normal(1.0), shape)
         bias = self.param("bias", nn.initializers.zeros, shape)
         null = self.param("null", nn.initializers.normal(1.0), shape)
         embedded = condition.values[..., None] * weight + bias  # [B, P, D]
-        if self.num_cosines:
-            # From nothing, so that a network that was trained without them can go on with them.
+        if self.num_rank_features:
+            # Starts from zero, so that a network trained without them can be fine-tuned with them.
             by_rank = self.param(
-                "by_rank", nn.initializers.zeros, (shape[0], self.num_cosines, self.width)
+                "by_rank", nn.initializers.zeros, (shape[0], self.num_rank_features, self.width)
             )
-            cosines = rank_cosines(condition.values, self.quantiles, self.num_cosines)
-            embedded += jnp.einsum("bpr,prd->bpd", cosines, by_rank)
+            ranks = rank_features(condition.values, self.quantiles, self.num_rank_features)
+            embedded += jnp.einsum("bpr,prd->bpd", ranks, by_rank)
         return jnp.sum(jnp.where(condition.present[..., None], embedded, null), axis=1)
 
 
-def rank_cosines(
-    values: Array, quantiles: tuple[tuple[float, ...], ...], num_cosines: int
-) -> Array:
-    """cos(pi r u) for r = 1..R, u the share of the training data below each value.
+def rank_features(
+    values: Float[Array, "crystals properties"], quantiles: Quantiles, num_features: int
+) -> Float[Array, "crystals properties features"]:
+    """cos(pi r u) for r = 1..num_features, where u is the share of the training data below a value.
 
-    u is read off the quantiles, linearly in between; it stays that of the nearest beyond them. A
-    value that many crystals share, which is several quantiles at once, has their mean rank.
-
-    Args:
-      values: [B, P] z-scored.
-      quantiles: P times Q, equally spaced in u from 0 to 1.
-      num_cosines: R.
-
-    Returns:
-      [B, P, R].
+    u is interpolated linearly between the quantiles, and constant beyond the outermost. A value
+    that many crystals share, and that several quantiles therefore equal, has their mean rank.
     """
     columns = []
     for p, row in enumerate(quantiles):
@@ -112,31 +106,27 @@ def rank_cosines(
             jnp.interp(values[:, p], jnp.asarray(knots), jnp.asarray(ranks, knots.dtype))
         )
     u = jnp.stack(columns, axis=1)
-    return jnp.cos(jnp.pi * u[..., None] * jnp.arange(1, num_cosines + 1))
+    return jnp.cos(jnp.pi * u[..., None] * jnp.arange(1, num_features + 1))
 
 
-def stored(array: Array) -> Array:
-    """The same numbers, computed once per atom.
+def stored(array: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The same numbers, computed once and stored instead of fused into what uses them.
 
-    XLA's CPU compiler fuses whatever is elementwise into its consumer and drops optimisation
-    barriers, so it would evaluate sines and cosines (and the noise behind them) anew for every
-    pair. A product with the identity matrix, which is exact, cannot be fused.
+    XLA's CPU compiler fuses elementwise operations into their consumers and drops optimisation
+    barriers, so it would evaluate per-atom sines and cosines (and the noise before them) again for
+    every pair. A product with the identity matrix, which is exact, cannot be fused.
     """
     return jnp.matmul(array, jnp.eye(array.shape[-1]), precision=jax.lax.Precision.HIGHEST)
 
 
-def pair_features(frac_coords: Array, num_frequencies: int) -> Array:
+def pair_features(
+    frac_coords: Float[Array, "crystals atoms 3"], num_frequencies: int
+) -> Float[Array, "crystals atoms atoms 6*{num_frequencies}"]:
     """psi(f_j - f_i): sines and cosines of 2 pi m (f_j - f_i) for m = 1..M per axis, eq. (14).
 
-    The query i comes first: result[:, i, j] describes the difference f_j - f_i. By the angle
-    addition theorems only per-atom sines and cosines are evaluated; the pairs are products.
-
-    Args:
-      frac_coords: [B, N, 3].
-      num_frequencies: M.
-
-    Returns:
-      [B, N, N, 6 M], first all sines, then all cosines.
+    The query i comes first: result[:, i, j] describes f_j - f_i, all sines before all cosines. By
+    the angle addition theorems only per-atom sines and cosines are evaluated; the pairs are
+    products.
     """
     orders = jnp.arange(1, num_frequencies + 1, dtype=frac_coords.dtype)
     angles = 2.0 * jnp.pi * frac_coords[..., None] * orders  # [B, N, 3, M]
@@ -146,8 +136,8 @@ def pair_features(frac_coords: Array, num_frequencies: int) -> Array:
     return jnp.concatenate([sin_j * cos_i - cos_j * sin_i, cos_j * cos_i + sin_j * sin_i], axis=-1)
 
 
-def gram_features(lattice: Array) -> Array:
-    """[B, 3, 3] lattice (rows) -> [B, 6] distinct entries of lattice @ lattice^T."""
+def gram_features(lattice: Float[Array, "crystals 3 3"]) -> Float[Array, "crystals 6"]:
+    """The distinct entries of the Gram matrix lattice @ lattice^T, the paper's L^T L."""
     gram = jnp.matmul(lattice, jnp.swapaxes(lattice, 1, 2), precision=jax.lax.Precision.HIGHEST)
     rows, columns = jnp.triu_indices(3)
     return gram[:, rows, columns]

@@ -1,7 +1,7 @@
 """Distances and directions to the periodic images of every atom, as smooth features of pairs.
 
-Not in the paper, whose pairs know the Fourier features of f_j - f_i and the Gram matrix of the
-lattice, from which distances would have to be learnt. With them, forces along bonds and their
+Not in the paper, where a pair has the Fourier features of f_j - f_i and the Gram matrix of the
+lattice, and must learn distances from them. With these features, forces along bonds and their
 virial, which is what corrects a lattice, are linear in the features.
 """
 
@@ -12,17 +12,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import Bool, Float
 
 from crystal_diffusion_jax.models.embeddings import stored
 
-# Longest distance seen, in units of (lattice scale / N^(1/3)), which is 2 to 3 Angstrom.
+# Largest distance, in units of (lattice scale / N^(1/3)), which is 2 to 3 Angstrom.
 CUTOFF = 2.2
 # The nearest image of each pair and the 26 around it.
 _IMAGES = np.array(list(itertools.product((-1, 0, 1), repeat=3)), np.float32)
-# The six distinct products of two components, and where they stand in a symmetric matrix.
+# The six distinct products of two components, and their places in a symmetric matrix.
 _FIRST, _SECOND = np.triu_indices(3)
 _SYMMETRIC = np.array([[0, 1, 2], [1, 3, 4], [2, 4, 5]])
-# [27, 10] sums over the images of a function: alone, times the image, times products of its parts.
+# [27, 10] sums over the images k of a function: alone, times k, times products of k's components.
 _SUMS = np.concatenate(
     [np.ones((len(_IMAGES), 1), np.float32), _IMAGES, _IMAGES[:, _FIRST] * _IMAGES[:, _SECOND]],
     axis=1,
@@ -31,35 +32,34 @@ _SUMS = np.concatenate(
 
 @flax.struct.dataclass
 class Neighbours:
-    """What `find_neighbours` knows of the surroundings of atoms, M shells of distance.
+    """The surroundings of atoms in M shells of distance.
 
-    With d = f_j - f_i wrapped into [-1/2, 1/2), images u = N^(1/3) (d + k) for k in {-1, 0, 1}^3
-    at the distance r = |u lattice|, and R_m(r) = max(0, 1 - ((r - c_m) / w)^2)^2 around equally
-    spaced c_m up to `CUTOFF`. All depends on the lattice through its Gram matrix, hence not on the
-    cell's orientation. The sums per atom, over all j and k, are divided by 1 + 2 c_m^2 + sum R_m,
-    so that they stay of order 1 in the dense cells of pure noise.
+    With d = f_j - f_i wrapped into [-1/2, 1/2], the images are u = N^(1/3) (d + k) for k in
+    {-1, 0, 1}^3 at distances r = |u lattice|, and the shells R_m(r) = max(0, 1 - ((r - c_m)/w)^2)^2
+    around equally spaced c_m up to `CUTOFF`. Everything depends on the lattice through its Gram
+    matrix, hence not on the cell's orientation. The sums per atom, over all j and k, are divided by
+    1 + 2 c_m^2 + sum R_m, so that they stay of order 1 in the dense cells of pure noise.
 
     Attributes:
-      pairs: [B, N, N, 4 M] sum_k R_m(r) and sum_k R_m(r) u.
-      pull: [B, N, M, 3] sum R_m(r) u: a force along the bonds, in lattice coordinates.
-      strain: [B, N, M, 6] sum R_m(r) u u^T / c_m^2: its virial, upper triangle.
+      pairs: sum_k R_m(r) and sum_k R_m(r) u; 4 M features.
+      pull: sum R_m(r) u: a force along the bonds, in lattice coordinates.
+      strain: sum R_m(r) u u^T / c_m^2: its virial, upper triangle.
     """
 
-    pairs: Array
-    pull: Array
-    strain: Array
+    pairs: Float[Array, "crystals atoms atoms features"]
+    pull: Float[Array, "crystals atoms shells 3"]
+    strain: Float[Array, "crystals atoms shells 6"]
 
 
 def find_neighbours(
-    frac_coords: Array, lattice: Array, mask: Array, num_radial_features: int
+    frac_coords: Float[Array, "crystals atoms 3"],
+    lattice: Float[Array, "crystals 3 3"],
+    mask: Bool[Array, "crystals atoms"],
+    num_radial_features: int,
 ) -> Neighbours:
-    """Sums over pairs and their periodic images.
+    """Sums over pairs and their periodic images, in M = `num_radial_features` shells.
 
-    Args:
-      frac_coords: [B, N, 3].
-      lattice: [B, 3, 3] in units of its scale, which grows as N^(1/3).
-      mask: [B, N] real atoms.
-      num_radial_features: M, radial functions.
+    The lattice is in units of its scale, which must grow as N^(1/3).
     """
     unit = jnp.cbrt(jnp.sum(mask, axis=1, dtype=lattice.dtype))[:, None, None, None]
     lattice = lattice * unit[..., 0]
@@ -98,20 +98,16 @@ def find_neighbours(
     )
 
 
-def virial(weight: Array, neighbours: Neighbours, lattice: Array, mask: Array) -> Array:
-    """The strain of the cell that forces along bonds exert.
+def virial(
+    weight: Float[Array, "crystals atoms shells"],
+    neighbours: Neighbours,
+    lattice: Float[Array, "crystals 3 3"],
+    mask: Bool[Array, "crystals atoms"],
+) -> Float[Array, "crystals 3 3"]:
+    """The strain of the cell that forces along bonds exert, averaged over real atoms.
 
     The forces' virial, sum w r r^T over Cartesian bonds r, changes the lattice L by L sum w r r^T;
-    with r = u L that is (L L^T) (sum w u u^T) L.
-
-    Args:
-      weight: [B, N, M] of each atom's shells.
-      neighbours: of the crystals.
-      lattice: [B, 3, 3] in units of its scale.
-      mask: [B, N] real atoms; the mean is taken over them.
-
-    Returns:
-      [B, 3, 3] L L^T sum w u u^T, to be multiplied with the lattice.
+    with r = u L that is (L L^T) (sum w u u^T) L. The result is to be multiplied by the last L.
     """
     weight = weight * mask[..., None]
     number = jnp.maximum(jnp.sum(mask, axis=1, dtype=lattice.dtype), 1.0)

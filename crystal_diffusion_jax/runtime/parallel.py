@@ -1,8 +1,8 @@
-"""Functions of a batch, computed on every device of a mesh in chunks that fit the device's cache.
+"""Functions of a batch, split over the devices of a mesh and into chunks that fit their caches.
 
-Crystals do not interact, so a batch may be cut anywhere. Each device takes its rows, cuts them
-into chunks and works through these one after the other. Small chunks keep the pair features and
-their gradients, by far the largest arrays, in the cache of a CPU core.
+Crystals do not interact, so a batch may be split anywhere. Each device splits its rows into chunks
+and processes them one by one. Small chunks keep the pair features and their gradients, by far the
+largest arrays, in the cache of a CPU core.
 """
 
 from collections.abc import Callable
@@ -14,38 +14,38 @@ from jax.sharding import Mesh, PartitionSpec
 
 from crystal_diffusion_jax.runtime import devices
 
-# (what all rows share, rows) -> a tree
+# (shared by all rows, rows) -> a tree
 RowFunction = Callable[[Any, Any], Any]
 
 
 def num_chunks(num_rows: int, elements_per_row: int, elements_per_chunk: int, mesh: Mesh) -> int:
-    """Chunks for one device's rows: a divisor of `num_rows`, as near to the cache as there is.
+    """Number of chunks on one device: the divisor of `num_rows` whose chunks best fit the cache.
 
     Args:
       num_rows: rows on one device.
-      elements_per_row: numbers in the largest array of one row.
-      elements_per_chunk: numbers that every chunk adds up, such as the gradient. Chunks grow with
-        them, so that the sums stay small beside the work.
-      mesh: says whether the devices have caches to care for.
+      elements_per_row: size of the largest array of one row.
+      elements_per_chunk: size of what every chunk adds to a sum, such as the gradient. Chunks grow
+        with it, so that summing stays cheap relative to the work.
+      mesh: the devices; only those with caches to fit get more than one chunk.
     """
-    # The quarter is measured, at 0.2 and 2.6 million weights (benchmarks/README.md).
+    # The factor 1/4 was measured, at 0.2 and 2.6 million weights (benchmarks/README.md).
     capacity = devices.cached_elements(mesh) + elements_per_chunk // 4
     wanted = num_rows * elements_per_row / capacity
     divisors = [n for n in range(1, num_rows + 1) if num_rows % n == 0]
-    # Nearest as a ratio: half a cache is as far off as two caches.
+    # Nearest as a ratio: half a cache is as far off as two.
     return min(divisors, key=lambda n: max(n / wanted, wanted / n)) if wanted > 1 else 1
 
 
 def sum_over_rows(function: RowFunction, elements_per_row: int, mesh: Mesh) -> RowFunction:
-    """Like `function`, which must return sums over its rows, with the work shared out.
+    """Parallel version of a `function` that returns sums over its rows.
 
     Args:
       function: (shared, rows) -> tree of sums over the rows, of about the size of `shared` (the
         gradient of the weights).
-      elements_per_row: numbers in the largest array that it makes of one row.
+      elements_per_row: size of the largest array that it computes for one row.
       mesh: the devices; the leading axis of `rows` must be a multiple of their number.
     """
-    traced_once = jax.jit(function)  # for its shapes and for the scan
+    traced_once = jax.jit(function)  # both for its shapes and in the scan
 
     def local(shared: Any, rows: Any) -> Any:
         size_of_sums = sum(leaf.size for leaf in jax.tree.leaves(shared))
@@ -63,9 +63,9 @@ def sum_over_rows(function: RowFunction, elements_per_row: int, mesh: Mesh) -> R
 
 
 def map_rows(function: RowFunction, elements_per_row: int, mesh: Mesh) -> RowFunction:
-    """Like `function`, which must treat each row by itself, with the work shared out.
+    """Parallel version of a `function` that treats each row independently.
 
-    Arguments are those of `sum_over_rows`; `function` returns a tree with one leading row each.
+    Arguments as in `sum_over_rows`, but `function` returns a tree of arrays with an axis of rows.
     """
 
     def local(shared: Any, rows: Any) -> Any:
@@ -84,7 +84,7 @@ def _split(rows: Any, elements_per_row: int, elements_per_chunk: int, mesh: Mesh
 
 
 def _on_mesh(local: RowFunction, mesh: Mesh, out_specs: PartitionSpec) -> RowFunction:
-    # Without the check on varying axes, gradients inside stay local until the one psum.
+    # check_vma would insert a psum into every gradient; unchecked, they stay local until the one.
     mapped: RowFunction = jax.shard_map(
         local,
         mesh=mesh,

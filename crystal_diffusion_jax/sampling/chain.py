@@ -14,7 +14,7 @@ from crystal_diffusion_jax.request import ANCESTRAL, SECOND_ORDER, Solver
 from crystal_diffusion_jax.sampling import renoising
 
 # The present crystals, and the estimate that the second-order solver carries along.
-State = tuple[Crystals, second_order.Estimate | None]
+State = tuple[Crystals, second_order.CleanEstimate | None]
 # (state, its time and the next one) -> (the next state, None), for jax.lax.scan
 Step = Callable[[State, tuple[Array, Array]], tuple[State, None]]
 
@@ -62,7 +62,7 @@ def reverse_chain(
             )
             if previous is not None:
                 move = corrected.frac_coords - crystals.frac_coords
-                previous = second_order.seen_after(previous, move)
+                previous = second_order.moved(previous, move)
             crystals = joint.wrapped(corrected)
         if renoising_steps:
             crystals, previous = renoising.relax(

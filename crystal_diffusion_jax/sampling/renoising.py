@@ -35,11 +35,11 @@ def relax(
     denoise: Denoise,
     keys: Array,
     crystals: Crystals,
-    previous: second_order.Estimate | None,
+    previous: second_order.CleanEstimate | None,
     t: Array,
     num_steps: int,
     schedule: NoiseSchedule,
-) -> tuple[Crystals, second_order.Estimate | None]:
+) -> tuple[Crystals, second_order.CleanEstimate | None]:
     """The crystals after `num_steps` steps at time t, if that is one to relax at.
 
     Args:
@@ -56,14 +56,14 @@ def relax(
     """
 
     def one(
-        index: Array, state: tuple[Crystals, second_order.Estimate | None]
-    ) -> tuple[Crystals, second_order.Estimate | None]:
+        index: Array, state: tuple[Crystals, second_order.CleanEstimate | None]
+    ) -> tuple[Crystals, second_order.CleanEstimate | None]:
         crystals, previous = state
         here = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, index)
         relaxed = joint.renoising_step(here, crystals, denoise(crystals, t), t, _SHARE, schedule)
         if previous is not None:
             move = relaxed.frac_coords - crystals.frac_coords
-            previous = second_order.seen_after(previous, move)
+            previous = second_order.moved(previous, move)
         return joint.wrapped(relaxed), previous
 
     steps = jnp.where(_is_relaxed(schedule.sigma[t[0]]), num_steps, 0)

@@ -1,9 +1,13 @@
-"""The training loss: noise a batch, denoise it, compare, paper eqs. (3), (5), (8)."""
+"""The training loss: noise a batch, denoise it, compare.
+
+Paper eqs. (3), lattice; (5), frac_coords; (8), species_kl: all in `diffusion_loss`.
+"""
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float, Int, Key
 
 from crystal_diffusion_jax.config import LossConfig
 from crystal_diffusion_jax.crystals import Crystals
@@ -15,21 +19,23 @@ from crystal_diffusion_jax.diffusion.schedules import NoiseSchedule
 from crystal_diffusion_jax.models.embeddings import Condition
 
 
-def draw_times(key: Array, batch_size: int, num_steps: int) -> Array:
-    """[B] times, each uniform on 1..T, together spread evenly over the range.
+def draw_times(key: Key[Array, ""], batch_size: int, num_steps: int) -> Int[Array, " crystals"]:
+    """Times, each uniform on 1..num_steps, together spread evenly over the range.
 
-    One uniform offset shared by B equally spaced points: less noise in the loss than independent
+    A uniform offset shared by equally spaced points: less noise in the loss than independent
     draws. Reference: Kingma et al., arXiv:2107.00630, appendix I.1.
     """
     points = (jax.random.uniform(key) + jnp.arange(batch_size) / batch_size) % 1.0
     return jnp.minimum(jnp.floor(points * num_steps).astype(jnp.int32) + 1, num_steps)
 
 
-def drop_conditions(key: Array, properties: Array, probability: float) -> Condition:
-    """Hides all properties of a crystal with the given probability, for the unconditional branch.
+def drop_conditions(
+    key: Key[Array, ""], properties: Float[Array, "crystals properties"], probability: float
+) -> Condition:
+    """Hides all properties of a crystal with the given probability, for classifier-free guidance.
 
-    Of several, each is besides hidden on its own with that probability, so that any subset can be
-    asked for. `properties` is [B, P].
+    With several properties, each is also hidden independently with that probability, so that any
+    subset can be requested.
     """
     present = jax.random.uniform(key, (len(properties), 1)) >= probability
     if properties.shape[1] > 1:
@@ -40,32 +46,32 @@ def drop_conditions(key: Array, properties: Array, probability: float) -> Condit
 
 @flax.struct.dataclass
 class NoisyBatch:
-    """A batch with noise, and what the loss compares with; rows are independent of one another.
+    """A noised batch with the targets of the loss; its rows are independent of one another.
 
     Attributes:
       crystals: noisy, lattice in units of its scale.
-      species: [B, N] clean species.
-      t: [B] int times.
-      condition: what the denoiser is told.
+      species: clean species.
+      t: times.
+      condition: what the denoiser sees of the properties.
       targets: what it regresses on.
-      crystal_weight: [B] share of each crystal in a mean over crystals, times its weight.
-      atom_weight: [B, N] share of each atom in a mean over atoms, times its crystal's weight.
+      crystal_weight: share of each crystal in a mean over crystals, times its weight.
+      atom_weight: share of each atom in a mean over atoms, times its crystal's weight.
     """
 
     crystals: Crystals
-    species: Array
-    t: Array
+    species: Int[Array, "crystals atoms"]
+    t: Int[Array, " crystals"]
     condition: Condition
     targets: Targets
-    crystal_weight: Array
-    atom_weight: Array
+    crystal_weight: Float[Array, " crystals"]
+    atom_weight: Float[Array, "crystals atoms"]
 
 
 def noise_batch(
-    key: Array,
+    key: Key[Array, ""],
     crystals: Crystals,
-    properties: Array,
-    weight: Array,
+    properties: Float[Array, "crystals properties"],
+    weight: Float[Array, " crystals"],
     num_species: int,
     schedule: NoiseSchedule,
     condition_dropout: float,
@@ -75,10 +81,10 @@ def noise_batch(
     Args:
       key: PRNG key.
       crystals: clean batch, lattice in units of its scale.
-      properties: [B, P] z-scores.
-      weight: [B] weight of each crystal, 0 for those that only fill the batch.
+      properties: z-scores.
+      weight: of each crystal in the loss, 0 for those that only fill the batch.
       num_species: K.
-      schedule: the tables.
+      schedule: noise of each time.
       condition_dropout: probability of hiding a crystal's properties.
     """
     key_time, key_noise, key_condition = jax.random.split(key, 3)
@@ -103,13 +109,13 @@ def diffusion_loss(
     schedule: NoiseSchedule,
     config: LossConfig,
     mean_free_score: bool,
-) -> tuple[Array, dict[str, Array]]:
-    """Weighted sums over the rows; over a whole batch they are the means that are minimised.
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """The loss of a `noise_batch`, or the part of it that some of its rows contribute.
 
     Args:
       denoise: the denoiser.
-      batch: all rows of a `noise_batch`, or some of them.
-      schedule: the tables.
+      batch: all rows, or some of them.
+      schedule: the one that noised the batch.
       config: weights of the parts.
       mean_free_score: compare with the mean-free target; see `DenoiserConfig`.
 
@@ -119,22 +125,22 @@ def diffusion_loss(
     """
     crystals, t = batch.crystals, batch.t
     prediction = denoise(crystals, t, batch.condition)
-    score = batch.targets.scaled_score
+    target_score = batch.targets.scaled_score
     if mean_free_score:
-        score = mean_free(score, crystals.mask)
+        target_score = mean_free(target_score, crystals.mask)
 
-    def mean_over_atoms(per_atom: Array) -> Array:
+    def mean_over_atoms(per_atom: Float[Array, "crystals atoms"]) -> Float[Array, ""]:
         return jnp.sum(jnp.where(crystals.mask, per_atom, 0.0) * batch.atom_weight)
 
     lattice_error = jnp.mean(
         jnp.square(prediction.lattice_eps - batch.targets.lattice_eps), axis=(1, 2)
     )
-    score_error = jnp.mean(jnp.square(prediction.scaled_score - score), axis=-1)
+    score_error = jnp.mean(jnp.square(prediction.scaled_score - target_score), axis=-1)
     species_terms = (prediction.species_logits, crystals.species, batch.species, t, schedule)
     parts = {
-        "lattice": jnp.sum(lattice_error * batch.crystal_weight),
-        "frac_coords": mean_over_atoms(score_error),
-        "species_kl": mean_over_atoms(species.kl_divergence(*species_terms)),
+        "lattice": jnp.sum(lattice_error * batch.crystal_weight),  # eq. (3)
+        "frac_coords": mean_over_atoms(score_error),  # eq. (5)
+        "species_kl": mean_over_atoms(species.kl_divergence(*species_terms)),  # eq. (8)
         "species_cross_entropy": mean_over_atoms(species.cross_entropy(*species_terms)),
     }
     total = sum((getattr(config, name) * part for name, part in parts.items()), jnp.zeros(()))

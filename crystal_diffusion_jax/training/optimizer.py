@@ -10,13 +10,14 @@ import jax.flatten_util
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jaxtyping import Float
 from optax import contrib
 
 from crystal_diffusion_jax.config import MUON, TrainingConfig
 from crystal_diffusion_jax.training.state import Unflatten
 
-# Muon's steps have this root mean square per weight, in units of the learning rate, which makes one
-# learning rate right for both kinds of weights. Reference: Liu et al., arXiv:2502.16982, eq. (4).
+# Root mean square of Muon's step per weight, in units of the learning rate; with it one learning
+# rate suits both kinds of weights. Reference: Liu et al., arXiv:2502.16982, eq. (4).
 _MUON_RMS = 0.2
 _OTHERS = "others"
 
@@ -27,8 +28,8 @@ def make_optimizer(
     """Updates the vector of weights, with linear warm-up and cosine decay of the learning rate.
 
     Args:
-      config: says which optimizer.
-      unflatten: the layout of the vector, without which Muon does not know the matrices.
+      config: of the training; its `weight_decay` 0 makes "adam" the paper's Adam.
+      unflatten: layout of the vector, from which Muon knows the matrices.
     """
     schedule = optax.warmup_cosine_decay_schedule(
         init_value=0.0,
@@ -39,7 +40,7 @@ def make_optimizer(
     )
     if config.optimizer == MUON:
         if unflatten is None:
-            raise ValueError("muon needs the layout of the weights")
+            raise ValueError("muon needs the layout of the weights: pass unflatten")
         inner = _muon(schedule, config.weight_decay, unflatten)
     else:
         inner = optax.adamw(schedule, weight_decay=config.weight_decay)
@@ -49,7 +50,7 @@ def make_optimizer(
 def _muon(
     schedule: optax.Schedule, weight_decay: float, unflatten: Unflatten
 ) -> optax.GradientTransformation:
-    """Muon for what `by_shape` calls matrices, AdamW with Nesterov momentum for all else."""
+    """Muon for the matrices of `by_shape`, AdamW with Nesterov momentum for the others."""
 
     def dimensions(groups: Any) -> Any:
         return {
@@ -78,18 +79,14 @@ def _muon(
 
 
 def by_shape(
-    vector: Array, unflatten: Unflatten
+    vector: Float[Array, " weights"], unflatten: Unflatten
 ) -> tuple[dict[str, Array], Callable[[dict[str, Array]], Array]]:
-    """The weights in groups that one operation can treat.
-
-    Args:
-      vector: [W].
-      unflatten: its layout.
+    """Splits the weights into groups that one operation can update.
 
     Returns:
-      "AxB" -> [n, A, B] the n matrices of that shape in the blocks, a kernel with one matrix per
-      head counting as so many; "others" -> [V] the rest: embeddings, heads, biases and norms. And
-      the function that joins them to the vector again.
+      "AxB" -> [n, A, B] the n matrices of that shape in the blocks (a kernel with one matrix per
+      head counts as several); "others" -> [V] the rest: embeddings, heads, biases and norms. And
+      the function that joins the groups to one vector again.
     """
     tree = flax.traverse_util.flatten_dict(unflatten(vector), sep="/")
     matrices: dict[str, list[str]] = collections.defaultdict(list)

@@ -1,4 +1,4 @@
-"""The jitted train steps and the validation step."""
+"""The jitted train steps, which minimise the loss of `training.loss`, and the validation step."""
 
 from collections.abc import Callable
 
@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 from jax.sharding import Mesh
+from jaxtyping import Float, Key
 
 from crystal_diffusion_jax import denoising
 from crystal_diffusion_jax.config import LossConfig
@@ -17,12 +18,14 @@ from crystal_diffusion_jax.runtime import devices, parallel
 from crystal_diffusion_jax.training.loss import NoisyBatch, diffusion_loss, noise_batch
 from crystal_diffusion_jax.training.state import TrainState, Unflatten
 
-# (crystals, properties [B, P], weight [B])
-Arrays = tuple[Crystals, Array, Array]
+# (crystals, properties, weight), as `noise_batch` takes them
+Arrays = tuple[Crystals, Float[Array, "crystals properties"], Float[Array, " crystals"]]
+Params = Float[Array, " weights"]
+Metrics = dict[str, Float[Array, "..."]]
 # (state, batches with a leading axis of steps, key) -> (state, metrics with that axis)
-TrainSteps = Callable[[TrainState, Arrays, Array], tuple[TrainState, dict[str, Array]]]
+TrainSteps = Callable[[TrainState, Arrays, Key[Array, ""]], tuple[TrainState, Metrics]]
 # (state, batch, key) -> metrics
-EvaluationStep = Callable[[TrainState, Arrays, Array], dict[str, Array]]
+EvaluationStep = Callable[[TrainState, Arrays, Key[Array, ""]], Metrics]
 
 
 def make_train_steps(
@@ -34,13 +37,14 @@ def make_train_steps(
     ema_decay: float,
     mesh: Mesh,
 ) -> TrainSteps:
-    """Optimizer steps as one jitted scan, each batch split over the mesh, the state donated.
+    """Optimizer steps as one jitted scan, each batch split over the mesh.
 
-    The key of step n is fold_in(key, n), so a resumed run draws the same noise.
+    The key of step n is fold_in(key, n), so a resumed run draws the same noise. The state's memory
+    is reused: the state passed in must not be used again.
     """
 
-    def loss_and_gradient(params: Array, rows: NoisyBatch) -> tuple[dict[str, Array], Array]:
-        def loss(params: Array) -> tuple[Array, dict[str, Array]]:
+    def loss_and_gradient(params: Params, rows: NoisyBatch) -> tuple[Metrics, Params]:
+        def loss(params: Params) -> tuple[Float[Array, ""], Metrics]:
             denoise = denoising.bind(denoiser, unflatten(params))
             mean_free_score = denoiser.config.mean_free_score
             return diffusion_loss(denoise, rows, schedule, config, mean_free_score)
@@ -48,13 +52,11 @@ def make_train_steps(
         (total, parts), gradient = jax.value_and_grad(loss, has_aux=True)(params)
         return {"loss": total, **parts}, gradient
 
-    def train_steps(
-        state: TrainState, batches: Arrays, key: Array
-    ) -> tuple[TrainState, dict[str, Array]]:
+    def train_steps(state: TrainState, batches: Arrays, key: Array) -> tuple[TrainState, Metrics]:
         size = _elements_per_crystal(denoiser, batches[0])
         batch_gradient = parallel.sum_over_rows(loss_and_gradient, size, mesh)
 
-        def train_step(state: TrainState, batch: Arrays) -> tuple[TrainState, dict[str, Array]]:
+        def train_step(state: TrainState, batch: Arrays) -> tuple[TrainState, Metrics]:
             noisy = noise_batch(
                 jax.random.fold_in(key, state.step),
                 *batch,
@@ -65,7 +67,7 @@ def make_train_steps(
             metrics, gradient = batch_gradient(state.params, noisy)
             updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
-            # A short memory at first, so that the average forgets the random initial weights.
+            # A short memory at first, so that the average forgets the initial weights.
             decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
             ema_params = optax.incremental_update(params, state.ema_params, 1.0 - decay)
             metrics |= {"grad_norm": optax.tree.norm(gradient)}
@@ -92,20 +94,18 @@ def make_evaluation_step(
     config: LossConfig,
     mesh: Mesh,
 ) -> EvaluationStep:
-    """Loss of the averaged weights with every property given, jitted."""
+    """The jitted loss of the averaged weights, with every property given."""
 
-    def losses(params: Array, rows: NoisyBatch) -> dict[str, Array]:
+    def losses(params: Params, rows: NoisyBatch) -> Metrics:
         denoise = denoising.bind(denoiser, unflatten(params))
         mean_free_score = denoiser.config.mean_free_score
         loss, parts = diffusion_loss(denoise, rows, schedule, config, mean_free_score)
         return {"loss": loss, **parts}
 
-    def evaluation_step(state: TrainState, batch: Arrays, key: Array) -> dict[str, Array]:
+    def evaluation_step(state: TrainState, batch: Arrays, key: Key[Array, ""]) -> Metrics:
         noisy = noise_batch(key, *batch, denoiser.num_species, schedule, condition_dropout=0.0)
         size = _elements_per_crystal(denoiser, batch[0])
-        metrics: dict[str, Array] = parallel.sum_over_rows(losses, size, mesh)(
-            state.ema_params, noisy
-        )
+        metrics: Metrics = parallel.sum_over_rows(losses, size, mesh)(state.ema_params, noisy)
         return metrics
 
     replicated = devices.replicated(mesh)
@@ -117,6 +117,6 @@ def make_evaluation_step(
 
 
 def _elements_per_crystal(denoiser: Denoiser, crystals: Crystals) -> int:
-    """Numbers in the hidden layer of a pair MLP."""
+    """Size of the hidden layer of a pair MLP."""
     num_atoms: int = crystals.mask.shape[-1]
     return num_atoms**2 * denoiser.config.pair_hidden_width

@@ -15,7 +15,7 @@ from crystal_diffusion_jax.config import DenoiserConfig
 from crystal_diffusion_jax.data.arrays import DatasetStatistics, dataset_statistics
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.models.denoiser import Denoiser
-from crystal_diffusion_jax.models.embeddings import Condition, PropertyEmbedding, rank_cosines
+from crystal_diffusion_jax.models.embeddings import Condition, PropertyEmbedding, rank_features
 from tests.smoke_run import drawn_params, splits
 from tests.test_denoiser import NUM_SPECIES, TIMES, base_condition, base_crystals
 
@@ -23,12 +23,12 @@ Z_NORMAL = tuple(scipy.stats.norm.ppf(np.linspace(0.001, 0.999, 101)).tolist())
 UNIFORM = tuple(np.linspace(-2.0, 2.0, 101).tolist())
 
 
-cosines_of = jax.jit(rank_cosines, static_argnums=(1, 2))
+features_of = jax.jit(rank_features, static_argnums=(1, 2))
 
 
 def shares(values: list[float], row: tuple[float, ...]) -> np.ndarray:
     """u of each value, from its first cosine."""
-    cosines = cosines_of(np.array(values, np.float32)[:, None], (row,), 1)
+    cosines = features_of(np.array(values, np.float32)[:, None], (row,), 1)
     return np.arccos(np.clip(np.asarray(cosines[:, 0, 0], np.float64), -1, 1)) / np.pi
 
 
@@ -39,7 +39,7 @@ def test_the_rank_is_the_cumulative_distribution():
 
 
 def test_the_rank_stays_that_of_the_end_beyond_the_data():
-    found = np.asarray(cosines_of(np.array([[-9.0], [-2.0], [2.0], [9.0]]), (UNIFORM,), 3))
+    found = np.asarray(features_of(np.array([[-9.0], [-2.0], [2.0], [9.0]]), (UNIFORM,), 3))
     np.testing.assert_allclose(found[:2, 0], np.ones((2, 3)), atol=1e-6)
     np.testing.assert_allclose(found[2:, 0], [[-1, 1, -1]] * 2, atol=1e-6)
 
@@ -47,7 +47,7 @@ def test_the_rank_stays_that_of_the_end_beyond_the_data():
 def test_each_property_has_its_own_quantiles_and_all_cosines():
     values = np.random.default_rng(0).uniform(-2, 2, size=(7, 2)).astype(np.float32)
     wide = tuple(np.linspace(-4.0, 4.0, 101).tolist())
-    found = cosines_of(values, (UNIFORM, wide), 5)
+    found = features_of(values, (UNIFORM, wide), 5)
     u = np.stack([(values[:, 0] + 2) / 4, (values[:, 1] + 4) / 8], axis=1)
     np.testing.assert_allclose(found, np.cos(np.pi * u[..., None] * np.arange(1, 6)), atol=1e-5)
 
@@ -63,7 +63,7 @@ def test_a_constant_property_has_one_rank():
     np.testing.assert_allclose(shares([-1.0, 0.0, 1.0], (0.0,) * 101), 0.5, atol=1e-6)
 
 
-EMBEDDING = PropertyEmbedding(8, num_cosines=4, quantiles=(UNIFORM,))
+EMBEDDING = PropertyEmbedding(8, num_rank_features=4, quantiles=(UNIFORM,))
 VALUES = np.array([[0.3], [1.1]], np.float32)
 
 
@@ -157,6 +157,6 @@ def test_statistics_without_quantiles_are_told_the_way_out():
         denoising.build(DenoiserConfig(num_rank_features=2), in_shards)
 
 
-def test_a_negative_number_of_cosines_is_refused():
+def test_a_negative_number_of_rank_features_is_refused():
     with pytest.raises(ValueError, match="num_rank_features must be at least 0, not -1"):
         DenoiserConfig(num_rank_features=-1)
