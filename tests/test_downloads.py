@@ -43,6 +43,7 @@ class Server:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     served = Server()
+    responses: list[requests.Response] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -62,11 +63,15 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         def get_locally(url: str, **options: Any) -> requests.Response:
             path = url.removeprefix("https://").partition("/")[2]
             port = listening.server_address[1]
-            return get(f"http://127.0.0.1:{port}/{path}", proxies={"http": ""}, **options)
+            response = get(f"http://127.0.0.1:{port}/{path}", proxies={"http": ""}, **options)
+            responses.append(response)
+            return response
 
         monkeypatch.setattr(requests, "get", get_locally)
         yield served
         listening.shutdown()
+        for response in responses:  # pooch leaves those that fail to the garbage collector
+            response.close()
 
 
 def test_a_file_arrives_under_its_name_and_only_once(tmp_path: Path, server: Server) -> None:
@@ -95,8 +100,6 @@ def test_another_file_than_the_published_one_is_not_kept(
     assert list(tmp_path.iterdir()) == []
 
 
-# requests leaves the socket of a response that breaks off to the garbage collector.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(("status", "missing"), [(404, 0), (200, 10)])
 def test_a_failed_download_says_what_to_do_by_hand(
     tmp_path: Path, server: Server, status: int, missing: int

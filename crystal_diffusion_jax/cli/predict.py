@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from crystal_diffusion_jax.cli import program
-from crystal_diffusion_jax.evaluation.failures import split_reason
+from crystal_diffusion_jax.evaluation.checks import split_reason
 from crystal_diffusion_jax.oracle.predict import ORACLES, Predictions, predict
 from crystal_diffusion_jax.oracle.weights import ORACLES as CHECKPOINTS
 from crystal_diffusion_jax.structures.reading import Inputs, read_structures

@@ -6,14 +6,11 @@ import numpy as np
 
 from crystal_diffusion_jax.data.datasets import DatasetSpec
 from crystal_diffusion_jax.evaluation.intervals import Rate, rate
-from crystal_diffusion_jax.evaluation.partial import PartialReport
 from crystal_diffusion_jax.evaluation.report import Report
 from crystal_diffusion_jax.evaluation.success_rate import NAMES
 
 
-def headline(
-    scores: Report | PartialReport, target: tuple[float, float] | None = None
-) -> dict[str, Rate]:
+def headline(scores: Report, target: tuple[float, float] | None = None) -> dict[str, Rate]:
     """Title -> rate, for all that is known.
 
     Args:
@@ -21,11 +18,11 @@ def headline(
       target: lowest and highest value that was asked for.
     """
     rates = {}
-    if scores.success and target is not None and target[0] < target[1]:
+    if scores.success is not None and target is not None and target[0] < target[1]:
         values = np.asarray(scores.values)
         inside = (values >= target[0]) & (values <= target[1])  # NaN is not
         rates["valid, in the range asked for"] = rate(inside & scores.valid)
-    rates |= scores.success.get("single_valid", {})
+    rates |= scores.success["single_valid"] if scores.success is not None else {}
     rates["valid"] = scores.validity["both"]
     for title, name in (
         ("unique", "unique"),
@@ -34,7 +31,7 @@ def headline(
     ):
         if name in scores.diversity:
             rates[title] = scores.diversity[name]
-    if isinstance(scores, Report):
+    if scores.useful is not None:
         rates["valid, SR5, unique, novel"] = scores.useful
     return rates
 

@@ -157,9 +157,7 @@ class _Context(multiprocessing.context.ForkServerContext):
 
 
 _CONTEXT = _Context()
-_CONTEXT.set_forkserver_preload(
-    ["pymatgen.core.local_env", "pymatgen.analysis.structure_matcher"]
-)
+_CONTEXT.set_forkserver_preload(["pymatgen.core.local_env", "pymatgen.analysis.structure_matcher"])
 _function: Callable[[Any], Any]  # of this worker
 
 
