@@ -24,6 +24,7 @@ import ase
 import numpy as np
 from pymatgen.core import Structure
 
+import crystal_diffusion_jax
 from crystal_diffusion_jax import trained_model
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
 from crystal_diffusion_jax.errors import UserError, did_you_mean
@@ -248,3 +249,7 @@ def success_rate(crystals: Crystal | Sequence[Crystal], dataset: str) -> dict[st
         np.array([*valid, *[False] * rejected], bool),
         KNOWN_DATASETS[dataset].success_thresholds,
     )["single_valid"]
+
+
+# Importing the subpackage `oracle` has just set the package's attribute of that name.
+crystal_diffusion_jax.oracle = oracle  # type: ignore[assignment]

@@ -376,7 +376,7 @@ def test_with_a_training_split_alone_novelty_is_known_and_the_judge_unchecked(mo
         assert found.num_test is None
         assert train is not None
         assert found.diversity["novel"] == Rate(2, 4)  # BaTiO3 is in the training set
-        assert len(found.success or {}) == success
+        assert len(found.success) == success
 
 
 def test_the_training_distribution_is_that_of_the_labels_or_else_the_one_of_the_model():

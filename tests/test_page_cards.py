@@ -20,7 +20,7 @@ def scores(*, predicted: bool) -> Report:
         num_read=5,
         num_train=None,
         num_test=None,
-        success=success_rates(VALUES, VALID, (0.4, 0.5, 0.6)) if predicted else None,
+        success=success_rates(VALUES, VALID, (0.4, 0.5, 0.6)) if predicted else {},
         validity={"both": rate(VALID)},
         diversity={},
         unique=np.ones(5, dtype=bool),

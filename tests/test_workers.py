@@ -51,7 +51,7 @@ def test_only_the_item_that_hangs_or_dies_has_no_result(chunksize: int) -> None:
 
 def test_an_exception_is_raised_here() -> None:
     with pytest.raises(TypeError):
-        list(map_in_processes(square, ["text"], "", progress=False))  # type: ignore[list-item]
+        list(map_in_processes(square, ["text"], "", progress=False))  # type: ignore[arg-type]
 
 
 def test_workers_are_used_again() -> None:

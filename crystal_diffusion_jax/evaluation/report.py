@@ -43,7 +43,7 @@ MakeFingerprints = Callable[[Sequence[Structure | None]], Sequence[Fingerprint |
 class Report:
     """Scores of n crystals; rates are out of all n of them unless stated otherwise.
 
-    What needs the oracle, the training split or the test split is None where that is missing.
+    What needs the oracle, the training split or the test split is None, or empty, without it.
 
     Attributes:
       num: n, the crystals asked for.
@@ -90,7 +90,7 @@ class Report:
     failures: Sequence[Failure]
     values: np.ndarray
     num_predicted: int | None = None
-    success: Mapping[str, Mapping[str, Rate]] | None = None
+    success: Mapping[str, Mapping[str, Rate]] = dataclasses.field(default_factory=dict)
     property_mean: SampleStatistic | None = None
     property_median: SampleStatistic | None = None
     useful: Rate | None = None
@@ -98,7 +98,7 @@ class Report:
     oracle_error: float | None = None
     lowest_plausible: float | None = None
     implausibly_low: Rate | None = None
-    distances: Mapping[str, SampleStatistic] | None = None
+    distances: Mapping[str, SampleStatistic] = dataclasses.field(default_factory=dict)
     num_test_predicted: int | None = None
     coverage: Coverage | None = None
     num_test_fingerprinted: int | None = None

@@ -86,12 +86,12 @@ def to_json(report: Report, structures: str, spec: DatasetSpec) -> dict[str, Any
         },
         "success_rate": {
             definition: {name: _score(item) for name, item in rates.items()}
-            for definition, rates in (report.success or {}).items()
+            for definition, rates in report.success.items()
         },
         "validity": {name: _score(item) for name, item in report.validity.items()},
         "diversity": {name: _score(item) for name, item in report.diversity.items()},
         "useful": _score(report.useful),
-        "distances": {name: _score(item) for name, item in (report.distances or {}).items()},
+        "distances": {name: _score(item) for name, item in report.distances.items()},
         "predictions": {
             "mean": _score(report.property_mean),
             "median": _score(report.property_median),
@@ -122,13 +122,13 @@ def to_table(report: Report, spec: DatasetSpec) -> str:
     property_title = f"{spec.property_name} {spec.unit}"
     scores: dict[str, Rate | SampleStatistic | None] = {
         f"{name} {definition}": item
-        for definition, rates in (report.success or {}).items()
+        for definition, rates in report.success.items()
         for name, item in rates.items()
     }
     scores |= {f"valid: {name}": item for name, item in report.validity.items()}
     scores |= {name.replace("_", " "): item for name, item in report.diversity.items()}
     scores["valid, SR5, unique and novel"] = report.useful
-    for name, distance in (report.distances or {}).items():
+    for name, distance in report.distances.items():
         scores[f"Wasserstein {name.replace('_', ' ')} {units[name]}".rstrip()] = distance
     scores[f"mean {property_title}"] = report.property_mean
     scores[f"median {property_title}"] = report.property_median

@@ -18,11 +18,11 @@ def headline(scores: Report, target: tuple[float, float] | None = None) -> dict[
       target: lowest and highest value that was asked for.
     """
     rates = {}
-    if scores.success is not None and target is not None and target[0] < target[1]:
+    if scores.success and target is not None and target[0] < target[1]:
         values = np.asarray(scores.values)
         inside = (values >= target[0]) & (values <= target[1])  # NaN is not
         rates["valid, in the range asked for"] = rate(inside & scores.valid)
-    rates |= scores.success["single_valid"] if scores.success is not None else {}
+    rates |= scores.success.get("single_valid", {})
     rates["valid"] = scores.validity["both"]
     for title, name in (
         ("unique", "unique"),
