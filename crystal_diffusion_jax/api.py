@@ -252,4 +252,4 @@ def success_rate(crystals: Crystal | Sequence[Crystal], dataset: str) -> dict[st
 
 
 # Importing the subpackage `oracle` has just set the package's attribute of that name.
-crystal_diffusion_jax.oracle = oracle  # type: ignore[assignment]
+crystal_diffusion_jax.oracle = oracle

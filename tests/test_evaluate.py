@@ -234,3 +234,20 @@ def test_coverage_without_its_extra_is_refused_before_any_work(
     flags = [f"--structures={tmp_path}", "--dataset=perov5", f"--out={tmp_path / 'm.json'}"]
     assert run(*flags, "--coverage") == 2
     assert "matminer is missing" in capsys.readouterr().err
+
+
+def test_scores_of_each_crystal_are_added_to_the_samples(
+    tmp_path: Path, run: Callable[..., int | str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = pytest.importorskip("crystal_diffusion_jax.structures.store")
+    added: dict[str, list[Any]] = {}
+    monkeypatch.setattr(store, "add_columns", lambda path, columns: added.update(columns))
+    monkeypatch.setattr(program, "read_structures", lambda path: INPUTS)
+    (tmp_path / "samples.db").touch()
+    out = tmp_path / "m.json"
+    assert run(f"--structures={tmp_path}", "--dataset=perov5", f"--out={out}") == 0
+    assert added["valid"] == [True, True, True, False, True, False, True, False]
+    assert added["unique"] == [True, False, True, True, True, True, True, False]
+    assert added["novel"] == [True, True, False, True, False, True, True, False]
+    np.testing.assert_allclose(added["predicted_heat_ref"][:4], [0.2, 0.2, 0.56, 0.18])
+    assert np.isnan(added["predicted_heat_ref"][6:]).all()
