@@ -26,6 +26,7 @@ from crystal_diffusion_jax.evaluation.matching import match
 from crystal_diffusion_jax.oracle import bonds
 from tests import golden
 from tests.test_evaluation_report import (
+    INPUTS,
     OVERLAP,
     SITES,
     SPEC,
@@ -144,8 +145,8 @@ def test_the_real_networks_score_a_hostile_set_from_end_to_end(
                 table.writerow([symbol, 1.0, cif(perovskite(symbol))])
     monkeypatch.setattr(bonds, "cache_folder", lambda: tmp_path / "cache")
     monkeypatch.setattr(cache, "cache_folder", lambda: tmp_path / "cache")
-    # The big ones take about 4 s to be reduced and half a minute to be compared with each other; the
-    # others a few milliseconds.
+    # The big ones take about 4 s to reduce and half a minute to compare with each other, the others
+    # a few milliseconds.
     monkeypatch.setattr(evaluation_diversity, "match", functools.partial(match, time_limit=8.0))
     out = tmp_path / "metrics.json"
     flags = [f"--structures={folder}", "--dataset=perov5", f"--root={root}", f"--out={out}"]
