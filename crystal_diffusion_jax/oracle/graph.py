@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int, Int32
 from pymatgen.core import Element, Lattice, Structure
 from pymatgen.core.local_env import CrystalNN
 
@@ -59,8 +60,10 @@ class _BoundedStructure(Structure):
         return sites
 
 
-def arrays(structure: Structure) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lattice [3, 3] in Angstrom, fractional coordinates [N, 3] and atomic numbers [N].
+def arrays(
+    structure: Structure,
+) -> tuple[Float[np.ndarray, "3 3"], Float[np.ndarray, "atoms 3"], Int[np.ndarray, " atoms"]]:
+    """Lattice in Angstrom, fractional coordinates and atomic numbers.
 
     Raises:
       NoGraph: the networks cannot be applied to this structure.
@@ -85,19 +88,19 @@ def arrays(structure: Structure) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def bonds(
-    lattice: np.ndarray,
-    frac_coords: np.ndarray,
-    atomic_numbers: np.ndarray,
-) -> np.ndarray:
+    lattice: Float[np.ndarray, "3 3"],
+    frac_coords: Float[np.ndarray, "atoms 3"],
+    atomic_numbers: Int[np.ndarray, " atoms"],
+) -> Int32[np.ndarray, "bonds 5"]:
     """Directed bonds of one crystal.
 
     Args:
-      lattice: [3, 3] in Angstrom.
-      frac_coords: [N, 3], up to `MAX_CELLS_AWAY`; images refer to them as they are, unwrapped.
-      atomic_numbers: [N].
+      lattice: in Angstrom.
+      frac_coords: up to `MAX_CELLS_AWAY`, not wrapped; the images refer to these.
+      atomic_numbers: of the atoms.
 
     Returns:
-      [E, 5] int32: source, target, and the image of the source; at least one row.
+      Source, target, and the image of the source; at least one row.
 
     Raises:
       NoGraph: CrystalNN fails or finds no bonds.
@@ -131,19 +134,21 @@ def bonds(
     return directed
 
 
-def directed_bonds(neighbors: Iterable[tuple[int, int, int, int, int]]) -> np.ndarray:
+def directed_bonds(
+    neighbors: Iterable[tuple[int, int, int, int, int]],
+) -> Int32[np.ndarray, "bonds 5"]:
     """The union of all neighbour lists, each bond in both directions.
 
     Args:
       neighbors: (i, j, n1, n2, n3): atom j, shifted by n, is a neighbour of atom i.
 
     Returns:
-      [E, 5] int32 as `bonds`, sorted.
+      As `bonds`, sorted.
     """
     unique = set()
     for i, j, *image in neighbors:
-        # Between two atoms, the smaller index first. An atom and its own image have no order, so
-        # both directions of such a bond stay, and are doubled below.
+        # The smaller index comes first. An atom and its own image have no order, so both directions
+        # of such a bond stay, and are doubled below.
         unique.add((j, i, *(-n for n in image)) if j < i else (i, j, *image))
     rows = [row for i, j, *n in unique for row in ((j, i, *n), (i, j, *(-x for x in n)))]
     return np.array(sorted(rows), dtype=np.int32).reshape(-1, 5)
