@@ -20,7 +20,7 @@ from pymatgen.core import Structure
 from crystal_diffusion_jax import trained_model
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
 from crystal_diffusion_jax.evaluation.success_rate import success_rates
-from crystal_diffusion_jax.evaluation.validity import composition_defect, structural_defect
+from crystal_diffusion_jax.evaluation.validity import is_valid
 from crystal_diffusion_jax.oracle.predict import predict
 from crystal_diffusion_jax.request import ANCESTRAL, SECOND_ORDER, Solver, draw_values
 from crystal_diffusion_jax.runtime import devices
@@ -103,10 +103,7 @@ def judge(structures: list[Structure | None]) -> dict[str, Any]:
     valid = np.zeros(len(structures), bool)
     values = np.full(len(structures), np.nan)
     compositions = [reduced_composition(crystal.atomic_numbers) for crystal in crystals]
-    valid[present] = [
-        structural_defect(crystal) is None and composition_defect(composition) is None
-        for crystal, composition in zip(crystals, compositions, strict=True)
-    ]
+    valid[present] = [is_valid(crystal) for crystal in crystals]
     values[present] = predict(crystals, DATASET.name, progress=False).values
     single = success_rates(values, valid, DATASET.success_thresholds)["single"]
     return {

@@ -10,7 +10,7 @@
 >>> crystals.values["heat_ref"].shape == (len(crystals),)
 True
 
-The judge's weights are fetched once, then `cdj.oracle("perov5").predict(crystals)` gives the
+The oracle's weights are downloaded once, then `cdj.oracle("perov5").predict(crystals)` gives the
 predicted property of each crystal and `cdj.success_rate(crystals, "perov5")["SR5"].value` the share
 that reaches the best 5 % of the data set.
 """
@@ -24,12 +24,13 @@ import ase
 import numpy as np
 from pymatgen.core import Structure
 
+import crystal_diffusion_jax
 from crystal_diffusion_jax import trained_model
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
 from crystal_diffusion_jax.errors import UserError, did_you_mean
 from crystal_diffusion_jax.evaluation.intervals import Rate
 from crystal_diffusion_jax.evaluation.success_rate import success_rates
-from crystal_diffusion_jax.evaluation.validity import composition_defect, structural_defect
+from crystal_diffusion_jax.evaluation.validity import is_valid
 from crystal_diffusion_jax.oracle.predict import ORACLES, predict
 from crystal_diffusion_jax.request import ANCESTRAL, Solver
 from crystal_diffusion_jax.runtime import compilation, devices
@@ -37,7 +38,7 @@ from crystal_diffusion_jax.sampling.generate import generate
 from crystal_diffusion_jax.sampling.memory import Memory
 from crystal_diffusion_jax.sampling.plan import plan
 from crystal_diffusion_jax.sampling.request import parse_target
-from crystal_diffusion_jax.structures.compositions import parse_elements, reduced_composition
+from crystal_diffusion_jax.structures.compositions import parse_elements
 from crystal_diffusion_jax.structures.conversion import from_ase, to_structure
 from crystal_diffusion_jax.structures.sampled_crystals import SampledCrystals
 from crystal_diffusion_jax.trained_model import TrainedModel
@@ -199,7 +200,7 @@ class Oracle:
     name: str
 
     def predict(self, crystals: Crystal | Sequence[Crystal]) -> np.ndarray:
-        """[len(crystals)] predicted property in the data set's unit, NaN where there is none.
+        """Predicted property in the data set's unit, [len(crystals)], NaN where it failed.
 
         Args:
           crystals: pymatgen structures or ASE atoms; a single one counts as a list of one.
@@ -208,14 +209,14 @@ class Oracle:
 
 
 def oracle(dataset: str) -> Oracle:
-    """The judge of "perov5", "carbon24" or "mp20".
+    """The oracle of "perov5", "carbon24" or "mp20".
 
     Raises:
       UserError: another name.
     """
     if dataset not in ORACLES:
         raise UserError(
-            f"there is no judge {dataset!r}, only {', '.join(ORACLES)}"
+            f"there is no oracle {dataset!r}, only {', '.join(ORACLES)}"
             f"{did_you_mean(dataset, ORACLES)}"
         )
     return Oracle(dataset)
@@ -227,28 +228,28 @@ def _structures(crystals: Crystal | Sequence[Crystal]) -> list[Structure]:
 
 
 def success_rate(crystals: Crystal | Sequence[Crystal], dataset: str) -> dict[str, Rate]:
-    """SR5, SR10 and SR15 of single crystals, invalid ones counted as failures.
+    """SR5, SR10 and SR15 of single crystals.
 
-    Crystals that were rejected count as failures too. `experiments.evaluate` has other readings
-    besides, and counts predictions too low to be believed as failures.
+    Invalid and rejected crystals count as failures. `experiments.evaluate` also computes the other
+    definitions in use, and counts implausibly low predictions as failures.
 
     Args:
       crystals: those of `Model.sample`, or any that `Oracle.predict` takes.
-      dataset: whose judge and thresholds.
+      dataset: whose oracle and thresholds to use.
 
     Raises:
-      UserError: no such data set, or its judge's weights cannot be fetched.
+      UserError: no such data set, or its oracle's weights cannot be downloaded.
     """
     structures = _structures(crystals)
     values = oracle(dataset).predict(structures)
-    valid = [
-        structural_defect(crystal) is None
-        and composition_defect(reduced_composition(crystal.atomic_numbers)) is None
-        for crystal in structures
-    ]
+    valid = [is_valid(crystal) for crystal in structures]
     rejected = len(crystals.rejected) if isinstance(crystals, SampledCrystals) else 0
     return success_rates(
         np.concatenate([values, np.full(rejected, np.nan)]),
         np.array([*valid, *[False] * rejected], bool),
         KNOWN_DATASETS[dataset].success_thresholds,
     )["single_valid"]
+
+
+# Importing the subpackage `oracle` has just set the package's attribute of that name.
+crystal_diffusion_jax.oracle = oracle

@@ -1,9 +1,9 @@
-"""Tensors out of PyTorch's zip format, without PyTorch and without executing anything.
+"""Reads files of `torch.save` without PyTorch and without executing anything in them.
 
 The format is a zip archive of one pickle, which describes the objects, and one file of raw numbers
-for each tensor. A pickle can call any function it names. This reader resolves names from a fixed
-list only: three that make tensors, here of numpy, and those of the training program that the
-published files mention, which become inert objects. Any other name ends the reading.
+per tensor. A pickle can call any function it names. This reader resolves a fixed list of names
+only: those that make tensors, here of NumPy, and those that the caller lists, which become inert
+objects. Any other name is an error.
 """
 
 import collections
@@ -12,6 +12,7 @@ import math
 import pickle
 import pickletools
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,23 @@ import numpy as np
 
 from crystal_diffusion_jax.errors import UserError
 
-# The description of the published checkpoints has 0.08 MB, their tensors 23 MB.
-_MAX_DESCRIPTION = 2**20
+# CDVAE's checkpoints have a pickle of 0.08 MB and tensors of 23 MB.
+_MAX_PICKLE = 2**20
 _MAX_TENSORS = 2**27
+_STORAGES = {
+    "DoubleStorage": "<f8",
+    "FloatStorage": "<f4",
+    "LongStorage": "<i8",
+    "IntStorage": "<i4",
+    "BoolStorage": "?",
+}
 
 
 class Inert:
-    """Stands for an object of the training program: takes what the pickle says and does nothing.
+    """Stands in for an object of the training program, and does nothing.
 
     Attributes:
-      state: what the pickle would have restored the object from.
+      state: what the object would have been restored from.
     """
 
     state: Any = None
@@ -43,85 +51,66 @@ class Inert:
         pass
 
 
-# Everything that the published checkpoints and scalers name beside tensors.
-_INERT = frozenset(
-    {
-        ("__builtin__", "dict"),
-        ("__builtin__", "list"),
-        ("__builtin__", "long"),
-        ("cdvae.common.data_utils", "StandardScalerTorch"),
-        ("collections", "defaultdict"),
-        ("omegaconf.base", "ContainerMetadata"),
-        ("omegaconf.base", "Metadata"),
-        ("omegaconf.dictconfig", "DictConfig"),
-        ("omegaconf.listconfig", "ListConfig"),
-        ("omegaconf.nodes", "AnyNode"),
-        ("pytorch_lightning.callbacks.early_stopping", "EarlyStopping"),
-        ("pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint"),
-        ("typing", "Any"),
-    }
-)
-
-_FLOAT_STORAGE = "torch.FloatStorage"
-
-
-def read(file: Path | io.BytesIO, name: str) -> Any:
-    """The object in a file that `torch.save` wrote, its tensors as float32 arrays.
+def read(file: Path | io.BytesIO, name: str, inert: Collection[tuple[str, str]] = ()) -> Any:
+    """The object in a file of `torch.save`, its tensors as arrays.
 
     Args:
       file: the zip archive.
       name: what to call it in messages.
+      inert: (module, name) of classes that the file may mention; they become `Inert`.
 
     Raises:
-      UserError: not such a file, damaged, or it names anything that is not on the list.
+      UserError: not such a file, damaged, or it names anything else.
     """
     try:
         with zipfile.ZipFile(file) as archive:
-            (description,) = (n for n in archive.namelist() if n.endswith("/data.pkl"))
-            folder = description.removesuffix("data.pkl")
-            return _Reader(archive, folder, name).load()
+            (member,) = (n for n in archive.namelist() if n.endswith("/data.pkl"))
+            return _Reader(archive, member, name, inert).load()
     except UserError:
         raise
     except Exception as error:  # a damaged pickle can fail in any way
         raise UserError(
-            f"{name} is no file of tensors that can be read ({type(error).__name__}: {error})"
+            f"{name} is not a readable file of tensors ({type(error).__name__}: {error})"
         ) from error
 
 
 class _Reader(pickle.Unpickler):
     """Unpickler for which only the names above exist."""
 
-    def __init__(self, archive: zipfile.ZipFile, folder: str, name: str) -> None:
-        super().__init__(io.BytesIO(_description(archive, f"{folder}data.pkl")))
+    def __init__(
+        self, archive: zipfile.ZipFile, member: str, name: str, inert: Collection[tuple[str, str]]
+    ) -> None:
+        super().__init__(io.BytesIO(_checked_pickle(archive, member)))
         self._archive = archive
-        self._folder = folder
+        self._folder = member.removesuffix("data.pkl")
         self._name = name
+        self._inert = inert
         self._num_bytes = 0
 
     def find_class(self, module: str, name: str) -> Any:
-        """Resolves a name of the pickle."""
+        """Resolves a name in the pickle."""
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return self._rebuild_tensor
-        if (module, name) == ("torch", "FloatStorage"):
-            return _FLOAT_STORAGE
+        if module == "torch" and name in _STORAGES:
+            return name
         if (module, name) == ("collections", "OrderedDict"):
             return collections.OrderedDict
-        if (module, name) in _INERT:
-            # A class of its own for each, as two of them are keys of one dictionary.
+        if (module, name) in self._inert:
+            # A separate class for each, as two of them are keys of one dictionary.
             return type(name, (Inert,), {})
         raise UserError(
-            f"{self._name} asks for {module}.{name}, which is no part of a file of tensors: it was "
-            "not opened, delete it."
+            f"{self._name} asks for {module}.{name}, which does not belong in a file of tensors: "
+            "the file was not read, delete it."
         )
 
     def persistent_load(self, pid: Any) -> np.ndarray:
         """The numbers of one storage."""
         kind, storage, key, _device, size = pid
-        if (kind, storage) != ("storage", _FLOAT_STORAGE):
+        if kind != "storage" or storage not in _STORAGES:
             raise ValueError(f"a storage of kind {storage}")
         member = f"{self._folder}data/{key}"
         self._count(self._archive.getinfo(member).file_size)
-        numbers = np.frombuffer(self._archive.read(member), dtype="<f4")
+        numbers = np.frombuffer(self._archive.read(member), dtype=_STORAGES[storage])
         if len(numbers) != size:
             raise ValueError(f"storage {key} has {len(numbers)} numbers instead of {size}")
         return numbers
@@ -134,27 +123,27 @@ class _Reader(pickle.Unpickler):
         stride: tuple[int, ...],
         *_: Any,
     ) -> np.ndarray:
-        """What `torch._utils._rebuild_tensor_v2` makes, for contiguous tensors."""
+        """`torch._utils._rebuild_tensor_v2` for contiguous tensors."""
         contiguous = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
         if stride != contiguous:
             raise ValueError(f"a tensor of shape {shape} with strides {stride}")
-        self._count(4 * math.prod(shape))
+        self._count(storage.itemsize * math.prod(shape))
         return storage[offset : offset + math.prod(shape)].reshape(shape).copy()
 
     def _count(self, num_bytes: int) -> None:
-        """A small file can ask for the same numbers again and again."""
+        """Bounds the total: a small file can ask for the same numbers again and again."""
         self._num_bytes += num_bytes
-        if self._num_bytes > 2 * _MAX_TENSORS:  # each of them as a storage and as a tensor
+        if self._num_bytes > 2 * _MAX_TENSORS:  # each as a storage and as a tensor
             raise ValueError(f"more than {_MAX_TENSORS} bytes of tensors")
 
 
-def _description(archive: zipfile.ZipFile, member: str) -> bytes:
-    """The pickle, in which nothing makes the unpickler reserve more memory than the file has."""
-    if archive.getinfo(member).file_size > _MAX_DESCRIPTION:
-        raise ValueError(f"a description of more than {_MAX_DESCRIPTION} bytes")
+def _checked_pickle(archive: zipfile.ZipFile, member: str) -> bytes:
+    """The pickle, unless it would make the unpickler allocate more memory than the file has."""
+    if archive.getinfo(member).file_size > _MAX_PICKLE:
+        raise ValueError(f"a pickle of more than {_MAX_PICKLE} bytes")
     content = archive.read(member)
     for opcode, place, _ in pickletools.genops(content):
-        # Places in the memo are numbered one by one; it is as long as the highest number.
+        # The memo is allocated up to its highest index; honest indices count up from 0.
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(place or 0) > len(content):
-            raise ValueError(f"place {place} of the memo in {len(content)} bytes")
+            raise ValueError(f"index {place} of the memo in {len(content)} bytes")
     return content

@@ -145,7 +145,7 @@ def score(
             failures=dict(crystals.rejected),
         )
     )
-    values = checked.spread(predict(checked.crystals).values)
+    values = checked.scatter(predict(checked.crystals).values)
     rates = success_rates(values, checked.valid, spec.success_thresholds)
     found = np.isfinite(values)
     return {

@@ -12,6 +12,7 @@ import tests.shapes  # noqa: F401, checks the signatures of what is imported bel
 from crystal_diffusion_jax import denoising, trained_model
 from crystal_diffusion_jax.config import NoiseConfig
 from crystal_diffusion_jax.diffusion.schedules import NoiseSchedule, noise_schedule
+from crystal_diffusion_jax.runtime.workers import Workers
 from crystal_diffusion_jax.sampling.sampler import make_sampler
 from crystal_diffusion_jax.trained_model import TrainedModel
 from tests import make_tiny_model
@@ -45,11 +46,14 @@ def _forget_compiled_programs() -> Iterator[None]:
 
 
 @pytest.fixture
-def in_this_process(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Worker processes cost seconds to start; those of the slow tests are real."""
+def in_this_process(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """Work of worker processes is done in this one, where it can be patched, but in slow tests."""
     if request.node.get_closest_marker("slow"):
         yield
         return
+    monkeypatch.setattr(Workers, "map", lambda self, items: map(self.function, items))
     with joblib.parallel_config(backend="sequential"):
         yield
 

@@ -22,7 +22,6 @@ from crystal_diffusion_jax.data.tables import Source, read_table
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.runtime.archives import read_array, read_arrays
 from crystal_diffusion_jax.runtime.lock import OWNER, exclusive
-from crystal_diffusion_jax.runtime.time_limit import processor_time_limit
 from crystal_diffusion_jax.sampling import journal, record_file
 from crystal_diffusion_jax.sampling.journal import Journal
 from crystal_diffusion_jax.structures.canonical import canonical_cell
@@ -32,6 +31,7 @@ from crystal_diffusion_jax.training import seal
 from crystal_diffusion_jax.training.logbook import Logbook
 from crystal_diffusion_jax.training.workdir import claimed
 from tests.smoke_run import CONFIG
+from tests.time_limit import processor_time_limit
 
 SECONDS = 10.0
 HUGE = 2 * 2**30  # bytes of a file that is nearly all hole

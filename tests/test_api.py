@@ -182,7 +182,7 @@ def test_what_the_model_cannot_do_is_said_before_anything_is_computed(arguments,
         cdj.load("perov5_cds").sample(**arguments)
 
 
-def test_an_unknown_model_or_judge_is_named_with_what_there_is():
+def test_an_unknown_model_or_oracle_is_named_with_what_there_is():
     with pytest.raises(UserError, match="did you mean perov5_cds"):
         cdj.load("perov5_cd")
     with pytest.raises(UserError, match=r"perov5, carbon24, mp20; did you mean perov5\?"):
@@ -206,17 +206,17 @@ def test_crystals_and_models_show_themselves_in_a_line(crystals):
     assert len(shown) < 200
 
 
-def test_the_judge_takes_what_pymatgen_and_ase_have(crystals, monkeypatch):
+def test_the_oracle_takes_what_pymatgen_and_ase_have(crystals, monkeypatch):
     seen: list[list[Structure]] = []
 
-    def judged(structures: list[Structure], oracle: str, progress: bool) -> Predictions:
+    def predicted(structures: list[Structure], oracle: str, progress: bool) -> Predictions:
         seen.append(structures)
         return Predictions(np.zeros(len(structures)), {})
 
-    monkeypatch.setattr(api, "predict", judged)
-    judge = cdj.oracle("perov5")
+    monkeypatch.setattr(api, "predict", predicted)
+    oracle = cdj.oracle("perov5")
     for several in (crystals, crystals.to_ase(), crystals[0], crystals.to_ase()[0]):
-        judge.predict(several)
+        oracle.predict(several)
     assert [len(structures) for structures in seen] == [NUM, NUM, 1, 1]
     for structures in seen:
         for ours, theirs in zip(structures, crystals, strict=False):
@@ -225,27 +225,26 @@ def test_the_judge_takes_what_pymatgen_and_ase_have(crystals, monkeypatch):
     molecule = crystals.to_ase()[0]
     molecule.pbc = False
     with pytest.raises(UserError, match="periodic in all directions"):
-        judge.predict(molecule)
+        oracle.predict(molecule)
 
 
 def test_success_counts_invalid_and_rejected_crystals_as_failures(crystals, monkeypatch):
     low, high = (KNOWN_DATASETS["perov5"].success_thresholds[i] for i in (0, 2))
     values = np.array([low, high, high + 1e-6, np.nan])
 
-    def judged(structures: list[Structure], oracle: str, progress: bool) -> Predictions:
+    def predicted(structures: list[Structure], oracle: str, progress: bool) -> Predictions:
         assert (len(structures), oracle) == (4, "perov5")
         return Predictions(values, {3: "no bonds"})
 
-    monkeypatch.setattr(api, "predict", judged)
-    monkeypatch.setattr(api, "structural_defect", lambda structure: None)
-    monkeypatch.setattr(api, "composition_defect", lambda composition: None)
+    monkeypatch.setattr(api, "predict", predicted)
+    monkeypatch.setattr(api, "is_valid", lambda structure: True)
     rates = cdj.success_rate(crystals, "perov5")
     assert [(rates[name].k, rates[name].n) for name in ("SR5", "SR10", "SR15")] == [
         (1, 4),
         (1, 4),
         (2, 4),
     ]
-    monkeypatch.setattr(api, "structural_defect", lambda structure: "too close")
+    monkeypatch.setattr(api, "is_valid", lambda structure: False)
     assert cdj.success_rate(crystals, "perov5")["SR15"].k == 0
     one_less = SampledCrystals(
         crystals.structures, crystals.indices, {9: "flat"}, crystals.settings

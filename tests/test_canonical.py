@@ -13,8 +13,8 @@ from pymatgen.io.cif import CifWriter
 from crystal_diffusion_jax.data import read as reading
 from crystal_diffusion_jax.data.read import read
 from crystal_diffusion_jax.data.tables import Source
-from crystal_diffusion_jax.runtime.time_limit import processor_time_limit
 from crystal_diffusion_jax.structures.canonical import Cell, canonical_cell
+from tests.time_limit import processor_time_limit
 
 PEROV5 = Path(__file__).parents[2] / "shared" / "data" / "perov5"
 

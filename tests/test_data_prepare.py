@@ -3,16 +3,15 @@
 import dataclasses
 import gzip
 import hashlib
-import io
 import sys
 from pathlib import Path
 
 import numpy as np
+import pooch
 import pytest
 
 from crystal_diffusion_jax.cli import prepare, program
 from crystal_diffusion_jax.config import DataConfig
-from crystal_diffusion_jax.data import download as downloading
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS, SPLITS
 from crystal_diffusion_jax.data.shards.splits import open_splits
 from crystal_diffusion_jax.errors import UserError
@@ -35,12 +34,6 @@ SPEC = dataclasses.replace(
 )
 
 
-class Response(io.BytesIO):
-    """What a server sends for one file."""
-
-    headers: dict[str, str] = {}  # noqa: RUF012
-
-
 @pytest.fixture(autouse=True)
 def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("CRYSTAL_DIFFUSION_CACHE", str(tmp_path / "cache"))
@@ -53,11 +46,12 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Puts a server that sends CONTENT in place of the network; the list of its requests."""
     urls: list[str] = []
 
-    def answer(url: str) -> Response:
+    def answer(self: pooch.HTTPDownloader, url: str, output_file: str, *_: object) -> None:
         urls.append(url)
-        return Response({SPEC.url(split): CONTENT[split] for split in SPLITS}[url])
+        content = {SPEC.url(split): CONTENT[split] for split in SPLITS}[url]
+        Path(output_file).write_bytes(content)
 
-    monkeypatch.setattr(downloading, "open_url", answer)
+    monkeypatch.setattr(pooch.HTTPDownloader, "__call__", answer)
     return urls
 
 

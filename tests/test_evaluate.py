@@ -25,7 +25,16 @@ from crystal_diffusion_jax.evaluation import diversity as evaluation_diversity
 from crystal_diffusion_jax.evaluation.matching import match
 from crystal_diffusion_jax.oracle import bonds
 from tests import golden
-from tests.test_evaluation_report import OVERLAP, SITES, SPEC, TEST, TRAIN, judge, perovskite
+from tests.test_evaluation_report import (
+    INPUTS,
+    OVERLAP,
+    SITES,
+    SPEC,
+    TEST,
+    TRAIN,
+    oracle_by_number,
+    perovskite,
+)
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
 
@@ -54,9 +63,9 @@ HOSTILE: dict[str, tuple[Structure | str, str]] = {
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int | str | None]:
-    """Runs the program with the small data set and the judge above; gives its exit status."""
+    """Runs the program with the small data set and oracle; gives its exit status."""
     monkeypatch.setattr(program, "load", lambda config: {"train": TRAIN, "test": TEST})
-    monkeypatch.setattr(program, "predict", judge)
+    monkeypatch.setattr(program, "predict", oracle_by_number)
 
     def start(*arguments: str) -> int | str | None:
         monkeypatch.setattr(sys, "argv", ["evaluate", *arguments])
@@ -116,7 +125,7 @@ def test_hostile_and_odd_crystals_are_counted_and_named_beside_good_ones(
 
 
 @pytest.mark.slow
-def test_the_real_networks_judge_a_hostile_set_from_end_to_end(
+def test_the_real_networks_score_a_hostile_set_from_end_to_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     golden.network("perov5")
@@ -136,8 +145,8 @@ def test_the_real_networks_judge_a_hostile_set_from_end_to_end(
                 table.writerow([symbol, 1.0, cif(perovskite(symbol))])
     monkeypatch.setattr(bonds, "cache_folder", lambda: tmp_path / "cache")
     monkeypatch.setattr(cache, "cache_folder", lambda: tmp_path / "cache")
-    # Of processor time the big ones take about 4 s to be reduced and half a minute to be compared
-    # with each other; the others a few milliseconds, and at first a second of imports.
+    # The big ones take about 4 s to reduce and half a minute to compare with each other, the others
+    # a few milliseconds.
     monkeypatch.setattr(evaluation_diversity, "match", functools.partial(match, time_limit=8.0))
     out = tmp_path / "metrics.json"
     flags = [f"--structures={folder}", "--dataset=perov5", f"--root={root}", f"--out={out}"]
@@ -150,7 +159,7 @@ def test_the_real_networks_judge_a_hostile_set_from_end_to_end(
     too_long = {
         failure["name"]
         for failure in content["failures"]["list"]
-        if failure["stage"] == "comparison" and "too long" in failure["reason"]
+        if failure["stage"] == "comparison" and "no result after" in failure["detail"]
     }
     # Whichever is reduced in time has nothing to be compared with, unless both are.
     assert too_long
@@ -226,3 +235,20 @@ def test_coverage_without_its_extra_is_refused_before_any_work(
     flags = [f"--structures={tmp_path}", "--dataset=perov5", f"--out={tmp_path / 'm.json'}"]
     assert run(*flags, "--coverage") == 2
     assert "matminer is missing" in capsys.readouterr().err
+
+
+def test_scores_of_each_crystal_are_added_to_the_samples(
+    tmp_path: Path, run: Callable[..., int | str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = pytest.importorskip("crystal_diffusion_jax.structures.store")
+    added: dict[str, list[Any]] = {}
+    monkeypatch.setattr(store, "add_columns", lambda path, columns: added.update(columns))
+    monkeypatch.setattr(program, "read_structures", lambda path: INPUTS)
+    (tmp_path / "samples.db").touch()
+    out = tmp_path / "m.json"
+    assert run(f"--structures={tmp_path}", "--dataset=perov5", f"--out={out}") == 0
+    assert added["valid"] == [True, True, True, False, True, False, True, False]
+    assert added["unique"] == [True, False, True, True, True, True, True, False]
+    assert added["novel"] == [True, True, False, True, False, True, True, False]
+    np.testing.assert_allclose(added["predicted_heat_ref"][:4], [0.2, 0.2, 0.56, 0.18])
+    assert np.isnan(added["predicted_heat_ref"][6:]).all()

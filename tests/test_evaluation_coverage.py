@@ -2,13 +2,12 @@
 
 import hashlib
 import importlib.util
-import io
 import math
 from pathlib import Path
 
-import joblib
 import numpy as np
 import pytest
+import requests
 from pymatgen.core import Composition, Lattice, Structure
 
 from crystal_diffusion_jax.errors import UserError
@@ -20,6 +19,7 @@ from crystal_diffusion_jax.evaluation.fingerprints import (
     require_matminer,
 )
 from crystal_diffusion_jax.evaluation.intervals import Rate
+from crystal_diffusion_jax.runtime.workers import TaskFailure, Workers
 
 CUTOFFS = Cutoffs(structure=0.8, composition=1.5)
 MEANS, STDS = np.linspace(-3.0, 7.0, 132), np.linspace(0.5, 9.0, 132)
@@ -91,7 +91,7 @@ def test_a_test_crystal_without_fingerprint_is_not_recalled() -> None:
 
 
 class Featurizer:
-    """Stands for matminer's: sites of hydrogen fail, sites of helium take for ever."""
+    """Stands in for matminer's: sites of hydrogen fail."""
 
     def featurize(self, crystal: Structure | Composition, site: int = 0) -> list[float]:
         if isinstance(crystal, Composition):
@@ -99,29 +99,28 @@ class Featurizer:
         symbol = crystal[site].specie.symbol
         if symbol == "H":
             raise ZeroDivisionError
-        while symbol == "He":
-            pass
         return [1.0, site]
 
 
-def test_what_fails_or_takes_too_long_has_no_fingerprint_but_a_reason(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.mark.usefixtures("in_this_process")
+def test_what_fails_has_no_fingerprint_but_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(making, "_featurizers", lambda: (Featurizer(), Featurizer()))
     crystals = [
         None if symbol == "" else Structure(Lattice.cubic(3), [symbol, "Li"], np.zeros((2, 3)))
-        for symbol in ("", "H", "He", "Be")
+        for symbol in ("", "H", "Be")
     ]
-    with joblib.parallel_config(backend="sequential"):
-        made = fingerprints(crystals, MEANS, STDS, progress=False, time_limit=0.2)
-    assert made[:3] == [
-        "no crystal",
-        "no fingerprint of every site: ZeroDivisionError",
-        "fingerprint takes too long: no result after 0.2 s",
-    ]
-    assert isinstance(made[3], Fingerprint)
-    np.testing.assert_array_equal(made[3].structure, [1.0, 0.5])
-    np.testing.assert_allclose(sorted({*(made[3].composition * STDS + MEANS).round(9)}), [3, 4])
+    made = fingerprints(crystals, MEANS, STDS, progress=False)
+    assert made[:2] == ["no crystal", "no fingerprint: ZeroDivisionError"]
+    assert isinstance(made[2], Fingerprint)
+    np.testing.assert_array_equal(made[2].structure, [1.0, 0.5])
+    np.testing.assert_allclose(sorted({*(made[2].composition * STDS + MEANS).round(9)}), [3, 4])
+
+
+def test_a_crystal_that_takes_too_long_has_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = TaskFailure("no result after 120 s")
+    monkeypatch.setattr(Workers, "map", lambda self, items: [lost for _ in items])
+    found = fingerprints([Structure(Lattice.cubic(3), ["H"], [[0, 0, 0]])], MEANS, STDS, False)
+    assert found == ["no fingerprint: no result after 120 s"]
 
 
 def test_a_missing_matminer_is_named_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,37 +135,35 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_scaler_is_fetched_once_and_read_without_running_it(
+def put(cache: Path, text: str) -> Path:
+    path = cache / "cdvae" / "constants.py"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_the_scaler_is_read_without_running_it(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_order = np.concatenate([MEANS, STDS]).astype("<f8")
     monkeypatch.setattr(making, "_SCALER_SHA256", hashlib.sha256(in_order.tobytes()).hexdigest())
-    requests = []
-
-    def answer(url: str) -> io.BytesIO:
-        requests.append(url)
-        return io.BytesIO(CONSTANTS.encode() + b"raise SystemExit('it was run')\n")
-
-    monkeypatch.setattr(making, "open_url", answer)
-    for _ in range(2):
-        means, stds = load_scaler()
-        np.testing.assert_array_equal(means, MEANS)
-        np.testing.assert_array_equal(stds, STDS)
-    assert len(requests) == 1
-    path = cache / "cdvae" / "constants.py"
-    path.write_text(CONSTANTS + "#" * 2**16)  # the numbers are right, the file is too large
-    with pytest.raises(UserError, match=r"is damaged.*larger than"):
+    put(cache, CONSTANTS + "raise SystemExit('it was run')\n")
+    means, stds = load_scaler()
+    np.testing.assert_array_equal(means, MEANS)
+    np.testing.assert_array_equal(stds, STDS)
+    put(cache, CONSTANTS + "#" * 2**16)  # the numbers are right, the file is too large
+    with pytest.raises(UserError, match="larger than"):
         load_scaler()
-    assert "/f857f598d6f6cca5dc1ea0582d228f12dcc2c2ea/" in requests[0]
 
 
 def test_without_network_the_message_says_what_to_put_where(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(url: str) -> io.BytesIO:
-        raise OSError("no route")
+    def refuse(url: str, **_: object) -> None:
+        assert "/f857f598d6f6cca5dc1ea0582d228f12dcc2c2ea/" in url
+        raise requests.ConnectionError("no route")
 
-    monkeypatch.setattr(making, "open_url", refuse)
+    monkeypatch.setattr(requests, "get", refuse)
     with pytest.raises(UserError, match=r"by hand and save it as .*constants\.py"):
         load_scaler()
 
@@ -177,21 +174,14 @@ def test_without_network_the_message_says_what_to_put_where(
         "<html>",
         "CompScalerMeans = [1.0]\nCompScalerStds = [1.0]",
         CONSTANTS.replace("Stds", "Other"),
-        CONSTANTS,  # sound, but not CDVAE's numbers
+        CONSTANTS,  # well-formed, but not CDVAE's numbers
     ],
 )
-def test_a_damaged_scaler_is_refused_and_never_kept(
-    cache: Path, monkeypatch: pytest.MonkeyPatch, text: str
-) -> None:
-    monkeypatch.setattr(making, "open_url", lambda url: io.BytesIO(text.encode()))
-    with pytest.raises(UserError, match="could not be fetched"):
+def test_another_scaler_is_refused_and_not_kept(cache: Path, text: str) -> None:
+    path = put(cache, text)
+    with pytest.raises(UserError, match="not CDVAE's file"):
         load_scaler()
-    path = cache / "cdvae" / "constants.py"
     assert not path.exists()
-    path.parent.mkdir()
-    path.write_text(text)
-    with pytest.raises(UserError, match="is damaged"):
-        load_scaler()
 
 
 def test_fingerprints_are_those_of_the_crystal_not_of_its_cell() -> None:

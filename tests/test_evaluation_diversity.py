@@ -1,13 +1,10 @@
 """evaluation/matching.py, diversity.py and distributions.py."""
 
+import functools
 import itertools
-import os
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-import joblib
 import numpy as np
 import pytest
 from pymatgen.analysis.structure_matcher import StructureMatcher
@@ -16,11 +13,10 @@ from pymatgen.core import Lattice, Structure
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.evaluation import matching
 from crystal_diffusion_jax.evaluation.distributions import MAX_DRAWN, distances, draw_valid
-from crystal_diffusion_jax.evaluation.diversity import dataset_structures, diversity
+from crystal_diffusion_jax.evaluation.diversity import Diversity, dataset_structures, diversity
 from crystal_diffusion_jax.evaluation.intervals import Rate
 from crystal_diffusion_jax.evaluation.matching import match
-from crystal_diffusion_jax.runtime import workers
-from crystal_diffusion_jax.runtime.workers import in_processes
+from crystal_diffusion_jax.runtime.workers import TaskFailure, Workers
 
 ROCK_SALT = Structure.from_spacegroup(
     "Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]
@@ -60,49 +56,57 @@ def disguises(structure: Structure) -> list[Structure]:
     return [supercell, moved, reordered, expanded, sheared]
 
 
+def novel(result: Diversity, composition: bool = False) -> np.ndarray:
+    found = result.novel_composition if composition else result.novel
+    assert found is not None
+    return found
+
+
 @pytest.mark.parametrize("structure", [ROCK_SALT, PEROVSKITE], ids=["NaCl", "BaTiO3"])
 def test_a_crystal_in_disguise_is_neither_unique_nor_novel(structure: Structure) -> None:
     copies = disguises(structure)
     result = diversity(copies, dataset([structure]), progress=False)
-    assert result.unique == Rate(1, len(copies))
-    assert not result.novel.any()
-    assert not result.novel_composition.any()
+    assert result.rates["unique"] == Rate(1, len(copies))
+    assert not novel(result).any()
+    assert not novel(result, composition=True).any()
 
 
 def test_different_arrangements_of_one_composition_are_unique_and_novel() -> None:
     result = diversity([ROCK_SALT, CAESIUM_CHLORIDE], dataset([ROCK_SALT]), progress=False)
-    assert result.unique == Rate(2, 2)
-    assert result.novel.tolist() == [False, True]
-    assert result.unique_compositions == Rate(1, 2)
+    assert result.rates["unique"] == Rate(2, 2)
+    assert novel(result).tolist() == [False, True]
+    assert result.rates["unique_compositions"] == Rate(1, 2)
 
 
 def test_another_composition_is_novel_even_on_the_same_sites() -> None:
     potassium = ROCK_SALT.copy()
     potassium.replace_species({"Na": "K"})
     result = diversity([potassium, ROCK_SALT], dataset([ROCK_SALT]), progress=False)
-    assert result.novel.tolist() == [True, False]
-    assert result.novel_composition.tolist() == [True, False]
-    assert result.unique_compositions == Rate(2, 2)
+    assert novel(result).tolist() == [True, False]
+    assert novel(result, composition=True).tolist() == [True, False]
+    assert result.rates["unique_compositions"] == Rate(2, 2)
 
 
 def test_missing_crystals_count_as_neither_unique_nor_novel() -> None:
     result = diversity([None, ROCK_SALT, None], dataset([PEROVSKITE]), progress=False)
-    assert result.unique == Rate(1, 3)
-    assert result.novel.tolist() == [False, True, False]
+    assert result.rates["unique"] == Rate(1, 3)
+    assert novel(result).tolist() == [False, True, False]
     assert result.group.tolist() == [-1, 1, -1]
 
 
-def test_distinct_crystals_are_counted_among_the_wanted_even_without_the_first_of_a_group() -> None:
+def test_distinct_crystals_are_counted_among_the_selected_even_without_the_first_of_a_group() -> (
+    None
+):
     copies = [ROCK_SALT, *disguises(ROCK_SALT), CAESIUM_CHLORIDE]
     result = diversity(copies, dataset([PEROVSKITE]), progress=False)
-    wanted = np.array([False, False, True, True, False, False, True])
-    assert result.distinct(wanted) == Rate(2, 7)
-    assert result.distinct(~wanted) == Rate(1, 7)
+    selected = np.array([False, False, True, True, False, False, True])
+    assert result.distinct(selected) == Rate(2, 7)
+    assert result.distinct(~selected) == Rate(1, 7)
 
 
 def test_a_set_without_crystals_has_no_diversity() -> None:
     result = diversity([None, None], dataset([ROCK_SALT]), progress=False)
-    assert (result.unique, result.unique_compositions) == (Rate(0, 2), Rate(0, 2))
+    assert (result.rates["unique"], result.rates["unique_compositions"]) == (Rate(0, 2), Rate(0, 2))
 
 
 def test_a_failed_comparison_is_named_and_counts_as_nothing(
@@ -114,50 +118,8 @@ def test_a_failed_comparison_is_named_and_counts_as_nothing(
     monkeypatch.setattr(matching, "_fit", refuse)
     result = diversity([CAESIUM_CHLORIDE, PEROVSKITE], dataset([CAESIUM_CHLORIDE]), False)
     assert result.group.tolist() == [-1, 1]
-    assert result.novel.tolist() == [False, True]
+    assert novel(result).tolist() == [False, True]
     assert result.failures == {0: "comparison failed: ZeroDivisionError"}
-
-
-def test_a_comparison_that_takes_too_long_is_given_up_and_named(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def search_for_ever(reference: Structure, structure: Structure) -> bool:
-        while len(structure) == 2:
-            pass
-        return False
-
-    monkeypatch.setattr(matching, "_fit", search_for_ever)
-    # However slow the processor, only the comparison may take too long.
-    monkeypatch.setattr(matching, "_reduce", lambda structure, time_limit: structure)
-    set_ = [CAESIUM_CHLORIDE, PEROVSKITE, CAESIUM_CHLORIDE, PEROVSKITE]
-    result = match(set_, [PEROVSKITE], progress=False, time_limit=0.1)
-    assert result.group == [0, 1, -1, 3]
-    assert result.failures == {2: "comparison takes too long: no result after 0.1 s"}
-
-
-def test_a_reduction_that_takes_too_long_is_given_up_and_named(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def search_for_ever(self: Structure, algorithm: str) -> None:
-        while True:
-            pass
-
-    monkeypatch.setattr(Structure, "get_reduced_structure", search_for_ever)
-    result = match([PEROVSKITE], [], progress=False, time_limit=0.1)
-    assert result.group == [-1]
-    assert result.failures == {0: "reduction takes too long: no result after 0.1 s"}
-
-
-def died(reduction: bool) -> Callable[..., Iterator[Any]]:
-    """`in_processes` whose workers end, when they reduce or when they compare, at large cells."""
-
-    def in_this_process(function: Any, tasks: Any, title: str, *_: Any, **__: Any) -> Iterator[Any]:
-        for task in tasks:
-            crystals = task[0] if isinstance(task[0], list) else [task[0]]
-            deadly = (title == "reduction") is reduction and any(c.volume > 79 for c in crystals)
-            yield f"{title} ended its process" if deadly else function(*task)
-
-    return in_this_process
 
 
 def heavy() -> Structure:
@@ -166,60 +128,38 @@ def heavy() -> Structure:
     return structure
 
 
-@pytest.mark.parametrize(
-    ("reduction", "reason"), [(True, "reduction"), (False, "comparison with each other")]
-)
-def test_a_crystal_that_ends_its_process_is_the_only_failure(
-    monkeypatch: pytest.MonkeyPatch, reduction: bool, reason: str
+@pytest.mark.parametrize("stage", ["reduction", "comparison"])
+def test_a_crystal_that_takes_too_long_is_the_only_failure(
+    monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
-    monkeypatch.setattr(matching, "in_processes", died(reduction))
+    lost = TaskFailure("no result after 60 s")
+
+    def lose_heavy(self: Workers, items: Iterable[Any]) -> Iterator[Any]:
+        for item in items:
+            if self.function is matching.reduce:
+                deadly = stage == "reduction" and item.volume > 79
+            else:
+                assert isinstance(self.function, functools.partial)
+                deadly = stage == "comparison" and self.function.args[0][item[0]].volume > 79
+            yield lost if deadly else self.function(item)
+
+    monkeypatch.setattr(Workers, "map", lose_heavy)
     set_ = [CAESIUM_CHLORIDE, heavy(), CAESIUM_CHLORIDE, PEROVSKITE]
     result = match(set_, [PEROVSKITE], progress=False)
     assert result.group == [0, -1, 0, 3]
     assert result.known[3]
-    assert result.failures == {1: f"{reason} ended its process"}
+    reason = {"reduction": "no primitive cell found", "comparison": "comparison failed"}[stage]
+    assert result.failures == {1: f"{reason}: no result after 60 s"}
 
 
-def test_after_the_end_of_a_process_the_other_tasks_are_done_one_by_one(
+@pytest.mark.slow
+def test_crystals_are_compared_in_processes_as_in_this_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def parallel(function: Any, tasks: Sequence[tuple[int]], batch_size: int) -> Iterator[int]:
-        if len(tasks) > 1 and batch_size == 1:
-            raise AssertionError("not one by one")
-        for (number,) in tasks:
-            if number == 3:
-                raise BrokenProcessPool
-            yield function(number)
-
-    monkeypatch.setattr(workers, "_parallel", parallel)
-    results = list(in_processes(square, [(n,) for n in range(6)], "squaring", 2, False))
-    assert results == [0, 1, 4, "squaring ended its process", 16, 25]
-
-
-def square(number: int) -> int:
-    return number * number
-
-
-@pytest.mark.slow
-def test_a_task_that_ends_its_process_is_the_only_one_without_a_result() -> None:
-    # Defined here, so that the workers get it by value.
-    def deadly_square(number: int) -> int:
-        if number == 3:
-            os._exit(1)
-        return number * number
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # joblib's own, of the stopped process
-        results = list(in_processes(deadly_square, [(n,) for n in range(6)], "squaring", 2, False))
-    assert results == [0, 1, 4, "squaring ended its process", 16, 25]
-
-
-@pytest.mark.slow
-def test_crystals_are_compared_in_processes_as_in_this_one() -> None:
     crystals = random_crystals(12)
     found = match(crystals[:8], crystals[8:], progress=False)
-    with joblib.parallel_config(backend="sequential"):
-        assert match(crystals[:8], crystals[8:], progress=False) == found
+    monkeypatch.setattr(Workers, "map", lambda self, items: map(self.function, items))
+    assert match(crystals[:8], crystals[8:], progress=False) == found
 
 
 def random_crystals(num: int) -> list[Structure]:
@@ -235,7 +175,7 @@ def random_crystals(num: int) -> list[Structure]:
     return structures
 
 
-def test_the_prescreen_changes_no_verdict_of_pymatgens_matcher() -> None:
+def test_the_prescreen_changes_no_result_of_pymatgens_matcher() -> None:
     crystals = random_crystals(36)
     generated, known = crystals[:24], crystals[24:]
     matcher = StructureMatcher(ltol=0.3, stol=0.5, angle_tol=10)
@@ -277,11 +217,11 @@ def test_the_interval_of_far_populations_is_that_of_the_difference_of_means() ->
     structures = [ROCK_SALT] * 60
     far, near = rng.normal(size=60) + 9, rng.normal(size=60)
     result = distances(structures, far, structures, near)
-    estimate = result["property"]
-    assert estimate.value is not None
-    assert estimate.interval is not None
-    low, high = estimate.interval
-    assert low < estimate.value < high
+    distance = result["property"]
+    assert distance.value is not None
+    assert distance.interval is not None
+    low, high = distance.interval
+    assert low < distance.value < high
     # A percentile at 2.5 % of 1000 resamples has the standard error sqrt(0.025 * 0.975 / 1000) /
     # 0.058 = 0.085 standard deviations, which makes 3 % of the width; five times that.
     deviation = ((far.var() + near.var()) / 60) ** 0.5
@@ -290,11 +230,11 @@ def test_the_interval_of_far_populations_is_that_of_the_difference_of_means() ->
 
 def test_the_interval_of_a_zero_distance_begins_at_zero() -> None:
     values = np.random.default_rng(4).normal(size=40)
-    estimate = distances([ROCK_SALT] * 40, values, [ROCK_SALT] * 40, values)["property"]
-    assert estimate.value == 0.0
-    assert estimate.interval is not None
+    distance = distances([ROCK_SALT] * 40, values, [ROCK_SALT] * 40, values)["property"]
+    assert distance.value == 0.0
+    assert distance.interval is not None
     # Over seeds the end is 0.25 with a standard deviation of 0.03.
-    assert estimate.interval[0] == 0.0 < estimate.interval[1] < 0.5
+    assert distance.interval[0] == 0.0 < distance.interval[1] < 0.5
 
 
 def test_the_distance_of_densities_follows_the_cells_volume() -> None:
@@ -322,7 +262,7 @@ def test_unpredicted_crystals_are_left_out_of_the_propertys_distance() -> None:
 
 def test_no_valid_crystal_leaves_the_distances_open() -> None:
     result = distances([], np.array([]), [ROCK_SALT], np.array([1.0]))
-    assert all(estimate.value is None for estimate in result.values())
+    assert all(distance.value is None for distance in result.values())
 
 
 def test_at_most_a_thousand_valid_crystals_are_drawn_none_twice() -> None:

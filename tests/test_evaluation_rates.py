@@ -93,7 +93,7 @@ def test_a_value_at_the_threshold_reaches_it() -> None:
     }  # fmt: skip
 
 
-def test_invalid_and_unjudged_crystals_stay_in_the_denominator() -> None:
+def test_invalid_and_unpredicted_crystals_stay_in_the_denominator() -> None:
     values = np.array([0.1, np.nan, 0.1, 9.0])
     rates = success_rates(values, np.array([True, True, False, True]), THRESHOLDS)
     assert rates["single"]["SR5"] == Rate(2, 4)

@@ -1,19 +1,18 @@
-"""evaluation/report.py, failures.py and summary.py: one set of crystals, scored."""
+"""evaluation/report.py, checks.py and summary.py: one set of crystals, scored."""
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import joblib
 import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
+from crystal_diffusion_jax.evaluation.checks import Failure
 from crystal_diffusion_jax.evaluation.coverage import Fingerprint
-from crystal_diffusion_jax.evaluation.failures import Failure
 from crystal_diffusion_jax.evaluation.intervals import Rate
 from crystal_diffusion_jax.evaluation.report import Report, evaluate
 from crystal_diffusion_jax.evaluation.summary import to_json, to_table
@@ -23,25 +22,21 @@ SPEC = KNOWN_DATASETS["perov5"]
 SITES = 0.5 * np.array([[0, 0, 0], [1, 1, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1]])
 
 
-@pytest.fixture(autouse=True)
-def _in_this_process() -> Iterator[None]:
-    """Processes cost seconds to start."""
-    with joblib.parallel_config(backend="sequential"):
-        yield
+pytestmark = pytest.mark.usefixtures("in_this_process")
 
 
 @dataclasses.dataclass(frozen=True)
-class Judgement:
+class Predicted:
     values: np.ndarray
     failures: dict[int, str]
 
 
-def judge(structures: Sequence[Structure], oracle: str = "perov5") -> Judgement:
-    """A judge that takes the first atom's number, in hundredths, and knows 94 elements."""
+def oracle_by_number(structures: Sequence[Structure], oracle: str = "perov5") -> Predicted:
+    """An oracle that predicts the first atom's number, in hundredths, and knows 94 elements."""
     numbers = [max(s.atomic_numbers) for s in structures]
     unknown = {i: "element unknown to the networks" for i, z in enumerate(numbers) if z > 94}
     values = [s.atomic_numbers[0] / 100 for s in structures]
-    return Judgement(
+    return Predicted(
         np.array([np.nan if i in unknown else v for i, v in enumerate(values)]), unknown
     )
 
@@ -81,7 +76,7 @@ INPUTS = Inputs(SET, [f"{i}.cif" for i in range(8)], {7: "empty file"})
 
 
 def report(inputs: Inputs = INPUTS, **options: Any) -> Report:
-    return evaluate(inputs, SPEC, TRAIN, TEST, judge, progress=False, **options)
+    return evaluate(inputs, SPEC, TRAIN, TEST, oracle_by_number, progress=False, **options)
 
 
 def test_every_score_of_a_small_set_is_that_worked_out_by_hand() -> None:
@@ -100,6 +95,8 @@ def test_every_score_of_a_small_set_is_that_worked_out_by_hand() -> None:
     assert scores.diversity["unique_compositions"] == Rate(6, 8)
     assert scores.diversity["novel_compositions"] == Rate(5, 8)
     assert scores.useful == Rate(1, 8)  # CaTiO3, once
+    assert scores.property_mean is not None
+    assert scores.property_median is not None
     assert scores.property_mean.value == pytest.approx((0.20 + 0.20 + 0.56 + 0.18 + 0.12 * 2) / 6)
     assert scores.property_median.value == pytest.approx((0.18 + 0.20) / 2)
     assert scores.coverage is None
@@ -111,17 +108,17 @@ def test_every_score_of_a_small_set_is_that_worked_out_by_hand() -> None:
 def test_predictions_below_every_training_label_are_counted() -> None:
     # The labels of the training set are 0.15; the two crystals with Mg in front are below.
     train = dataclasses.replace(TRAIN, properties=np.full((2, 1), 0.15))
-    scores = evaluate(INPUTS, SPEC, train, TEST, judge, progress=False)
+    scores = evaluate(INPUTS, SPEC, train, TEST, oracle_by_number, progress=False)
     assert scores.below_training_range == Rate(2, 6)
 
 
-def test_predictions_that_fool_the_judge_are_failures() -> None:
-    # The judge says 0.38 and 0.82 of the test crystals: an error of 0.05 if their labels are so.
+def test_predictions_that_fool_the_oracle_are_failures() -> None:
+    # The oracle says 0.38 and 0.82 of the test crystals: an error of 0.05 if their labels are so.
     test = dataclasses.replace(TEST, properties=np.array([[0.33], [0.87]]))
     # 0.12, twice, is below 0.30 - 3 x 0.05; 0.18 and the others are not.
     train = dataclasses.replace(TRAIN, properties=np.full((2, 1), 0.30))
-    scores = evaluate(INPUTS, SPEC, train, test, judge, progress=False)
-    assert scores.judge_error == pytest.approx(0.05)
+    scores = evaluate(INPUTS, SPEC, train, test, oracle_by_number, progress=False)
+    assert scores.oracle_error == pytest.approx(0.05)
     assert scores.lowest_plausible == pytest.approx(0.15)
     assert scores.implausibly_low == Rate(2, 6)
     assert scores.success["single"]["SR5"] == Rate(3, 8)
@@ -130,15 +127,15 @@ def test_predictions_that_fool_the_judge_are_failures() -> None:
     named = [f.name for f in scores.failures if "too far below" in f.reason]
     assert named == ["4.cif", "5.cif"]
     written = to_json(scores, "set", SPEC)
-    assert written["judge"]["error"] == pytest.approx(0.05)
+    assert written["oracle"]["error"] == pytest.approx(0.05)
     assert written["predictions"]["implausibly_low"]["k"] == 2
 
 
-def test_a_judge_of_unknown_error_is_believed() -> None:
+def test_an_oracle_of_unknown_error_is_believed() -> None:
     test = dataset([perovskite("Am")])
-    scores = evaluate(INPUTS, SPEC, TRAIN, test, judge, progress=False)
+    scores = evaluate(INPUTS, SPEC, TRAIN, test, oracle_by_number, progress=False)
     assert scores.implausibly_low == Rate(0, 6)
-    assert to_json(scores, "set", SPEC)["judge"] == {"error": None, "lowest_plausible": None}
+    assert to_json(scores, "set", SPEC)["oracle"] == {"error": None, "lowest_plausible": None}
 
 
 def test_the_table_lists_ten_reasons_and_counts_the_others() -> None:
@@ -183,7 +180,7 @@ def test_coverage_counts_a_crystal_without_fingerprint_as_a_miss() -> None:
     assert failure == Failure(2, "2.cif", "fingerprint", "no crystal", "at all")
 
 
-def test_test_crystals_that_cannot_be_judged_are_counted_and_never_fatal() -> None:
+def test_test_crystals_without_prediction_are_counted_and_never_fatal() -> None:
     test = dataset([perovskite("Am"), perovskite("Cm"), perovskite("Sr")])
 
     def make(structures: Sequence[Structure | None]) -> list[Fingerprint | str]:
@@ -194,14 +191,16 @@ def test_test_crystals_that_cannot_be_judged_are_counted_and_never_fatal() -> No
             for s in structures
         ]
 
-    scores = evaluate(INPUTS, SPEC, TRAIN, test, judge, make, progress=False)
+    scores = evaluate(INPUTS, SPEC, TRAIN, test, oracle_by_number, make, progress=False)
     counts = (scores.num_test, scores.num_test_predicted, scores.num_test_fingerprinted)
     assert counts == (3, 1, 0)
     assert scores.coverage is not None
     assert scores.coverage.recall == Rate(0, 3)
     assert scores.distances["property"].sizes == (4, 1)
     assert "1 of 3 test crystals have a predicted property" in to_table(scores, SPEC)
-    scores = evaluate(INPUTS, SPEC, TRAIN, test.take(np.array([0, 1])), judge, progress=False)
+    scores = evaluate(
+        INPUTS, SPEC, TRAIN, test.take(np.array([0, 1])), oracle_by_number, progress=False
+    )
     assert scores.distances["property"].value is None
     counts_in_file = to_json(scores, "set", SPEC)["counts"]
     assert counts_in_file["test_predicted"] == 0
@@ -240,3 +239,58 @@ def test_the_table_and_the_file_tell_the_same_numbers() -> None:
     ]  # fmt: skip
     assert content["thresholds"] == {"SR5": 0.43924842, "SR10": 0.61202443, "SR15": 0.7364607}
     assert content["versions"]["smact"] in table
+
+
+def test_what_needs_no_data_set_is_the_same_with_and_without_it() -> None:
+    whole = report()
+    part = evaluate(INPUTS, SPEC, predict=oracle_by_number, progress=False)
+    assert part.validity == whole.validity
+    np.testing.assert_array_equal(part.values, whole.values)
+    np.testing.assert_array_equal(part.valid, whole.valid)
+    for name in ("unique", "unique_compositions"):
+        assert part.diversity[name] == whole.diversity[name]
+    # The oracle's error is above 0.3 there, so none of its answers is implausible.
+    assert part.success == whole.success
+
+
+def test_without_a_data_set_nothing_is_said_of_novelty() -> None:
+    part = evaluate(INPUTS, SPEC, predict=oracle_by_number, progress=False)
+    assert set(part.diversity) == {"unique", "unique_compositions"}
+    assert part.novel is None
+    assert (part.useful, part.oracle_error, part.num_test) == (None, None, None)
+    assert part.distances == {}
+
+
+def test_with_a_training_split_novelty_is_that_of_the_whole_report() -> None:
+    whole = report()
+    part = evaluate(INPUTS, train=TRAIN, progress=False)
+    assert part.diversity == whole.diversity
+    assert part.novel is not None
+    np.testing.assert_array_equal(part.novel, whole.novel)
+
+
+def test_without_an_oracle_nobody_succeeds_or_fails() -> None:
+    part = evaluate(INPUTS, progress=False)
+    assert part.success == {}
+    assert np.isnan(part.values).all()
+    assert part.validity["both"] == Rate(5, 8)
+    assert part.diversity["unique"] == Rate(6, 8)
+
+
+def test_a_prediction_keeps_its_place_when_crystals_before_it_are_missing() -> None:
+    def number_of_atoms(structures: Sequence[Structure]) -> Predicted:
+        return Predicted(np.array([float(len(s)) for s in structures]), {})
+
+    one = Structure(Lattice.cubic(3.0), ["Fe"], [[0.0, 0.0, 0.0]])
+    two = Structure(Lattice.cubic(3.0), ["Fe", "Fe"], [[0.0, 0.0, 0.0], [0.5, 0.5, 0.5]])
+    inputs = Inputs([None, two, None, one], list("abcd"), {0: "empty file", 2: "empty file"})
+    part = evaluate(inputs, SPEC, predict=number_of_atoms, progress=False)
+    np.testing.assert_array_equal(part.values, [np.nan, 2.0, np.nan, 1.0])
+
+
+@pytest.mark.parametrize("num", [0, 3])
+def test_a_set_without_any_crystal_has_a_report_without_data_and_oracle(num: int) -> None:
+    inputs = Inputs([None] * num, ["x"] * num, dict.fromkeys(range(num), "empty file"))
+    part = evaluate(inputs, progress=False)
+    assert part.validity["both"] == Rate(0, num)
+    assert part.diversity["unique"] == Rate(0, num)

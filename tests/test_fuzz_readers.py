@@ -27,7 +27,6 @@ from crystal_diffusion_jax.data.read import read
 from crystal_diffusion_jax.data.tables import Source
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.request import draw_values
-from crystal_diffusion_jax.runtime.time_limit import processor_time_limit
 from crystal_diffusion_jax.sampling.request import (
     allowed_species,
     draw_num_atoms,
@@ -42,6 +41,7 @@ from crystal_diffusion_jax.structures.reading import Inputs, read_structures
 from tests.mutations import NUMBERS, PIECES, Rng, mutated, mutated_tree
 from tests.test_evaluation_inputs import crystal
 from tests.test_trained_model import STATISTICS, made_up_model
+from tests.time_limit import processor_time_limit
 
 pytestmark = pytest.mark.parametrize(
     "num_cases", [150, pytest.param(10_000, marks=pytest.mark.faults)]

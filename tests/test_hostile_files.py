@@ -86,7 +86,7 @@ def test_a_hostile_file_takes_no_more_memory_than_its_limit(hostile_reads: Any) 
         ("npz axis", r"ValueError: a\.npy declares an array of shape"),
         ("npz names", r"ValueError: .*outside\.npy', which is no name"),
         ("torch memo", r"UserError: memo\.pt .*memo"),
-        ("torch description", r"UserError: long\.pt .*description of more"),
+        ("torch description", r"UserError: long\.pt .*pickle of more"),
         ("model.json", r"UserError: .*model\.json is damaged \(larger than"),
         ("record", r"UserError: .*record\.json is too large .* another --out"),
         ("record depth", r"UserError: .*nested\.json is damaged .* another --out"),

@@ -1,4 +1,4 @@
-"""judge/basis.py against scipy and the conditions that define the functions."""
+"""oracle/basis.py against scipy and the conditions that define the functions."""
 
 import functools
 

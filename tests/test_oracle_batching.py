@@ -1,4 +1,4 @@
-"""judge/batching.py: triplets against their definition, and batches that lose nothing."""
+"""oracle/batching.py: triplets against their definition, and batches that lose nothing."""
 
 import jax
 import numpy as np

@@ -1,18 +1,17 @@
-"""judge/bonds.py: every structure gets its bonds or a reason, once."""
+"""oracle/bonds.py: every structure gets its bonds or a reason, once."""
 
 import importlib.metadata
-import os
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
 from crystal_diffusion_jax.oracle import bonds, graph
+from crystal_diffusion_jax.runtime.workers import TaskFailure, Workers
 from tests.hostile_reads import npy
 
 GOOD = Structure(Lattice.cubic(3.35), ["Po"], [[0, 0, 0]])
@@ -20,7 +19,6 @@ SALT = Structure(Lattice.cubic(4.1), ["Cs", "Cl"], [[0.0, 0.0, 0.0], [0.5, 0.5, 
 DENSE = Structure(Lattice.cubic(0.5), ["Cu"], [[0, 0, 0]])
 FAR_LAYERS = Structure(Lattice.tetragonal(3.0, 1000.0), ["Si"], [[0, 0, 0]])
 PYMATGEN = importlib.metadata.version("pymatgen")
-Cell = tuple[np.ndarray, np.ndarray, np.ndarray]
 AMERICIUM = Structure(Lattice.cubic(4.0), ["Am"], [[0, 0, 0]])
 
 
@@ -34,15 +32,15 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Numbers of structures that are sent to the processes from now on."""
+    """Numbers of structures that are sent to the workers from now on."""
     counts: list[int] = []
-    compute: Callable[..., object] = bonds._compute
+    compute = bonds.map_in_processes
 
-    def counting(cells: dict[int, object]) -> object:
+    def counting(function: Any, cells: list[Any], *args: Any, **options: Any) -> Any:
         counts.append(len(cells))
-        return compute(cells)
+        return compute(function, cells, *args, **options)
 
-    monkeypatch.setattr(bonds, "_compute", counting)
+    monkeypatch.setattr(bonds, "map_in_processes", counting)
     return counts
 
 
@@ -96,7 +94,6 @@ def after_an_update(distribution: str) -> str:
 @pytest.mark.parametrize(
     ("module", "name", "value"),
     [
-        (graph, "TIME_LIMIT", 61.0),
         (graph, "GRAPH_VERSION", graph.GRAPH_VERSION + 1),
         (importlib.metadata, "version", after_an_update),
     ],
@@ -143,38 +140,18 @@ def test_a_cache_that_cannot_be_written_is_only_a_warning(
 def test_a_structure_that_kills_its_process_is_the_only_one_to_fail(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def in_processes(cells: Sequence[Cell]) -> Iterator[np.ndarray]:
-        for _, _, atomic_numbers in cells:
-            if atomic_numbers[0] == 29:
-                raise BrokenProcessPool
-            yield np.zeros((1, 5), dtype=np.int32)
+    def lose_copper(self: Workers, items: Iterable[Any]) -> Iterator[Any]:
+        for cell in items:
+            lost = cell[2][0] == 29
+            yield TaskFailure("ended its process") if lost else np.zeros((1, 5), dtype=np.int32)
 
-    monkeypatch.setattr(bonds, "_in_processes", in_processes)
+    monkeypatch.setattr(Workers, "map", lose_copper)
     graphs = bonds.build([GOOD, DENSE, SALT], progress=False)
     assert list(graphs.found) == [0, 2]
-    assert list(graphs.failures) == [1]
-    assert graphs.failures[1].startswith("CrystalNN ended its process")
+    assert graphs.failures == {1: "CrystalNN failed: ended its process"}
     counts = computed(monkeypatch)
     bonds.build([DENSE, SALT], progress=False)
     assert counts == [1]  # the next time there may be memory enough
-
-
-@pytest.mark.slow
-def test_a_process_that_ends_is_noticed_and_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Defined here, so that the processes get it by value.
-    def deadly(
-        lattice: np.ndarray, frac_coords: np.ndarray, atomic_numbers: np.ndarray
-    ) -> np.ndarray:
-        if atomic_numbers[0] == 29:
-            os._exit(1)
-        return np.zeros((1, 5), dtype=np.int32)
-
-    monkeypatch.setattr(bonds, "_bonds_or_reason", deadly)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # joblib's own, of the stopped process
-        graphs = bonds.build([GOOD, DENSE, SALT], progress=False)
-    assert list(graphs.found) == [0, 2]
-    assert graphs.failures[1].startswith("CrystalNN ended its process")
 
 
 @pytest.mark.slow

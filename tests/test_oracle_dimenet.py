@@ -1,4 +1,4 @@
-"""judge/dimenet.py against the original network, and its gradient against finite differences."""
+"""oracle/dimenet.py against the original network, and its gradient against finite differences."""
 
 import dataclasses
 from collections.abc import Iterator

@@ -1,12 +1,10 @@
-"""judge/predict.py and experiments/predict.py: from structures to numbers."""
+"""oracle/predict.py and cli/predict.py: from structures to numbers."""
 
 import csv
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
@@ -19,23 +17,19 @@ from crystal_diffusion_jax.oracle.predict import ORACLES, predict
 from tests import golden
 
 # Of a prediction in eV, per cell or per atom: at most 2e-5 of rounding here, as much again in the
-# original, which was in float32 (test_judge_dimenet), and the last digit of -154 eV.
+# original, which was in float32 (test_oracle_dimenet), and the last digit of -154 eV.
 ATOL = 1e-4
 
 
 @pytest.fixture(autouse=True)
 def _bonds_are_computed_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> Iterator[None]:
+) -> None:
     monkeypatch.setattr(bonds, "cache_folder", lambda: tmp_path / "cache")
-    if request.node.get_closest_marker("slow"):
-        yield
-        return
-    # In this process, and in batches of one shape, so that the network is compiled once.
-    shape = BatchShape(crystals=16, atoms=128, bonds=512, triplets=4096)
-    monkeypatch.setattr(batching, "_common_shape", lambda *_: shape)
-    with joblib.parallel_config(backend="sequential"):
-        yield
+    if not request.node.get_closest_marker("slow"):
+        # In batches of one shape, so that the network is compiled once.
+        shape = BatchShape(crystals=16, atoms=128, bonds=512, triplets=4096)
+        monkeypatch.setattr(batching, "_common_shape", lambda *_: shape)
 
 
 def assert_as_the_original(oracle: str, crystals: list[dict[str, Any]]) -> None:

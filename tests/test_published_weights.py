@@ -45,6 +45,13 @@ def tensor(offset: int, shape: tuple[int, ...], stride: tuple[int, ...], size: i
     return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + layout + hooks + b"tR"
 
 
+def test_numbers_of_double_precision_are_read_as_such() -> None:
+    pickled = b"\x80\x02" + tensor(1, (2,), (1,)).replace(b"FloatStorage", b"DoubleStorage") + b"."
+    read = published_weights.read(archive(pickled, {"0": NUMBERS.astype("<f8").tobytes()}), "file")
+    assert read.dtype == np.float64
+    np.testing.assert_array_equal(read, [1.0, 2.0])
+
+
 def test_tensors_are_read_with_their_shape_and_offset() -> None:
     pickled = b"\x80\x02}(" + text("a") + tensor(2, (2, 3), (3, 1)) + text("b") + tensor(0, (), ())
     read = published_weights.read(archive(pickled + b"u."), "file")
@@ -56,7 +63,9 @@ def test_tensors_are_read_with_their_shape_and_offset() -> None:
 def test_objects_of_the_training_program_are_inert() -> None:
     callback = b"cpytorch_lightning.callbacks.early_stopping\nEarlyStopping\n"
     built = callback + b")\x81}" + text("patience") + b"K\x05sb"
-    read = published_weights.read(archive(b"\x80\x02](" + callback + built + b"e."), "file")
+    file = archive(b"\x80\x02](" + callback + built + b"e.")
+    inert = {("pytorch_lightning.callbacks.early_stopping", "EarlyStopping")}
+    read = published_weights.read(file, "file", inert)
     assert issubclass(read[0], published_weights.Inert)
     assert read[1].state == {"patience": 5}
 
@@ -98,7 +107,7 @@ def test_a_file_that_calls_anything_else_is_refused_and_not_executed(
 @pytest.mark.parametrize(
     "name",
     [
-        "torch\nDoubleStorage",
+        "torch\nHalfStorage",
         "torch._utils\n_rebuild_qtensor",
         "collections\nCounter",
         "typing\ncast",
@@ -126,18 +135,26 @@ def test_the_older_opcode_for_instances_is_refused_as_well() -> None:
         archive(b"\x80\x02" + tensor(0, (2, 3), (1, 2)) + b"."),
         archive(b"\x80\x02" + tensor(0, (3,), (1,)) + b".", {"1": b""}),
     ],
-    ids=["empty", "no zip", "no pickle", "cut", "size", "offset", "strides", "storage missing"],
+    ids=[
+        "empty",
+        "not a zip",
+        "no pickle",
+        "truncated",
+        "size",
+        "offset",
+        "strides",
+        "missing storage",
+    ],
 )
 def test_a_damaged_file_is_one_sentence(file: io.BytesIO) -> None:
-    with pytest.raises(UserError, match=r"^checkpoint is no file of tensors that can be read"):
+    with pytest.raises(UserError, match=r"^checkpoint is not a readable file of tensors"):
         published_weights.read(file, "checkpoint")
 
 
 def test_a_small_file_cannot_ask_for_endless_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(published_weights, "_MAX_TENSORS", 1000)
     few, many = (b"\x80\x02](" + count * tensor(0, (12,), (1,)) + b"e." for count in (20, 21))
-    assert (
-        len(published_weights.read(archive(few), "file")) == 20
-    )  # 48 bytes as storage and as tensor
+    # Each has 48 bytes as a storage and as a tensor.
+    assert len(published_weights.read(archive(few), "file")) == 20
     with pytest.raises(UserError, match="more than 1000 bytes of tensors"):
         published_weights.read(archive(many), "file")

@@ -20,15 +20,15 @@ CALLS = {
     *("ssl._create_unverified_context", "ssl._create_stdlib_context", "pd.read_pickle"),
     *("subprocess.getoutput", "subprocess.getstatusoutput"),
 }
-# Opens nothing but https addresses and follows no redirect to another kind, see its tests.
-DOWNLOADER = "crystal_diffusion_jax/data/download.py"
+# Fetches https addresses only and checks what arrives, see its tests.
+DOWNLOADER = "crystal_diffusion_jax/runtime/downloads.py"
 FETCHING = {
     *("urlopen", "urlretrieve", "build_opener", "install_opener", "HTTPConnection"),
     *("HTTPSConnection", "create_connection", "FTP"),
 }
-FETCHERS = {"requests", "urllib3", "httpx", "aiohttp", "wget", "ftplib", "fsspec"}
-# What is fetched is a file of one commit, so that nobody can put another in its place.
-PINNED = re.compile(r"https://[^/]+/.*\b[0-9a-f]{40}\b")
+FETCHERS = {"requests", "urllib3", "httpx", "aiohttp", "wget", "ftplib", "fsspec", "pooch"}
+# What is fetched is a file of one commit or digest, so that nobody can put another in its place.
+PINNED = re.compile(r"https://[^/]+/.*\b[0-9a-f]{40,64}\b")
 EXTRACTING = {"extract", "extractall", "unpack_archive"}
 # Keyword arguments, and the only value that they may have.
 ONLY = {"allow_pickle": "False", "shell": "False", "verify": "True", "check_hostname": "True"}
@@ -51,7 +51,7 @@ def problems(
                 modules = {(node.module or "").split(".")[0]}
             case _:
                 modules = set()
-        for module in modules & FETCHERS:
+        for module in modules & (FETCHERS - ({"pooch"} if may_fetch else set())):
             yield f"fetches with {module}"
         for module in modules & (PICKLING - ({"pickle"} if may_restrict_pickle else set())):
             yield f"imports {module}"

@@ -1,10 +1,13 @@
-"""Scores crystals, whoever generated them, as CDVAE and its successors do: a table and a JSON file.
+"""Scores generated crystals from any source as CDVAE and its successors do.
 
     python -m experiments.evaluate --structures=samples/min --dataset=perov5 --out=metrics.json
     python -m experiments.evaluate --structures=FOLDER_OF_CIFS --dataset=mp20 --out=m.json
 
 --structures takes a folder of `experiments.sample` or of CIFs, a CIF, an extended XYZ file, or a
-csv with a column `cif`. What cannot be read or judged is counted as a failure, by name.
+csv with a column `cif`. The scores go into a JSON file and, as a table, to stdout; crystals that
+cannot be read or predicted count as failures and are listed by name. If --structures is a folder of
+`experiments.sample`, predictions, validity, uniqueness and novelty of each crystal are also added
+to its samples.db and samples.csv.
 """
 
 import functools
@@ -32,15 +35,15 @@ def parser() -> program.Parser:
     flags = program.Parser(prog="python -m experiments.evaluate", description=__doc__)
     flags.add_argument("--structures", type=Path, required=True, help="the generated crystals")
     flags.add_argument(
-        "--dataset", required=True, choices=list(KNOWN_DATASETS), help="compared with"
+        "--dataset", required=True, choices=list(KNOWN_DATASETS), help="to compare with"
     )
     flags.add_argument("--out", type=Path, required=True, help="JSON file for the scores")
     flags.add_argument("--root", default="", help="folder with train, val and test csv or csv.gz")
     flags.add_argument(
-        "--skip_bad_rows", action="store_true", help="go on without rows that cannot be used"
+        "--skip_bad_rows", action="store_true", help="leave out rows that cannot be used"
     )
     flags.add_argument(
-        "--coverage", action="store_true", help="COV-R and COV-P too; needs the extra `coverage`"
+        "--coverage", action="store_true", help="also COV-R and COV-P; needs the extra `coverage`"
     )
     return flags
 
@@ -49,7 +52,7 @@ def main() -> None:
     """Entry point."""
     flags = parser().parse_args()
     spec = KNOWN_DATASETS[flags.dataset]
-    # What may be refused comes before the minutes of work.
+    # Mistakes are found before minutes of work.
     program.check_output(flags.out)
     make_fingerprints = None
     if flags.coverage:
@@ -60,7 +63,7 @@ def main() -> None:
     config = DataConfig(name=spec.name, root=flags.root, skip_bad_rows=flags.skip_bad_rows)
     splits = load(config)
     if "test" not in splits:
-        raise UserError(f"{spec.name} has no test.csv beside train and val, which scoring needs")
+        raise UserError(f"{spec.name} has no test.csv next to train and val, which scoring needs")
     report = evaluate(
         inputs,
         spec,
@@ -71,5 +74,13 @@ def main() -> None:
     )
     content = to_json(report, str(flags.structures), spec)
     program.write_output(flags.out, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    columns = {
+        f"predicted_{spec.property_name}": report.values.tolist(),
+        "valid": report.valid.tolist(),
+        "unique": report.unique.tolist(),
+    }
+    if report.novel is not None:
+        columns["novel"] = report.novel.tolist()
+    program.add_to_samples(flags.structures, columns)
     print(to_table(report, spec))
     print(f"scores in {flags.out}")

@@ -3,7 +3,8 @@
     python -m experiments.predict --oracle=perov5 --structures=samples/min --out=predictions.csv
     python -m experiments.predict --oracle=mp20 --structures=crystal.cif --out=predictions.csv
 
-The csv has one row for each crystal, in order: name, prediction, failure.
+The csv has one row per crystal, in order: name, prediction, failure. If --structures is a folder of
+`experiments.sample`, the predictions are also added to its samples.db and samples.csv.
 """
 
 import csv
@@ -14,34 +15,34 @@ from pathlib import Path
 import numpy as np
 
 from crystal_diffusion_jax.cli import program
-from crystal_diffusion_jax.evaluation.failures import split_reason
-from crystal_diffusion_jax.oracle.predict import ORACLES, Predictions, predict
-from crystal_diffusion_jax.oracle.weights import ORACLES as CHECKPOINTS
+from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
+from crystal_diffusion_jax.evaluation.checks import split_reason
+from crystal_diffusion_jax.oracle.predict import Predictions, predict
 from crystal_diffusion_jax.structures.reading import Inputs, read_structures
 
 
 def parser() -> program.Parser:
     """The flags."""
     flags = program.Parser(prog="python -m experiments.predict", description=__doc__)
-    flags.add_argument("--oracle", required=True, choices=ORACLES, help="which network")
+    flags.add_argument("--oracle", required=True, choices=list(KNOWN_DATASETS), help="the network")
     flags.add_argument(
         "--structures",
         type=Path,
         required=True,
         help="folder of CIFs or of experiments.sample, .cif, .extxyz, or csv with a column cif",
     )
-    flags.add_argument("--out", type=Path, required=True, help="csv to write")
+    flags.add_argument("--out", type=Path, required=True, help="csv file for the predictions")
     return flags
 
 
 def predict_inputs(inputs: Inputs, oracle: str) -> Predictions:
-    """Predictions for all S places, those without a structure included."""
-    places = [i for i, structure in enumerate(inputs.structures) if structure is not None]
+    """Predictions for all S crystals, including those without a structure."""
+    indices = [i for i, structure in enumerate(inputs.structures) if structure is not None]
     readable = [structure for structure in inputs.structures if structure is not None]
-    of_readable = predict(readable, oracle)
+    predictions = predict(readable, oracle)
     values = np.full(len(inputs.structures), np.nan)
-    values[places] = of_readable.values
-    failures = {places[i]: reason for i, reason in of_readable.failures.items()}
+    values[indices] = predictions.values
+    failures = {indices[i]: reason for i, reason in predictions.failures.items()}
     return Predictions(values, dict(sorted((inputs.failures | failures).items())))
 
 
@@ -60,15 +61,17 @@ def main() -> None:
     """Entry point."""
     flags = parser().parse_args()
     program.check_output(flags.out)
-    unit = CHECKPOINTS[flags.oracle].unit
+    spec = KNOWN_DATASETS[flags.oracle]
     inputs = read_structures(flags.structures)
     predictions = predict_inputs(inputs, flags.oracle)
-    program.write_output(flags.out, to_csv(inputs, predictions, unit))
+    program.write_output(flags.out, to_csv(inputs, predictions, spec.unit))
+    columns = {f"predicted_{spec.property_name}": predictions.values.tolist()}
+    program.add_to_samples(flags.structures, columns)
     known = predictions.values[~np.isnan(predictions.values)]
     print(f"{len(known)} of {len(predictions.values)} crystals predicted: {flags.out}")
     if len(known):
         summary = " / ".join(f"{value:.4f}" for value in (known.min(), known.mean(), known.max()))
-        print(f"min / mean / max: {summary} {unit}")
+        print(f"min / mean / max: {summary} {spec.unit}")
     reasons = Counter(split_reason(text)[0] for text in predictions.failures.values())
     for reason, count in reasons.most_common():
         print(f"failed, {count}: {reason}")

@@ -4,7 +4,7 @@ import argparse
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -115,6 +115,23 @@ def write_output(path: Path, content: str | bytes) -> None:
             replace_bytes(path, content)
     except OSError as error:
         raise _cannot_write(path, error) from error
+
+
+def add_to_samples(structures: Path, columns: Mapping[str, Sequence[float | bool]]) -> None:
+    """Adds columns to the samples.db of a folder of `experiments.sample`, if there is one.
+
+    Args:
+      structures: the path given as --structures.
+      columns: name -> value of every crystal, NaN for no value.
+
+    Raises:
+      UserError: the database cannot be read or written.
+    """
+    if structures.name == "samples.db" or (structures / "samples.db").is_file():
+        from crystal_diffusion_jax.structures import store
+
+        store.add_columns(structures, columns)
+        print(f"added to {structures}: {', '.join(columns)}")
 
 
 def _cannot_write(path: Path, error: OSError) -> UserError:

@@ -24,7 +24,6 @@ from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS, DatasetSpec
 from crystal_diffusion_jax.data.load import load
 from crystal_diffusion_jax.errors import UserError, shown
-from crystal_diffusion_jax.evaluation.partial import PartialReport, evaluate_partly
 from crystal_diffusion_jax.evaluation.report import Report, evaluate
 from crystal_diffusion_jax.evaluation.success_rate import NAMES
 from crystal_diffusion_jax.oracle.predict import predict
@@ -129,7 +128,7 @@ def asked_for(settings: SampleSettings, spec: DatasetSpec | None) -> str:
 
 def judge(
     inputs: Inputs, spec: DatasetSpec | None, root: str
-) -> tuple[Report | PartialReport, CrystalDataset | None, list[str]]:
+) -> tuple[Report, CrystalDataset | None, list[str]]:
     """Scores, training set, and a sentence for each thing that is missing.
 
     Raises:
@@ -137,7 +136,7 @@ def judge(
     """
     if spec is None:
         note = "No published network judges this property: no predictions and no success rates."
-        return evaluate_partly(inputs), None, [note]
+        return evaluate(inputs), None, [note]
     train, test, notes = None, None, []
     try:
         splits = load(DataConfig(name=spec.name, root=root))
@@ -151,12 +150,10 @@ def judge(
         )
     ask = functools.partial(predict, oracle=spec.name)
     try:
-        if train is not None and test is not None:
-            return evaluate(inputs, spec, train, test, ask), train, notes
-        return evaluate_partly(inputs, spec, ask, train), train, notes
+        return evaluate(inputs, spec, train, test, ask), train, notes
     except UserError as error:
         notes.append(f"No predictions and no success rates: {error}")
-        return evaluate_partly(inputs, train=train), train, notes
+        return evaluate(inputs, train=train), train, notes
 
 
 def training_quantiles(
@@ -215,7 +212,7 @@ def main() -> None:
         title, caption = f"{spec.property_name}, {spec.unit}", cards.caption(spec)
         target = settings.target.get(spec.property_name) if settings else None
         quantiles = training_quantiles(spec, train, model)
-        if isinstance(scores, PartialReport):
+        if scores.num_test is None:
             notes.append(unchecked(scores.values, quantiles))
         thresholds = dict(zip(NAMES, spec.success_thresholds, strict=True))
         shown = distribution(scores.values, quantiles, thresholds, target, title)

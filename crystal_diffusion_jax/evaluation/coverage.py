@@ -1,9 +1,9 @@
-"""COV-R and COV-P: which part of the test set is met by generated crystals, and the reverse.
+"""COV-R and COV-P: the share of test crystals near a generated one, and the reverse.
 
-As `compute_cov` in `scripts/eval_utils.py` of CDVAE (Xie et al., arXiv:2110.06197): two crystals
-are near when both their structure fingerprints (CrystalNN order parameters, mean over sites) and
-their composition fingerprints (Magpie, standardised) are; the two nearest neighbours are looked up
-independently and need not be the same crystal.
+As `compute_cov` in `scripts/eval_utils.py` of CDVAE (Xie et al., arXiv:2110.06197): a crystal is
+covered if its nearest structure fingerprint (CrystalNN order parameters, mean over sites) and its
+nearest composition fingerprint (Magpie, standardised) are both within the cutoffs. The two nearest
+neighbours are looked up independently and need not be the same crystal.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ CUTOFFS: Mapping[str, Cutoffs] = {
 
 
 class Fingerprint(NamedTuple):
-    """What coverage sees of a crystal.
+    """Fingerprints of one crystal.
 
     Attributes:
       structure: [61] mean CrystalNN order parameters.
@@ -53,11 +53,11 @@ class Coverage:
     """Coverage and the mean distances behind it.
 
     Attributes:
-      recall: COV-R, test crystals that a generated one is near to, out of all.
-      precision: COV-P, generated crystals that a test one is near to, out of all asked for.
+      recall: COV-R, test crystals near a generated one, out of all test crystals.
+      precision: COV-P, generated crystals near a test crystal, out of all asked for.
       mean_distances: mean nearest distance by name (amsd: structure, amcd: composition), over the
-        test fingerprints for recall and over the generated ones for precision; None where either
-        set has none.
+        test fingerprints for recall and over the generated ones for precision; None if either set
+        has no fingerprints.
     """
 
     recall: Rate

@@ -1,9 +1,9 @@
-"""How far the generated crystals as a population are from the test set: Wasserstein distances.
+"""Wasserstein distances between the distributions of generated crystals and of the test set.
 
-As in `scripts/compute_metrics.py` of CDVAE (Xie et al., arXiv:2110.06197): the distance between the
-distributions of density, number of elements and predicted property of at most 1000 valid generated
-crystals and of the whole test set. Two differences: the draw is seeded, and fewer than 1000 valid
-crystals are no error but lead to a wider interval.
+As in `scripts/compute_metrics.py` of CDVAE (Xie et al., arXiv:2110.06197): density, number of
+elements and predicted property of at most 1000 valid generated crystals, against the whole test
+set. Two differences: the draw is seeded, and fewer than 1000 valid crystals are not an error but
+widen the interval.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import numpy as np
 from pymatgen.core import Structure
 from scipy.stats import wasserstein_distance
 
-from crystal_diffusion_jax.evaluation.intervals import Estimate, bootstrap
+from crystal_diffusion_jax.evaluation.intervals import SampleStatistic, bootstrap
 
 MAX_DRAWN = 1000
 
@@ -35,17 +35,17 @@ def distances(
     generated_values: np.ndarray,
     reference: Sequence[Structure],
     reference_values: np.ndarray,
-) -> dict[str, Estimate]:
+) -> dict[str, SampleStatistic]:
     """Wasserstein distances with bootstrap intervals.
 
-    Two finite samples of one distribution are some distance apart, so an interval that excludes
+    Even two samples of one distribution have a distance above zero, so an interval that excludes
     zero does not by itself show a difference.
 
     Args:
       generated: valid generated crystals.
       generated_values: their predicted property, NaN where the prediction failed.
       reference: crystals of the test set.
-      reference_values: their predicted property (never the label), NaN likewise.
+      reference_values: their predicted property (never the label), NaN where it failed.
 
     Returns:
       "density" in g/cm^3, "num_elements", and "property" in the property's unit.
@@ -58,16 +58,16 @@ def distances(
 
 
 def finite(values: np.ndarray) -> np.ndarray:
-    """The values ([n]) that are not NaN, [m] with m <= n."""
+    """The values that are not NaN."""
     return values[~np.isnan(values)]
 
 
-def _distance(generated: np.ndarray, reference: np.ndarray) -> Estimate:
-    estimate = bootstrap(wasserstein_distance, generated, reference)
-    if estimate.interval is None:
-        return estimate
-    low, high = estimate.interval
-    return dataclasses.replace(estimate, interval=(max(low, 0.0), high))
+def _distance(generated: np.ndarray, reference: np.ndarray) -> SampleStatistic:
+    distance = bootstrap(wasserstein_distance, generated, reference)
+    if distance.interval is None:
+        return distance
+    low, high = distance.interval
+    return dataclasses.replace(distance, interval=(max(low, 0.0), high))
 
 
 def _densities(structures: Sequence[Structure]) -> np.ndarray:

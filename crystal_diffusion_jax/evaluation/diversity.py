@@ -1,4 +1,4 @@
-"""Uniqueness and novelty of generated crystals: as structures and as mere compositions."""
+"""Uniqueness and novelty of generated crystals, by structure and by composition."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -18,43 +18,44 @@ class Diversity:
     """How n crystals differ from each other and from a training set.
 
     Attributes:
-      group: [n] int, equal for crystals that are the same; -1 where there is no crystal or its
-        comparison failed.
-      novel: [n] bool, no training crystal is the same; False where `group` is -1.
-      novel_composition: [n] bool, no training crystal has the composition; False without crystal.
-      compositions: the distinct reduced compositions of the crystals.
+      group: [n] int, index of the first crystal that is the same; -1 where there is no crystal or
+        its comparison failed.
+      num_compositions: distinct reduced compositions of the crystals.
+      novel: [n] bool, no training crystal is the same; False where `group` is -1. None without a
+        training set.
+      novel_composition: [n] bool, no training crystal has the composition; False where there is no
+        crystal. None without a training set.
       failures: index -> why a crystal's comparison failed.
     """
 
     group: np.ndarray
-    novel: np.ndarray
-    novel_composition: np.ndarray
-    compositions: frozenset[ReducedComposition]
+    num_compositions: int
+    novel: np.ndarray | None
+    novel_composition: np.ndarray | None
     failures: dict[int, str]
 
     @property
-    def unique(self) -> Rate:
-        """Distinct crystals out of all."""
-        return self.distinct(np.ones(len(self.group), dtype=bool))
-
-    @property
-    def unique_compositions(self) -> Rate:
-        """Distinct compositions out of all crystals."""
-        return Rate(len(self.compositions), len(self.group))
+    def is_first(self) -> np.ndarray:
+        """[n] bool, no crystal before it is the same."""
+        return self.group == np.arange(len(self.group))
 
     @property
     def rates(self) -> dict[str, Rate]:
-        """ "unique", "novel", "unique_compositions" and "novel_compositions", out of all."""
-        return {
-            "unique": self.unique,
-            "novel": rate(self.novel),
-            "unique_compositions": self.unique_compositions,
-            "novel_compositions": rate(self.novel_composition),
-        }
+        """The rates that are known.
 
-    def distinct(self, wanted: np.ndarray) -> Rate:
-        """Distinct crystals among those wanted ([n] bool), out of all n."""
-        groups = self.group[wanted & (self.group >= 0)]
+        They are "unique", "novel", "unique_compositions" and "novel_compositions", out of all.
+        """
+        rates = {"unique": rate(self.is_first)}
+        if self.novel is not None:
+            rates["novel"] = rate(self.novel)
+        rates["unique_compositions"] = Rate(self.num_compositions, len(self.group))
+        if self.novel_composition is not None:
+            rates["novel_compositions"] = rate(self.novel_composition)
+        return rates
+
+    def distinct(self, selected: np.ndarray) -> Rate:
+        """Distinct crystals among the selected ones ([n] bool), out of all n."""
+        groups = self.group[selected & (self.group >= 0)]
         return Rate(len(np.unique(groups)), len(self.group))
 
 
@@ -65,8 +66,7 @@ def diversity(
 
     Args:
       structures: n crystals, None where there is none.
-      train: the crystals that the generator has seen; None compares the crystals with each other
-        alone, and all count as novel.
+      train: the crystals that the generator was trained on; None leaves novelty out.
       progress: show progress bars on stderr.
     """
     present = [i for i, structure in enumerate(structures) if structure is not None]
@@ -89,8 +89,13 @@ def diversity(
         if first >= 0:
             group[index] = present[first]
             novel[index] = not is_known
-    failures = {present[i]: reason for i, reason in matches.failures.items()}
-    return Diversity(group, novel, novel_composition, frozenset(compositions), failures)
+    return Diversity(
+        group=group,
+        num_compositions=len(set(compositions)),
+        novel=None if train is None else novel,
+        novel_composition=None if train is None else novel_composition,
+        failures={present[i]: reason for i, reason in matches.failures.items()},
+    )
 
 
 def _rows_by_composition(dataset: CrystalDataset) -> dict[ReducedComposition, list[int]]:

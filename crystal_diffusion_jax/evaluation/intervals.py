@@ -1,4 +1,4 @@
-"""Shares and sample statistics with 95 % intervals."""
+"""Rates and sample statistics with 95 % confidence intervals."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,8 +16,8 @@ class Rate:
     """k out of n.
 
     Attributes:
-      k: how many.
-      n: out of how many.
+      k: successes.
+      n: trials.
     """
 
     k: int
@@ -46,12 +46,12 @@ def rate(flags: np.ndarray) -> Rate:
 
 
 @dataclasses.dataclass(frozen=True)
-class Estimate:
-    """A statistic of samples.
+class SampleStatistic:
+    """A statistic of one or more samples.
 
     Attributes:
-      value: the statistic, None where there are no samples.
-      interval: its 95 % interval, None where a sample has fewer than two members.
+      value: the statistic, None if a sample is empty.
+      interval: its 95 % interval, None if a sample has fewer than two members.
       sizes: members of each sample.
     """
 
@@ -60,13 +60,12 @@ class Estimate:
     sizes: tuple[int, ...]
 
 
-def bootstrap(statistic: Callable[..., float], *samples: np.ndarray) -> Estimate:
+def bootstrap(statistic: Callable[..., float], *samples: np.ndarray) -> SampleStatistic:
     """A statistic of one or more independent samples, with its bootstrap interval.
 
-    It is the percentile interval, moved by the bias of the bootstrap (mean of the resampled
-    statistics minus the statistic): resampling makes the distance of two samples larger, and the
-    plain interval of a small distance would not even contain it. The same samples give the same
-    interval.
+    The percentile interval is shifted by the bias of the bootstrap (mean of the resampled
+    statistics minus the statistic): resampling increases the distance of two samples, so that the
+    plain interval of a small distance would not even contain it. The seed is fixed.
 
     Args:
       statistic: takes the samples, each [n_i].
@@ -74,10 +73,10 @@ def bootstrap(statistic: Callable[..., float], *samples: np.ndarray) -> Estimate
     """
     sizes = tuple(len(sample) for sample in samples)
     if min(sizes) == 0:
-        return Estimate(None, None, sizes)
+        return SampleStatistic(None, None, sizes)
     value = float(statistic(*samples))
     if min(sizes) == 1:
-        return Estimate(value, None, sizes)
+        return SampleStatistic(value, None, sizes)
     result = stats.bootstrap(
         samples,
         statistic,
@@ -89,4 +88,4 @@ def bootstrap(statistic: Callable[..., float], *samples: np.ndarray) -> Estimate
     )
     bias = float(np.mean(result.bootstrap_distribution)) - value
     low, high = np.array(result.confidence_interval) - bias
-    return Estimate(value, (float(low), float(high)), sizes)
+    return SampleStatistic(value, (float(low), float(high)), sizes)

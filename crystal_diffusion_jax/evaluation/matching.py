@@ -1,40 +1,37 @@
-"""Which crystals are the same: pymatgen's StructureMatcher, prescreened, bounded, on all cores.
+"""Which crystals are the same: pymatgen's StructureMatcher, prescreened, on all cores.
 
 Two crystals can match only if their reduced compositions and the numbers of sites of their reduced
-cells agree; the matcher itself says no to every other pair. So only such pairs are compared, and
-each crystal is brought to its primitive Niggli cell once instead of once a pair. No crystal holds
-up the others: what takes too long, or ends its process, is the failure of that crystal alone.
+cells agree; the matcher rejects every other pair. So only such pairs are compared, and each crystal
+is reduced to its primitive Niggli cell once instead of once per pair. A crystal that takes too long
+or ends its process is the only one without a result.
 """
 
+import functools
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
+from tqdm import tqdm
 
-from crystal_diffusion_jax.runtime.time_limit import Interrupt, processor_time_limit
-from crystal_diffusion_jax.runtime.workers import in_processes
+from crystal_diffusion_jax.runtime.workers import TaskFailure, Workers, map_in_processes
 from crystal_diffusion_jax.structures.compositions import ReducedComposition, reduced_composition
 
-# The tolerances with which CDVAE judges its reconstructions (arXiv:2110.06197): lengths relative,
-# sites in units of the cube root of the volume per atom, angles in degrees. They are wider than
-# pymatgen's own (0.2, 0.3, 5), so that fewer crystals count as unique or new.
+# The tolerances of CDVAE's reconstruction task (arXiv:2110.06197): lengths relative, sites in units
+# of the cube root of the volume per atom, angles in degrees. They are wider than pymatgen's default
+# (0.2, 0.3, 5), so that fewer crystals count as unique or novel.
 LTOL, STOL, ANGLE_TOL = 0.3, 0.5, 10.0
 _MATCHER = StructureMatcher(LTOL, STOL, ANGLE_TOL)
-# Crystals handed to a process at a time: to be reduced; to be compared with known ones, few, so
-# that a set of a single composition spreads over all cores too.
-_REDUCED_AT_ONCE = 20
-_COMPARED_AT_ONCE = 4
 
-# Seconds of processor time for the reduction of a crystal, for its comparison with the rest of the
-# set, and for that with known crystals. Measured: up to 0.1 s to reduce a crystal of Carbon-24 and
-# 8 s for 432 distorted atoms; 0.002 s to compare two of Carbon-24, so 2 s with a thousand.
-TIME_LIMIT = 20.0
+# Seconds for the reduction of a crystal, for its comparison with one other, and for that with the
+# training set. Measured: up to 0.1 s to reduce a crystal of Carbon-24 and 8 s for 432 distorted
+# atoms; 0.002 s to compare two of Carbon-24, so 2 s with a thousand.
+TIME_LIMIT = 60.0
 
-# Place of the same crystal among others, -1 without one, or the reason why that is not known.
-_Place = int | str
+Key = TypeVar("Key", bound=Hashable)
+_Item = TypeVar("_Item")
 
 
 class Matches(NamedTuple):
@@ -60,69 +57,119 @@ def match(
 ) -> Matches:
     """Compares crystals with each other and with known crystals.
 
-    Matching is not transitive, so groups are made as pymatgen's `group_structures` makes them:
-    each crystal joins the first group whose first member it matches, or else begins one.
+    Matching is not transitive, so groups are those of pymatgen's `group_structures`: each crystal
+    joins the first group whose first member it matches, or else starts one.
 
     Args:
       structures: S crystals.
       known: any number of crystals.
       progress: show progress bars on stderr.
-      time_limit: a crystal that takes longer to reduce, or to compare, is a failure.
+      time_limit: seconds; a crystal that takes longer to reduce or to compare is a failure.
     """
     keys = [reduced_composition(s.atomic_numbers) for s in structures]
     known_by_key = _by_key(known, [reduced_composition(s.atomic_numbers) for s in known])
     candidates = [s for key in set(keys) for s in known_by_key.get(key, [])]
-    both = [*structures, *candidates]
-    tasks: list[Any] = [(structure, time_limit) for structure in both]
-    reduced = list(in_processes(_reduce, tasks, "reduction", _REDUCED_AT_ONCE, progress))
+    reduced = list(
+        map_in_processes(
+            reduce, [*structures, *candidates], "reduction", time_limit, progress=progress
+        )
+    )
     cells: dict[int, Structure] = {}
     failures: dict[int, str] = {}
     for index, outcome in enumerate(reduced[: len(structures)]):
-        if isinstance(outcome, str):
-            failures[index] = outcome
-        else:
+        if isinstance(outcome, Structure):
             cells[index] = outcome
-    # A training crystal that resists comes in its Niggli cell, which most often is primitive.
+        else:
+            failures[index] = f"no primitive cell found: {_reason(outcome)}"
+    # A known crystal that cannot be reduced stays in its Niggli cell, usually a primitive one.
     known_cells = [
-        original if isinstance(outcome, str) else outcome
+        outcome if isinstance(outcome, Structure) else original
         for original, outcome in zip(candidates, reduced[len(structures) :], strict=True)
     ]
-    known_buckets = _by_key(known_cells, map(_bucket, known_cells))
     buckets = _by_key(cells, map(_bucket, cells.values()))
+    groups = _group(cells, list(buckets.values()), progress, time_limit)
+
+    known_buckets = _by_key(known_cells, map(_bucket, known_cells))
+    pairs = [(i, key) for key in buckets if key in known_buckets for i in buckets[key]]
+    is_same = functools.partial(is_same_as_any, cells, known_buckets)
+    title = "comparison with the training set"
+    is_known = [False] * len(structures)
+    outcomes = map_in_processes(is_same, pairs, title, time_limit, progress=progress)
+    for (index, _), same in zip(pairs, outcomes, strict=True):
+        if isinstance(same, bool):
+            is_known[index] = same
+        else:
+            groups[index] = same
 
     group = [-1] * len(structures)
-    tasks = [([cells[i] for i in members], time_limit) for members in buckets.values()]
-    groups = in_processes(_group, tasks, "comparison with each other", progress=progress)
-    for members, task, found in zip(buckets.values(), tasks, groups, strict=True):
-        if isinstance(found, str):  # one of them ended the process
-            cells_of_group, _ = task
-            found = _group(cells_of_group, time_limit, _first_same_elsewhere)
-        for index, place in zip(members, found, strict=True):
-            if isinstance(place, str):
-                failures[index] = place
-            else:
-                group[index] = members[place]
-
-    is_known = [False] * len(structures)
-    compared = [i for key, members in buckets.items() if key in known_buckets for i in members]
-    tasks = [(cells[i], known_buckets[_bucket(cells[i])], time_limit) for i in compared]
-    title = "comparison with the training set"
-    places = in_processes(_first_same, tasks, title, _COMPARED_AT_ONCE, progress)
-    for index, place in zip(compared, places, strict=True):
-        if isinstance(place, str):
-            failures.setdefault(index, place)
+    for index, first in groups.items():
+        if isinstance(first, int):
+            group[index] = first
         else:
-            is_known[index] = place >= 0
-    for index in failures:
-        group[index] = -1
+            failures[index] = f"comparison failed: {_reason(first)}"
     return Matches(group, is_known, failures)
 
 
-def _by_key(items: Iterable[Any], keys: Iterable[Any]) -> dict[Any, list[Any]]:
-    groups: dict[Any, list[Any]] = defaultdict(list)
-    for item, key in zip(items, keys, strict=True):
-        groups[key].append(item)
-    return dict(groups)
+def _group(
+    cells: Mapping[int, Structure],
+    buckets: Sequence[Sequence[int]],
+    progress: bool,
+    time_limit: float,
+) -> dict[int, int | str | TaskFailure]:
+    """For each crystal the first member of its group, or why that is unknown.
+
+    In each round the first crystal of each bucket starts a group, and all others of the bucket are
+    compared with it. Those that do not match wait for the next round.
+    """
+    found: dict[int, int | str | TaskFailure] = {}
+    is_same = functools.partial(is_same_as_any, cells, {i: [cells[i]] for i in cells})
+    title = "comparison with each other"
+    with (
+        Workers(is_same, time_limit) as workers,
+        tqdm(total=len(cells), desc=title, disable=not (progress and cells)) as bar,
+    ):
+        while buckets:
+            for first, *_ in buckets:
+                found[first] = first
+            pairs = [(other, first) for first, *others in buckets for other in others]
+            for (other, first), same in zip(pairs, workers.map(pairs), strict=True):
+                if same is True:
+                    found[other] = first
+                elif same is not False:
+                    found[other] = same
+            buckets = [[i for i in members if i not in found] for members in buckets]
+            buckets = [members for members in buckets if members]
+            bar.update(len(found) - bar.n)
+    return found
+
+
+def reduce(structure: Structure) -> Structure | str:
+    """The cell that StructureMatcher would make of it, or why there is none."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # Wrapped, as far-away coordinates take endless time.
+            inside = Structure.from_sites(structure, to_unit_cell=True)
+            return inside.get_reduced_structure("niggli").get_primitive_structure()
+    except Exception as error:  # a hostile cell may raise nearly anything
+        return type(error).__name__
+
+
+def is_same_as_any(
+    cells: Mapping[int, Structure], others: Mapping[Key, Sequence[Structure]], pair: tuple[int, Key]
+) -> bool | str:
+    """Whether cell `pair[0]` matches any of the others at `pair[1]`, or why that is unknown."""
+    index, key = pair
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return any(_fit(other, cells[index]) for other in others[key])
+    except Exception as error:
+        return type(error).__name__
+
+
+def _fit(reference: Structure, structure: Structure) -> bool:
+    return bool(_MATCHER.fit(reference, structure, skip_structure_reduction=True))
 
 
 def _bucket(reduced: Structure) -> tuple[ReducedComposition, int]:
@@ -130,60 +177,12 @@ def _bucket(reduced: Structure) -> tuple[ReducedComposition, int]:
     return reduced_composition(reduced.atomic_numbers), len(reduced)
 
 
-def _reduce(structure: Structure, time_limit: float) -> Structure | str:
-    """The cell that StructureMatcher would make of it, or the reason why there is none."""
-    try:
-        with warnings.catch_warnings(), processor_time_limit(time_limit):
-            warnings.simplefilter("ignore")
-            # Wrapped, as far-away coordinates cost time without end in places no signal reaches.
-            inside = Structure.from_sites(structure, to_unit_cell=True)
-            return inside.get_reduced_structure("niggli").get_primitive_structure()
-    except Interrupt as interrupt:
-        return f"reduction takes too long: {interrupt.reason}"
-    except Exception as error:  # of a hostile cell nearly anything may be raised
-        return f"no primitive cell found: {type(error).__name__}"
+def _by_key(items: Iterable[_Item], keys: Iterable[Key]) -> dict[Key, list[_Item]]:
+    groups: dict[Key, list[_Item]] = defaultdict(list)
+    for item, key in zip(items, keys, strict=True):
+        groups[key].append(item)
+    return dict(groups)
 
 
-def _first_same(structure: Structure, others: Sequence[Structure], time_limit: float) -> _Place:
-    """The first of the others that matches."""
-    try:
-        with warnings.catch_warnings(), processor_time_limit(time_limit):
-            warnings.simplefilter("ignore")
-            fits = (place for place, other in enumerate(others) if _fit(other, structure))
-            return next(fits, -1)
-    except Interrupt as interrupt:
-        return f"comparison takes too long: {interrupt.reason}"
-    except Exception as error:
-        return f"comparison failed: {type(error).__name__}"
-
-
-def _first_same_elsewhere(
-    structure: Structure, others: Sequence[Structure], time_limit: float
-) -> _Place:
-    """`_first_same` in a process of its own, which it may end."""
-    task = (structure, others, time_limit)
-    (place,) = in_processes(_first_same, [task], "comparison with each other", progress=False)
-    return place
-
-
-def _fit(reference: Structure, structure: Structure) -> bool:
-    return bool(_MATCHER.fit(reference, structure, skip_structure_reduction=True))
-
-
-def _group(
-    cells: Sequence[Structure],
-    time_limit: float,
-    find: Callable[[Structure, Sequence[Structure], float], _Place] = _first_same,
-) -> list[_Place]:
-    """For each cell the place of the first of its group, or why the comparison failed."""
-    firsts: list[int] = []
-    found: list[_Place] = []
-    for place, cell in enumerate(cells):
-        same = find(cell, [cells[first] for first in firsts], time_limit)
-        if isinstance(same, str):
-            found.append(same)
-            continue
-        if same < 0:
-            firsts.append(place)
-        found.append(place if same < 0 else firsts[same])
-    return found
+def _reason(failure: str | TaskFailure) -> str:
+    return failure.reason if isinstance(failure, TaskFailure) else failure

@@ -1,7 +1,7 @@
 """SR5, SR10, SR15: how many crystals reach the best 5, 10 and 15 % of a data set's property.
 
-Three readings of the same words are in use, and they differ by a factor of two and more, so each
-is computed under its own name:
+The literature uses three definitions that differ by a factor of two and more, so each is computed
+under its own name:
 
   single        share of the crystals at or below the threshold
   single_valid  the same, where an invalid crystal counts as a failure
@@ -20,33 +20,42 @@ NAMES = ("SR5", "SR10", "SR15")
 GROUP_SIZE = 10
 
 
+def reaches(values: np.ndarray, threshold: float) -> np.ndarray:
+    """[n] bool: the value is at or below the threshold; False for NaN.
+
+    Args:
+      values: [n] predicted property.
+      threshold: one of the data set's `success_thresholds`.
+    """
+    return np.asarray(values <= threshold)
+
+
 def success_rates(
     values: np.ndarray, valid: np.ndarray, thresholds: tuple[float, float, float]
 ) -> dict[str, dict[str, Rate]]:
-    """The rates by reading, then by threshold.
+    """The rates by definition, then by threshold.
 
     Args:
-      values: [n] predicted property, NaN where there is none; such a crystal is a failure.
-      valid: [n] bool, structure and composition are valid.
-      thresholds: for SR5, SR10, SR15; a value equal to one reaches it.
+      values: [n] predicted property; NaN where there is none, which counts as a failure.
+      valid: [n] bool, valid in structure and composition.
+      thresholds: for SR5, SR10, SR15.
 
     Returns:
       {"single": {"SR5": Rate, ...}, "single_valid": ..., "best_of_10": ...}. Groups of ten are
-      consecutive crystals; those of an incomplete last group belong to none.
+      consecutive crystals; an incomplete last group is left out.
     """
     valid_values = np.where(valid & ~np.isnan(values), values, np.inf)
     num_groups = len(values) // GROUP_SIZE
     groups = valid_values[: num_groups * GROUP_SIZE].reshape(num_groups, GROUP_SIZE)
-    readings = {
+    definitions = {
         "single": values,
         "single_valid": valid_values,
         "best_of_10": groups.min(axis=1),
     }
     return {
-        reading: {
-            # NaN <= threshold is False: no prediction, no success.
-            name: rate(best <= threshold)
+        definition: {
+            name: rate(reaches(best, threshold))
             for name, threshold in zip(NAMES, thresholds, strict=True)
         }
-        for reading, best in readings.items()
+        for definition, best in definitions.items()
     }

@@ -1,7 +1,6 @@
-"""Whether a crystal is valid in structure and in composition, by the rules of CDVAE.
+"""Structural and compositional validity, as CDVAE, DiffCSP and their successors report them.
 
-Rules: `scripts/eval_utils.py` of CDVAE (Xie et al., arXiv:2110.06197), which CDVAE, DiffCSP and
-their successors report as "structural" and "compositional validity".
+Source: `scripts/eval_utils.py` of CDVAE (Xie et al., arXiv:2110.06197).
 """
 
 import functools
@@ -13,13 +12,11 @@ import numpy as np
 import smact
 from pymatgen.core import Element, Structure
 
-from crystal_diffusion_jax.structures.compositions import ReducedComposition
+from crystal_diffusion_jax.structures.compositions import ReducedComposition, reduced_composition
 from crystal_diffusion_jax.structures.conversion import minimum_distance
-from crystal_diffusion_jax.structures.limits import MIN_VOLUME
+from crystal_diffusion_jax.structures.limits import MIN_VALID_DISTANCE, MIN_VOLUME
 
-# Angstrom. Distances of an atom to its own images do not count, as in CDVAE.
-MIN_DISTANCE = 0.5
-# SMACT's element tables change between versions, and with them the verdicts.
+# SMACT's element tables change between versions, and with them validity.
 SMACT_VERSION = version("smact")
 # DiffCSP's limit; a composition beyond it counts as invalid.
 _MAX_COMBINATIONS = 10**7
@@ -28,12 +25,20 @@ _METALS = frozenset(smact.metals)
 _IRIDIUM_STATES = [-2, -1, 1, 2, 3, 4, 5, 6, 7, 8]
 
 
+def is_valid(structure: Structure) -> bool:
+    """Whether structure and composition are valid."""
+    return (
+        structural_defect(structure) is None
+        and composition_defect(reduced_composition(structure.atomic_numbers)) is None
+    )
+
+
 def structural_defect(structure: Structure) -> str | None:
     """Why the structure is invalid, or None."""
     if structure.volume < MIN_VOLUME:
         return f"volume below {MIN_VOLUME} A^3"
-    if minimum_distance(structure) < MIN_DISTANCE:
-        return f"two atoms closer than {MIN_DISTANCE} A"
+    if minimum_distance(structure) < MIN_VALID_DISTANCE:
+        return f"two atoms closer than {MIN_VALID_DISTANCE} A"
     return None
 
 
@@ -74,7 +79,7 @@ def composition_defect(composition: ReducedComposition) -> str | None:
 
 @functools.cache
 def _smact_element(atomic_number: int) -> smact.Element:
-    """The element's tables; KeyError where SMACT has none."""
+    """The element's tables; KeyError if SMACT has none."""
     return smact.Element(Element.from_Z(atomic_number).symbol)
 
 

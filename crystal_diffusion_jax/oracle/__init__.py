@@ -1,12 +1,13 @@
-"""The judge: CDVAE's published property networks (a DimeNet++ each for Perov-5, Carbon-24, MP-20).
+"""The oracles: CDVAE's property networks (a DimeNet++ each for Perov-5, Carbon-24 and MP-20).
 
-  weights    the published weights, fetched, checked and converted once; torch_zip reads them
-  graph      pymatgen structure -> CrystalNN bonds under the rule the networks were trained with
+  weights    the published weights, downloaded, checked and converted once
+  graph      pymatgen structure -> CrystalNN bonds, as in the training of the networks
   bonds      many structures at once: all cores, a time limit each, a cache
   batching   bonds -> triplets -> padded batches of one shape
   basis      radial and spherical basis functions
   dimenet    the forward pass, differentiable in lattice and coordinates
   predict    all of it: structures -> predicted property
 
-Axes: B crystals, N atoms, E directed bonds, T triplets k -> j -> i, all flat and padded.
+Arrays of a batch are flat and padded: atoms, directed bonds and triplets k -> j -> i of all
+crystals in a row.
 """

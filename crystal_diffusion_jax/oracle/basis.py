@@ -1,7 +1,7 @@
-"""Radial and spherical basis functions of DimeNet++, evaluated without cancellation in float32.
+"""Radial and spherical basis functions of DimeNet++, without cancellation in float32.
 
-Klicpera et al., arXiv:2011.14115. The published networks were trained with the conventions of
-PyTorch Geometric 2.0.1: no mask beyond the cutoff, and no factor sqrt(2 / cutoff).
+Source: Klicpera et al., arXiv:2011.14115, with the conventions of PyTorch Geometric 2.0.1, by which
+the published networks were trained: no mask beyond the cutoff, and no factor sqrt(2 / cutoff).
 """
 
 import functools
@@ -10,6 +10,7 @@ import math
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import Float, Float64
 from scipy.optimize import brentq
 from scipy.special import spherical_jn
 
@@ -17,61 +18,54 @@ CUTOFF = 7.0  # Angstrom
 NUM_RADIAL = 6
 NUM_SPHERICAL = 7
 
-# Terms of the power series below; on |x| <= l <= 6 the first one left out is under 1e-11.
+# Terms of the power series below; for |x| <= l <= 6 the first omitted one is under 1e-11.
 _SERIES_TERMS = 14
 
 
-def envelope(x: Array) -> Array:
+def envelope(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """u(x) = 1/x - 28 x^5 + 48 x^6 - 21 x^7, with u(1) = u'(1) = u''(1) = 0.
 
     Args:
-      x: [...] distance in units of the cutoff, positive. Beyond 1 the polynomial goes on.
+      x: distance in units of the cutoff, positive. There is no cut beyond 1.
     """
     return 1.0 / x + x**5 * (-28.0 + x * (48.0 - 21.0 * x))
 
 
-def radial_basis(distance: Array, frequencies: Array) -> Array:
+def radial_basis(
+    distance: Float[Array, " bonds"], frequencies: Float[Array, " radial"]
+) -> Float[Array, "bonds radial"]:
     """u(x) sin(f_k x) with x = d / cutoff.
 
     Args:
-      distance: [E] in Angstrom.
-      frequencies: [6] f_k, a parameter of the network.
-
-    Returns:
-      [E, 6].
+      distance: in Angstrom.
+      frequencies: f_k, a parameter of the network.
     """
     distance = distance[:, None]
     return envelope(distance / CUTOFF) * jnp.sin(frequencies / CUTOFF * distance)
 
 
-def spherical_radial_part(distance: Array) -> Array:
+def spherical_radial_part(distance: Float[Array, " bonds"]) -> Float[Array, "bonds 7 6"]:
     """u(x) N_ln j_l(z_ln x): the factor of the spherical basis that depends on the distance.
 
     Args:
-      distance: [E] in Angstrom.
+      distance: in Angstrom.
 
     Returns:
-      [E, 7, 6] by order l and number n of the zero.
+      Values by bond, order l and number n of the zero.
     """
     zeros, norms = bessel_zeros()
     distance = distance[:, None]
-    # One rounding in the argument instead of two halves the error of the whole network in float32.
+    # Rounding the argument once instead of twice halves the error of the whole network in float32.
     arguments = [distance * _constants(row / CUTOFF, distance) for row in zeros]
     bessel = [spherical_bessel(order, x) for order, x in enumerate(arguments)]  # 7 of [E, 6]
     envelopes = envelope(distance / CUTOFF)[..., None]
     return envelopes * _constants(norms, distance) * jnp.stack(bessel, axis=1)
 
 
-def spherical_harmonics(cosine: Array) -> Array:
+def spherical_harmonics(cosine: Float[Array, " triplets"]) -> Float[Array, "triplets 7"]:
     """Y_l0 = sqrt((2 l + 1) / 4 pi) P_l(cos theta) for l = 0..6.
 
-    A polynomial in the cosine, so that the gradient is finite at straight chains too.
-
-    Args:
-      cosine: [T].
-
-    Returns:
-      [T, 7].
+    A polynomial in the cosine, so that the gradient is finite at straight chains, too.
     """
     legendre = [jnp.ones_like(cosine), cosine]
     for order in range(1, NUM_SPHERICAL - 1):
@@ -82,17 +76,17 @@ def spherical_harmonics(cosine: Array) -> Array:
     return jnp.stack(legendre, axis=-1) * _constants(scale, cosine)
 
 
-def spherical_bessel(order: int, x: Array) -> Array:
-    """j_l(x) to a few units of the last place of its largest value near x; x >= 0.
+def spherical_bessel(order: int, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """j_l(x) for x >= 0, to a few units in the last place of its largest value near x.
 
     The closed forms in sines and cosines lose all digits for x << l, and so does the upward
-    recurrence. Both branches here are used where they are well conditioned: for x < l the power
-    series x^l / (2l+1)!! sum_k (-x^2/2)^k / (k! (2l+3)(2l+5)...(2l+2k+1)), above it the upward
-    recurrence j_(m+1) = (2m+1)/x j_m - j_(m-1) (Abramowitz and Stegun, 10.1.2 and 10.1.19).
+    recurrence. So the power series x^l / (2l+1)!! sum_k (-x^2/2)^k / (k! (2l+3)(2l+5)...(2l+2k+1))
+    is used for x < l, and above it the upward recurrence j_(m+1) = (2m+1)/x j_m - j_(m-1)
+    (Abramowitz and Stegun, 10.1.2 and 10.1.19).
 
     Args:
       order: l.
-      x: [...].
+      x: the argument.
     """
     turn = max(order, 1)
     small = jnp.minimum(x, turn)
@@ -110,13 +104,13 @@ def spherical_bessel(order: int, x: Array) -> Array:
 
 
 @functools.cache
-def bessel_zeros() -> tuple[np.ndarray, np.ndarray]:
+def bessel_zeros() -> tuple[Float64[np.ndarray, "7 6"], Float64[np.ndarray, "7 6"]]:
     """The first six positive zeros z_ln of j_0 ... j_6, and N_ln = sqrt(2) / |j_(l+1)(z_ln)|.
 
-    The zeros of j_l lie between those of j_(l-1), from where they are found by bisection.
+    The zeros of j_l lie between those of j_(l-1), where they are found by bracketing.
 
     Returns:
-      zeros [7, 6], norms [7, 6], float64.
+      z and N.
     """
     count = NUM_RADIAL + NUM_SPHERICAL - 1
     rows = [math.pi * np.arange(1, count + 1)]

@@ -8,8 +8,9 @@ import flax.struct
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import Float, Int
 
-# Batches for few crystals have this many bonds, or a power of four times as many.
+# The number of bonds in a batch is this times a power of four.
 SMALLEST_BATCH = 512
 
 
@@ -18,23 +19,23 @@ class CrystalGraph:
     """One crystal and its directed bonds.
 
     Attributes:
-      lattice: [3, 3] cell vectors as rows, in Angstrom.
-      frac_coords: [N, 3], as they come: bond images refer to these, not to wrapped ones.
-      atomic_numbers: [N].
-      bonds: [E, 5] int: source atom, target atom, and the image (three integers) of the source.
+      lattice: cell vectors as rows, in Angstrom.
+      frac_coords: not wrapped; the images of the bonds refer to these.
+      atomic_numbers: of the atoms.
+      bonds: source atom, target atom, and the image (three integers) of the source.
     """
 
-    lattice: np.ndarray
-    frac_coords: np.ndarray
-    atomic_numbers: np.ndarray
-    bonds: np.ndarray
+    lattice: Float[np.ndarray, "3 3"]
+    frac_coords: Float[np.ndarray, "atoms 3"]
+    atomic_numbers: Int[np.ndarray, " atoms"]
+    bonds: Int[np.ndarray, "bonds 5"]
 
     @functools.cached_property
-    def triplets(self) -> np.ndarray:
-        """[T, 2] int: near bond j -> i and far bond k -> j of each triplet with k != i.
+    def triplets(self) -> Int[np.ndarray, "triplets 2"]:
+        """Near bond j -> i and far bond k -> j of each triplet with k != i, by the near bond.
 
-        Sorted by the near bond. Atoms are compared by index: a triplet between two images of one
-        atom is left out, as it was in the training of the networks.
+        Atoms are compared by index: a triplet between two images of one atom is left out, as in
+        the training of the networks.
         """
         source, target = self.bonds[:, 0], self.bonds[:, 1]
         by_target = np.argsort(target, kind="stable")
@@ -49,36 +50,36 @@ class CrystalGraph:
 
 @flax.struct.dataclass
 class GraphBatch:
-    """B crystals with N atoms, E bonds and T triplets in all, the last crystal only padding.
+    """Several crystals in flat arrays; the last crystal is padding.
 
     Attributes:
-      lattice: [B, 3, 3] in Angstrom.
-      num_atoms: [B] atoms of each crystal, at least 1.
-      frac_coords: [N, 3], in [0, 1) where `pad` made them.
-      atomic_numbers: [N] int32.
-      crystal: [N] int32, the crystal of each atom.
-      source: [E] int32, the atom that a bond starts from.
-      target: [E] int32, the atom that it ends at.
-      image: [E, 3] lattice translation of the source atom.
-      near_bond: [T] int32, the bond j -> i of a triplet, ascending; E in padding.
-      far_bond: [T] int32, the bond k -> j.
+      lattice: in Angstrom.
+      num_atoms: of each crystal, at least 1.
+      frac_coords: in [0, 1) if made by `pad`.
+      atomic_numbers: of the atoms.
+      crystal: index of each atom's crystal.
+      source: the atom that a bond starts from.
+      target: the atom that it ends at.
+      image: lattice translation of the source atom.
+      near_bond: the bond j -> i of a triplet, ascending; the number of bonds in padding.
+      far_bond: the bond k -> j.
     """
 
-    lattice: Array
-    num_atoms: Array
-    frac_coords: Array
-    atomic_numbers: Array
-    crystal: Array
-    source: Array
-    target: Array
-    image: Array
-    near_bond: Array
-    far_bond: Array
+    lattice: Float[Array, "crystals 3 3"]
+    num_atoms: Float[Array, " crystals"]
+    frac_coords: Float[Array, "atoms 3"]
+    atomic_numbers: Int[Array, " atoms"]
+    crystal: Int[Array, " atoms"]
+    source: Int[Array, " bonds"]
+    target: Int[Array, " bonds"]
+    image: Float[Array, "bonds 3"]
+    near_bond: Int[Array, " triplets"]
+    far_bond: Int[Array, " triplets"]
 
 
 @dataclasses.dataclass(frozen=True)
 class BatchShape:
-    """Padded sizes: B crystals, N atoms, E bonds, T triplets."""
+    """Sizes of a padded batch."""
 
     crystals: int
     atoms: int
@@ -89,14 +90,14 @@ class BatchShape:
 def pack(
     graphs: Sequence[CrystalGraph], bonds_per_batch: int
 ) -> Iterator[tuple[list[int], GraphBatch]]:
-    """Cuts graphs, in their order, into padded batches of one shape.
+    """Packs graphs, in order, into padded batches of one shape.
 
     Args:
-      graphs: each with one bond at least.
-      bonds_per_batch: bonds in a full batch, exceeded only where one crystal has more.
+      graphs: each with at least one bond.
+      bonds_per_batch: bonds in a full batch, exceeded only if one crystal has more.
 
     Yields:
-      the indices of the crystals in a batch, and the batch.
+      Indices of the crystals in a batch, and the batch.
     """
     if not graphs:
         return
@@ -126,11 +127,11 @@ def _split(graphs: Sequence[CrystalGraph], capacity: int) -> list[list[int]]:
 def _common_shape(
     graphs: Sequence[CrystalGraph], groups: Sequence[Sequence[int]], capacity: int
 ) -> BatchShape:
-    """The smallest shape for all groups, rounded up so that calls on like data share it."""
+    """The smallest shape for all groups, rounded up so that calls on similar data share it."""
 
     def sizes(group: Sequence[int]) -> tuple[int, int, int]:
         members = [graphs[index] for index in group]
-        # One more crystal and atom for the padding to belong to.
+        # One more crystal and atom, for the padding.
         return (
             len(members) + 1,
             sum(len(graph.atomic_numbers) for graph in members) + 1,
@@ -153,12 +154,12 @@ def _round_up(size: int, step: int) -> int:
 def pad(graphs: Sequence[CrystalGraph], shape: BatchShape) -> GraphBatch:
     """One padded batch, float32 and int32.
 
-    Padding atoms and bonds belong to the last crystal, a cube of carbon bonded to its own images,
-    so that every number stays finite without a mask. Padding triplets end nowhere.
+    Padding atoms and bonds belong to the last crystal, simple cubic carbon, so that every number
+    stays finite without a mask. Padding triplets contribute to no bond.
 
     Args:
       graphs: fewer than `shape.crystals`.
-      shape: with room for all of them and one more atom.
+      shape: must hold all of them and one more atom.
     """
     atoms = [len(graph.atomic_numbers) for graph in graphs]
     bonds = [len(graph.bonds) for graph in graphs]
@@ -168,7 +169,7 @@ def pad(graphs: Sequence[CrystalGraph], shape: BatchShape) -> GraphBatch:
     num_atoms, num_bonds, num_triplets = first_atom[-1], first_bond[-1], sum(triplets)
     all_bonds = np.concatenate([graph.bonds for graph in graphs])
     ends_of_bonds = all_bonds[:, :2] + np.repeat(first_atom[:-1], bonds)[:, None]
-    # float32 has few digits for atoms many cells away: they are moved into the cell.
+    # Atoms are wrapped into the cell, as float32 has few digits for those far away.
     coords = np.concatenate([graph.frac_coords for graph in graphs])
     cell = np.floor(coords)
     images = all_bonds[:, 2:] + cell[ends_of_bonds[:, 0]] - cell[ends_of_bonds[:, 1]]

@@ -1,8 +1,8 @@
 """The forward pass of CDVAE's property networks: DimeNet++ on a given bond graph.
 
-Parameters are a flat mapping named as in the published checkpoints, so that each line below can
-be held against the original: `cdvae/pl_modules/gnn.py` in github.com/txie-93/cdvae at f857f59.
-Linear weights have the shape (out, in).
+Parameters are a flat mapping named as in the published checkpoints, so that each line can be
+compared with the original: `cdvae/pl_modules/gnn.py` in github.com/txie-93/cdvae at f857f59. Linear
+weights have the shape (out, in).
 """
 
 from collections.abc import Mapping
@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float
 
 from crystal_diffusion_jax.oracle.basis import (
     NUM_RADIAL,
@@ -27,33 +28,29 @@ NUM_BLOCKS = 4
 
 
 class Basis(NamedTuple):
-    """The geometry as the network sees it.
+    """The geometry as the network's input.
 
     Attributes:
-      rbf: [E, 6] radial basis of each bond.
-      radial: [E, 7, 6] radial part of the spherical basis.
-      harmonics: [T, 7] angular part of the spherical basis.
+      rbf: radial basis of each bond.
+      radial: radial part of the spherical basis.
+      harmonics: angular part of the spherical basis.
     """
 
-    rbf: Array
-    radial: Array
-    harmonics: Array
+    rbf: Float[Array, "bonds 6"]
+    radial: Float[Array, "bonds 7 6"]
+    harmonics: Float[Array, "triplets 7"]
 
 
-def forward(parameters: Parameters, batch: GraphBatch) -> Array:
+def forward(parameters: Parameters, batch: GraphBatch) -> Float[Array, " crystals"]:
     """Raw output of the network: the property in standard deviations from the training mean.
 
-    Differentiable in `batch.lattice` and `batch.frac_coords`. The precision is that of the
-    inputs; products of matrices are never rounded below it.
+    Differentiable in `batch.lattice` and `batch.frac_coords`; computed in the inputs' precision.
 
     Args:
       parameters: as in the checkpoint, without the prefix "encoder.".
-      batch: B crystals.
-
-    Returns:
-      [B].
+      batch: the crystals.
     """
-    # Accelerators would otherwise round the factors to 10 or 8 bits.
+    # By default accelerators round the factors of matrix products to 10 or 8 bits.
     with jax.default_matmul_precision("highest"):
         basis = basis_functions(parameters, batch)
         per_atom = sum(
@@ -75,8 +72,10 @@ def basis_functions(parameters: Parameters, batch: GraphBatch) -> Basis:
     )
 
 
-def messages(parameters: Parameters, basis: Basis, batch: GraphBatch) -> list[Array]:
-    """Messages along the bonds after the embedding and each interaction block: five [E, 128]."""
+def messages(
+    parameters: Parameters, basis: Basis, batch: GraphBatch
+) -> list[Float[Array, "bonds width"]]:
+    """Messages along the bonds after the embedding and after each of four interaction blocks."""
     all_messages = [_embed(parameters, basis, batch)]
     for t in range(NUM_BLOCKS):
         all_messages.append(_interact(parameters, t, all_messages[-1], basis, batch))
@@ -84,39 +83,41 @@ def messages(parameters: Parameters, basis: Basis, batch: GraphBatch) -> list[Ar
 
 
 def atom_contributions(
-    parameters: Parameters, t: int, m: Array, basis: Basis, batch: GraphBatch
-) -> Array:
-    """[N] what output block `t` makes of the messages `m` [E, 128]."""
+    parameters: Parameters, t: int, m: Float[Array, "bonds width"], basis: Basis, batch: GraphBatch
+) -> Float[Array, " atoms"]:
+    """Output block `t`, applied to the messages `m`."""
     name = f"output_blocks.{t}"
     weighted = _linear(parameters, f"{name}.lin_rbf", basis.rbf) * m
     atoms = jax.ops.segment_sum(weighted, batch.target, batch.atomic_numbers.shape[0])
-    # No activation here, and no bias at the end: as the networks were trained.
+    # No activation here and no bias at the end, as the networks were trained.
     h = _linear(parameters, f"{name}.lin_up", atoms)
     for layer in range(3):
         h = jax.nn.silu(_linear(parameters, f"{name}.lins.{layer}", h))
     return _linear(parameters, f"{name}.lin", h)[:, 0]
 
 
-def bond_vectors(batch: GraphBatch) -> Array:
-    """[E, 3] from the target atom of each bond to its source atom, in Angstrom."""
-    # Fractional differences first, so that the image of a bond costs no digits.
+def bond_vectors(batch: GraphBatch) -> Float[Array, "bonds 3"]:
+    """From the target atom of each bond to its source atom, in Angstrom."""
+    # The difference of the fractional coordinates comes first, so that images cost no digits.
     difference = batch.frac_coords[batch.source] - batch.frac_coords[batch.target] + batch.image
     lattice = batch.lattice[batch.crystal[batch.target]]  # [E, 3, 3]
     return jnp.einsum("ex,exy->ey", difference, lattice, precision="highest")
 
 
-def angle_cosines(vectors: Array, distance: Array, batch: GraphBatch) -> Array:
-    """[T] cosine of the angle between i -> j and j -> k: 1 for a straight chain i - j - k."""
+def angle_cosines(
+    vectors: Float[Array, "bonds 3"], distance: Float[Array, " bonds"], batch: GraphBatch
+) -> Float[Array, " triplets"]:
+    """Cosine of the angle between i -> j and j -> k: 1 for a straight chain i - j - k."""
     unit = vectors / distance[:, None]
     # The near bond of a padding triplet is one past the end.
     near = unit.at[batch.near_bond].get(mode="clip")
     return jnp.sum(near * unit[batch.far_bond], axis=-1)
 
 
-def _embed(parameters: Parameters, basis: Basis, batch: GraphBatch) -> Array:
+def _embed(parameters: Parameters, basis: Basis, batch: GraphBatch) -> Float[Array, "bonds width"]:
     radial = jax.nn.silu(_linear(parameters, "emb.lin_rbf", basis.rbf))
     width = radial.shape[-1]
-    # Atom of the bond's target, of its source, radial part: the three blocks of one matrix.
+    # The matrix has three blocks: for the target atom, the source atom and the radial part.
     weight = parameters["emb.lin.weight"]
     table = parameters["emb.emb.weight"]
     of_target = (table @ weight[:, :width].T)[batch.atomic_numbers]
@@ -129,7 +130,9 @@ def _embed(parameters: Parameters, basis: Basis, batch: GraphBatch) -> Array:
     )
 
 
-def _interact(parameters: Parameters, t: int, m: Array, basis: Basis, batch: GraphBatch) -> Array:
+def _interact(
+    parameters: Parameters, t: int, m: Float[Array, "bonds width"], basis: Basis, batch: GraphBatch
+) -> Float[Array, "bonds width"]:
     name = f"interaction_blocks.{t}"
     direct = jax.nn.silu(_linear(parameters, f"{name}.lin_ji", m))
     gate = _linear(parameters, f"{name}.lin_rbf1", basis.rbf)
@@ -138,8 +141,8 @@ def _interact(parameters: Parameters, t: int, m: Array, basis: Basis, batch: Gra
     q = jax.nn.silu(_linear(parameters, f"{name}.lin_down", q))  # [E, 64]
 
     # lin_sbf1 acts on radial[far_bond] * harmonics, an array of [T, 7, 6]. Its sum over the zeros
-    # needs the far bond alone, so it is done once for each bond instead of for each triplet, as
-    # one product with a block-diagonal matrix [7 * 6, 7 * 8].
+    # depends on the far bond alone, so it is computed once per bond instead of per triplet, as one
+    # product with a block-diagonal matrix [7 * 6, 7 * 8].
     weight = parameters[f"{name}.lin_sbf1.weight"].reshape(-1, NUM_SPHERICAL, NUM_RADIAL)
     blocks = jnp.einsum("dln,lk->lnkd", weight, jnp.eye(NUM_SPHERICAL, dtype=weight.dtype))
     by_order = basis.radial.reshape(m.shape[0], -1) @ blocks.reshape(weight[0].size, -1)
@@ -156,12 +159,16 @@ def _interact(parameters: Parameters, t: int, m: Array, basis: Basis, batch: Gra
     return h
 
 
-def _residual(parameters: Parameters, name: str, h: Array) -> Array:
+def _residual(
+    parameters: Parameters, name: str, h: Float[Array, "bonds width"]
+) -> Float[Array, "bonds width"]:
     inner = jax.nn.silu(_linear(parameters, f"{name}.lin1", h))
     return h + jax.nn.silu(_linear(parameters, f"{name}.lin2", inner))
 
 
-def _linear(parameters: Parameters, name: str, x: Array) -> Array:
+def _linear(
+    parameters: Parameters, name: str, x: Float[Array, "rows inputs"]
+) -> Float[Array, "rows outputs"]:
     y = x @ parameters[f"{name}.weight"].T
     bias = parameters.get(f"{name}.bias")
     return y if bias is None else y + bias

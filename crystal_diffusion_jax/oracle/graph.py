@@ -1,4 +1,4 @@
-"""pymatgen structure -> directed bonds of CrystalNN, as the published networks were trained.
+"""pymatgen structure -> directed bonds by CrystalNN, as in the training of the networks.
 
 CDVAE's graphs come from CrystalNN without distance and electronegativity factors. Bonds of an atom
 with its own image follow pymatgen 2020.12.31: (i, i, n) and (i, i, -n) count as two bonds, so that
@@ -12,58 +12,61 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int, Int32
 from pymatgen.core import Element, Lattice, Structure
 from pymatgen.core.local_env import CrystalNN
 
-from crystal_diffusion_jax.runtime.time_limit import Interrupt, processor_time_limit
+from crystal_diffusion_jax.structures.limits import MIN_VOLUME
 
-# To be raised whenever this file would make other bonds, or give another reason, of the same
-# structure.
+# Part of the cache's key: increase it with every change of the bonds or reasons made here.
 GRAPH_VERSION = 1
 
 MAX_ATOMIC_NUMBER = 94  # rows of the networks' table of elements
-MIN_VOLUME = 0.1  # Angstrom^3; CDVAE discards cells below it
 MAX_CELLS_AWAY = 1e6  # so far out float64 still has nine digits for a place within the cell
 
-# Atoms around a site that CrystalNN may have to look through. Diamond has 250 within its 7
-# Angstrom; only cells of a few Angstrom^3, and thin ones whose search radius has to be doubled
-# several times, have more than this. Measured without the limit for five atoms: 4 s of processor
-# time in 1 Angstrom^3, 32 s in 0.1 Angstrom^3, minutes in 3 x 3 x 1000 Angstrom.
+# Atoms around a site that CrystalNN may have to search. Diamond has 250 within its 7 Angstrom;
+# only cells of a few Angstrom^3, and thin ones whose search radius is doubled several times, have
+# more than this. Measured without the limit for five atoms: 4 s in 1 Angstrom^3, 32 s in 0.1
+# Angstrom^3, minutes in 3 x 3 x 1000 Angstrom.
 MAX_NEIGHBORS = 4_000
 # Translations times atoms that pymatgen lays out to find them.
 _MAX_CANDIDATES = 200_000
 
-TIME_LIMIT = 60.0  # seconds of processor time for one structure
-
 
 class NoGraph(Exception):
-    """Why a structure has no bond graph: "reason: particulars", or "reason" in a few words."""
+    """Why a structure has no bond graph: "reason" in a few words, or "reason: details"."""
+
+
+class _TooManyAtoms(BaseException):
+    """A BaseException, as CrystalNN catches some exceptions and goes on."""
 
 
 class _BoundedStructure(Structure):
-    """A structure that refuses to list atoms in a sphere when there are far too many."""
+    """A structure that refuses to list the atoms in a sphere if there are far too many."""
 
     def get_sites_in_sphere(self, pt: Any, r: float, *args: Any, **kwargs: Any) -> Any:
         spacings = self.lattice.reciprocal_lattice_crystallographic.lengths
         translations = math.prod(2 * math.ceil(r * inverse) + 1 for inverse in spacings)
         if translations * len(self) > _MAX_CANDIDATES:
-            raise Interrupt(
-                f"too dense or too thin a cell: over {_MAX_CANDIDATES} atoms to look through for "
+            raise _TooManyAtoms(
+                f"too dense or too thin a cell: over {_MAX_CANDIDATES} atoms to search for "
                 f"those within {r:.0f} A"
             )
         sites = super().get_sites_in_sphere(pt, r, *args, **kwargs)
         if len(sites) > MAX_NEIGHBORS:
-            raise Interrupt(
+            raise _TooManyAtoms(
                 f"too dense or too thin a cell: over {MAX_NEIGHBORS} atoms within {r:.0f} A"
             )
         return sites
 
 
-def arrays(structure: Structure) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lattice [3, 3] in Angstrom, fractional coordinates [N, 3] and atomic numbers [N].
+def arrays(
+    structure: Structure,
+) -> tuple[Float[np.ndarray, "3 3"], Float[np.ndarray, "atoms 3"], Int[np.ndarray, " atoms"]]:
+    """Lattice in Angstrom, fractional coordinates and atomic numbers.
 
     Raises:
-      NoGraph: the networks cannot judge this structure.
+      NoGraph: the networks cannot be applied to this structure.
     """
     if len(structure) == 0:
         raise NoGraph("no atoms")
@@ -85,38 +88,36 @@ def arrays(structure: Structure) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def bonds(
-    lattice: np.ndarray,
-    frac_coords: np.ndarray,
-    atomic_numbers: np.ndarray,
-    time_limit: float = TIME_LIMIT,
-) -> np.ndarray:
+    lattice: Float[np.ndarray, "3 3"],
+    frac_coords: Float[np.ndarray, "atoms 3"],
+    atomic_numbers: Int[np.ndarray, " atoms"],
+) -> Int32[np.ndarray, "bonds 5"]:
     """Directed bonds of one crystal.
 
     Args:
-      lattice: [3, 3] in Angstrom.
-      frac_coords: [N, 3], up to `MAX_CELLS_AWAY`; the images refer to them as they are.
-      atomic_numbers: [N].
-      time_limit: seconds of processor time; kept in the main thread of a process.
+      lattice: in Angstrom.
+      frac_coords: up to `MAX_CELLS_AWAY`, not wrapped; the images refer to these.
+      atomic_numbers: of the atoms.
 
     Returns:
-      [E, 5] int32: source, target, and the image of the source; at least one row.
+      Source, target, and the image of the source; at least one row.
 
     Raises:
-      NoGraph: CrystalNN fails, takes too long, or finds no bonds.
-      MemoryError: there is too little of it, which says nothing about the crystal.
+      NoGraph: CrystalNN fails or finds no bonds.
+      MemoryError: out of memory, which says nothing about the crystal.
     """
-    # pymatgen's compiled search walks through all cells between two atoms, deaf to the time limit.
+    # pymatgen's search walks through all cells between two atoms.
     cell = np.floor(frac_coords).astype(np.int64)
     species = [Element.from_Z(number) for number in atomic_numbers]
     structure = _BoundedStructure(Lattice(lattice), species, frac_coords - cell)
     finder = CrystalNN(distance_cutoffs=None, x_diff_weight=-1, porous_adjustment=False)
     try:
-        with warnings.catch_warnings(), processor_time_limit(time_limit):
+        with warnings.catch_warnings():
             # pymatgen warns of each element without an electronegativity, which is not used.
             warnings.simplefilter("ignore")
             neighbors = finder.get_all_nn_info(structure)
-    except Interrupt as interrupt:
-        raise NoGraph(interrupt.reason) from None
+    except _TooManyAtoms as error:
+        raise NoGraph(str(error)) from None
     except MemoryError:
         raise
     except Exception as error:  # qhull and pymatgen fail in many ways on impossible crystals
@@ -133,25 +134,27 @@ def bonds(
     return directed
 
 
-def directed_bonds(neighbors: Iterable[tuple[int, int, int, int, int]]) -> np.ndarray:
+def directed_bonds(
+    neighbors: Iterable[tuple[int, int, int, int, int]],
+) -> Int32[np.ndarray, "bonds 5"]:
     """The union of all neighbour lists, each bond in both directions.
 
     Args:
       neighbors: (i, j, n1, n2, n3): atom j, shifted by n, is a neighbour of atom i.
 
     Returns:
-      [E, 5] int32 as `bonds`, sorted.
+      As `bonds`, sorted.
     """
     unique = set()
     for i, j, *image in neighbors:
-        # Between two atoms, the smaller index first. An atom and its own image have no order, so
-        # both directions of such a bond stay, and are doubled below.
+        # The smaller index comes first. An atom and its own image have no order, so both directions
+        # of such a bond stay, and are doubled below.
         unique.add((j, i, *(-n for n in image)) if j < i else (i, j, *image))
     rows = [row for i, j, *n in unique for row in ((j, i, *n), (i, j, *(-x for x in n)))]
     return np.array(sorted(rows), dtype=np.int32).reshape(-1, 5)
 
 
 def in_one_line(error: Exception) -> str:
-    """Kind of an error and the beginning of its message."""
+    """Type of an error and the beginning of its message."""
     detail = (str(error).splitlines() or [""])[0][:120]
     return f"{type(error).__name__} {detail}".rstrip()

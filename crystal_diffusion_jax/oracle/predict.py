@@ -1,4 +1,4 @@
-"""Structures -> predicted property, as the papers' evaluations compute it."""
+"""Structures -> predicted property, as in the papers' evaluations."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float64
 
 from crystal_diffusion_jax.oracle import bonds, weights
 from crystal_diffusion_jax.oracle.batching import pack
@@ -14,8 +15,8 @@ from crystal_diffusion_jax.oracle.graph import Structure
 
 ORACLES = tuple(weights.ORACLES)
 
-# Bonds in a full batch. On a processor its messages (1 MB) stay in the second-level cache, twice as
-# fast as with 8192; an accelerator wants more rows.
+# Bonds in a full batch. On a CPU its messages (1 MB) stay in the second-level cache, twice as fast
+# as with 8192; accelerators need more rows.
 _BONDS_ON_CPU = 2048
 _BONDS_ON_ACCELERATOR = 32768
 
@@ -27,17 +28,17 @@ class Predictions:
     """Predicted property of S structures.
 
     Attributes:
-      values: [S] float64, NaN where there is none: heat of formation in eV per cell (perov5),
-        energy in eV per atom (carbon24), formation energy in eV per atom (mp20).
+      values: heat of formation in eV per cell (perov5), energy in eV per atom (carbon24) or
+        formation energy in eV per atom (mp20); NaN where there is none.
       failures: why there is none, by index.
     """
 
-    values: np.ndarray
+    values: Float64[np.ndarray, " structures"]
     failures: dict[int, str]
 
 
 def predict(structures: Sequence[Structure], oracle: str, progress: bool = True) -> Predictions:
-    """What one of CDVAE's property networks says of each structure.
+    """Predicts the property of each structure with one of CDVAE's networks.
 
     Structures are taken as they are, without Niggli reduction, as CDVAE's evaluation does. Weights
     and bonds are cached; see `weights.load` and `bonds.build`.
@@ -48,7 +49,7 @@ def predict(structures: Sequence[Structure], oracle: str, progress: bool = True)
       progress: show progress bars on stderr.
 
     Raises:
-      UserError: unknown oracle, or its weights cannot be fetched.
+      UserError: unknown oracle, or its weights cannot be downloaded.
     """
     network = weights.load(oracle, progress)
     parameters = {name: jnp.asarray(value) for name, value in network.parameters.items()}
@@ -57,7 +58,7 @@ def predict(structures: Sequence[Structure], oracle: str, progress: bool = True)
     values = np.full(len(structures), np.nan)
     indices = list(graphs.found)
     size = _BONDS_ON_CPU if jax.default_backend() == "cpu" else _BONDS_ON_ACCELERATOR
-    # Batches are padded while earlier ones are computed: results are asked for at the end.
+    # Results are fetched at the end, so that batches are padded while earlier ones are computed.
     batches = pack([graphs.found[index] for index in indices], size)
     results = [(members, _forward(parameters, batch)) for members, batch in batches]
     for members, result in results:
@@ -66,5 +67,5 @@ def predict(structures: Sequence[Structure], oracle: str, progress: bool = True)
             if np.isfinite(output):
                 values[indices[member]] = output * network.std + network.mean
             else:
-                failures[indices[member]] = "the network gives a non-finite number"
+                failures[indices[member]] = "the network predicts a non-finite number"
     return Predictions(values, dict(sorted(failures.items())))

@@ -6,14 +6,11 @@ import numpy as np
 
 from crystal_diffusion_jax.data.datasets import DatasetSpec
 from crystal_diffusion_jax.evaluation.intervals import Rate, rate
-from crystal_diffusion_jax.evaluation.partial import PartialReport
 from crystal_diffusion_jax.evaluation.report import Report
 from crystal_diffusion_jax.evaluation.success_rate import NAMES
 
 
-def headline(
-    scores: Report | PartialReport, target: tuple[float, float] | None = None
-) -> dict[str, Rate]:
+def headline(scores: Report, target: tuple[float, float] | None = None) -> dict[str, Rate]:
     """Title -> rate, for all that is known.
 
     Args:
@@ -34,7 +31,7 @@ def headline(
     ):
         if name in scores.diversity:
             rates[title] = scores.diversity[name]
-    if isinstance(scores, Report):
+    if scores.useful is not None:
         rates["valid, SR5, unique, novel"] = scores.useful
     return rates
 

@@ -1,12 +1,27 @@
-"""The folder in the user's cache that everything reusable goes to."""
+"""The folder in the user's cache for everything that can be used again."""
 
 import os
 from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """`$CRYSTAL_DIFFUSION_CACHE`, or else crystal-diffusion-jax in the user's cache folder."""
+    """`$CRYSTAL_DIFFUSION_CACHE`, by default crystal-diffusion-jax in the user's cache folder."""
     if own := os.environ.get("CRYSTAL_DIFFUSION_CACHE"):
         return Path(own).expanduser()
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(base).expanduser() / "crystal-diffusion-jax"
+
+
+def write_cached(path: Path, content: bytes) -> None:
+    """Writes a file of the cache atomically; several processes may write the same one at once.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,63 +1,178 @@
-"""Work on many crystals in processes of its own, where no crystal can end the program."""
+"""Worker processes, by pebble: one item that hangs or kills its process never stops the others.
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
-from typing import Any, TypeVar
+Workers are forked from a server process that has pymatgen imported and neither JAX nor the
+program's main module: they start in milliseconds, inherit no state of the devices, and scripts
+need no `if __name__ == "__main__"`.
+"""
+
+import collections
+import dataclasses
+import itertools
+import multiprocessing
+import multiprocessing.context
+import os
+import sys
+import threading
+import types
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Generic, TypeVar
 
 import joblib
+import pebble
 from tqdm import tqdm
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+# Items that are handed to the workers ahead of the first unfinished one.
+_AHEAD = 4096
 
-def in_processes(
-    function: Callable[..., Result],
-    tasks: Sequence[tuple[Any, ...]],
+
+@dataclasses.dataclass(frozen=True)
+class TaskFailure:
+    """In place of a result.
+
+    Attributes:
+      reason: "no result after 60 s" or "ended its process".
+    """
+
+    reason: str
+
+
+class Workers(Generic[Item, Result]):
+    """Worker processes that apply one function; a context manager."""
+
+    def __init__(
+        self,
+        function: Callable[[Item], Result],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        num_workers: int | None = None,
+    ) -> None:
+        """Prepares the processes; they start with the first items.
+
+        Args:
+          function: importable by name, or a `functools.partial` of such a function; it is sent to
+            each worker once, with the arguments that are bound to it.
+          timeout: seconds for one item.
+          chunksize: items that a worker takes at a time.
+          num_workers: default: one per core.
+        """
+        self.function = function
+        self._timeout = timeout
+        self._chunksize = chunksize
+        self._pool = pebble.ProcessPool(
+            num_workers or joblib.cpu_count(),
+            initializer=_start,
+            initargs=(function,),
+            context=_CONTEXT,
+        )
+
+    def __enter__(self) -> "Workers[Item, Result]":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.stop()
+        self._pool.join()
+
+    def map(self, items: Iterable[Item]) -> Iterator[Result | TaskFailure]:
+        """`function` of each item, in order.
+
+        An item that takes too long or ends its process has a `TaskFailure`; an exception of the
+        function is raised here.
+        """
+        remaining = iter(items)
+        chunks = iter(lambda: list(itertools.islice(remaining, self._chunksize)), [])
+        pending: collections.deque[tuple[list[Item], Any]] = collections.deque()
+        max_pending = max(_AHEAD // self._chunksize, 2 * joblib.cpu_count())
+        while True:
+            for chunk in itertools.islice(chunks, max_pending - len(pending)):
+                pending.append((chunk, self._schedule(chunk)))
+            if not pending:
+                return
+            yield from self._outcomes(*pending.popleft())
+
+    def _schedule(self, chunk: list[Item]) -> Any:
+        timeout = None if self._timeout is None else self._timeout * len(chunk)
+        return self._pool.schedule(_apply, args=(chunk,), timeout=timeout)
+
+    def _outcomes(self, chunk: list[Item], future: Any) -> list[Result | TaskFailure]:
+        try:
+            return list(future.result())
+        except TimeoutError:
+            failure = TaskFailure(f"no result after {self._timeout:g} s")
+        except pebble.ProcessExpired:
+            failure = TaskFailure("ended its process")
+        if len(chunk) == 1:
+            return [failure]
+        # One by one, to find out which item it was.
+        return [
+            outcome for item in chunk for outcome in self._outcomes([item], self._schedule([item]))
+        ]
+
+
+def map_in_processes(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
     title: str,
-    batch_size: int = 1,
+    timeout: float | None = None,
+    chunksize: int = 1,
     progress: bool = True,
-) -> Iterator[Result | str]:
-    """`function(*task)` of each task, in order, on all cores and never in this process.
+) -> Iterator[Result | TaskFailure]:
+    """`function` of each item, in order, on all cores and never in this process.
 
     Args:
-      function: what to do; an exception of it ends the program.
-      tasks: its arguments.
-      title: what is done, in a few words.
-      batch_size: tasks handed to a process at a time; what they share is sent once.
+      function: see `Workers`; an exception of it is raised here.
+      items: its arguments.
+      title: of the progress bar.
+      timeout: seconds for one item.
+      chunksize: items that a worker takes at a time; more than 1 pays off for items of less than a
+        millisecond.
       progress: show a progress bar on stderr.
 
     Yields:
-      The results; in the place of one whose task ended its process a text that says so.
+      The results; a `TaskFailure` for an item that takes too long or ends its process.
     """
-    outcomes = _outcomes(function, tasks, f"{title} ended its process", batch_size)
-    return iter(tqdm(outcomes, desc=title, total=len(tasks), disable=not (progress and tasks)))
+    if not items:
+        return
+    num_workers = min(joblib.cpu_count(), -(-len(items) // chunksize))
+    with Workers(function, timeout, chunksize, num_workers) as workers:
+        yield from tqdm(workers.map(items), desc=title, total=len(items), disable=not progress)
 
 
-def _outcomes(
-    function: Callable[..., Result], tasks: Sequence[tuple[Any, ...]], died: str, batch_size: int
-) -> Iterator[Result | str]:
-    num_done = 0
-    try:
-        for result in _parallel(function, tasks, batch_size):
-            num_done += 1
-            yield result
-    except BrokenProcessPool:
-        # Out of memory, or a fault in compiled code: the rest one by one, to find out whose.
-        for task in tasks[num_done:]:
-            try:
-                (result,) = _parallel(function, [task], 1)
-            except BrokenProcessPool:
-                yield died
-            else:
-                yield result
+class _Process(multiprocessing.context.ForkServerProcess):
+    """A process that does not import the program's main module, as multiprocessing's own do."""
+
+    def start(self) -> None:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        try:
+            super().start()
+        finally:
+            sys.modules["__main__"] = main
 
 
-def _parallel(
-    function: Callable[..., Result], tasks: Sequence[tuple[Any, ...]], batch_size: int
-) -> Iterator[Result]:
-    # With one job joblib would work in this process.
-    parallel = joblib.Parallel(
-        n_jobs=max(2, joblib.cpu_count()), batch_size=batch_size, return_as="generator"
-    )
-    results: Iterator[Result] = parallel(joblib.delayed(function)(*task) for task in tasks)
-    return results
+class _Context(multiprocessing.context.ForkServerContext):
+    Process = _Process
+
+
+_CONTEXT = _Context()
+_CONTEXT.set_forkserver_preload(["pymatgen.core.local_env", "pymatgen.analysis.structure_matcher"])
+_function: Callable[[Any], Any]  # of this worker
+
+
+def _start(function: Callable[[Any], Any]) -> None:
+    global _function
+    _function = function
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    """Ends a worker whose program was killed: nobody else would end an item that hangs."""
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
+
+
+def _apply(chunk: list[Any]) -> list[Any]:
+    return [_function(item) for item in chunk]

@@ -4,9 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-# Angstrom; two atoms closer than this cannot be a crystal (CDVAE's structural validity,
-# arXiv:2110.06197, section 5.2).
-MIN_VALID_DISTANCE = 0.5
+from crystal_diffusion_jax.structures.limits import MIN_VALID_DISTANCE
+
 _MOST_COMMON = 5
 
 

@@ -33,6 +33,11 @@ MIN_CELL_LENGTH = 0.1
 MIN_VOLUME = 0.1
 
 
+# Angstrom; CDVAE calls a crystal with two atoms closer than this structurally invalid. Distances of
+# an atom to its own images do not count.
+MIN_VALID_DISTANCE = 0.5
+
+
 # Beyond it a fractional coordinate leaves fewer than six digits behind the decimal point.
 MAX_FRACTIONAL = 1e10
 

@@ -1,0 +1,100 @@
+"""runtime/workers.py: order, time limits and dying processes."""
+
+import functools
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from crystal_diffusion_jax.runtime.workers import TaskFailure, Workers, map_in_processes
+
+
+def square(number: int) -> int:
+    return number * number
+
+
+def misbehave(deadly: int, endless: int, number: int) -> int:
+    """Ends its process, never ends, or returns the number."""
+    if number == deadly:
+        os._exit(1)
+    while number == endless:
+        pass
+    return number
+
+
+def modules(_: int) -> list[str]:
+    return [name for name in ("jax", "tests.conftest") if name in sys.modules]
+
+
+@pytest.mark.parametrize("chunksize", [1, 7])
+def test_results_come_in_order(chunksize: int) -> None:
+    found = map_in_processes(square, range(50), "squares", chunksize=chunksize, progress=False)
+    assert list(found) == [number**2 for number in range(50)]
+
+
+def test_nothing_gives_nothing() -> None:
+    assert list(map_in_processes(square, [], "squares")) == []
+
+
+@pytest.mark.parametrize("chunksize", [1, 3])
+def test_only_the_item_that_hangs_or_dies_has_no_result(chunksize: int) -> None:
+    function = functools.partial(misbehave, 3, 5)
+    found = list(map_in_processes(function, range(10), "", 0.5, chunksize, progress=False))
+    assert found[3] == TaskFailure("ended its process")
+    assert found[5] == TaskFailure("no result after 0.5 s")
+    assert [found[i] for i in range(10) if i not in (3, 5)] == [0, 1, 2, 4, 6, 7, 8, 9]
+
+
+def test_an_exception_is_raised_here() -> None:
+    with pytest.raises(TypeError):
+        list(map_in_processes(square, ["text"], "", progress=False))  # type: ignore[arg-type]
+
+
+def test_workers_are_used_again() -> None:
+    with Workers(square) as workers:
+        assert list(workers.map([2])) == [4]
+        assert list(workers.map(iter([3, 4]))) == [9, 16]
+
+
+def test_workers_inherit_nothing_of_the_program() -> None:
+    assert list(map_in_processes(modules, [0], "", progress=False)) == [[]]
+
+
+def test_a_script_needs_no_guard(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "print('once')\n"
+        "from crystal_diffusion_jax.runtime.workers import map_in_processes\n"
+        "print(list(map_in_processes(abs, [-1, -2], '', progress=False)))\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert done.stdout == "once\n[1, 2]\n"
+
+
+@pytest.mark.slow
+def test_a_hanging_worker_does_not_outlive_a_killed_program(tmp_path: Path) -> None:
+    file = tmp_path / "pid"
+    program = textwrap.dedent(f"""
+        from crystal_diffusion_jax.runtime.workers import map_in_processes
+        from tests.test_workers import hang
+        list(map_in_processes(hang, [{str(file)!r}], "", progress=False))
+    """)
+    with subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).parent.parent) as one:
+        while not (file.exists() and file.read_text()):
+            time.sleep(0.05)
+        one.kill()
+    worker = Path("/proc") / file.read_text()
+    deadline = time.monotonic() + 20
+    while worker.exists() and "(zombie)" not in (worker / "status").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def hang(file: str) -> None:
+    Path(file).write_text(str(os.getpid()))
+    while True:
+        pass
