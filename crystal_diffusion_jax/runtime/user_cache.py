@@ -1,4 +1,4 @@
-"""The folder in the user's cache that everything reusable goes to."""
+"""The cache folder of downloads and prepared data."""
 
 import os
 from pathlib import Path
