@@ -12,6 +12,7 @@ from pymatgen.io.cif import CifWriter
 
 from crystal_diffusion_jax.data import read as reading
 from crystal_diffusion_jax.data.locate import Source
+from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.runtime.time_limit import processor_time_limit
 from crystal_diffusion_jax.structures import canonical
 from crystal_diffusion_jax.structures.canonical import canonical_cell
@@ -151,9 +152,9 @@ DEFECTS = {
     "dummy species": ("  Sr  Sr0", "  Xx  Xx0", "unknown element: 'Xx'"),
     "element that could be guessed": ("  Sr  Sr0", "  Sx  Sr0", "unknown element: 'Sx'"),
     "water molecule": ("  Sr  Sr0", "  OH2  Sr0", "unknown element: 'OH2'"),
-    "zero length": ("_cell_length_a   4.0", "_cell_length_a   0.0", "zero volume"),
-    "negative length": ("_cell_length_a   4.0", "_cell_length_a   -4.0", "zero volume"),
-    "flat cell": ("_cell_angle_alpha   90", "_cell_angle_alpha   180", "zero volume"),
+    "zero length": ("_cell_length_a   4.0", "_cell_length_a   0.0", "volume below 0.1 A^3"),
+    "negative length": ("_cell_length_a   4.0", "_cell_length_a   -4.0", "volume below 0.1 A^3"),
+    "flat cell": ("_cell_angle_alpha   90", "_cell_angle_alpha   180", "volume below 0.1 A^3"),
     "atom on another": (TI_SITE, "Ti  Ti1  1  0.0  0.0  0.0  1", "duplicate atoms at one site"),
     "atom on its equal": (
         "O  O3  1  0.50000000  0.00000000  0.50000000",
@@ -172,8 +173,8 @@ DEFECTS = {
         "_cell_length_a   1001 #",
         "longer than 1000",
     ),
-    "denormal length": ("_cell_length_a   4.0", "_cell_length_a   1e-310 #", "zero volume"),
-    "collinear vectors": ("_cell_angle_gamma   90", "_cell_angle_gamma   0.0001 #", "zero volume"),
+    "denormal length": ("_cell_length_a   4.0", "_cell_length_a   1e-310 #", "volume below 0.1 A^3"),
+    "collinear vectors": ("_cell_angle_gamma   90", "_cell_angle_gamma   0.0001 #", "volume below 0.1 A^3"),
     "huge coordinate": (TI_SITE, "Ti  Ti1  1  0.5  0.5  1e300  1", "coordinate beyond 1e+10"),
     "cell length twice": ("_cell_length_a", "_cell_length_a 3.0\n_cell_length_a", "there twice"),
     "endless line": ("# generated", "_title '" + "x" * 2048 + "'\n#", "line is longer than 2048"),
@@ -259,6 +260,22 @@ def test_workers_and_one_process_read_the_same(
     assert together.bad_rows == alone.bad_rows
     for name in ("lattice", "num_atoms", "frac_coords", "atomic_numbers", "properties"):
         np.testing.assert_array_equal(getattr(together.dataset, name), getattr(alone.dataset, name))
+
+
+@pytest.mark.parametrize("backend", ["sequential", pytest.param("loky", marks=pytest.mark.slow)])
+def test_a_table_that_breaks_off_late_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    source = write_table(tmp_path / "table.csv", ["nonsense"] * 40)
+    with source.tables[0].open("a") as file:
+        file.write('m40,1,"never closed\n')
+    monkeypatch.setattr(reading, "_MIN_ROWS_FOR_WORKERS", 3)
+    monkeypatch.setattr(reading, "_CHUNK", 2)
+    with (
+        joblib.parallel_config(backend=backend),
+        pytest.raises(UserError, match=r"table\.csv cannot be read as a csv table"),
+    ):
+        read_whole(source, ["energy"])
 
 
 def test_good_rows_keep_their_order_and_bad_rows_their_numbers(tmp_path: Path) -> None:

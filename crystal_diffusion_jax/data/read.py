@@ -15,7 +15,7 @@ from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.locate import Source
 from crystal_diffusion_jax.data.prepared import BadRow
 from crystal_diffusion_jax.data.tables import RawCrystal, read_table
-from crystal_diffusion_jax.errors import printable
+from crystal_diffusion_jax.errors import UserError, printable
 from crystal_diffusion_jax.structures.canonical import Cell, canonical_cell
 
 # Characters of a reason, which may quote pymatgen and so the file.
@@ -46,15 +46,25 @@ def read(
     first = list(itertools.islice(rows, _MIN_ROWS_FOR_WORKERS))
     num_jobs = 1 if len(first) < _MIN_ROWS_FOR_WORKERS else -1
     rows = itertools.chain(first, rows)
-    chunks = iter(lambda: list(itertools.islice(rows, _CHUNK)), [])
+    errors: list[UserError] = []
+
+    def chunks() -> Iterator[list[RawCrystal | BadRow]]:
+        try:
+            while chunk := list(itertools.islice(rows, _CHUNK)):
+                yield chunk
+        except UserError as error:  # joblib would lose it, and wait for ever
+            errors.append(error)
+
     results = joblib.Parallel(n_jobs=num_jobs, return_as="generator")(
-        joblib.delayed(_canonicalise)(chunk, tuple(properties), max_num_atoms) for chunk in chunks
+        joblib.delayed(_canonicalise)(chunk, tuple(properties), max_num_atoms) for chunk in chunks()
     )
     with tqdm(desc=source.name, unit=" rows", disable=not progress) as bar:
         for dataset, bad_rows in results:
             bar.update(len(dataset) + len(bad_rows))
             yield dataset
             yield from bad_rows
+    if errors:
+        raise errors[0]
 
 
 def _canonicalise(
