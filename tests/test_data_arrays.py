@@ -32,7 +32,10 @@ DATASET = CrystalDataset(
         ({"vocabulary": 8}, "vocabulary"),
         ({"num_atoms_histogram": ()}, "num_atoms_histogram"),
         ({"num_atoms_histogram": ((5, 0),)}, "num_atoms_histogram"),
-        ({"num_atoms_histogram": ((10**9, 1),)}, "num_atoms_histogram must ascend within 1 .. 1000"),
+        (
+            {"num_atoms_histogram": ((10**9, 1),)},
+            "must ascend within 1 .. 1000",
+        ),
         ({"num_atoms_histogram": ((5, 1, 1),)}, "num_atoms_histogram"),
         ({"property_mean": (0.0,)}, "property_mean must be 2 finite"),
         ({"property_mean": (0.0, float("nan"))}, "property_mean must be 2 finite"),

@@ -1,4 +1,4 @@
-"""More data than memory: training reads the crystals of a batch, and holds nothing of the others."""
+"""More data than memory: training reads one batch at a time from the memory maps."""
 
 import json
 import subprocess

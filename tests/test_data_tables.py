@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS, SPLITS
 from crystal_diffusion_jax.data import tables
+from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS, SPLITS
 from crystal_diffusion_jax.data.locate import Source
 from crystal_diffusion_jax.data.prepared import BadRow
 from crystal_diffusion_jax.data.tables import RawCrystal

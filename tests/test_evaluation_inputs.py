@@ -399,9 +399,9 @@ def test_one_atom_in_a_cell_is_a_crystal(tmp_path: Path) -> None:
     ("text", "reason"),
     [
         ("{good}\n{good}", "frame 1: a blank line"),
-        ("{good}-1\n\n", "frame 1: '-1' is no number of atoms"),
+        ("{good}-1\n\n", "frame 1: '-1' is not a number of atoms"),
         ("{good}2\n\nC 0 0 0\n", "frame 1: the file ends before its 2 atoms"),
-        ("{good}C 0 0 0\n", "frame 1: 'C 0 0 0' is no number of atoms"),
+        ("{good}C 0 0 0\n", "frame 1: 'C 0 0 0' is not a number of atoms"),
     ],
 )
 def test_frames_that_cannot_be_told_apart_are_refused_with_their_number(

@@ -1,6 +1,6 @@
 """Trains on synthetic crystals; prints the losses and the memory that the training took.
 
-    python -m tests.training_memory EMPTY_FOLDER NUM_CRYSTALS {maps,memory}
+python -m tests.training_memory EMPTY_FOLDER NUM_CRYSTALS {maps,memory}
 """
 
 import dataclasses

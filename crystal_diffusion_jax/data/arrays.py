@@ -55,7 +55,7 @@ class CrystalDataset:
             self.properties,
         ):
             digest.update(repr(array.shape).encode())
-            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         return digest.hexdigest()
 
     def take(self, rows: np.ndarray) -> "CrystalDataset":

@@ -39,9 +39,7 @@ def bucket_sizes(num_atoms: np.ndarray, max_buckets: int = MAX_BUCKETS) -> tuple
     return best[-1][1]
 
 
-def batch_sizes(
-    sizes: Sequence[int], counts: Sequence[int], batch_size: int
-) -> tuple[int, ...]:
+def batch_sizes(sizes: Sequence[int], counts: Sequence[int], batch_size: int) -> tuple[int, ...]:
     """Crystals per step for each padded size, so that every step costs about the same.
 
     A crystal costs about N^1.5 (benchmarks/README.md). Over an epoch the steps take `batch_size`

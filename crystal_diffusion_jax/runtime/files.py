@@ -1,11 +1,12 @@
 """Files: atomic writes, bounded reads, checksums."""
 
 import hashlib
+import io
 import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import msgspec
 
@@ -67,7 +68,7 @@ def _replace(path: Path, pieces: Iterable[bytes]) -> None:
         raise
 
 
-def open_regular(path: Path) -> IO[bytes]:
+def open_regular(path: Path) -> io.BufferedReader:
     """Opens a regular file for reading; opening a FIFO would block.
 
     Raises:

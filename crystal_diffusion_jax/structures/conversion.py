@@ -1,4 +1,4 @@
-"""Conversions between arrays, pymatgen structures and ASE atoms, and what makes arrays a crystal."""
+"""Arrays to pymatgen structures and ASE atoms and back; which arrays are a crystal at all."""
 
 import io
 from collections.abc import Mapping, Sequence

@@ -7,7 +7,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from crystal_diffusion_jax.errors import UserError, printable
 from crystal_diffusion_jax.runtime.files import TooLarge, megabytes, open_regular
@@ -35,17 +35,17 @@ def read_rows(path: Path) -> tuple[list[str], Iterator[Row]]:
       UserError: the file cannot be read, is not a UTF-8 csv, or has an empty or ambiguous header;
         also while the rows are iterated.
     """
-    reader = _read(path)
-    header = next(reader)
+    rows = _read(path)
+    header: list[str] = next(rows)
     if not header:
         raise UserError(f"{path} is empty: a header line with the column names is expected.")
     twice = sorted(name for name, count in Counter(header).items() if count > 1)
     if twice:
         raise UserError(f"{path} has more than one column named {join_names(twice)}: rename one.")
-    return list(header), reader  # type: ignore[return-value,arg-type]
+    return header, rows
 
 
-def _read(path: Path) -> Iterator[list[str] | Row]:
+def _read(path: Path) -> Iterator[Any]:
     """First the header, then the rows."""
     csv.field_size_limit(_MAX_FIELD)
     try:
