@@ -196,7 +196,7 @@ class TrainingConfig:
       init_from: folder or name of a trained model whose weights training starts from, see
         `training.warm_start`; empty for fresh weights.
       tail_oversampling: times in each epoch that a crystal comes whose property is in the lowest
-        or highest 5 %, where requests are made; all others come once. Data in shards need 1.
+        or highest 5 %, where requests are made; all others come once.
     """
 
     num_steps: int = 20_000

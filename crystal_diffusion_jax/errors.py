@@ -1,11 +1,11 @@
-"""The one exception that speaks to the user, and the nearest match that it may suggest."""
+"""User-facing errors, and the nearest match that a message may suggest."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake the user can mend: bad file, row, flag or target.
+    """A mistake that the user can fix: bad file, row, flag or target.
 
     The message is one or a few plain sentences naming the file, row or flag and the way out.
     Command-line programs print it without a traceback and exit with status 2.
@@ -13,7 +13,7 @@ class UserError(ValueError):
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that is most like the given one, upper and lower case alike, or None."""
+    """The known word most similar to the given one, ignoring case, or None."""
     by_lower_case = {name.lower(): name for name in known}
     near = difflib.get_close_matches(word.lower(), by_lower_case, n=1)
     return by_lower_case[near[0]] if near else None
@@ -25,14 +25,14 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {meant}?" if meant else ""
 
 
-_SHOWN = 60
-
-
-def shown(text: str, max_characters: int = _SHOWN) -> str:
-    """The text as it goes into a message: printable, on one line, its middle left out if long."""
+def printable(text: str, max_characters: int = 60) -> str:
+    """The text for a message: on one line, special characters escaped, its middle cut if long."""
     if len(text) > max_characters:
         half = max_characters // 2
         text = f"{text[:half]} ... {text[-half:]}"
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+shown = printable  # the former name, for modules that are not adapted yet

@@ -11,6 +11,7 @@ from typing import Any
 
 import flax.traverse_util
 import jax
+import msgspec
 import numpy as np
 
 from crystal_diffusion_jax import config as config_module
@@ -128,8 +129,7 @@ def load(path: Path | str) -> TrainedModel:
         if type(version) is not int:
             raise TypeError(f"format_version is {version!r}")
         if version <= FORMAT_VERSION:
-            statistics = DatasetStatistics(**_tuples(description["statistics"]))
-            statistics.require_sound()
+            statistics = msgspec.convert(description["statistics"], DatasetStatistics)
             config = config_module.from_dict(description["config"])
             digest, training = description["weights_sha256"], description["training"]
             if not isinstance(training, dict):
@@ -228,12 +228,3 @@ Training:
 
 weights.npz holds the averaged weights, model.json the whole configuration and the data statistics.
 """
-
-
-def _tuples(value: Any) -> Any:
-    """Json's lists back to the tuples of the frozen dataclasses."""
-    if isinstance(value, list):
-        return tuple(_tuples(item) for item in value)
-    if isinstance(value, dict):
-        return {name: _tuples(item) for name, item in value.items()}
-    return value

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from crystal_diffusion_jax import published_weights, trained_model
-from crystal_diffusion_jax.config import DataConfig
-from crystal_diffusion_jax.data.shards.dataset import INDEX
-from crystal_diffusion_jax.data.shards.splits import open_splits
-from crystal_diffusion_jax.data.tables import Source, read_table
+from crystal_diffusion_jax.data.locate import Source
+from crystal_diffusion_jax.data.prepared import read_folder
+from crystal_diffusion_jax.data.tables import read_table
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.runtime.archives import read_array, read_arrays
 from crystal_diffusion_jax.runtime.lock import OWNER, exclusive
@@ -93,11 +92,11 @@ def cases(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     rows = write(folder / "rows.csv", f'cif,energy\n"{million[: 2**20]}",1\n')
     yield "csv cif", lambda: _reasons(read_structures(rows).failures)
     beside = write(cifs / "values.csv", "file,energy\nline,1\n")
-    yield "csv beside cif", lambda: str(read_table(Source(beside, cifs), ["energy"])[1])
-    yield "csv line", lambda: read_rows(sparse(folder / "line.csv", "cif,energy\n"))
+    yield "csv beside cif", lambda: str(list(read_table(Source((beside,), cifs), ["energy"])))
+    yield "csv line", lambda: list(read_rows(sparse(folder / "line.csv", "cif,energy\n"))[1])
     zeros, commas = (gzip.compress(text * 2**23, 1) for text in (b"00", b",\n"))
-    yield "csv.gz line", lambda: read_rows(bomb(folder / "zeros.csv.gz", zeros))
-    yield "csv.gz rows", lambda: read_rows(bomb(folder / "rows.csv.gz", commas))
+    yield "csv.gz line", lambda: list(read_rows(bomb(folder / "zeros.csv.gz", zeros))[1])
+    yield "csv.gz rows", lambda: read_structures(bomb(folder / "rows.csv.gz", commas))
     yield "json", lambda: read_structures(sparse(folder / "hole.json", "{"))
     deep = write(folder / "deep.json", "[" * 1_000_000)
     yield "json depth", lambda: read_structures(deep)
@@ -120,8 +119,6 @@ def cases(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "npz shape", lambda: read_arrays(absurd)
     empty = zipped(folder / "axis.npz", {"a.npy": npy("(1000000000000, 0)")})
     yield "npz axis", lambda: read_arrays(empty)
-    outside = zipped(folder / "names.npz", {"../../outside.npy": npy("()", bytes(8))})
-    yield "npz names", lambda: read_arrays(outside)
     memo = zipped(folder / "memo.pt", {"x/data.pkl": b"\x80\x02]r\xff\xff\xff\x7f."})
     yield "torch memo", lambda: published_weights.read(memo, "memo.pt")
     long = zipped(folder / "long.pt", {"x/data.pkl": bytes(2**25)}, zipfile.ZIP_DEFLATED)
@@ -134,7 +131,7 @@ def cases(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
 
 
 def cases_of_own_files(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Of formats that only this package writes: folders of runs, samples, shards, the caches."""
+    """Of formats that only this package writes: folders of runs, samples, the caches."""
     hole = sparse(folder / "record.json", "{")
     yield "record", lambda: record_file.read(hole)
     deep = write(folder / "nested.json", "[" * 1_000_000)
@@ -154,10 +151,10 @@ def cases_of_own_files(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     long.write_bytes(npy("(53687078, 5)"))
     os.truncate(long, HUGE)
     yield "bonds length", lambda: read_array(long, 2**24)
-    for split in ("train", "val"):
-        (folder / "shards" / split).mkdir(parents=True)
-        sparse(folder / "shards" / split / INDEX, "{")
-    yield "shards index", lambda: open_splits(DataConfig(root=str(folder / "shards")))
+    prepared = folder / "prepared"
+    prepared.mkdir()
+    sparse(prepared / "meta.json", "{")
+    yield "prepared meta", lambda: read_folder(prepared)
     run = folder / "run"
     run.mkdir()
     sparse(run / OWNER, "{")

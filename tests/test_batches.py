@@ -236,15 +236,6 @@ def test_batches_of_all_sizes_cost_about_the_same_and_hold_batch_size_on_average
     assert abs(np.sum(counts) / np.sum(per_epoch) - batch_size) <= unit
 
 
-@pytest.mark.parametrize("multiple", [8, 48])
-def test_sizes_of_batches_keep_to_the_multiple_asked_for(multiple):
-    sizes, counts = (4, 9, 16, 25), (400, 300, 200, 100)
-    found = np.array(batch_sizes(sizes, counts, 10 * multiple, multiple))
-    assert (found % multiple == 0).all()
-    assert (found > 0).all()
-    assert batch_sizes((5,), (77,), 10 * multiple, multiple) == (10 * multiple,)
-
-
 def test_crystals_of_one_size_come_in_batches_of_exactly_the_size_asked_for():
     assert batch_sizes((5,), (77,), 37) == (37,)
 

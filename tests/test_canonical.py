@@ -11,9 +11,11 @@ from pymatgen.core import Lattice, Structure
 from pymatgen.io.cif import CifWriter
 
 from crystal_diffusion_jax.data import read as reading
-from crystal_diffusion_jax.data.read import read
-from crystal_diffusion_jax.data.tables import Source
-from crystal_diffusion_jax.structures.canonical import Cell, canonical_cell
+from crystal_diffusion_jax.data.locate import Source
+from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.structures import canonical
+from crystal_diffusion_jax.structures.canonical import canonical_cell
+from tests.prepared_tables import read_whole
 from tests.time_limit import processor_time_limit
 
 PEROV5 = Path(__file__).parents[2] / "shared" / "data" / "perov5"
@@ -150,9 +152,9 @@ DEFECTS = {
     "dummy species": ("  Sr  Sr0", "  Xx  Xx0", "unknown element: 'Xx'"),
     "element that could be guessed": ("  Sr  Sr0", "  Sx  Sr0", "unknown element: 'Sx'"),
     "water molecule": ("  Sr  Sr0", "  OH2  Sr0", "unknown element: 'OH2'"),
-    "zero length": ("_cell_length_a   4.0", "_cell_length_a   0.0", "zero volume"),
-    "negative length": ("_cell_length_a   4.0", "_cell_length_a   -4.0", "zero volume"),
-    "flat cell": ("_cell_angle_alpha   90", "_cell_angle_alpha   180", "zero volume"),
+    "zero length": ("_cell_length_a   4.0", "_cell_length_a   0.0", "volume below"),
+    "negative length": ("_cell_length_a   4.0", "_cell_length_a   -4.0", "volume below"),
+    "flat cell": ("_cell_angle_alpha   90", "_cell_angle_alpha   180", "volume below"),
     "atom on another": (TI_SITE, "Ti  Ti1  1  0.0  0.0  0.0  1", "duplicate atoms at one site"),
     "atom on its equal": (
         "O  O3  1  0.50000000  0.00000000  0.50000000",
@@ -171,8 +173,16 @@ DEFECTS = {
         "_cell_length_a   1001 #",
         "longer than 1000",
     ),
-    "denormal length": ("_cell_length_a   4.0", "_cell_length_a   1e-310 #", "zero volume"),
-    "collinear vectors": ("_cell_angle_gamma   90", "_cell_angle_gamma   0.0001 #", "zero volume"),
+    "denormal length": (
+        "_cell_length_a   4.0",
+        "_cell_length_a   1e-310 #",
+        "volume below",
+    ),
+    "collinear vectors": (
+        "_cell_angle_gamma   90",
+        "_cell_angle_gamma   0.0001 #",
+        "volume below",
+    ),
     "huge coordinate": (TI_SITE, "Ti  Ti1  1  0.5  0.5  1e300  1", "coordinate beyond 1e+10"),
     "cell length twice": ("_cell_length_a", "_cell_length_a 3.0\n_cell_length_a", "there twice"),
     "endless line": ("# generated", "_title '" + "x" * 2048 + "'\n#", "line is longer than 2048"),
@@ -241,7 +251,7 @@ def test_harmless_variations_are_read(old: str, new: str) -> None:
 def write_table(path: Path, cifs: list[str]) -> Source:
     rows = [f'm{i},{i / 2},"{cif}"' for i, cif in enumerate(cifs)]
     path.write_text("material_id,energy,cif\n" + "\n".join(rows) + "\n")
-    return Source(path)
+    return Source((path,))
 
 
 @pytest.mark.parametrize("backend", ["sequential", pytest.param("loky", marks=pytest.mark.slow)])
@@ -250,19 +260,35 @@ def test_workers_and_one_process_read_the_same(
 ) -> None:
     cifs = [cif_of(CHIRAL, basis) for basis in BASES] + ["nonsense", GOOD]
     source = write_table(tmp_path / "table.csv", cifs)
-    alone = read(source, ["energy"], progress=False)
+    alone = read_whole(source, ["energy"])
     monkeypatch.setattr(reading, "_MIN_ROWS_FOR_WORKERS", 1)
     monkeypatch.setattr(reading, "_CHUNK", 2)
     with joblib.parallel_config(backend=backend):
-        together = read(source, ["energy"], progress=False)
+        together = read_whole(source, ["energy"])
     assert together.bad_rows == alone.bad_rows
     for name in ("lattice", "num_atoms", "frac_coords", "atomic_numbers", "properties"):
         np.testing.assert_array_equal(getattr(together.dataset, name), getattr(alone.dataset, name))
 
 
+@pytest.mark.parametrize("backend", ["sequential", pytest.param("loky", marks=pytest.mark.slow)])
+def test_a_table_that_breaks_off_late_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    source = write_table(tmp_path / "table.csv", ["nonsense"] * 40)
+    with source.tables[0].open("a") as file:
+        file.write('m40,1,"never closed\n')
+    monkeypatch.setattr(reading, "_MIN_ROWS_FOR_WORKERS", 3)
+    monkeypatch.setattr(reading, "_CHUNK", 2)
+    with (
+        joblib.parallel_config(backend=backend),
+        pytest.raises(UserError, match=r"table\.csv cannot be read as a csv table"),
+    ):
+        read_whole(source, ["energy"])
+
+
 def test_good_rows_keep_their_order_and_bad_rows_their_numbers(tmp_path: Path) -> None:
     source = write_table(tmp_path / "table.csv", [GOOD, "nonsense", cif_of(CHIRAL), "", GOOD])
-    prepared = read(source, ["energy"], progress=False)
+    prepared = read_whole(source, ["energy"])
     assert list(prepared.dataset.material_ids) == ["m0", "m2", "m4"]
     assert list(prepared.dataset.properties[:, 0]) == [0.0, 1.0, 2.0]
     assert list(prepared.dataset.num_atoms) == [5, 4, 5]
@@ -272,18 +298,18 @@ def test_good_rows_keep_their_order_and_bad_rows_their_numbers(tmp_path: Path) -
 def test_an_unforeseen_error_of_the_parser_makes_one_bad_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def parse(cif: str, max_num_atoms: int) -> Cell:
+    def parse(*arguments: object) -> None:
         raise RuntimeError("never seen before")
 
-    monkeypatch.setattr(reading, "_canonical_cell", parse)
-    prepared = read(write_table(tmp_path / "table.csv", [GOOD]), ["energy"], progress=False)
+    monkeypatch.setattr(canonical, "parse_structure", parse)
+    prepared = read_whole(write_table(tmp_path / "table.csv", [GOOD]), ["energy"])
     assert len(prepared.dataset) == 0
     assert "never seen before" in prepared.bad_rows[0].reason
 
 
 @pytest.mark.skipif(not PEROV5.is_dir(), reason=f"no Perov-5 data in {PEROV5}")
 def test_real_perovskites_are_cubic_cells_of_five_atoms_and_56_elements() -> None:
-    prepared = read(Source(PEROV5 / "val.csv.gz"), ["heat_ref"], progress=False)
+    prepared = read_whole(Source((PEROV5 / "val.csv.gz",)), ["heat_ref"])
     dataset = prepared.dataset
     assert prepared.bad_rows == ()
     assert len(dataset) == 300

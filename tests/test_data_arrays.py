@@ -1,13 +1,14 @@
-"""data/arrays.py: what comes from a file is checked before it is believed."""
+"""data/arrays.py: statistics from a file are checked, and extreme ones can be used."""
 
 import dataclasses
 import warnings
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
-from crystal_diffusion_jax.data.arrays import CrystalDataset, dataset_statistics
+from crystal_diffusion_jax.data.arrays import CrystalDataset, DatasetStatistics, dataset_statistics
 from tests.test_trained_model import STATISTICS
 
 DATASET = CrystalDataset(
@@ -24,41 +25,21 @@ DATASET = CrystalDataset(
 @pytest.mark.parametrize(
     ("changes", "name"),
     [
-        ({"lattice": np.full((2, 3, 3), np.nan)}, "lattice is not finite"),
-        ({"frac_coords": np.full((3, 3), -0.1)}, "frac_coords leaves"),
-        ({"frac_coords": np.full((2, 3), 0.1)}, "frac_coords has shape"),
-        ({"num_atoms": np.array([10**18, 10**18])}, "frac_coords has shape"),
-        ({"num_atoms": np.array([0, 3])}, "num_atoms leaves"),
-        ({"num_atoms": np.array(3)}, "lattice has shape"),
-        ({"num_atoms": np.array([1.0, 2.0])}, "num_atoms holds no numbers, or not the right ones"),
-        ({"atomic_numbers": np.array([8, 119, 8])}, "atomic_numbers leaves"),
-        ({"atomic_numbers": np.array(["O", "Ti", "O"])}, "atomic_numbers holds no numbers"),
-        ({"properties": np.array([[1.0], [np.inf]])}, "properties is not finite"),
-        ({"property_names": ("energy", "gap")}, "properties has shape"),
-        ({"material_ids": np.array("a")}, "material_ids has shape"),
-    ],
-)
-def test_arrays_that_are_no_crystals_are_named(changes: dict[str, Any], name: str) -> None:
-    DATASET.require_whole()
-    with pytest.raises(ValueError, match=name):
-        dataclasses.replace(DATASET, **changes).require_whole()
-
-
-@pytest.mark.parametrize(
-    ("changes", "name"),
-    [
         ({"vocabulary": ()}, "vocabulary"),
-        ({"vocabulary": (8, 8)}, "vocabulary do not ascend"),
-        ({"vocabulary": (8, 119)}, "element 119"),
-        ({"vocabulary": (8.0,)}, "vocabulary"),
+        ({"vocabulary": (8, 8)}, "vocabulary must ascend"),
+        ({"vocabulary": (8, 119)}, "vocabulary must ascend within 1 .. 118"),
+        ({"vocabulary": (8.5,)}, "vocabulary"),
         ({"vocabulary": 8}, "vocabulary"),
         ({"num_atoms_histogram": ()}, "num_atoms_histogram"),
         ({"num_atoms_histogram": ((5, 0),)}, "num_atoms_histogram"),
-        ({"num_atoms_histogram": ((10**9, 1),)}, "1000 atoms"),
-        ({"num_atoms_histogram": ((5, 1, 1),)}, "no pairs"),
-        ({"property_mean": (0.0,)}, "property_mean are not 2 finite"),
-        ({"property_mean": (0.0, float("nan"))}, "property_mean are not 2 finite"),
-        ({"property_std": (1.0, 0.0)}, "property_std are not all above 0"),
+        (
+            {"num_atoms_histogram": ((10**9, 1),)},
+            "must ascend within 1 .. 1000",
+        ),
+        ({"num_atoms_histogram": ((5, 1, 1),)}, "num_atoms_histogram"),
+        ({"property_mean": (0.0,)}, "property_mean must be 2 finite"),
+        ({"property_mean": (0.0, float("nan"))}, "property_mean must be 2 finite"),
+        ({"property_std": (1.0, 0.0)}, "property_std must be above 0"),
         ({"property_max": (1.0, "x")}, "property_max"),
         ({"property_names": ("a", "a")}, "property_names"),
         ({"lattice_scale": float("inf")}, "lattice_scale"),
@@ -67,9 +48,10 @@ def test_arrays_that_are_no_crystals_are_named(changes: dict[str, Any], name: st
     ],
 )
 def test_statistics_that_cannot_be_are_named(changes: dict[str, Any], name: str) -> None:
-    STATISTICS.require_sound()
+    fields = msgspec.to_builtins(STATISTICS)
+    assert msgspec.convert(fields, DatasetStatistics) == STATISTICS
     with pytest.raises(ValueError, match=name):
-        dataclasses.replace(STATISTICS, **changes).require_sound()
+        msgspec.convert(fields | changes, DatasetStatistics)
 
 
 @pytest.mark.parametrize("scale", [1e30, 1e-160, 1e-310])
@@ -78,7 +60,6 @@ def test_statistics_of_extreme_properties_are_finite_and_divide(scale: float) ->
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of squares that underflow
         statistics = dataset_statistics(dataset, scale_by_num_atoms=False)
-    statistics.require_sound()
     z_scores = (dataset.properties - statistics.property_mean) / statistics.property_std
     assert np.isfinite(z_scores).all()
     # Squares of 1e-160 are denormal and keep some four digits.

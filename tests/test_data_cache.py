@@ -1,6 +1,7 @@
-"""data/cache.py: prepared data come back as they were, and only when nothing has changed."""
+"""data/prepared.py: cached data come back as they were, and only when nothing has changed."""
 
 import importlib.metadata
+import json
 import os
 import shutil
 import subprocess
@@ -12,9 +13,12 @@ import numpy as np
 import pytest
 
 from crystal_diffusion_jax.config import DataConfig
-from crystal_diffusion_jax.data import cache, locate, read
+from crystal_diffusion_jax.data import load as loading
+from crystal_diffusion_jax.data import locate, prepared, read
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.load import load
+from crystal_diffusion_jax.runtime.files import file_sha256
+from tests.hostile_arrays import objects
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -91,18 +95,18 @@ def test_anything_that_changes_the_arrays_is_prepared_anew(
     path.write_text("cif,energy,gap\ntext,1,2\n")
     source = locate.own_sources(str(path))[locate.UNSPLIT]
     keys = {
-        cache.content_key(source, ("energy",), 0),
-        cache.content_key(source, ("energy", "gap"), 0),
-        cache.content_key(source, ("gap", "energy"), 0),
-        cache.content_key(source, ("energy",), 5),
+        loading.content_key(source, ("energy",), 0),
+        loading.content_key(source, ("energy", "gap"), 0),
+        loading.content_key(source, ("gap", "energy"), 0),
+        loading.content_key(source, ("energy",), 5),
     }
     path.write_text("cif,energy,gap\ntext,1,3\n")
-    keys.add(cache.content_key(source, ("energy",), 0))
-    monkeypatch.setattr(cache, "READER_VERSION", cache.READER_VERSION + 1)
-    keys.add(cache.content_key(source, ("energy",), 0))
+    keys.add(loading.content_key(source, ("energy",), 0))
+    monkeypatch.setattr(loading, "READER_VERSION", loading.READER_VERSION + 1)
+    keys.add(loading.content_key(source, ("energy",), 0))
     versions = {"pymatgen": importlib.metadata.version("pymatgen"), "pymatgen-core": "2999.1.1"}
     monkeypatch.setattr(importlib.metadata, "version", versions.__getitem__)
-    keys.add(cache.content_key(source, ("energy",), 0))
+    keys.add(loading.content_key(source, ("energy",), 0))
     assert len(keys) == 7
 
 
@@ -110,20 +114,23 @@ def test_a_changed_cif_file_is_prepared_anew(tmp_path: Path) -> None:
     (tmp_path / "a.cif").write_text(polonium(3.0))
     (tmp_path / "values.csv").write_text("file,energy\na,1\n")
     source = locate.own_sources(str(tmp_path))[locate.UNSPLIT]
-    before = cache.content_key(source, ("energy",), 0)
+    before = loading.content_key(source, ("energy",), 0)
     (tmp_path / "a.cif").write_text(polonium(4.0))
-    assert cache.content_key(source, ("energy",), 0) != before
+    assert loading.content_key(source, ("energy",), 0) != before
 
 
-@pytest.mark.parametrize("damage", ["cut", "bits", "empty", "text"])
+@pytest.mark.parametrize("damage", ["cut", "bits", "empty", "text", "gone"])
+@pytest.mark.parametrize("name", ["meta.json", "frac_coords.npy", "material_ids.npy"])
 def test_a_damaged_cache_file_is_made_again(
-    tmp_path: Path, cache_folder: Path, damage: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, cache_folder: Path, damage: str, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = tmp_path / "mine.csv"
-    path.write_text(table(5))
-    config = DataConfig(root=str(path), properties=("energy",))
-    first = load(config, progress=False)
-    (cached,) = (cache_folder / "prepared").iterdir()
+    root = write_splits(tmp_path / "own", train=5, val=1)
+    config = DataConfig(root=str(root), properties=("energy",))
+    # Copies, as what follows would change the maps.
+    first = {name: d.take(np.arange(len(d))) for name, d in load(config, progress=False).items()}
+    tables = set((cache_folder / "prepared").iterdir())
+    assert len(tables) == 2
+    cached = next(folder for folder in tables if len(np.load(folder / "num_atoms.npy")) == 5) / name
     content = cached.read_bytes()
     middle = len(content) // 2
     flipped = bytes(255 - byte for byte in content[middle : middle + 200])
@@ -132,9 +139,12 @@ def test_a_damaged_cache_file_is_made_again(
             "cut": content[:middle],
             "bits": content[:middle] + flipped + content[middle + 200 :],
             "empty": b"",
-            "text": b"not an archive",
+            "text": b"not an array",
+            "gone": b"",
         }[damage]
     )
+    if damage == "gone":
+        cached.unlink()
     again = load(config, progress=False)
     for split in first:
         assert_same(first[split], again[split])
@@ -142,7 +152,7 @@ def test_a_damaged_cache_file_is_made_again(
     caplog.clear()
     load(config, progress=False)
     assert caplog.text == ""
-    assert list((cache_folder / "prepared").iterdir()) == [cached]
+    assert set((cache_folder / "prepared").iterdir()) == tables
 
 
 def test_a_cache_that_cannot_be_written_costs_one_warning(
@@ -216,9 +226,10 @@ def test_a_cache_without_room_or_permission_costs_one_warning_and_leaves_no_half
         "test": 1,
     }
     # A small table may have found room; none is left half-written.
-    kept = [path for path in folder.rglob("*") if path.is_file()]
+    kept = list((folder / "prepared").glob("*"))
     assert len(kept) < 3
-    assert all(cache.fetch(path.stem) is not None for path in kept)
+    for path in kept:
+        prepared.read_folder(path)
     if options != "ro":
         subprocess.run(["mount", "-o", "remount,size=4m", str(folder)], check=True)
         again = load(config, progress=False)
@@ -227,18 +238,40 @@ def test_a_cache_without_room_or_permission_costs_one_warning_and_leaves_no_half
         assert len(list((folder / "prepared").iterdir())) == 3
 
 
-def test_cached_arrays_that_do_not_fit_together_are_made_again(
-    tmp_path: Path, cache_folder: Path, caplog: pytest.LogCaptureFixture
+def test_a_random_split_is_cached_too_and_read_as_maps(
+    tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "mine.csv"
-    path.write_text(table(5))
+    path.write_text(table(10))
     config = DataConfig(root=str(path), properties=("energy",))
+    monkeypatch.setattr(loading, "_CHUNK", 4)
     first = load(config, progress=False)
-    (cached,) = (cache_folder / "prepared").iterdir()
-    with np.load(cached, allow_pickle=False) as stored:
-        arrays = {name: stored[name] for name in stored.files}
-    np.savez(cached, **(arrays | {"num_atoms": np.full(5, 10**18)}))
-    again = load(config, progress=False)
-    for split in first:
-        assert_same(first[split], again[split])
-    assert "damaged" in caplog.text
+    request.getfixturevalue("no_parser")
+    second = load(config, progress=False)
+    for split in ("train", "val"):
+        assert_same(first[split], second[split])
+        assert isinstance(second[split].frac_coords.base, np.memmap)
+        assert not second[split].frac_coords.flags.writeable
+    assert len(first["train"]) == 9
+
+
+def test_a_table_without_crystals_and_many_bad_rows_is_kept_within_bounds(tmp_path: Path) -> None:
+    bad = prepared.BadRow("a.csv", 1, "a-1", "no reason")
+    prepared.write_folder(tmp_path, ("energy", "gap"), [bad] * 5000)
+    table = prepared.read_folder(tmp_path)
+    assert (len(table.dataset), len(table.bad_rows), table.num_bad_rows) == (0, 1000, 5000)
+    assert table.bad_rows[0] == bad
+    assert table.dataset.properties.shape == (0, 2)
+    assert table.dataset.frac_coords.shape == (0, 3)
+
+
+def test_objects_in_cached_arrays_are_never_unpickled(tmp_path: Path) -> None:
+    prepared.write_folder(tmp_path, (), [])
+    mark = tmp_path / "executed"
+    np.save(tmp_path / "lattice.npy", objects(mark), allow_pickle=True)
+    meta = json.loads((tmp_path / "meta.json").read_text())
+    meta["sha256"]["lattice"] = file_sha256(tmp_path / "lattice.npy")
+    (tmp_path / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(ValueError, match="Python objects"):
+        prepared.read_folder(tmp_path)
+    assert not mark.exists()

@@ -1,4 +1,4 @@
-"""data/load.py with locate.py and prepared.py: from a name or a path to checked data sets."""
+"""data/load.py and locate.py: from a name or a path to checked data sets."""
 
 import gzip
 import logging
@@ -197,6 +197,15 @@ def test_a_folder_of_split_tables_is_taken_as_it_is(tmp_path: Path) -> None:
     root = write_splits(tmp_path / "own", train=3, val=2, test=1)
     splits = load(DataConfig(root=str(root), properties=("energy",)), progress=False)
     assert {name: len(part) for name, part in splits.items()} == {"train": 3, "val": 2, "test": 1}
+
+
+def test_a_split_in_several_files_is_read_as_one(tmp_path: Path) -> None:
+    # test_old.csv does not count beside test.csv.
+    root = write_splits(tmp_path / "own", train_0=2, val=1, test=1, test_old=3)
+    (root / "train_1.csv.gz").write_bytes(gzip.compress((root / "train_0.csv").read_bytes()))
+    splits = load(DataConfig(root=str(root), properties=("energy",)), progress=False)
+    assert {name: len(part) for name, part in splits.items()} == {"train": 4, "val": 1, "test": 1}
+    assert splits["train"].properties[:, 0].tolist() == [1.0, 2.0, 1.0, 2.0]
 
 
 def test_cif_files_need_exactly_one_csv(tmp_path: Path) -> None:

@@ -6,14 +6,11 @@ import hashlib
 import sys
 from pathlib import Path
 
-import numpy as np
 import pooch
 import pytest
 
 from crystal_diffusion_jax.cli import prepare, program
-from crystal_diffusion_jax.config import DataConfig
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS, SPLITS
-from crystal_diffusion_jax.data.shards.splits import open_splits
 from crystal_diffusion_jax.errors import UserError
 
 CIF = (
@@ -125,112 +122,27 @@ def test_prepare_goes_on_without_bad_rows_when_told_to(
     assert "train" in capsys.readouterr().out
 
 
-def write_parts(folder: Path) -> Path:
-    """Three parts of train, one each a csv, a packed csv and arrays, and one of val."""
-    folder.mkdir()
-    (folder / "train-0.csv").write_bytes(CONTENT["train"])
-    (folder / "train-1.csv.gz").write_bytes(gzip.compress(CONTENT["val"]))
-    np.savez(
-        folder / "train-2.npz",
-        lattice=np.tile(3.0 * np.eye(3), (2, 1, 1)),
-        num_atoms=np.array([1, 2]),
-        frac_coords=np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.5, 0.5, 0.5]]),
-        atomic_numbers=np.array([84, 55, 17]),
-        properties=np.array([[7.0, -1.0], [8.0, -2.0]]),
-        property_names=np.array(["else", "heat_ref"]),
-    )
-    (folder / "val.csv").write_bytes(CONTENT["val"])
-    return folder
-
-
-def test_parts_of_all_kinds_become_shards_that_can_be_opened(
+def test_prepare_reads_own_data_in_several_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    parts, out = write_parts(tmp_path / "parts"), tmp_path / "shards"
-    flags = [f"--parts={parts}", "--properties=heat_ref", f"--out={out}"]
-    run_prepare(monkeypatch, *flags, "--shards=4", "--slices=2")
-    said = capsys.readouterr().out
-    assert "train: 7 crystals of 1 to 2 atoms in 4 shards of 2 slices" in said
-    assert f"--config.data.root={out}" in said
-    splits = open_splits(DataConfig(root=str(out)))
-    assert {split: len(dataset) for split, dataset in splits.items()} == {"train": 7, "val": 2}
-    whole = splits["train"].whole()
-    assert sorted(whole.properties[:, 0]) == [-2.0, -1.0, 0.5, 0.5, 0.5, 0.5, 0.5]
-    assert sorted(whole.atomic_numbers.tolist()) == [17, 55, *[84] * 6]
-
-
-def test_a_known_data_set_becomes_shards(
-    monkeypatch: pytest.MonkeyPatch, requests: list[str], tmp_path: Path
-) -> None:
-    monkeypatch.setattr(prepare, "KNOWN_DATASETS", {"perov5": SPEC})
-    run_prepare(monkeypatch, "--dataset=perov5", "--shards=3", f"--out={tmp_path / 'shards'}")
-    splits = open_splits(DataConfig(name="perov5", root=str(tmp_path / "shards")))
-    assert {split: len(dataset) for split, dataset in splits.items()} == NUM_ROWS
-    assert splits["train"].num_slices == 1  # the only power of two that divides 3
-
-
-def test_a_bad_row_in_a_part_is_named_and_leaves_no_shards(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    parts, out = write_parts(tmp_path / "parts"), tmp_path / "shards"
-    with gzip.open(parts / "train-1.csv.gz", "ab") as file:
-        file.write(b"bad,0.5,nonsense\n")
-    flags = [f"--parts={parts}", "--properties=heat_ref", f"--out={out}", "--shards=2"]
-    with pytest.raises(UserError, match=r"train-1\.csv\.gz row 3"):
-        run_prepare(monkeypatch, *flags)
-    assert list((out / "train").iterdir()) == []
-    run_prepare(monkeypatch, *flags, "--skip_bad_rows", "--max_num_atoms=1")
-    assert len(open_splits(DataConfig(root=str(out)))["train"]) == 6
-
-
-def test_arrays_that_are_no_data_set_are_refused_by_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    parts = write_parts(tmp_path / "parts")
-    arrays = dict(np.load(parts / "train-2.npz", allow_pickle=False))
-    flags = [f"--parts={parts}", "--shards=2", f"--out={tmp_path / 'shards'}"]
-    (parts / "train-0.csv").unlink()
-    (parts / "train-1.csv.gz").unlink()
-    with pytest.raises(UserError, match=r"train-2\.npz has no property colour"):
-        run_prepare(monkeypatch, *flags, "--properties=colour")
-    spoilt = [
-        {"lattice": arrays["lattice"][:1]},
-        {"properties": np.full((2, 2), np.nan)},
-        {"frac_coords": arrays["frac_coords"] + 1.0},
-        {"atomic_numbers": np.array([0, 1, 2])},
-    ]
-    for change in spoilt:
-        np.savez(parts / "train-2.npz", **(arrays | change))
-        with pytest.raises(UserError, match=rf"train-2\.npz.*{next(iter(change))}"):
-            run_prepare(monkeypatch, *flags, "--properties=heat_ref")
-    thousand = {"num_atoms": np.array([1, 1001]), "frac_coords": np.zeros((1002, 3))}
-    absurd = [
-        ({"lattice": np.tile(1e200 * np.eye(3), (2, 1, 1))}, "crystal 1: cell vector longer than"),
-        ({"lattice": np.tile(np.diag([3, 3, 0.01]), (2, 1, 1))}, "crystal 1: .* shorter than 0.1"),
-        ({"lattice": np.ones((2, 3, 3))}, "crystal 1: volume below 0.1"),
-        ({"properties": np.array([[7.0, -1.0], [8.0, 1e300]])}, "crystal 2: a property beyond"),
-        (thousand | {"atomic_numbers": np.ones(1002, int)}, "crystal 2: more than 1000 atoms"),
-    ]
-    for change, reason in absurd:
-        np.savez(parts / "train-2.npz", **(arrays | change))
-        with pytest.raises(UserError, match=rf"train-2\.npz.*{reason}"):
-            run_prepare(monkeypatch, *flags, "--properties=heat_ref")
-    (parts / "train-2.npz").write_bytes(b"nothing")
-    with pytest.raises(UserError, match=r"train-2\.npz does not hold the arrays"):
-        run_prepare(monkeypatch, *flags, "--properties=heat_ref")
+    (tmp_path / "train-0.csv").write_bytes(CONTENT["train"])
+    (tmp_path / "train-1.csv.gz").write_bytes(gzip.compress(CONTENT["val"]))
+    (tmp_path / "val.csv").write_bytes(CONTENT["val"])
+    run_prepare(monkeypatch, f"--root={tmp_path}", "--properties=heat_ref")
+    output = capsys.readouterr().out
+    assert f"--config.data.root={tmp_path}" in output
+    rows = {line.split()[0]: line.split() for line in output.splitlines()[:3]}
+    assert {split: int(rows[split][1]) for split in ("train", "val")} == {"train": 5, "val": 2}
 
 
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
         ([], "nothing to prepare"),
-        (["--dataset=perov5", "--shards=4"], "--shards and --out need one another"),
-        (["--parts=x", "--shards=4", "--out=y"], "--parts needs --properties"),
-        (["--parts=x", "--properties=a"], "--parts needs --properties=NAME,NAME, --shards"),
-        (["--dataset=perov5", "--parts=x"], "exclude one another"),
-        (["--dataset=perov5", "--slices=4"], "--slices needs --shards"),
-        (["--parts=/missing", "--properties=a", "--shards=4", "--out=y"], "is no folder"),
-        (["--parts=.", "--properties=a", "--shards=4", "--out=y"], "has no files train"),
+        (["--root=x"], "--root of your own data needs --properties=NAME,NAME"),
+        (["--root=x", "--properties=a", "--max_num_atoms=-1"], "--max_num_atoms=-1 is negative"),
+        (["--root=x", "--properties=a,a"], "properties names a more than once"),
+        (["--root=/missing", "--properties=a"], "root='/missing' does not exist"),
     ],
 )
 def test_flags_that_do_not_go_together_are_refused(

@@ -1,5 +1,6 @@
 """data/tables.py: csv files of every make, and rows that are bad before any CIF is parsed."""
 
+import dataclasses
 import gzip
 from pathlib import Path
 
@@ -8,8 +9,11 @@ import pytest
 
 from crystal_diffusion_jax.data import tables
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS, SPLITS
-from crystal_diffusion_jax.data.tables import Source, read_table
+from crystal_diffusion_jax.data.locate import Source
+from crystal_diffusion_jax.data.prepared import BadRow
+from crystal_diffusion_jax.data.tables import RawCrystal
 from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.structures import csv_tables
 from crystal_diffusion_jax.structures.csv_tables import read_rows
 
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -18,14 +22,23 @@ REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 def table(folder: Path, text: str) -> Source:
     path = folder / "table.csv"
     path.write_text(text)
-    return Source(path)
+    return Source((path,))
+
+
+def read_table(source: Source, properties: list[str]) -> tuple[list[RawCrystal], list[BadRow]]:
+    """The good rows and the bad ones."""
+    rows = list(tables.read_table(source, properties))
+    return (
+        [row for row in rows if isinstance(row, RawCrystal)],
+        [row for row in rows if isinstance(row, BadRow)],
+    )
 
 
 def test_a_compressed_table_reads_as_the_plain_one(tmp_path: Path) -> None:
     text = 'material_id,energy,cif\na,1.5,"line 1\nline 2"\nb,-2e-1,text\n'
     plain = table(tmp_path, text)
-    compressed = Source(tmp_path / "table.csv.gz")
-    with gzip.open(compressed.table, "wt") as file:
+    compressed = Source((tmp_path / "table.csv.gz",))
+    with gzip.open(compressed.tables[0], "wt") as file:
         file.write(text)
     crystals, bad_rows = read_table(plain, ["energy"])
     assert [(c.row, c.material_id, c.cif, c.properties) for c in crystals] == [
@@ -33,7 +46,8 @@ def test_a_compressed_table_reads_as_the_plain_one(tmp_path: Path) -> None:
         (2, "b", "text", (-0.2,)),
     ]
     assert bad_rows == []
-    assert read_table(compressed, ["energy"]) == (crystals, bad_rows)
+    same, _ = read_table(compressed, ["energy"])
+    assert [dataclasses.replace(crystal, file="table.csv") for crystal in same] == crystals
 
 
 def test_a_long_cif_a_byte_order_mark_and_blank_lines_are_no_trouble(tmp_path: Path) -> None:
@@ -90,7 +104,7 @@ def test_a_damaged_gz_file_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "table.csv.gz"
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"table\.csv\.gz"):
-        read_rows(path)
+        list(read_rows(path)[1])
 
 
 def test_text_in_another_encoding_is_refused(tmp_path: Path) -> None:
@@ -106,7 +120,7 @@ def test_rows_find_their_cif_files(tmp_path: Path, column: str, ending: str) -> 
     (tmp_path / "a.cif").write_text("text a")
     (tmp_path / "b.cif").write_text("text b")
     rows = table(tmp_path, f"{column},energy\nb{ending},1\na{ending},2\n")
-    crystals, bad_rows = read_table(Source(rows.table, cif_folder=tmp_path), ["energy"])
+    crystals, bad_rows = read_table(Source(rows.tables, cif_folder=tmp_path), ["energy"])
     assert [(crystal.cif, crystal.properties) for crystal in crystals] == [
         ("text b", (1.0,)),
         ("text a", (2.0,)),
@@ -118,7 +132,7 @@ def test_rows_without_file_and_files_without_row_are_bad(tmp_path: Path) -> None
     for name in ("a", "b", "stray"):
         (tmp_path / f"{name}.cif").write_text("text")
     rows = table(tmp_path, "file,energy\na,1\nlost,2\nb,3\na,4\n")
-    crystals, bad_rows = read_table(Source(rows.table, cif_folder=tmp_path), ["energy"])
+    crystals, bad_rows = read_table(Source(rows.tables, cif_folder=tmp_path), ["energy"])
     assert [crystal.row for crystal in crystals] == [1, 3]
     assert [(bad.file, bad.row) for bad in bad_rows] == [
         ("table.csv", 2),
@@ -132,7 +146,7 @@ def test_rows_without_file_and_files_without_row_are_bad(tmp_path: Path) -> None
 def test_a_folder_of_cif_files_needs_a_column_that_names_them(tmp_path: Path) -> None:
     rows = table(tmp_path, "structure,energy\na,1\n")
     with pytest.raises(UserError, match="no column that names the CIF file"):
-        read_table(Source(rows.table, cif_folder=tmp_path), ["energy"])
+        read_table(Source(rows.tables, cif_folder=tmp_path), ["energy"])
 
 
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason=f"no real data in {REAL_DATA}")
@@ -143,13 +157,13 @@ def test_success_thresholds_are_percentiles_of_the_real_labels(
     name: str, sizes: tuple[int, int, int]
 ) -> None:
     spec = KNOWN_DATASETS[name]
-    tables = [
-        read_table(Source(REAL_DATA / name / f"{split}.csv.gz"), [spec.property_name])
+    splits = [
+        read_table(Source((REAL_DATA / name / f"{split}.csv.gz",)), [spec.property_name])
         for split in SPLITS
     ]
-    assert tuple(len(crystals) for crystals, _ in tables) == sizes
-    assert all(bad_rows == [] for _, bad_rows in tables)
-    labels = [crystal.properties[0] for crystals, _ in tables for crystal in crystals]
+    assert tuple(len(crystals) for crystals, _ in splits) == sizes
+    assert all(bad_rows == [] for _, bad_rows in splits)
+    labels = [crystal.properties[0] for crystals, _ in splits for crystal in crystals]
     # The thresholds were measured on other rows of the same population.
     percentiles = np.percentile(labels, [5, 10, 15])
     tolerance = 0.1 * float(np.std(labels))
@@ -180,23 +194,27 @@ def test_a_header_of_ten_thousand_columns_is_refused_in_a_short_sentence(tmp_pat
     assert len(str(caught.value)) < 1000
 
 
-def test_more_rows_than_the_limit_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tables, "MAX_CRYSTALS", 3)
-    assert len(read_rows(table(tmp_path, "cif\n" + "a\n" * 3).table)[1]) == 3
-    with pytest.raises(UserError, match=r"table\.csv .* more than 3 rows; split"):
-        read_rows(table(tmp_path, "cif\n" + "a\n" * 4).table)
+def test_a_split_may_come_in_several_files(tmp_path: Path) -> None:
+    paths = tmp_path / "train-0.csv", tmp_path / "train-1.csv.gz"
+    paths[0].write_text("cif,energy\na,1\nb,2\n")
+    paths[1].write_bytes(gzip.compress(b"energy,cif\n3,c\nx,d\n"))
+    crystals, (bad,) = read_table(Source(paths), ["energy"])
+    assert [(crystal.material_id, crystal.properties) for crystal in crystals] == [
+        ("train-0-1", (1.0,)),
+        ("train-0-2", (2.0,)),
+        ("train-1-1", (3.0,)),
+    ]
+    assert (bad.file, bad.row) == ("train-1.csv.gz", 2)
 
 
 def test_a_bomb_in_gzip_is_refused_and_a_compressible_table_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables, "_HARMLESS", 2**16)
+    monkeypatch.setattr(csv_tables, "_ALWAYS_ALLOWED", 2**16)
     path = tmp_path / "table.csv.gz"
     path.write_bytes(gzip.compress(b"cif,energy\n" + b"a,1\n" * 1_000_000))
     with pytest.raises(UserError, match="expands more than 100-fold"):
-        read_rows(path)
+        list(read_rows(path)[1])
     rows = "".join(f"crystal number {i},{i * 0.37}\n" for i in range(10_000))
     path.write_bytes(gzip.compress(f"cif,energy\n{rows}".encode()))
-    assert len(read_rows(path)[1]) == 10_000
+    assert len(list(read_rows(path)[1])) == 10_000

@@ -19,7 +19,7 @@ from pymatgen.io.cif import CifWriter
 
 from crystal_diffusion_jax.cli import evaluate as program
 from crystal_diffusion_jax.cli import program as cli
-from crystal_diffusion_jax.data import cache
+from crystal_diffusion_jax.data import prepared
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation import diversity as evaluation_diversity
 from crystal_diffusion_jax.evaluation.matching import match
@@ -144,7 +144,7 @@ def test_the_real_networks_score_a_hostile_set_from_end_to_end(
             for symbol in (elements[:2], elements[2:]):
                 table.writerow([symbol, 1.0, cif(perovskite(symbol))])
     monkeypatch.setattr(bonds, "cache_folder", lambda: tmp_path / "cache")
-    monkeypatch.setattr(cache, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr(prepared, "cache_folder", lambda: tmp_path / "cache")
     # The big ones take about 4 s to reduce and half a minute to compare with each other, the others
     # a few milliseconds.
     monkeypatch.setattr(evaluation_diversity, "match", functools.partial(match, time_limit=8.0))
@@ -169,7 +169,7 @@ def test_the_real_networks_score_a_hostile_set_from_end_to_end(
 def test_bad_rows_of_the_data_set_are_refused_with_the_flag_that_skips_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cache, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr(prepared, "cache_folder", lambda: tmp_path / "cache")
     for split in ("train", "val", "test"):
         (tmp_path / f"{split}.csv").write_text(f"material_id,{SPEC.property_name},cif\nx,1,no\n")
     (tmp_path / "a.cif").write_text(cif(perovskite("Ca")))

@@ -187,7 +187,7 @@ def test_a_spoilt_entry_of_a_record_is_a_failure_of_that_crystal_alone(tmp_path:
     (entry,) = record_of(crystal(0))["structures"]
     entries = [
         entry,
-        entry | {"index": 1, "lattice": [[float("nan")] * 3] * 3},
+        entry | {"index": 1, "lattice": [[0.0] * 3] * 3},
         {"index": 2, "lattice": entry["lattice"], "atomic_numbers": [1]},
         entry | {"index": 3, "atomic_numbers": [0, 1, 1, 1, 1]},
         entry | {"index": 4, "atomic_numbers": [1, 1]},
@@ -195,7 +195,7 @@ def test_a_spoilt_entry_of_a_record_is_a_failure_of_that_crystal_alone(tmp_path:
     record = {"settings": {"num": 5}, "rejected": [], "structures": entries}
     (tmp_path / "samples.json").write_text(json.dumps(record))
     failures = read_structures(tmp_path).failures
-    assert failures[1] == "non-finite numbers"
+    assert failures[1] == "volume below 0.1 A^3"
     assert failures[2] == "incomplete entry in samples.json: no 'frac_coords'"
     assert failures[3] == "unknown element"
     assert "do not fit" in failures[4]
@@ -345,7 +345,7 @@ def test_a_dangling_link_and_a_pipe_among_cifs_are_named_failures(tmp_path: Path
     inputs = read_structures(tmp_path)
     assert inputs.names == ["1.cif", "2.cif"]
     assert "cannot be read: No such file" in inputs.failures[0]
-    assert "no regular file" in inputs.failures[1]
+    assert "not a regular file" in inputs.failures[1]
 
 
 def test_a_folder_without_structures_is_refused(tmp_path: Path) -> None:
@@ -399,9 +399,9 @@ def test_one_atom_in_a_cell_is_a_crystal(tmp_path: Path) -> None:
     ("text", "reason"),
     [
         ("{good}\n{good}", "frame 1: a blank line"),
-        ("{good}-1\n\n", "frame 1: '-1' is no number of atoms"),
+        ("{good}-1\n\n", "frame 1: '-1' is not a number of atoms"),
         ("{good}2\n\nC 0 0 0\n", "frame 1: the file ends before its 2 atoms"),
-        ("{good}C 0 0 0\n", "frame 1: 'C 0 0 0' is no number of atoms"),
+        ("{good}C 0 0 0\n", "frame 1: 'C 0 0 0' is not a number of atoms"),
     ],
 )
 def test_frames_that_cannot_be_told_apart_are_refused_with_their_number(

@@ -23,8 +23,7 @@ from crystal_diffusion_jax import config as config_module
 from crystal_diffusion_jax import trained_model
 from crystal_diffusion_jax.cli import sample, train
 from crystal_diffusion_jax.data.arrays import DatasetStatistics
-from crystal_diffusion_jax.data.read import read
-from crystal_diffusion_jax.data.tables import Source
+from crystal_diffusion_jax.data.locate import Source
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.request import draw_values
 from crystal_diffusion_jax.sampling.request import (
@@ -39,6 +38,7 @@ from crystal_diffusion_jax.structures.compositions import parse_elements
 from crystal_diffusion_jax.structures.conversion import to_extxyz
 from crystal_diffusion_jax.structures.reading import Inputs, read_structures
 from tests.mutations import NUMBERS, PIECES, Rng, mutated, mutated_tree
+from tests.prepared_tables import read_whole
 from tests.test_evaluation_inputs import crystal
 from tests.test_trained_model import STATISTICS, made_up_model
 from tests.time_limit import processor_time_limit
@@ -138,8 +138,9 @@ def test_a_damaged_table_loses_no_row(num_cases: int, tmp_path: Path) -> None:
         path = tmp_path / ("set.csv.gz" if packed else "set.csv")
         path.write_bytes(content)
         with naming(str(path)):
-            prepared = read(Source(path), ["energy"], progress=False)
-        prepared.dataset.require_whole()
+            prepared = read_whole(Source((path,)), ["energy"])
+        assert np.isfinite(prepared.dataset.lattice).all()
+        assert np.isfinite(prepared.dataset.properties).all()
         plain = gzip.decompress(content) if packed else content
         assert len(prepared.dataset) + len(prepared.bad_rows) == num_rows(plain)
         assert len({bad.row for bad in prepared.bad_rows}) == len(prepared.bad_rows)

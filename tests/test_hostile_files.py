@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,10 @@ import numpy as np
 import pytest
 
 from crystal_diffusion_jax import trained_model
-from crystal_diffusion_jax.data import cache
-from crystal_diffusion_jax.data.shards.parts import read_parts
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.runtime.archives import read_arrays
-from crystal_diffusion_jax.structures import samples_record
+from crystal_diffusion_jax.runtime.archives import read_array, read_arrays
 from crystal_diffusion_jax.structures.reading import read_structures
+from tests.hostile_arrays import objects
 from tests.test_trained_model import made_up_model
 
 ROOT = Path(__file__).parents[1]
@@ -46,9 +43,6 @@ def hostile_reads(tmp_path_factory: pytest.TempPathFactory) -> Any:
         text=True,
         check=True,
     )
-    # Nothing but the files that the program made itself has come into being.
-    assert not (folder.parent / "outside.npy").exists()
-    assert not (folder.parent.parent / "outside").exists()
     return json.loads(done.stdout)
 
 
@@ -73,7 +67,7 @@ def test_a_hostile_file_takes_no_more_memory_than_its_limit(hostile_reads: Any) 
         ("csv beside cif", r"row=1, .*line\.cif is larger than"),
         ("csv line", r"UserError: .*line\.csv .* a line is longer than"),
         ("csv.gz line", r"UserError: .*zeros\.csv\.gz .* a line is longer than"),
-        ("csv.gz rows", r"UserError: .*rows\.csv\.gz .* more than 1,000,000 rows"),
+        ("csv.gz rows", r"UserError: .*rows\.csv\.gz has more than 1,000,000 rows"),
         ("json", r"UserError: .*hole\.json .* larger than"),
         ("json depth", r"UserError: .*deep\.json .* nested too deeply"),
         ("json num", r"UserError: .*asked\.json .*settings\.num is 1000000000000"),
@@ -84,7 +78,6 @@ def test_a_hostile_file_takes_no_more_memory_than_its_limit(hostile_reads: Any) 
         ("npz bomb", "ValueError: the archive's .* would expand to"),
         ("npz shape", r"ValueError: a\.npy declares an array of shape"),
         ("npz axis", r"ValueError: a\.npy declares an array of shape"),
-        ("npz names", r"ValueError: .*outside\.npy', which is no name"),
         ("torch memo", r"UserError: memo\.pt .*memo"),
         ("torch description", r"UserError: long\.pt .*pickle of more"),
         ("model.json", r"UserError: .*model\.json is damaged \(larger than"),
@@ -96,7 +89,7 @@ def test_a_hostile_file_takes_no_more_memory_than_its_limit(hostile_reads: Any) 
         ("journal depth", r"UserError: .*deep\.jsonl is damaged .* another --out"),
         ("bonds shape", r"ValueError: bonds\.npy declares an array of shape"),
         ("bonds length", "TooLarge: larger than 16 MiB"),
-        ("shards index", r"UserError: .*index\.json is damaged \(larger than .* anew"),
+        ("prepared meta", "TooLarge: larger than 4 MiB"),
         ("owner", r"read: .*was cut short \(another process\)"),
         ("metrics", r"UserError: .*metrics\.jsonl is no log .*another --workdir"),
         ("config", r"UserError: .*config\.json cannot be read \(larger .*another --workdir"),
@@ -117,40 +110,16 @@ def assert_matches(sentence: str, reason: str) -> None:
     assert sentence.isprintable()
 
 
-class Marks:
-    """Pickles as a call that makes a folder."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return os.mkdir, (str(self.path),)
-
-
-def objects(path: Path, mark: Path, *names: str) -> Path:
-    """An .npz file whose arrays are pickles."""
-    array = np.empty(1, dtype=object)
-    array[0] = Marks(mark)
-    np.savez(path, **dict.fromkeys(names, array))  # type: ignore[arg-type]
-    return path
-
-
-def test_pickles_in_npz_files_are_never_opened(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_pickles_in_arrays_are_never_opened(tmp_path: Path) -> None:
     mark = tmp_path / "executed"
-    monkeypatch.setenv("CRYSTAL_DIFFUSION_CACHE", str(tmp_path))
+    np.savez(tmp_path / "a.npz", kernel=objects(mark))
     with pytest.raises(ValueError, match="type object"):
-        read_arrays(objects(tmp_path / "a.npz", mark, "a"))
-    part = objects(tmp_path / "train.npz", mark, "lattice", "num_atoms", "property_names")
-    with pytest.raises(UserError, match=r"train\.npz .*type object"):
-        list(read_parts([part], ["energy"], 0, False))
-    (tmp_path / "prepared").mkdir()
-    objects(tmp_path / "prepared" / "key.npz", mark, "property_names", "bad_rows")
-    assert cache.fetch("key") is None
-    assert "damaged" in caplog.text
+        read_arrays(tmp_path / "a.npz")
+    np.save(tmp_path / "a.npy", objects(mark), allow_pickle=True)
+    with pytest.raises(ValueError, match="type object"):
+        read_array(tmp_path / "a.npy", 2**20)
     folder = saved_model(tmp_path)
-    with_weights(folder, objects(tmp_path / "w.npz", mark, "kernel"))
+    with_weights(folder, tmp_path / "a.npz")
     with pytest.raises(UserError, match=r"weights\.npz does not hold weights .*type object"):
         trained_model.load(folder)
     assert not mark.exists()
@@ -175,8 +144,6 @@ def with_weights(folder: Path, weights: Path) -> None:
     [
         ({"kernel": np.array(["text"])}, "instead of floats"),
         ({"a": np.zeros(2), "a/b": np.zeros(2)}, "a/b is below another array"),
-        ({"../../etc/passwd": np.zeros(2)}, "no name of an array"),
-        ({"/etc/passwd": np.zeros(2)}, "no name of an array"),
     ],
 )
 def test_made_up_weights_are_refused(tmp_path: Path, arrays: Any, reason: str) -> None:
@@ -185,39 +152,6 @@ def test_made_up_weights_are_refused(tmp_path: Path, arrays: Any, reason: str) -
     with_weights(folder, tmp_path / "w.npz")
     with pytest.raises(UserError, match=rf"weights\.npz does not hold weights .*{reason}"):
         trained_model.load(folder)
-
-
-def test_an_array_that_an_archive_holds_twice_is_refused(tmp_path: Path) -> None:
-    np.savez(tmp_path / "a.npz", a=np.zeros(2))
-    with zipfile.ZipFile(tmp_path / "a.npz") as archive:
-        content = archive.read("a.npy")
-    with zipfile.ZipFile(tmp_path / "b.npz", "w") as archive:
-        archive.writestr("a.npy", content)
-        with pytest.warns(UserWarning, match="Duplicate"):
-            archive.writestr("a.npy", content)
-    with pytest.raises(ValueError, match="'a' twice"):
-        read_arrays(tmp_path / "b.npz")
-
-
-@pytest.mark.parametrize("failures", [1, 1000])
-def test_a_header_that_another_thread_disturbed_is_read_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: int
-) -> None:
-    np.savez(tmp_path / "a.npz", x=np.arange(3))
-    left, parse = [None] * failures, np.lib.format.read_array_header_1_0
-
-    def disturbed(*args: Any, **options: Any) -> Any:
-        if left:
-            left.pop()
-            raise SystemError("AST constructor recursion depth mismatch")
-        return parse(*args, **options)
-
-    monkeypatch.setattr(np.lib.format, "read_array_header_1_0", disturbed)
-    if failures == 1:
-        np.testing.assert_array_equal(read_arrays(tmp_path / "a.npz")["x"], [0, 1, 2])
-    else:
-        with pytest.raises(ValueError, match="SystemError"):
-            read_arrays(tmp_path / "a.npz")
 
 
 def test_arrays_come_back_as_numpy_wrote_them(tmp_path: Path) -> None:
@@ -237,37 +171,11 @@ def test_arrays_come_back_as_numpy_wrote_them(tmp_path: Path) -> None:
             np.testing.assert_array_equal(found[name], array)
 
 
-@pytest.mark.parametrize("file", ["weights.npz", "model.json"])
-def test_a_link_out_of_a_model_folder_is_refused(tmp_path: Path, file: str) -> None:
-    folder = saved_model(tmp_path)
-    (folder / file).rename(tmp_path / "secret")
-    (folder / file).symlink_to(tmp_path / "secret")
-    with pytest.raises(UserError, match=rf"{file} is a link to a file outside .*cp -rL"):
-        trained_model.load(folder)
-
-
-def test_links_to_and_within_a_model_folder_are_followed(tmp_path: Path) -> None:
-    folder = saved_model(tmp_path)
-    (folder / "weights.npz").rename(folder / "w")
-    (folder / "weights.npz").symlink_to("w")
-    (tmp_path / "link").symlink_to(folder)
-    assert trained_model.load(tmp_path / "link").weights_sha256
-
-
 @pytest.mark.parametrize("name", ["set.csv", "set.cif", "set.extxyz", "samples.json"])
-def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path, name: str) -> None:
+def test_a_pipe_is_refused_without_blocking(tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / name)
     with pytest.raises(UserError, match=name):
         read_structures(tmp_path / name)
-
-
-def test_a_record_of_too_many_values_is_refused_before_they_are_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(samples_record, "MAX_RECORD_BYTES", 2**16)
-    (tmp_path / "samples.json").write_text(f"[{'[],' * 2**13}[]]")
-    with pytest.raises(UserError, match=r"samples\.json is damaged.* too many values"):
-        read_structures(tmp_path)
 
 
 def test_a_path_too_long_for_any_file_is_refused() -> None:

@@ -91,7 +91,5 @@ def test_prepare_fetches_the_networks_ahead_of_time(
 
 def test_prepare_wants_something_to_prepare(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["prepare"])
-    with pytest.raises(
-        UserError, match="--dataset=NAME, --root=YOUR_DATA, --parts=FOLDER or --oracle"
-    ):
+    with pytest.raises(UserError, match="--dataset=NAME, --root=YOUR_DATA or --oracle"):
         prepare.main()

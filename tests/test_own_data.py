@@ -36,7 +36,7 @@ def _cache(tmp_path_factory) -> Iterator[None]:
 def run(module: str, *arguments: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [f"{module}.py", *arguments])
-        importlib.import_module(f"experiments.{module}").main()
+        importlib.import_module(f"crystal_diffusion_jax.cli.{module}").main()
 
 
 def write_table(folder: Path, num_binary: int) -> Path:

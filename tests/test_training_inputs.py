@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 
 from crystal_diffusion_jax.config import ExperimentConfig, TrainingConfig
-from crystal_diffusion_jax.data.shards.writer import write_shards
-from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.runtime import devices
 from crystal_diffusion_jax.training.inputs import prepare_inputs
 from tests.smoke_run import CONFIG, splits
@@ -41,14 +39,6 @@ def test_statistics_do_not_depend_on_what_is_repeated():
     )
     assert plain.statistics == repeated.statistics
     assert plain.num_train == repeated.num_train
-
-
-def test_extremes_of_data_in_shards_are_not_repeated(tmp_path):
-    shards = {
-        name: write_shards([split], tmp_path / name, 1, 1) for name, split in splits().items()
-    }
-    with pytest.raises(UserError, match=r"tail_oversampling=3 needs .* not in shards; set it to 1"):
-        prepare_inputs(repeating(3), shards, devices.data_mesh())
 
 
 def test_extremes_that_never_come_are_refused():

@@ -1,8 +1,9 @@
-"""CrystalDataset: crystals as flat numpy arrays, and what a model must remember of them."""
+"""CrystalDataset: crystals as flat numpy arrays; DatasetStatistics: what a model keeps of them."""
 
 import dataclasses
 import hashlib
 import itertools
+import math
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from crystal_diffusion_jax.structures.limits import MAX_ATOMS, MAX_PROPERTY
 @dataclasses.dataclass(frozen=True)
 class CrystalDataset:
     """M crystals with A atoms in total, in canonical form (Niggli cell, fixed orientation).
+
+    The arrays may be read-only memory maps of more data than fit into memory.
 
     Attributes:
       lattice: [M, 3, 3] float64, cell vectors as rows, in Angstrom.
@@ -42,7 +45,7 @@ class CrystalDataset:
         return np.concatenate([[0], np.cumsum(self.num_atoms)])
 
     def checksum(self) -> str:
-        """sha256 of the crystals and their properties, 64 hexadecimal digits; ids don't count."""
+        """sha256 of the crystals and their properties, 64 hexadecimal digits; without the ids."""
         digest = hashlib.sha256(repr(self.property_names).encode())
         for array in (
             self.lattice,
@@ -52,52 +55,19 @@ class CrystalDataset:
             self.properties,
         ):
             digest.update(repr(array.shape).encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
+            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         return digest.hexdigest()
 
-    def require_whole(self) -> None:
-        """Checks arrays that come from a file.
-
-        Raises:
-          ValueError: they do not fit together, or hold impossible numbers.
-        """
-        count = len(self.num_atoms) if self.num_atoms.ndim else 0
-        # Summed by Python, whose integers do not overflow.
-        countable = self.num_atoms.ndim == 1 and self.num_atoms.dtype.kind in "iu"
-        atoms = sum(self.num_atoms.tolist()) if countable else 0
-        shapes = {
-            "lattice": (count, 3, 3),
-            "num_atoms": (count,),
-            "frac_coords": (atoms, 3),
-            "atomic_numbers": (atoms,),
-            "properties": (count, len(self.property_names)),
-        }
-        limits = {"num_atoms": (1, np.inf), "atomic_numbers": (1, 118), "frac_coords": (0, 1)}
-        for name, shape in shapes.items():
-            array = getattr(self, name)
-            if array.shape != shape:
-                raise ValueError(f"{name} has shape {array.shape} instead of {shape}")
-            kinds = "iu" if name in ("num_atoms", "atomic_numbers") else "fiu"
-            if array.dtype.kind not in kinds:
-                raise ValueError(f"{name} holds no numbers, or not the right ones: {array.dtype}")
-            if not np.isfinite(array).all():
-                raise ValueError(f"{name} is not finite")
-            low, high = limits.get(name, (-np.inf, np.inf))
-            if np.any((array < low) | (array > high)):
-                raise ValueError(f"{name} leaves the range {low} .. {high}")
-        if self.material_ids.shape != (count,):
-            raise ValueError(f"material_ids has shape {self.material_ids.shape}, not {(count,)}")
-
     def take(self, rows: np.ndarray) -> "CrystalDataset":
-        """The crystals of the given rows ([m] int), in that order."""
-        offsets = self.offsets
-        atoms = np.concatenate(
-            [np.arange(offsets[row], offsets[row + 1]) for row in rows]
-            or [np.zeros(0, dtype=np.int64)]
-        )
+        """The crystals of the given rows ([m] int), in that order, in memory."""
+        num_atoms = self.num_atoms[rows]
+        ends = np.cumsum(num_atoms)
+        # Position among all atoms = first atom of the crystal + position within the crystal.
+        atoms = np.repeat(self.offsets[rows] - (ends - num_atoms), num_atoms)
+        atoms += np.arange(len(atoms))
         return CrystalDataset(
             lattice=self.lattice[rows],
-            num_atoms=self.num_atoms[rows],
+            num_atoms=num_atoms,
             frac_coords=self.frac_coords[atoms],
             atomic_numbers=self.atomic_numbers[atoms],
             properties=self.properties[rows],
@@ -108,7 +78,7 @@ class CrystalDataset:
 
 @dataclasses.dataclass(frozen=True)
 class DatasetStatistics:
-    """What a trained model must remember of its training data.
+    """What a trained model keeps of its training data.
 
     Attributes:
       vocabulary: sorted atomic numbers that occur; a species index points into it.
@@ -122,9 +92,9 @@ class DatasetStatistics:
         `scale_by_num_atoms`.
       scale_by_num_atoms: whether a crystal's lattice unit is `lattice_scale * N^(1/3)`.
       property_quantiles: P times 101 quantiles in steps of one percent, see `profile.quantiles`;
-        empty where they were not measured, as for data sets in shards.
+        empty where they were not measured.
       num_atoms_by_property: P tables of the numbers of atoms by property, see
-        `profile.size_counts`; empty likewise.
+        `profile.size_counts`; empty where they were not measured.
     """
 
     vocabulary: tuple[int, ...]
@@ -139,49 +109,33 @@ class DatasetStatistics:
     property_quantiles: tuple[tuple[float, ...], ...] = ()
     num_atoms_by_property: tuple[tuple[tuple[int, ...], ...], ...] = ()
 
-    def require_sound(self) -> None:
-        """Checks statistics that come from a file.
-
-        Raises:
-          ValueError: a field has not the type or the length that it should, or an impossible value;
-            the message names it.
-        """
-        for name, value in vars(self).items():
-            if isinstance(value, tuple) == (name in ("lattice_scale", "scale_by_num_atoms")):
-                raise ValueError(f"statistics.{name} is a list, or should be one")
-        pairs = self.num_atoms_histogram
-        if not pairs or any(not isinstance(pair, tuple) or len(pair) != 2 for pair in pairs):
-            raise ValueError("statistics.num_atoms_histogram holds no pairs")
-        numbers, counts = zip(*pairs, strict=True)
-        for name, whole in (
-            ("vocabulary", self.vocabulary),
-            ("num_atoms_histogram", (*numbers, *counts)),
+    def __post_init__(self) -> None:
+        """Raises ValueError, naming the field, where values are out of range or do not match."""
+        sizes = [size for size, _ in self.num_atoms_histogram]
+        for name, ascending, largest in (
+            ("vocabulary", self.vocabulary, 118),
+            ("num_atoms_histogram", sizes, MAX_ATOMS),
         ):
-            if not whole or any(type(value) is not int or value < 1 for value in whole):
-                raise ValueError(f"statistics.{name} are not all whole numbers from 1")
-        for name, ascending in (("vocabulary", self.vocabulary), ("num_atoms_histogram", numbers)):
-            if any(one >= other for one, other in itertools.pairwise(ascending)):
-                raise ValueError(f"statistics.{name} do not ascend")
-        if self.vocabulary[-1] > 118 or numbers[-1] > MAX_ATOMS:
-            raise ValueError(f"statistics name element 119 or more, or over {MAX_ATOMS} atoms")
+            pairs = itertools.pairwise((0, *ascending, largest + 1))
+            if not ascending or not all(one < other for one, other in pairs):
+                raise ValueError(f"statistics.{name} must ascend within 1 .. {largest}")
+        if min(count for _, count in self.num_atoms_histogram) < 1:
+            raise ValueError("statistics.num_atoms_histogram has a count below 1")
         names = self.property_names
-        if not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(
-            names
-        ):
-            raise ValueError("statistics.property_names are not all different names")
+        if not all(names) or len(set(names)) < len(names):
+            raise ValueError("statistics.property_names must be different and not empty")
         for field in ("property_mean", "property_std", "property_min", "property_max"):
             values = getattr(self, field)
-            if len(values) != len(names) or not all(map(_is_finite, values)):
-                raise ValueError(f"statistics.{field} are not {len(names)} finite numbers")
-        if min(self.property_std, default=1.0) <= 0:
-            raise ValueError("statistics.property_std are not all above 0")
-        profile.require_sound(
-            self.property_quantiles, self.num_atoms_by_property, len(names), len(pairs)
+            # NaN does not compare as smaller.
+            if len(values) != len(names) or not all(abs(value) <= MAX_PROPERTY for value in values):
+                raise ValueError(f"statistics.{field} must be {len(names)} finite numbers")
+        if not all(std > 0 for std in self.property_std):
+            raise ValueError("statistics.property_std must be above 0")
+        if not 0 < self.lattice_scale < math.inf:
+            raise ValueError("statistics.lattice_scale must be a finite number above 0")
+        profile.check_tables(
+            self.property_quantiles, self.num_atoms_by_property, len(names), len(sizes)
         )
-        if not _is_finite(self.lattice_scale) or self.lattice_scale <= 0:
-            raise ValueError("statistics.lattice_scale is no number above 0")
-        if type(self.scale_by_num_atoms) is not bool:
-            raise ValueError("statistics.scale_by_num_atoms is neither true nor false")
 
     @property
     def z_quantiles(self) -> tuple[tuple[float, ...], ...]:
@@ -199,10 +153,6 @@ class DatasetStatistics:
         return self.lattice_scale * power
 
 
-def _is_finite(value: object) -> bool:
-    return type(value) in (int, float) and bool(abs(value) <= MAX_PROPERTY)  # type: ignore[arg-type]
-
-
 def dataset_statistics(dataset: CrystalDataset, scale_by_num_atoms: bool) -> DatasetStatistics:
     """Measures the training set.
 
@@ -215,12 +165,12 @@ def dataset_statistics(dataset: CrystalDataset, scale_by_num_atoms: bool) -> Dat
     if scale_by_num_atoms:
         lengths = lengths / np.cbrt(dataset.num_atoms)
     low, high = dataset.properties.min(axis=0), dataset.properties.max(axis=0)
-    # By its range: rounding gives the standard deviation of a constant column a tiny value. And
-    # values that differ by less than 1e-160 have squares that vanish.
+    # Judged by the range because rounding gives a constant column a tiny standard deviation.
+    # Values that differ by less than 1e-160 have squares that vanish.
     std = dataset.properties.std(axis=0)
     std = np.where((low < high) & (std > 0), std, 1.0)
     return DatasetStatistics(
-        vocabulary=tuple(int(z) for z in np.unique(dataset.atomic_numbers)),
+        vocabulary=tuple(np.flatnonzero(np.bincount(dataset.atomic_numbers)).tolist()),
         property_names=dataset.property_names,
         property_mean=tuple(dataset.properties.mean(axis=0).tolist()),
         property_std=tuple(std.tolist()),

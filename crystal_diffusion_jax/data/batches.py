@@ -1,4 +1,4 @@
-"""CrystalDataset -> padded batches by size; a pure function of (seed, step)."""
+"""CrystalDataset -> padded batches by size, as a pure function of (seed, step)."""
 
 import functools
 from typing import Any, NamedTuple
@@ -10,8 +10,9 @@ from crystal_diffusion_jax.data.arrays import CrystalDataset, DatasetStatistics
 from crystal_diffusion_jax.data.buckets import Schedule, batch_sizes, bucket_sizes
 from crystal_diffusion_jax.errors import UserError
 
-# The share that SR5 takes of the lowest crystals, here of both ends.
-_EXTREME_SHARE = 0.05
+# The share of crystals that counts as a tail of a property, as SR5 takes the lowest 5 %.
+_TAIL = 0.05
+_MAX_ATOMIC_NUMBER = 118
 
 
 class Batch(NamedTuple):
@@ -20,8 +21,8 @@ class Batch(NamedTuple):
     Attributes:
       crystals: lattice in units of its scale, frac_coords, species, mask.
       properties: [B, P] float32 z-scores.
-      weight: [B] float32, 0 for a crystal that only fills the batch; 1 for the others, or, in
-        training, their number in relation to the mean number of crystals per step.
+      weight: [B] float32, 0 for a crystal that only fills the batch; for the others 1, or, in
+        training, the batch's crystals divided by the mean number of crystals per step.
     """
 
     crystals: Crystals
@@ -32,10 +33,10 @@ class Batch(NamedTuple):
 class Batches:
     """Endless shuffled batches, in groups of equal shape.
 
-    Group g follows from the data, the seed and g alone. An epoch is a shuffled list of buckets in
-    proportion to their crystals; each bucket walks through permutations of its own crystals, so
-    that every crystal is seen equally often (with `repeats`, so many times as often) and a group
-    has one padded size.
+    Group g is a function of the data, the seed and g alone. An epoch is a shuffled list of buckets
+    in proportion to their crystals; each bucket walks through permutations of its own crystals, so
+    every crystal is seen equally often (or in proportion to `repeats`) and a group has one padded
+    size.
 
     Attributes:
       sizes: padded size of each bucket.
@@ -59,12 +60,12 @@ class Batches:
           batch_size: crystals per step on average.
           seed: of the order.
           steps_per_group: steps in a group.
-          repeats: [M] int, times that each crystal comes in an epoch; None: once.
+          repeats: [M] int, how often each crystal occurs in an epoch; None: once.
 
         Raises:
           UserError: an element that the training data never had.
         """
-        self._crystals = PaddedCrystals(dataset, statistics, int(dataset.num_atoms.max()))
+        self._crystals = _Gatherer(dataset, statistics)
         self._seed, self._steps, self._batch_size = seed, steps_per_group, batch_size
         self.sizes = bucket_sizes(dataset.num_atoms)
         bucket = np.searchsorted(self.sizes, dataset.num_atoms)
@@ -91,9 +92,9 @@ class Batches:
         for turn in np.unique(positions // count):
             here = positions // count == turn
             rows[here] = self._rows[bucket][self._order(bucket, int(turn))[positions[here] % count]]
-        # Steps of few large crystals count as much less as they come more often.
+        # Steps of fewer, larger crystals are more frequent, and weigh less in proportion.
         weight = np.full((self._steps, size), size / self._batch_size)
-        shared = share(rows.reshape(self._steps, size), weight, multiple, part)
+        shared = _share(rows.reshape(self._steps, size), weight, multiple, part)
         return self._crystals.batch(*shared, self.sizes[bucket])
 
     def _permutation(self, bucket: int, turn: int) -> np.ndarray:
@@ -105,18 +106,18 @@ def tail_oversampling(properties: np.ndarray, times: int) -> np.ndarray:
     """[M] int: `times` for crystals with a property in the lowest or highest 5 %, 1 for the others.
 
     Args:
-      properties: [M, P]; a value that more than 5 % of the crystals share is none of its extremes.
+      properties: [M, P]; a value shared by more than 5 % of the crystals belongs to no tail.
       times: at least 1.
     """
-    low, high = np.quantile(properties, (_EXTREME_SHARE, 1 - _EXTREME_SHARE), axis=0)
-    extreme = (properties < low) | (properties > high)
-    return np.where(extreme.any(axis=1), times, 1)
+    low, high = np.quantile(properties, (_TAIL, 1 - _TAIL), axis=0)
+    in_tail = (properties < low) | (properties > high)
+    return np.where(in_tail.any(axis=1), times, 1)
 
 
-def share(
+def _share(
     rows: np.ndarray, weight: np.ndarray, multiple: int, part: range | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Fills batches of rows up to a multiple of `multiple` and takes one process's columns.
+    """Fills batches of rows up to a multiple of `multiple` and takes one process's part.
 
     Args:
       rows: [..., B] which crystals; the first one of each batch fills it up.
@@ -153,7 +154,7 @@ def evaluation_batches(
     Raises:
       UserError: an element that the training data never had.
     """
-    crystals = PaddedCrystals(dataset, statistics, int(dataset.num_atoms.max()))
+    crystals = _Gatherer(dataset, statistics)
     sizes = bucket_sizes(dataset.num_atoms)
     bucket = np.searchsorted(sizes, dataset.num_atoms)
     batches = []
@@ -161,54 +162,54 @@ def evaluation_batches(
         rows = np.flatnonzero(bucket == index)
         for start in range(0, len(rows), batch_size):
             chunk = rows[start : start + batch_size]
-            filled = share(chunk, np.ones(len(chunk)), batch_size, None)
-            batches.append(crystals.batch(*share(*filled, multiple, part), size))
+            filled = _share(chunk, np.ones(len(chunk)), batch_size, None)
+            batches.append(crystals.batch(*_share(*filled, multiple, part), size))
     return batches
 
 
-class PaddedCrystals:
-    """A data set in the network's units, float32 arrays padded to one size, for quick gathering.
+class _Gatherer:
+    """Gathers crystals from a data set, in the network's units and padded to one size.
+
+    Only the crystals of a batch are read, so the data set may be memory maps of any size.
 
     Raises:
       UserError: an element that the training data never had.
     """
 
-    def __init__(self, dataset: CrystalDataset, statistics: DatasetStatistics, size: int) -> None:
-        count = len(dataset)
-        self._mask = np.arange(size) < dataset.num_atoms[:, None]
-        vocabulary = np.array(statistics.vocabulary)
-        species = np.searchsorted(vocabulary, dataset.atomic_numbers)
-        known = vocabulary[np.minimum(species, len(vocabulary) - 1)] == dataset.atomic_numbers
-        if not known.all():
-            unknown = np.unique(dataset.atomic_numbers[~known]).tolist()
+    def __init__(self, dataset: CrystalDataset, statistics: DatasetStatistics) -> None:
+        occurs = np.bincount(dataset.atomic_numbers, minlength=_MAX_ATOMIC_NUMBER + 1) > 0
+        unknown = sorted(set(np.flatnonzero(occurs).tolist()) - set(statistics.vocabulary))
+        if unknown:
             raise UserError(
                 f"the data hold elements (atomic numbers {unknown}) that the training split never "
                 "has; move such crystals into the training split or drop them"
             )
-        self._species = np.zeros((count, size), dtype=np.int32)
-        self._species[self._mask] = species
-        frac_coords = dataset.frac_coords.astype(np.float32)
-        frac_coords[frac_coords >= 1.0] = 0.0  # rounding to float32 can reach 1
-        self._frac_coords = np.zeros((count, size, 3), dtype=np.float32)
-        self._frac_coords[self._mask] = frac_coords
-        unit = statistics.lattice_unit(dataset.num_atoms)
-        self._lattice = (dataset.lattice / unit[:, None, None]).astype(np.float32)
-        self._properties = (
-            (dataset.properties - np.array(statistics.property_mean))
-            / np.array(statistics.property_std)
-        ).astype(np.float32)
+        self._dataset, self._statistics = dataset, statistics
+        self._first_atom = dataset.offsets
+        self._species_of = np.zeros(_MAX_ATOMIC_NUMBER + 1, np.int32)
+        self._species_of[list(statistics.vocabulary)] = np.arange(len(statistics.vocabulary))
 
     def batch(self, rows: np.ndarray, weight: np.ndarray, size: int) -> Batch:
-        """Crystals of the given rows ([..., B]) with their weights, cut to `size` atoms."""
+        """Crystals of the given rows ([..., B]) with their weights, padded to `size` atoms."""
+        data, statistics = self._dataset, self._statistics
+        num_atoms = data.num_atoms[rows]
+        mask = np.arange(size) < num_atoms[..., None]  # [..., B, size]
+        atoms = (self._first_atom[rows][..., None] + np.arange(size)) * mask
+        frac_coords = np.take(data.frac_coords, atoms, axis=0).astype(np.float32)
+        frac_coords *= frac_coords < 1.0  # rounding to float32 can reach 1
+        frac_coords *= mask[..., None]
+        species = np.take(self._species_of, np.take(data.atomic_numbers, atoms)) * mask
+        lattice = data.lattice[rows] / statistics.lattice_unit(num_atoms)[..., None, None]
+        properties = data.properties[rows] - np.array(statistics.property_mean)
         # Numpy arrays until the training loop lays them on the devices.
         arrays: dict[str, Any] = {
-            "lattice": self._lattice[rows],
-            "frac_coords": self._frac_coords[rows, :size],
-            "species": self._species[rows, :size],
-            "mask": self._mask[rows, :size],
+            "lattice": lattice.astype(np.float32),
+            "frac_coords": frac_coords,
+            "species": species,
+            "mask": mask,
         }
         return Batch(
             crystals=Crystals(**arrays),
-            properties=self._properties[rows],
+            properties=(properties / np.array(statistics.property_std)).astype(np.float32),
             weight=weight.astype(np.float32),
         )

@@ -1,4 +1,4 @@
-"""Which sizes crystals are padded to, how many make a batch, and the order of the batches."""
+"""Padded sizes, batch sizes, and the order in which buckets of crystals take turns."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,20 +13,13 @@ MAX_BUCKETS = 4
 def bucket_sizes(num_atoms: np.ndarray, max_buckets: int = MAX_BUCKETS) -> tuple[int, ...]:
     """Padded sizes, at most `max_buckets`, that waste the fewest atom pairs, ascending.
 
+    Exact, by dynamic programming over the sizes that occur.
+
     Args:
       num_atoms: [M] atoms of each crystal.
       max_buckets: the most sizes to return.
     """
-    return bucket_sizes_of_histogram(*np.unique(num_atoms, return_counts=True), max_buckets)
-
-
-def bucket_sizes_of_histogram(
-    sizes: np.ndarray, counts: np.ndarray, max_buckets: int = MAX_BUCKETS
-) -> tuple[int, ...]:
-    """`bucket_sizes` of `counts` crystals of each of the ascending `sizes`, both [S].
-
-    Exact, by dynamic programming over the sizes.
-    """
+    sizes, counts = np.unique(num_atoms, return_counts=True)
     below = np.concatenate([[0], np.cumsum(counts)])
     # best[j] = (pairs computed, sizes) for the crystals of the j smallest sizes.
     best: list[tuple[int, tuple[int, ...]]] = [(0, ())] + [
@@ -46,9 +39,7 @@ def bucket_sizes_of_histogram(
     return best[-1][1]
 
 
-def batch_sizes(
-    sizes: Sequence[int], counts: Sequence[int], batch_size: int, multiple: int = 1
-) -> tuple[int, ...]:
+def batch_sizes(sizes: Sequence[int], counts: Sequence[int], batch_size: int) -> tuple[int, ...]:
     """Crystals per step for each padded size, so that every step costs about the same.
 
     A crystal costs about N^1.5 (benchmarks/README.md). Over an epoch the steps take `batch_size`
@@ -57,15 +48,14 @@ def batch_sizes(
     Args:
       sizes: padded size of each bucket.
       counts: crystals in each bucket.
-      batch_size: crystals per step on average, a multiple of `multiple`.
-      multiple: each size of a batch is a multiple of this.
+      batch_size: crystals per step on average.
     """
     if len(sizes) == 1:
         return (batch_size,)
     cost = np.array(sizes, dtype=np.float64) ** 1.5
     mean_cost = np.average(cost, weights=counts)
-    # Powers of two are easily shared by devices.
-    unit = 2 ** max(0, int(np.log2(batch_size // multiple)) - 4) * multiple
+    # Multiples of a power of two divide evenly among devices.
+    unit = 2 ** max(0, int(np.log2(batch_size)) - 4)
     units = np.maximum(1, np.round(batch_size * mean_cost / cost / unit)).astype(int)
     return tuple((units * unit).tolist())
 
@@ -80,8 +70,9 @@ class Draw(NamedTuple):
 class Schedule:
     """Which bucket each group of steps takes its crystals from.
 
-    An epoch is a shuffled list of buckets in proportion to their crystals; what a bucket has left
-    of a group goes into its next epoch. Any group is found without going through those before it.
+    An epoch is a shuffled list of buckets in proportion to their crystals; crystals of a bucket
+    that do not fill a group carry over to its next epoch. Random access: no group depends on
+    having drawn those before it.
 
     Args:
       counts: crystals of each bucket.

@@ -1,15 +1,41 @@
-"""Where data are on this machine: the user's cache, the known data sets, the user's own files."""
+"""Where data are on this machine: known data sets, the user's own files, the cache."""
 
+import dataclasses
 import os
 from pathlib import Path
 
 from crystal_diffusion_jax.data.datasets import SPLITS
-from crystal_diffusion_jax.data.tables import Source
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.runtime.user_cache import cache_folder
 
-# Key of a table that is not split yet, beside "train", "val" and "test".
+# Key of a source that is not split yet, beside "train", "val" and "test".
 UNSPLIT = "unsplit"
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where the crystals of one split are.
+
+    Attributes:
+      tables: csv or csv.gz files, one after the other.
+      cif_folder: the folder of the *.cif files that the rows name; None when the tables have the
+        CIF texts in their column `cif`.
+    """
+
+    tables: tuple[Path, ...]
+    cif_folder: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """For messages, e.g. "train.csv" or "train-0.csv ... train-7.csv"."""
+        first, *others = (table.name for table in self.tables)
+        return f"{first} ... {others[-1]}" if others else first
+
+    def cif_files(self) -> dict[str, Path]:
+        """The *.cif files beside the table by their stem; empty when the CIF texts are inline."""
+        if self.cif_folder is None:
+            return {}
+        return {path.stem: path for path in sorted(self.cif_folder.glob("*.cif")) if path.is_file()}
 
 
 def download_folder(name: str) -> Path:
@@ -23,8 +49,8 @@ def find_known(name: str, root: str = "") -> Path | None:
     The places, in this order: `root`, `$CRYSTAL_DIFFUSION_DATA/<name>`, the cache.
 
     Raises:
-      UserError: `root` is given and is no folder. A wrong path never falls through to the next
-        place, as the training would then silently run on other data.
+      UserError: `root` is given and is not a folder. A wrong path never falls through to the next
+        place, which would silently train on other data.
     """
     if root:
         folder = Path(root).expanduser()
@@ -37,11 +63,11 @@ def find_known(name: str, root: str = "") -> Path | None:
     places = [download_folder(name)]
     if base := os.environ.get("CRYSTAL_DIFFUSION_DATA"):
         places.insert(0, Path(base).expanduser() / name)
-    return next((place for place in places if split_tables(place)), None)
+    return next((place for place in places if find_splits(place)), None)
 
 
 def known_sources(name: str, root: str = "") -> dict[str, Source]:
-    """Tables of a known data set by split; "train" and "val" at least.
+    """Sources of a known data set by split; "train" and "val" at least.
 
     Raises:
       UserError: nothing found, or a split is missing.
@@ -54,15 +80,16 @@ def known_sources(name: str, root: str = "") -> dict[str, Source]:
             f"No data for {name} in {from_variable} or {download_folder(name)}: download them "
             f"with `python -m experiments.prepare --dataset={name}`, or give their folder as root."
         )
-    return _require_train_and_val(folder, split_tables(folder))
+    return _with_train_and_val(folder)
 
 
 def own_sources(root: str) -> dict[str, Source]:
-    """Tables of the user's own data: by split, or one under the key `UNSPLIT`.
+    """Sources of the user's own data: by split, or one under the key `UNSPLIT`.
 
     Args:
-      root: (a) a folder with train, val and perhaps test as csv or csv.gz with inline CIFs,
-        (b) one such table, or (c) a folder of *.cif files with one csv that names them.
+      root: (a) a folder with train, val and perhaps test as csv or csv.gz with inline CIFs; a
+        split may come in several files, e.g. train-0.csv, train-1.csv; (b) one such table; or (c)
+        a folder of *.cif files with one csv that names them.
 
     Raises:
       UserError: `root` is none of these.
@@ -71,14 +98,11 @@ def own_sources(root: str) -> dict[str, Source]:
     if path.is_file():
         if not path.name.endswith((".csv", ".csv.gz")):
             raise UserError(f"root='{root}' is neither a folder nor a .csv or .csv.gz file.")
-        return {UNSPLIT: Source(path)}
+        return {UNSPLIT: Source((path,))}
     if not path.is_dir():
         raise UserError(f"root='{root}' does not exist.")
-    tables = split_tables(path)
-    if "train" in tables and "val" in tables:
-        return tables
-    if next(path.glob("*.cif"), None) is None:
-        return _require_train_and_val(path, tables)
+    if next(path.glob("*.cif"), None) is None or {"train", "val"} <= find_splits(path).keys():
+        return _with_train_and_val(path)
     csv_files = sorted([*path.glob("*.csv"), *path.glob("*.csv.gz")])
     if len(csv_files) != 1:
         names = ", ".join(file.name for file in csv_files) or "none"
@@ -86,25 +110,29 @@ def own_sources(root: str) -> dict[str, Source]:
             f"{path} holds *.cif files and needs exactly one csv beside them that names the files "
             f"and their properties; found: {names}."
         )
-    return {UNSPLIT: Source(csv_files[0], cif_folder=path)}
+    return {UNSPLIT: Source((csv_files[0],), cif_folder=path)}
 
 
-def split_tables(folder: Path) -> dict[str, Source]:
-    """The tables train, val and test that are in a folder; a plain csv goes before a csv.gz."""
-    tables = {}
+def find_splits(folder: Path) -> dict[str, Source]:
+    """The splits in a folder: train.csv or train.csv.gz, or else all train*.csv[.gz], and so on."""
+    splits = {}
     for split in SPLITS:
-        candidates = [folder / f"{split}.csv", folder / f"{split}.csv.gz"]
-        table = next((path for path in candidates if path.is_file()), None)
-        if table is not None:
-            tables[split] = Source(table)
-    return tables
+        for pattern in (f"{split}.csv", f"{split}*.csv"):
+            # Of a file both plain and compressed the plain one counts.
+            found = [*folder.glob(f"{pattern}.gz"), *folder.glob(pattern)]
+            tables = {path.name.removesuffix(".gz"): path for path in found if path.is_file()}
+            if tables:
+                splits[split] = Source(tuple(tables[name] for name in sorted(tables)))
+                break
+    return splits
 
 
-def _require_train_and_val(folder: Path, tables: dict[str, Source]) -> dict[str, Source]:
+def _with_train_and_val(folder: Path) -> dict[str, Source]:
+    splits = find_splits(folder)
     for split in ("train", "val"):
-        if split not in tables:
+        if split not in splits:
             raise UserError(
                 f"{folder} has no {split}.csv or {split}.csv.gz; a folder of data needs at least "
                 "train and val (to have one table split at random, give that file as root)."
             )
-    return tables
+    return splits

@@ -1,13 +1,9 @@
-"""The built-in data set: cubic ABX3 perovskites built from ionic radii, with nothing to download.
+"""The built-in data set "abx3": idealised cubic perovskites, for trying things out offline.
 
 Ions are hard spheres with Shannon's ionic radii (R. D. Shannon, Acta Cryst. A 32 (1976) 751, as
 tabulated in pymatgen). The cell follows from touching B and X ions, the property is the
-Goldschmidt tolerance factor, and both are known exactly for any composition. So the property of
-a generated crystal needs no network and no calculation:
-
-    goldschmidt_tolerance_factor(*identify_abx3(lattice, frac_coords, atomic_numbers))
-
-These are idealised crystals for trying the method out, not a list of stable compounds.
+Goldschmidt tolerance factor; both are exact functions of the composition. Most of the crystals are
+not stable compounds.
 """
 
 import dataclasses
@@ -16,12 +12,12 @@ import itertools
 import math
 
 import numpy as np
-from pymatgen.core import Element, Lattice
+from pymatgen.core import Element
 
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 
-# The chalcogens and halogens with a 6-coordinate anion radius in Shannon's table, without Te,
-# which more often is a cation beside the others. X has six neighbours in a perovskite: 2 B, 4 A.
+# The chalcogens and halogens with a 6-coordinate anion radius in Shannon's table, except Te, which
+# is more often a cation. X has six neighbours in a perovskite: 2 B, 4 A.
 _ANION_CHARGE = {"O": -2, "F": -1, "S": -2, "Cl": -1, "Se": -2, "Br": -1, "I": -1}
 # The A site has 12 neighbours. Shannon lists only 17 elements there; most rare earths, the
 # classic A cations, end at 8 or 9 neighbours, so the highest coordination listed stands in.
@@ -29,8 +25,7 @@ _A_COORDINATIONS = ("XII", "XI", "X", "IX", "VIII")
 _B_COORDINATIONS = ("VI",)
 _X_COORDINATIONS = ("VI",)
 
-# Uranium, beyond which an element has to be made.
-_HEAVIEST_ELEMENT = 92
+_HEAVIEST_ELEMENT = 92  # uranium
 # 0.75: lower edge of the oxide perovskites (C. Li, K. C. K. Soh, P. Wu, J. Alloys Compd. 372
 # (2004) 40). 1.10: upper edge of the halide perovskites, 1.107 (C. Li et al., Acta Cryst. B 64
 # (2008) 702).
@@ -47,7 +42,7 @@ _SITES = np.array(
 
 @dataclasses.dataclass(frozen=True)
 class PerovskiteIons:
-    """Charges and Shannon ionic radii (in Angstrom) of the ions of one ABX3."""
+    """Charges and Shannon's ionic radii (in Angstrom) of the ions of one ABX3."""
 
     charge_a: int
     charge_b: int
@@ -68,19 +63,18 @@ class PerovskiteIons:
 
     @property
     def cell_constant(self) -> float:
-        """Cubic a = 2 (r_B + r_X) in Angstrom: X, B, X touch along the cell edge's direction."""
+        """Cubic a = 2 (r_B + r_X) in Angstrom, as X, B, X touch along the cell edge."""
         return 2.0 * (self.radius_b + self.radius_x)
 
 
 def assign_ions(a: int, b: int, x: int) -> PerovskiteIons | None:
     """The charge-neutral ions of the ordered composition ABX3.
 
-    A and B may take each positive charge that pymatgen lists as common or as found in the ICSD
-    and for which Shannon has a radius at their site; X has its one negative charge. Of several
-    neutral assignments the one with the most ions in a common oxidation state is taken, then the
-    one with the lowest charge on A: the large site is the weakly charged one, and CeFeO3 is
-    Ce3+ Fe3+, not Ce4+ Fe2+. Where Shannon has a high-spin and a low-spin radius the high-spin
-    one is taken, as for weak-field ligands such as oxide and halide ions.
+    A and B may have any positive charge that pymatgen lists as common or as found in the ICSD and
+    for which Shannon has a radius at their site; X has its one negative charge. Of several neutral
+    assignments the one with the most ions in a common oxidation state is taken, then the one with
+    the lowest charge on A, the larger site: CeFeO3 is Ce3+ Fe3+, not Ce4+ Fe2+. Radii are those of
+    high spin where Shannon distinguishes, as for the weak-field oxide and halide ligands.
 
     Args:
       a: atomic number of the 12-coordinate cation.
@@ -106,18 +100,6 @@ def assign_ions(a: int, b: int, x: int) -> PerovskiteIons | None:
         candidates.append((-(common_a + common_b), charge_a, ions))
     # The first two entries differ between any two candidates, so ions are never compared.
     return min(candidates)[2] if candidates else None
-
-
-def goldschmidt_tolerance_factor(a: int, b: int, x: int) -> float | None:
-    """Tolerance factor of ABX3 from atomic numbers; None if no neutral assignment of charges."""
-    ions = assign_ions(a, b, x)
-    return None if ions is None else ions.tolerance_factor
-
-
-def cell_constant(a: int, b: int, x: int) -> float | None:
-    """Cubic cell constant of ABX3 in Angstrom; None if no neutral assignment of charges."""
-    ions = assign_ions(a, b, x)
-    return None if ions is None else ions.cell_constant
 
 
 def abx3_dataset() -> CrystalDataset:
@@ -153,36 +135,6 @@ def abx3_dataset() -> CrystalDataset:
         property_names=("tolerance_factor",),
         material_ids=np.array(names),
     )
-
-
-def identify_abx3(
-    lattice: np.ndarray, frac_coords: np.ndarray, atomic_numbers: np.ndarray
-) -> tuple[int, int, int] | None:
-    """Which elements play A, B and X in a crystal of five atoms.
-
-    X is the element that occurs three times. B is the cation whose mean distance to the three X
-    atoms (nearest periodic images) is the shorter one: a/2 in the ideal perovskite, against
-    a/sqrt(2) for A. Only the composition is tested, not that atoms sit on perovskite sites.
-
-    Args:
-      lattice: [3, 3] cell vectors as rows, in Angstrom.
-      frac_coords: [N, 3] fractional coordinates.
-      atomic_numbers: [N].
-
-    Returns:
-      Atomic numbers (A, B, X), or None unless there are five atoms of three elements in the
-      proportion 1:1:3.
-    """
-    elements, counts = np.unique(atomic_numbers, return_counts=True)
-    if sorted(counts.tolist()) != [1, 1, 3]:
-        return None
-    x = elements[counts == 3][0]
-    is_x = np.asarray(atomic_numbers) == x
-    coords = np.asarray(frac_coords)
-    distances = Lattice(lattice).get_all_distances(coords[~is_x], coords[is_x])  # [2, 3]
-    far_to_near = np.argsort(-distances.mean(axis=1))
-    a, b = np.asarray(atomic_numbers)[~is_x][far_to_near]
-    return int(a), int(b), int(x)
 
 
 def _is_plausible(ions: PerovskiteIons) -> bool:

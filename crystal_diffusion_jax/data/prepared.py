@@ -1,20 +1,44 @@
-"""Prepared: the usable crystals of one table beside a record of every row that is not usable."""
+"""Prepared tables: memory-mapped .npy arrays in the user's cache, named by a hash of their source.
 
+A prepared table is one folder with an .npy file for each array of a `CrystalDataset` and a
+`meta.json`. It is written piece by piece and read as memory maps, so neither preparing nor
+training needs memory for a whole data set.
+"""
+
+import contextlib
 import dataclasses
 import logging
-from collections.abc import Iterable
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
 
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.runtime.files import file_sha256, read_text, replace_text
+from crystal_diffusion_jax.runtime.user_cache import cache_folder
 
 _LOGGER = logging.getLogger("crystal_diffusion_jax")
-_MAX_LISTED = 10
-_MAX_LOGGED = 3
+_META = "meta.json"
+_MAX_META_BYTES = 2**22
+# dtype and shape of one crystal's or atom's entry; material_ids are strings, written at the end.
+_ARRAYS = {
+    "lattice": (np.float64, (3, 3)),
+    "num_atoms": (np.int64, ()),
+    "frac_coords": (np.float64, (3,)),
+    "atomic_numbers": (np.int64, ()),
+}
+# Bad rows that are kept for messages; any others are only counted.
+_MAX_BAD_ROWS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
 class BadRow:
-    """A row that no crystal could be made of.
+    """A row of a table that cannot be used.
 
     Attributes:
       file: name of the table, or of a CIF file that no row names.
@@ -33,47 +57,170 @@ class BadRow:
         return f"{place} ({self.material_id}): {self.reason}"
 
 
+# A table as it is read: pieces of any number of crystals, and rows that cannot be used.
+Pieces = Iterable[CrystalDataset | BadRow]
+
+
 @dataclasses.dataclass(frozen=True)
 class Prepared:
     """One table after reading.
 
     Attributes:
-      dataset: the usable crystals, in the order of their rows.
-      bad_rows: the others.
+      dataset: the usable crystals, in the order of their rows; read-only memory maps.
+      bad_rows: the first of the other rows.
+      num_bad_rows: how many other rows there are.
     """
 
     dataset: CrystalDataset
     bad_rows: tuple[BadRow, ...]
+    num_bad_rows: int
 
 
-def settle_bad_rows(tables: Iterable[Prepared], place: str, skip_bad_rows: bool) -> None:
-    """Refuses bad rows, or says in one log line which rows go without.
+@dataclasses.dataclass(frozen=True)
+class _Meta:
+    """Content of meta.json; `sha256` has the checksum of each array's file."""
+
+    property_names: tuple[str, ...]
+    bad_rows: tuple[BadRow, ...]
+    num_bad_rows: int
+    sha256: dict[str, str]
+
+
+def prepare(
+    key: str, property_names: Sequence[str], read: Callable[[], Pieces]
+) -> tuple[Prepared, OSError | None]:
+    """Opens the table that is cached under a key, after reading it where it is not.
 
     Args:
-      tables: all tables of one data set.
-      place: the folder or file they come from, for the messages.
-      skip_bad_rows: go on without the bad rows.
+      key: hash of everything that the table depends on.
+      property_names: of its crystals.
+      read: reads the table from its source.
+
+    Returns:
+      The table, and None or the reason why it is not in the cache.
 
     Raises:
-      UserError: there are bad rows and `skip_bad_rows` is false.
+      UserError: from `read`, or there is no room for the arrays anywhere.
     """
-    tables = list(tables)
-    bad_rows = [bad for table in tables for bad in table.bad_rows]
-    if not bad_rows:
-        return
-    total = len(bad_rows) + sum(len(table.dataset) for table in tables)
-    if skip_bad_rows:
-        first = "; ".join(str(bad) for bad in bad_rows[:_MAX_LOGGED])
-        more = "; ..." if len(bad_rows) > _MAX_LOGGED else ""
-        _LOGGER.warning(
-            "dropped %d bad rows of %d in %s: %s%s", len(bad_rows), total, place, first, more
-        )
-        return
-    listed = "".join(f"\n  {bad}" for bad in bad_rows[:_MAX_LISTED])
-    if len(bad_rows) > _MAX_LISTED:
-        listed += f"\n  ... and {len(bad_rows) - _MAX_LISTED} more"
-    raise UserError(
-        f"{len(bad_rows)} of {total} rows in {place} cannot be used (rows are counted from 1 "
-        f"after the header):{listed}\nMend them, or go on without them: "
-        "--skip_bad_rows (--config.data.skip_bad_rows=True for experiments.train)."
-    )
+    folder = cache_folder() / "prepared" / key
+    if folder.is_dir():
+        try:
+            return read_folder(folder), None
+        except (OSError, ValueError) as error:
+            _LOGGER.warning("cached data in %s are damaged (%s); preparing anew", folder, error)
+            shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _temporary_folder(folder.parent) as written:
+            write_folder(written, property_names, read())
+            try:
+                os.rename(written, folder)
+            except OSError:
+                if not folder.is_dir():  # where it is, another process was faster
+                    raise
+        return read_folder(folder), None
+    except OSError as error:
+        not_cached = error
+    try:
+        with _temporary_folder(None) as written:
+            write_folder(written, property_names, read())
+            return read_folder(written), not_cached  # maps of deleted files stay valid
+    except OSError as error:
+        raise UserError(
+            f"prepared data fit neither into {folder.parent} ({not_cached}) nor into "
+            f"{tempfile.gettempdir()} ({error}): set CRYSTAL_DIFFUSION_CACHE to a folder with "
+            "more room."
+        ) from error
+
+
+@contextlib.contextmanager
+def _temporary_folder(parent: Path | None) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(
+        prefix="preparing-", dir=parent, ignore_cleanup_errors=True
+    ) as outer:
+        folder = Path(outer) / "table"  # with the usual permissions, which `outer` has not
+        folder.mkdir()
+        yield folder
+
+
+def write_folder(folder: Path, property_names: Sequence[str], pieces: Pieces) -> None:
+    """Writes a table to an empty folder.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    names = tuple(property_names)
+    kinds = _ARRAYS | {"properties": (np.float64, (len(names),))}
+    ids: list[np.ndarray] = [np.zeros(0, np.str_)]
+    bad_rows: list[BadRow] = []
+    num_bad_rows = 0
+    with contextlib.ExitStack() as stack:
+        arrays = {
+            name: stack.enter_context(_GrowingArray(folder / f"{name}.npy", *kind))
+            for name, kind in kinds.items()
+        }
+        for piece in pieces:
+            if isinstance(piece, BadRow):
+                num_bad_rows += 1
+                bad_rows += [piece] * (num_bad_rows <= _MAX_BAD_ROWS)
+            else:
+                for name, array in arrays.items():
+                    array.append(getattr(piece, name))
+                ids.append(np.asarray(piece.material_ids, np.str_))
+    with open(folder / "material_ids.npy", "wb") as file:
+        np.save(file, np.concatenate(ids), allow_pickle=False)
+        os.fsync(file.fileno())
+    sha256 = {name: file_sha256(folder / f"{name}.npy") for name in (*kinds, "material_ids")}
+    meta = _Meta(names, tuple(bad_rows), num_bad_rows, sha256)
+    replace_text(folder / _META, msgspec.json.encode(meta).decode())
+
+
+def read_folder(folder: Path) -> Prepared:
+    """Opens a table that `write_folder` has written.
+
+    Raises:
+      OSError: a file is missing or unreadable.
+      ValueError: a file is damaged.
+    """
+    meta = msgspec.json.decode(read_text(folder / _META, _MAX_META_BYTES), type=_Meta)
+    arrays = {}
+    for name in (*_ARRAYS, "properties", "material_ids"):
+        path = folder / f"{name}.npy"
+        if file_sha256(path) != meta.sha256.get(name):
+            raise ValueError(f"{path.name} has not the checksum it was written with")
+        arrays[name] = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    dataset = CrystalDataset(property_names=meta.property_names, **arrays)
+    return Prepared(dataset, meta.bad_rows, meta.num_bad_rows)
+
+
+class _GrowingArray:
+    """An .npy file to which entries are appended; a context manager that completes it."""
+
+    def __init__(self, path: Path, dtype: type, entry_shape: tuple[int, ...]) -> None:
+        self._file = path.open("wb")
+        self._dtype, self._entry_shape, self._length = np.dtype(dtype), entry_shape, 0
+
+    def append(self, entries: np.ndarray) -> None:
+        entries = np.ascontiguousarray(entries, self._dtype).reshape(-1, *self._entry_shape)
+        self._file.write(entries.tobytes())
+        self._length += len(entries)
+
+    def __enter__(self) -> "_GrowingArray":
+        self._write_header()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._file:
+            self._file.seek(0)
+            # numpy pads headers so that one for any other length takes the same bytes.
+            self._write_header()
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def _write_header(self) -> None:
+        header = {
+            "descr": np.lib.format.dtype_to_descr(self._dtype),
+            "fortran_order": False,
+            "shape": (self._length, *self._entry_shape),
+        }
+        np.lib.format.write_array_header_1_0(self._file, header)

@@ -1,4 +1,6 @@
-"""How a property is distributed, and with it the number of atoms: p(y) and p(N | y) in tables."""
+"""Distribution of a property, p(y), and of the number of atoms given it, p(N | y), as tables."""
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -7,7 +9,7 @@ from crystal_diffusion_jax.structures.limits import MAX_PROPERTY
 # The quantiles of a property are stored in steps of one percent.
 _PERCENT = np.linspace(0.0, 1.0, 101)
 # The numbers of atoms are counted in bins of a property between these quantiles, or between every
-# fifth where bins of one percent would hold fewer crystals than this: the sizes of few are noise.
+# fifth where bins of one percent would hold fewer crystals than this, too few for a histogram.
 _MIN_CRYSTALS = 100
 _FINE, _COARSE = 100, 20
 
@@ -41,7 +43,7 @@ def size_counts(
 
 
 def bin_of(values: np.ndarray, row: tuple[float, ...], num_bins: int) -> np.ndarray:
-    """The bin of each value, 0 to num_bins - 1; values beyond the data are in an end's.
+    """The bin of each value, 0 to num_bins - 1; values beyond the data are in the outermost bins.
 
     Args:
       values: of any shape.
@@ -53,27 +55,29 @@ def bin_of(values: np.ndarray, row: tuple[float, ...], num_bins: int) -> np.ndar
     return np.searchsorted(inner_edges, values)
 
 
-def require_sound(
-    property_quantiles: object, num_atoms_by_property: object, num_properties: int, num_sizes: int
+def check_tables(
+    property_quantiles: Sequence[Sequence[float]],
+    num_atoms_by_property: Sequence[Sequence[Sequence[int]]],
+    num_properties: int,
+    num_sizes: int,
 ) -> None:
-    """Checks tables that come from a file; both may be empty.
+    """Checks tables that come from a file; empty ones pass.
 
     Raises:
-      ValueError: they have other shapes than P x 101 and P x 20 or 100 x S, or impossible numbers.
+      ValueError: they are not P x 101 ascending numbers, or not P x 20 or 100 x S counts.
     """
-    for name, table, columns, sizes, kinds in (
-        ("property_quantiles", property_quantiles, (len(_PERCENT),), (), "iuf"),
-        ("num_atoms_by_property", num_atoms_by_property, (_COARSE, _FINE), (num_sizes,), "iu"),
-    ):
-        if table == ():
-            continue
-        array = np.array(table)  # ragged tables raise ValueError
-        shapes = [(num_properties, count, *sizes) for count in columns]
-        if array.shape not in shapes or array.dtype.kind not in kinds:
-            stated = " or ".join(" x ".join(map(str, shape)) for shape in shapes)
-            raise ValueError(f"statistics.{name} are not {stated} numbers")
-        if array.dtype.kind == "f":
-            if not (np.abs(array) <= MAX_PROPERTY).all() or (np.diff(array) < 0).any():
-                raise ValueError(f"statistics.{name} do not ascend within the limits")
-        elif array.min() < 0:
-            raise ValueError(f"statistics.{name} are not all at least 0")
+    if property_quantiles:
+        array = np.array(property_quantiles)  # ragged tables raise ValueError
+        if array.shape != (num_properties, len(_PERCENT)):
+            raise ValueError(f"property_quantiles must be {num_properties} x 101 numbers")
+        if not (np.abs(array) <= MAX_PROPERTY).all() or (np.diff(array) < 0).any():
+            raise ValueError(f"property_quantiles must ascend within {MAX_PROPERTY:g}")
+    if num_atoms_by_property:
+        counts = np.array(num_atoms_by_property)
+        if counts.shape not in [(num_properties, bins, num_sizes) for bins in (_COARSE, _FINE)]:
+            raise ValueError(
+                f"num_atoms_by_property must be {num_properties} x {_COARSE} or {_FINE} x "
+                f"{num_sizes} counts"
+            )
+        if counts.min(initial=0) < 0:
+            raise ValueError("num_atoms_by_property has a negative count")

@@ -1,138 +1,129 @@
 """Files: atomic writes, bounded reads, checksums."""
 
 import hashlib
-import json
+import io
 import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+# For files that hold many crystals: 100,000 crystals of 20 atoms take about 0.2 GB as JSON.
+MAX_RECORD_BYTES = 2**28
+# For metadata of a run, a model or a checkpoint.
+MAX_DESCRIPTION_BYTES = 2**24
+
+
+class TooLarge(ValueError):
+    """A file, or a part of it, exceeds its limit; the message says by how much."""
+
 
 def temporary_path(path: Path) -> Path:
-    """Where `replace_text` prepares the new content; a kill may leave this file behind."""
+    """Where the functions below write the new content; a kill may leave this file behind."""
     return path.with_name(f".{path.name}.tmp")
 
 
 def try_writing(path: Path) -> None:
-    """Begins as the writers below do, and leaves the file as it is.
+    """Checks that a file can be written, without changing it.
 
     Raises:
-      OSError: they could not write it.
+      OSError: it cannot.
     """
-    temporary = temporary_path(path)
-    temporary.unlink(missing_ok=True)
-    temporary.touch(exist_ok=False)
-    temporary.unlink()
+    temporary_path(path).touch()
+    temporary_path(path).unlink()
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Writes a text file beside its place, forces it to the disk and moves it in.
+    """Writes a text file atomically: beside its place, synced to disk, then renamed.
 
     Raises:
       OSError: it cannot be written; the old file is still there.
     """
-    replace_pieces(path, [text])
+    _replace(path, [text.encode()])
 
 
 def replace_pieces(path: Path, pieces: Iterable[str]) -> None:
-    """The same for a text too long to be held at once.
-
-    Args:
-      path: the file.
-      pieces: its text, in order.
-
-    Raises:
-      OSError: it cannot be written; the old file is still there.
-    """
+    """`replace_text` for a text in pieces, which is never held as a whole."""
     _replace(path, (piece.encode() for piece in pieces))
 
 
 def replace_bytes(path: Path, content: bytes) -> None:
-    """The same for a file that is no text.
-
-    Raises:
-      OSError: it cannot be written; the old file is still there.
-    """
+    """`replace_text` for a binary file."""
     _replace(path, [content])
 
 
 def _replace(path: Path, pieces: Iterable[bytes]) -> None:
     temporary = temporary_path(path)
     try:
-        # A new file: in a folder from somebody else the name may be a link to any file.
-        temporary.unlink(missing_ok=True)
-        with temporary.open("xb") as file:
+        with temporary.open("wb") as file:
             file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError:
-        # On a full disk, half a file would only be in the way of the next attempt.
+        # On a full disk a partial file would only take up space.
         temporary.unlink(missing_ok=True)
         raise
+
+
+def open_regular(path: Path) -> io.BufferedReader:
+    """Opens a regular file for reading; opening a FIFO would block.
+
+    Raises:
+      OSError: it cannot be opened or is not a regular file.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(f"{path} is not a regular file")
+    return path.open("rb")
 
 
 def file_sha256(path: Path) -> str:
     """sha256 of a file's content, 64 hexadecimal digits.
 
     Raises:
-      OSError: it cannot be read, or is no regular file.
+      OSError: it cannot be read or is not a regular file.
     """
-    if path.exists() and not path.is_file():  # a pipe would keep us waiting
-        raise OSError(f"{path} is no regular file")
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-# 100,000 crystals of 20 atoms take about 0.2 GB.
-MAX_RECORD_BYTES = 2**28
-
-
-# A description of a run, a checkpoint or a folder of shards: settings, losses since the last line
-# of the log, a few hundred bytes for each of thousands of shards.
-MAX_DESCRIPTION_BYTES = 2**24
-
-
-# A number of our own records takes 14 characters on average. One of JSON's values, however short
-# its text, takes up to 88 bytes in memory.
-_CHARACTERS_A_VALUE = 8
-
-
-class TooLarge(ValueError):
-    """A file, or a part of it, is beyond its limit; the message says by how much."""
-
-
-def read_text(path: Path, max_bytes: int) -> str:
-    """A UTF-8 text file that is not too large; what is no UTF-8 becomes U+FFFD.
+def read_bytes(path: Path, max_bytes: int) -> bytes:
+    """The content of a file of limited size.
 
     Raises:
       TooLarge: the file is larger than `max_bytes`.
-      OSError: it cannot be read, or is no regular file.
+      OSError: it cannot be read or is not a regular file.
     """
-    if path.exists() and not path.is_file():  # a pipe would keep us waiting
-        raise OSError(f"{path} is no regular file")
-    if path.stat().st_size > max_bytes:
-        raise TooLarge(f"larger than {megabytes(max_bytes)}")
-    with path.open("rb") as file:
-        content = file.read(max_bytes + 1)  # it may be growing
-    if len(content) > max_bytes:
-        raise TooLarge(f"larger than {megabytes(max_bytes)}")
-    return content.decode("utf-8", errors="replace")
+    with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size <= max_bytes:
+            content = file.read(max_bytes + 1)  # it may be growing
+            if len(content) <= max_bytes:
+                return content
+    raise TooLarge(f"larger than {megabytes(max_bytes)}")
 
 
-def read_json(path: Path, max_bytes: int) -> Any:
-    """What a JSON file that is not too large holds, in at most 16 times `max_bytes` of memory.
+def read_text(path: Path, max_bytes: int) -> str:
+    """`read_bytes` as UTF-8 text; what is not UTF-8 becomes U+FFFD."""
+    return read_bytes(path, max_bytes).decode("utf-8", errors="replace")
+
+
+def read_json(path: Path, max_bytes: int, type: Any = Any) -> Any:
+    """The content of a JSON file of limited size, checked against a type.
+
+    Args:
+      path: the file.
+      max_bytes: its largest size. Values take up to 40 times their text in memory.
+      type: what msgspec is to decode, e.g. a dataclass; default anything.
 
     Raises:
-      ValueError: the file is larger than `max_bytes`, no JSON, or nested too deeply, or holds so
-        many values that they would take far more memory than its text; the message is the reason.
-      OSError: it cannot be read, or is no regular file.
+      ValueError: the file is too large, not JSON, nested too deeply, or not of that type.
+      OSError: it cannot be read or is not a regular file.
     """
-    text = read_text(path, max_bytes)
-    if sum(map(text.count, ",[{")) > max_bytes // _CHARACTERS_A_VALUE:
-        raise TooLarge("too many values")
+    content = read_bytes(path, max_bytes)
     try:
-        return json.loads(text)
+        return msgspec.json.decode(content, type=type)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 

@@ -1,4 +1,4 @@
-"""Durations as people read them."""
+"""Durations for progress messages."""
 
 
 def duration(seconds: float) -> str:

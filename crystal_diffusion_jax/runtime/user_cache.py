@@ -1,4 +1,4 @@
-"""The folder in the user's cache for everything that can be used again."""
+"""The cache folder of downloads and prepared data."""
 
 import os
 from pathlib import Path

@@ -1,83 +1,198 @@
-"""One CIF -> the structure that its text states, unrounded and unreduced, or the reason why not.
+"""CIF text -> the structure that it states, unrounded and unreduced, or the reason why not.
 
-`data.read` prepares training crystals and so reduces each cell; here a crystal of someone else's
-making is judged, and nothing about it may be mended on the way.
+pymatgen mends many defects of a CIF with no more than a Python warning (merged sites, skipped
+atoms, guessed elements). Here each of them is an error, so the warnings are silenced. Crystals for
+training are reduced to a canonical cell besides (`structures.canonical`).
 """
 
+import math
 import re
 import warnings
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
-from pymatgen.core import Structure
+from pymatgen.core import Composition, Element, Lattice, Structure
 from pymatgen.io.cif import CifBlock, CifParser, str2float
 from pymatgen.util.coord import in_coord_list_pbc
 
-from crystal_diffusion_jax.structures.canonical import (
-    check_atoms,
-    check_cell,
-    check_formula,
-    check_images,
-)
-from crystal_diffusion_jax.structures.cif_text import checked_text
-from crystal_diffusion_jax.structures.conversion import restore_structure
+from crystal_diffusion_jax.errors import printable
+from crystal_diffusion_jax.structures.conversion import checked_structure
 from crystal_diffusion_jax.structures.limits import (
-    MAX_ATOMS,
     MAX_CELL_LENGTH,
+    MAX_CIF_CHARACTERS,
+    MAX_CIF_LINE,
     MAX_FRACTIONAL,
-    MIN_CELL_LENGTH,
+    MAX_IMAGES,
     MIN_VOLUME,
 )
 
 # In fractional units. Symmetry images of one listed atom closer than this are one atom: a special
 # position written with four digits leaves images 1e-4 apart. Two *listed* atoms as close as this
-# stay two, which the structure's validity is about.
+# stay two, and make the structure invalid.
 _SITE_TOLERANCE = 1e-3
+# If one of these names occurs twice in a data block, pymatgen keeps the last.
+_ONLY_ONCE = re.compile(
+    r"(?<!\S)_(?:cell_length_[abc]|cell_angle_(?:alpha|beta|gamma)|atom_site_fract_[xyz])(?!\S)"
+)
+_CELL = [f"_cell_length_{axis}" for axis in "abc"]
+_CELL += [f"_cell_angle_{angle}" for angle in ("alpha", "beta", "gamma")]
+# Relative; a CIF's formula is written with a few digits.
+_FORMULA_TOLERANCE = 0.01
 
 
 def parse_cif(text: str) -> Structure:
     """The one structure in a CIF, in the cell and with the coordinates it states.
 
     Raises:
-      ValueError: there is no such structure, or it is none that can be judged (disordered, unknown
-        element, no volume); the message is "reason: particulars" or "reason".
+      ValueError: there is no such structure, or it cannot be used (disordered, unknown element,
+        no volume); the message is "reason: particulars" or "reason".
     """
-    if not text.strip():
-        raise ValueError("empty file")
-    text = checked_text(text)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pymatgen warns of the defects that are errors here
-        try:
-            # frac_tolerance=0: otherwise 0.3333 becomes 1/3, and so does what was meant as 0.3333.
-            parser = CifParser.from_str(
-                text, frac_tolerance=0.0, site_tolerance=_SITE_TOLERANCE, check_cif=False
-            )
-        except Exception as error:  # broken text makes it raise nearly anything
-            raise ValueError("unparsable CIF") from error
-        blocks = [b for b in parser.as_dict().values() if "_atom_site_fract_x" in b]
-        if len(blocks) != 1:
-            raise ValueError(f"unparsable CIF: {len(blocks)} structures in it, one is expected")
-        try:
-            check_cell(blocks[0])
-        except ValueError as error:
-            if str(error).startswith("zero volume"):  # said as `checked_structure` says it
-                raise ValueError(f"volume below {MIN_VOLUME} A^3") from error
-            raise
-        check_atoms(blocks[0])
-        check_images(blocks[0], parser)
-        listed = _all_listed(parser, CifBlock(blocks[0], [], ""))
+        warnings.simplefilter("ignore")
+        # frac_tolerance=0: otherwise 0.3333 becomes 1/3, also where 0.3333 was meant.
+        parser, block = parse_block(text, frac_tolerance=0.0, site_tolerance=_SITE_TOLERANCE)
+        listed = _all_listed(parser, CifBlock(block, [], ""))
         try:
             (structure,) = parser.parse_structures(primitive=False, on_error="raise")
-            # The parser merges atoms of one element at one site, and makes of O and H there a
+            # The parser merges atoms of one element at one site, and turns O and H there into a
             # hydroxyl group without coordinates for H.
             structure = listed if len(structure) < len(listed) else structure
         except Exception as error:
-            # Every occupancy is 1, so that the parser finds more only where two atoms coincide.
+            # Every occupancy is 1, so the parser finds more only where two atoms coincide.
             if "Occupancy" not in str(error):
-                raise ValueError("unparsable CIF") from error
+                raise ValueError(f"unparsable CIF: {error}") from error
             structure = listed
-        check_formula(blocks[0], structure)
+        check_formula(block, structure)
     numbers = np.array([site.specie.Z for site in structure])
     return checked_structure(structure.lattice.matrix, structure.frac_coords, numbers)
+
+
+def parse_block(text: str, **tolerances: float) -> tuple[CifParser, dict[str, Any]]:
+    """The parser of a CIF and its one data block with atoms, which leaves nothing to guess.
+
+    Args:
+      text: the CIF.
+      **tolerances: options of `CifParser`.
+
+    Raises:
+      ValueError: there is no such block; the message is the reason.
+    """
+    text = _checked_text(text)
+    try:
+        parser = CifParser.from_str(text, check_cif=False, **tolerances)
+    except Exception as error:  # broken text makes it raise nearly anything
+        raise ValueError(f"unparsable CIF: {error}") from error
+    blocks = [block for block in parser.as_dict().values() if "_atom_site_fract_x" in block]
+    if len(blocks) != 1:
+        raise ValueError(f"unparsable CIF: {len(blocks)} structures in it, one is expected")
+    _check_cell(blocks[0])
+    _check_atoms(blocks[0])
+    _check_images(blocks[0], parser)
+    return parser, blocks[0]
+
+
+def _checked_text(cif: str) -> str:
+    """Refuses a text that pymatgen would take minutes for, or would keep only a part of.
+
+    Returns:
+      The text without blank lines, as pymatgen's search for data blocks is quadratic in them.
+    """
+    if len(cif) > MAX_CIF_CHARACTERS:
+        raise ValueError(f"too large: a CIF of {len(cif):,} characters")
+    lines = [line for line in cif.splitlines() if line.strip()]
+    if not lines:
+        raise ValueError("empty file")
+    if max(map(len, lines)) > MAX_CIF_LINE:
+        raise ValueError(f"unparsable CIF: a line is longer than {MAX_CIF_LINE} characters")
+    cif = "\n".join(lines)
+    first, *blocks = re.split(r"^[^\S\n]*data_", cif, flags=re.MULTILINE)
+    headers = [block.split(maxsplit=1)[0] if block[:1].strip() else "" for block in blocks]
+    if len(set(headers)) != len(headers):
+        raise ValueError("unparsable CIF: two data blocks have the same name")
+    for block in (first, *blocks):
+        for name, count in Counter(_ONLY_ONCE.findall(block)).items():
+            if count > 1:
+                raise ValueError(f"unparsable CIF: {name} is there twice")
+    return cif
+
+
+def _check_cell(block: Mapping[str, Any]) -> None:
+    """Refuses a cell without volume."""
+    if not all(key in block for key in _CELL):
+        raise ValueError("unparsable CIF: cell lengths or angles are missing")
+    parameters = [_number_or_nan(block[key]) for key in _CELL]
+    if not np.isfinite(parameters).all():
+        raise ValueError("unparsable CIF: cell lengths and angles are not all numbers")
+    if max(parameters[:3]) > MAX_CELL_LENGTH:
+        raise ValueError(f"cell vector longer than {MAX_CELL_LENGTH:g} A: {max(parameters[:3]):g}")
+    volume = Lattice.from_parameters(*parameters).volume if min(parameters) > 0 else 0.0
+    if not volume >= MIN_VOLUME:  # NaN is no volume either
+        raise ValueError(f"volume below {MIN_VOLUME} A^3: lengths and angles are {parameters}")
+
+
+def _check_atoms(block: Mapping[str, Any]) -> None:
+    """Refuses elements, occupancies and coordinates that pymatgen would guess or skip."""
+    for axis in "xyz":
+        column = block.get(f"_atom_site_fract_{axis}")
+        if not isinstance(column, list):
+            raise ValueError(f"unparsable CIF: no loop_ over atoms with their {axis}")
+        for text in column:
+            value = _number_or_nan(text)
+            if not np.isfinite(value):
+                raise ValueError(f"unparsable CIF: coordinate '{printable(text)}' is not a number")
+            if abs(value) > MAX_FRACTIONAL:
+                raise ValueError(f"coordinate beyond {MAX_FRACTIONAL:g}: '{printable(text)}'")
+    names = ("fract_x", "fract_y", "fract_z", "label", "type_symbol", "occupancy")
+    lengths = {len(block[key]) for name in names if (key := f"_atom_site_{name}") in block}
+    if len(lengths) != 1:
+        # pymatgen would go by the labels and drop the other atoms.
+        raise ValueError("unparsable CIF: the columns of atoms differ in length")
+    for text in block.get("_atom_site_occupancy", []):
+        if not abs(_number_or_nan(text) - 1.0) < 1e-6:  # '?' is not a full occupancy either
+            raise ValueError(f"partial occupancy: {printable(text)}")
+    for text in block.get("_atom_site_attached_hydrogens", []):
+        if _number_or_nan(text) > 0:
+            raise ValueError("hydrogen atoms are mentioned but have no coordinates")
+    for symbol in block.get("_atom_site_type_symbol", block.get("_atom_site_label", [])):
+        letters = re.match("[A-Za-z]*", symbol).group()  # type: ignore[union-attr]
+        if not Element.is_valid_symbol(letters):
+            raise ValueError(f"unknown element: '{printable(symbol)}'")
+
+
+def _check_images(block: Mapping[str, Any], parser: CifParser) -> None:
+    """Refuses more atoms times symmetry operations than can be handled in seconds."""
+    listed = [len(column) for key, column in block.items() if "_xyz" in key or ".xyz" in key]
+    # A space group's name stands for at most 192 operations.
+    operations = (
+        math.prod(listed) if listed else len(parser.get_symops(CifBlock(dict(block), [], "")))
+    )
+    images = len(block["_atom_site_fract_x"]) * operations
+    if images > MAX_IMAGES:
+        raise ValueError(f"too many atoms: {images} images of those listed, at most {MAX_IMAGES}")
+
+
+def _number_or_nan(text: str) -> float:
+    """A CIF number without its uncertainty in brackets; NaN where there is none ('?', '.')."""
+    try:
+        return np.nan if text == "." else float(str2float(text))
+    except (ValueError, TypeError):  # a list is no number either
+        return np.nan
+
+
+def check_formula(block: Mapping[str, Any], structure: Structure) -> None:
+    """Refuses a CIF whose own formula says that atoms are missing or too many."""
+    try:
+        stated = Composition(block["_chemical_formula_sum"]).fractional_composition
+    except (KeyError, TypeError, ValueError):
+        return  # no formula, or '?': nothing to compare with
+    found = structure.composition.element_composition
+    if not stated.almost_equals(found.fractional_composition, rtol=_FORMULA_TOLERANCE):
+        raise ValueError(
+            f"the atoms disagree with the CIF's formula: {found.formula} instead of "
+            f"{block['_chemical_formula_sum']}"
+        )
 
 
 def _all_listed(parser: CifParser, block: CifBlock) -> Structure:
@@ -99,40 +214,3 @@ def _all_listed(parser: CifParser, block: CifBlock) -> Structure:
         symbols += [re.sub("[^A-Za-z].*", "", symbol)] * len(images)  # O2- and O17 are O
         coords += images
     return Structure(CifParser.get_lattice_no_exception(block), symbols, coords)
-
-
-def checked_structure(
-    lattice: np.ndarray, frac_coords: np.ndarray, atomic_numbers: np.ndarray
-) -> Structure:
-    """The structure of given numbers, if these describe a crystal at all.
-
-    Args:
-      lattice: [3, 3] cell vectors as rows, in Angstrom.
-      frac_coords: [N, 3] fractional coordinates.
-      atomic_numbers: [N] int.
-
-    Raises:
-      ValueError: they do not; the message is the reason.
-    """
-    if np.ndim(atomic_numbers) != 1 or np.shape(lattice) != (3, 3):
-        raise ValueError("cell, coordinates and elements do not fit together")
-    if len(atomic_numbers) == 0:
-        raise ValueError("no atoms")
-    if len(atomic_numbers) > MAX_ATOMS:
-        raise ValueError(f"too many atoms: {len(atomic_numbers)}, the limit is {MAX_ATOMS}")
-    if np.shape(frac_coords) != (len(atomic_numbers), 3):
-        raise ValueError("cell, coordinates and elements do not fit together")
-    if not (np.isfinite(lattice).all() and np.isfinite(frac_coords).all()):
-        raise ValueError("non-finite numbers")
-    if np.abs(lattice).max() > MAX_CELL_LENGTH:
-        raise ValueError(f"cell vector longer than {MAX_CELL_LENGTH:g} A")
-    if np.abs(frac_coords).max() > MAX_FRACTIONAL:
-        raise ValueError(f"coordinate beyond {MAX_FRACTIONAL:g}")
-    # CDVAE's evaluation does not construct such a crystal either.
-    if abs(np.linalg.det(lattice)) < MIN_VOLUME:
-        raise ValueError(f"volume below {MIN_VOLUME} A^3")
-    if np.linalg.norm(lattice, axis=-1).min() < MIN_CELL_LENGTH:
-        raise ValueError(f"cell vector shorter than {MIN_CELL_LENGTH} A")
-    if min(atomic_numbers) < 1 or max(atomic_numbers) > 118:
-        raise ValueError("unknown element")
-    return restore_structure(np.asarray(lattice), np.asarray(frac_coords), atomic_numbers)

@@ -14,9 +14,8 @@ from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 IDEALISED_SYMPREC = 1e-4
 
 
-# Longest vector cubed over volume, above which a cell is written as it is: comparing it with its
-# symmetrised form takes memory in proportion to this (4.6 GB at 2e6;
-# the largest of those crystals of MP-20 is 243).
+# Longest vector cubed over volume, above which a cell is written as it is, because the memory to
+# compare it with its symmetrised form grows with this (4.6 GB at 2e6; at most 243 in MP-20).
 MAX_ELONGATION = 1e4
 
 
@@ -29,12 +28,12 @@ def to_cif(structure: Structure, symprec: float) -> str:
     """The structure as CIF text.
 
     Where spglib finds a symmetry beyond P1, the CIF holds the idealised conventional cell with its
-    space group and the inequivalent sites; otherwise, wherever the symmetrised text would not read
-    back as the same crystal, and for cells beyond MAX_ELONGATION, the cell as it is, in P1.
+    space group and the inequivalent sites. Otherwise, or where the symmetrised text would not read
+    back as the same crystal, or the cell is beyond MAX_ELONGATION, it is the cell as it is, in P1.
 
     Args:
       structure: the crystal.
-      symprec: how far atoms may lie from their symmetric positions, in Angstrom; 0 asks for P1.
+      symprec: how far atoms may lie from their symmetric positions, in Angstrom; 0 means P1.
     """
     with warnings.catch_warnings():
         _ignore_known_warnings()
@@ -57,7 +56,7 @@ def _symmetrised_cif(structure: Structure, symprec: float) -> str | None:
         parser = CifParser.from_str(text, frac_tolerance=0.0, check_cif=False)
         (reread,) = parser.parse_structures(primitive=False, on_error="raise")
         return text if _is_same_crystal(structure, reread, symprec) else None
-    except Exception:  # whatever fails in the search for symmetry, the P1 text remains true
+    except Exception:  # whatever fails in the search for symmetry, P1 is correct
         return None
 
 
@@ -95,7 +94,7 @@ def _is_same_crystal(structure: Structure, other: Structure, max_rms: float) -> 
 
 
 def _ignore_known_warnings() -> None:
-    """Silences, within `warnings.catch_warnings`, what pymatgen and spglib say without need."""
+    """Silences known harmless warnings of pymatgen and spglib within `warnings.catch_warnings`."""
     # pymatgen calls spglib in the older of its two error styles, whose failures it checks for.
     warnings.filterwarnings("ignore", "Set OLD_ERROR_HANDLING", DeprecationWarning)
     # He, Ne and Ar have no electronegativity to be sorted by in a formula.

@@ -1,4 +1,4 @@
-"""Elements and compositions: what a crystal is made of."""
+"""Elements and compositions."""
 
 import math
 import re
@@ -16,22 +16,14 @@ ReducedComposition = tuple[tuple[int, int], ...]
 
 
 def reduced_composition(atomic_numbers: np.ndarray | tuple[int, ...]) -> ReducedComposition:
-    """The composition of a crystal.
-
-    Args:
-      atomic_numbers: [N] int, one a site.
-    """
+    """The composition of a crystal of N atoms ([N] int)."""
     counts = Counter(int(number) for number in atomic_numbers)
     divisor = math.gcd(*counts.values())
     return tuple((number, counts[number] // divisor) for number in sorted(counts))
 
 
 def reduced_formula(atomic_numbers: np.ndarray) -> str:
-    """The reduced formula in pymatgen's order of elements, e.g. "BaTiO3".
-
-    Args:
-      atomic_numbers: [N] int.
-    """
+    """The reduced formula of N atoms ([N] int) in pymatgen's order of elements, e.g. "BaTiO3"."""
     counts = Counter(Element.from_Z(int(number)) for number in atomic_numbers)
     with warnings.catch_warnings():
         # He, Ne and Ar have no electronegativity to be sorted by in a formula.
@@ -42,16 +34,16 @@ def reduced_formula(atomic_numbers: np.ndarray) -> str:
 def parse_elements(
     symbols: str | None, vocabulary: Sequence[int], flag: str = "elements"
 ) -> list[tuple[str, int]] | None:
-    """Reads a list of elements: "Ba,Ti,O" -> [("Ba", 56), ("Ti", 22), ("O", 8)].
+    """Parses a list of elements: "Ba,Ti,O" -> [("Ba", 56), ("Ti", 22), ("O", 8)].
 
     Args:
-      symbols: separated by commas, or as in "Ba-Ti-O" if `flag` is "chemical_system"; None stays
+      symbols: separated by commas, or as in "Ba-Ti-O" if `flag` is "chemical_system"; None gives
         None.
       vocabulary: atomic numbers that the model knows.
-      flag: where they come from, for messages.
+      flag: the flag they come from, for messages.
 
     Raises:
-      UserError: a symbol that names no element, or none of the vocabulary.
+      UserError: a symbol that is not an element, or an element outside the vocabulary.
     """
     if symbols is None:
         return None
@@ -72,6 +64,6 @@ def parse_elements(
 
 
 def common_oxidation_states(atomic_numbers: Sequence[int]) -> tuple[tuple[int, ...], ...]:
-    """Those of each element by pymatgen; 0 for an element without any."""
+    """Common oxidation states of each element according to pymatgen; (0,) if it lists none."""
     elements = [Element.from_Z(number) for number in atomic_numbers]
     return tuple(tuple(element.common_oxidation_states) or (0,) for element in elements)

@@ -1,4 +1,4 @@
-"""Arrays, pymatgen structures and ASE atoms: one into the other."""
+"""Arrays to pymatgen structures and ASE atoms and back; which arrays are a crystal at all."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -9,14 +9,20 @@ import numpy as np
 from pymatgen.core import Element, Lattice, Structure
 
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.structures.limits import MAX_CELL_LENGTH, MIN_VOLUME
+from crystal_diffusion_jax.structures.limits import (
+    MAX_ATOMS,
+    MAX_CELL_LENGTH,
+    MAX_FRACTIONAL,
+    MIN_CELL_LENGTH,
+    MIN_VOLUME,
+)
 
 # Above this |cos| of the angle between two cell vectors the cell is numerically flat: 2.6 degrees.
 MAX_ABS_COSINE = 0.999
 
 
-def cell_defect(lattice: np.ndarray, frac_coords: np.ndarray) -> str | None:
-    """Why a generated crystal must not be written as a structure; None when it may be.
+def array_defect(lattice: np.ndarray, frac_coords: np.ndarray) -> str | None:
+    """Why arrays describe no crystal; None when they do.
 
     Args:
       lattice: [3, 3] cell vectors as rows, in Angstrom.
@@ -26,16 +32,66 @@ def cell_defect(lattice: np.ndarray, frac_coords: np.ndarray) -> str | None:
     if not (np.isfinite(lattice).all() and np.isfinite(frac_coords).all()):
         return "non-finite numbers"
     with np.errstate(over="ignore"):
-        lengths = np.linalg.norm(lattice, axis=-1)
-    if lengths.max() > MAX_CELL_LENGTH:
-        return f"cell vector longer than {MAX_CELL_LENGTH:g} A"
+        if np.linalg.norm(lattice, axis=-1).max() > MAX_CELL_LENGTH:
+            return f"cell vector longer than {MAX_CELL_LENGTH:g} A"
+    # CDVAE's evaluation does not construct such a crystal either.
     if abs(np.linalg.det(lattice)) < MIN_VOLUME:
         return f"volume below {MIN_VOLUME} A^3"
-    unit = lattice / lengths[:, None]
+    return None
+
+
+def cell_defect(lattice: np.ndarray, frac_coords: np.ndarray) -> str | None:
+    """Why a generated crystal must not be written as a structure; None when it may be.
+
+    Besides `array_defect`, the cell must not be nearly flat. Arguments as there.
+    """
+    if defect := array_defect(lattice, frac_coords):
+        return defect
+    lattice = np.asarray(lattice, dtype=np.float64)
+    unit = lattice / np.linalg.norm(lattice, axis=-1, keepdims=True)
     cosines = (unit @ unit.T)[np.triu_indices(3, k=1)]
     if np.abs(cosines).max() > MAX_ABS_COSINE:
         return f"collinear cell vectors (|cos| > {MAX_ABS_COSINE})"
     return None
+
+
+def checked_structure(
+    lattice: np.ndarray, frac_coords: np.ndarray, atomic_numbers: np.ndarray
+) -> Structure:
+    """The structure of given numbers, which may come from any file.
+
+    Args:
+      lattice: [3, 3] cell vectors as rows, in Angstrom.
+      frac_coords: [N, 3] fractional coordinates.
+      atomic_numbers: [N] int.
+
+    Raises:
+      ValueError: they describe no crystal; the message is the reason.
+    """
+    if np.ndim(atomic_numbers) != 1 or np.shape(lattice) != (3, 3):
+        raise ValueError("cell, coordinates and elements do not fit together")
+    if len(atomic_numbers) == 0:
+        raise ValueError("no atoms")
+    if len(atomic_numbers) > MAX_ATOMS:
+        raise ValueError(f"too many atoms: {len(atomic_numbers)}, the limit is {MAX_ATOMS}")
+    if np.shape(frac_coords) != (len(atomic_numbers), 3):
+        raise ValueError("cell, coordinates and elements do not fit together")
+    if defect := array_defect(lattice, frac_coords):
+        raise ValueError(defect)
+    if np.abs(frac_coords).max() > MAX_FRACTIONAL:
+        raise ValueError(f"coordinate beyond {MAX_FRACTIONAL:g}")
+    if np.linalg.norm(lattice, axis=-1).min() < MIN_CELL_LENGTH:
+        raise ValueError(f"cell vector shorter than {MIN_CELL_LENGTH} A")
+    if min(atomic_numbers) < 1 or max(atomic_numbers) > 118:
+        raise ValueError("unknown element")
+    return restore_structure(np.asarray(lattice), np.asarray(frac_coords), atomic_numbers)
+
+
+def wrap_array(frac_coords: np.ndarray) -> np.ndarray:
+    """Maps fractional coordinates of any shape into [0, 1); `crystals.wrap` for numpy."""
+    wrapped = frac_coords - np.floor(frac_coords)
+    wrapped[wrapped >= 1.0] = 0.0  # a tiny negative number rounds to 1, the same point as 0
+    return wrapped
 
 
 def to_structure(
@@ -53,31 +109,30 @@ def to_structure(
       atomic_numbers: [N] int.
     """
     canonical = Lattice.from_parameters(*Lattice(np.asarray(lattice, np.float64)).parameters)
-    wrapped = np.mod(np.asarray(frac_coords, np.float64), 1.0)
-    # A tiny negative number leaves exactly 1.0, which is the same point as 0.
-    wrapped[wrapped >= 1.0] = 0.0
+    wrapped = wrap_array(np.asarray(frac_coords, np.float64))
     return restore_structure(canonical.matrix, wrapped, atomic_numbers)
 
 
 def restore_structure(
     lattice: np.ndarray, frac_coords: np.ndarray, atomic_numbers: np.ndarray
 ) -> Structure:
-    """The structure with exactly these numbers, to restore a recorded `to_structure` bit by bit.
+    """The structure with exactly these numbers, to restore a stored `to_structure` bit by bit.
 
     Args:
       lattice: [3, 3] cell vectors as rows, in Angstrom.
       frac_coords: [N, 3] fractional coordinates in [0, 1).
       atomic_numbers: [N] int.
     """
-    return Structure(Lattice(lattice), _elements(atomic_numbers), frac_coords)
+    elements = [Element.from_Z(int(number)) for number in atomic_numbers]
+    return Structure(Lattice(lattice), elements, frac_coords)
 
 
 def to_extxyz(structures: Sequence[Structure], infos: Sequence[Mapping[str, float | str]]) -> str:
-    """Extended XYZ text with one frame a structure, as written by ASE.
+    """Extended XYZ text with one frame per structure, as written by ASE.
 
     Args:
       structures: the frames.
-      infos: for each frame, what its comment line says besides the cell, e.g. {"index": 3}.
+      infos: for each frame, further entries of its comment line, e.g. {"index": 3}.
     """
     frames = []
     for structure, info in zip(structures, infos, strict=True):
@@ -89,7 +144,7 @@ def to_extxyz(structures: Sequence[Structure], infos: Sequence[Mapping[str, floa
 
 
 def to_ase(structure: Structure) -> ase.Atoms:
-    """The structure as ASE has it, periodic in all directions."""
+    """The structure as ASE atoms, periodic in all directions."""
     return ase.Atoms(
         numbers=structure.atomic_numbers,
         cell=structure.lattice.matrix,
@@ -99,10 +154,10 @@ def to_ase(structure: Structure) -> ase.Atoms:
 
 
 def from_ase(atoms: ase.Atoms) -> Structure:
-    """ASE's crystal as pymatgen has it.
+    """ASE atoms as a pymatgen structure.
 
     Raises:
-      UserError: it is not periodic in all directions.
+      UserError: they are not periodic in all directions.
     """
     if not atoms.pbc.all():
         raise UserError("a crystal must be periodic in all directions (pbc)")
@@ -110,13 +165,9 @@ def from_ase(atoms: ase.Atoms) -> Structure:
 
 
 def minimum_distance(structure: Structure) -> float:
-    """Smallest distance of two different atoms in the periodic crystal, in Angstrom.
+    """Smallest distance between two different atoms in the periodic crystal, in Angstrom.
 
     Infinite for one atom: distances of an atom to its own images are not counted.
     """
     distances = structure.distance_matrix  # [N, N], minimum image
     return float(np.min(distances[np.triu_indices(len(structure), k=1)], initial=np.inf))
-
-
-def _elements(atomic_numbers: np.ndarray) -> list[Element]:
-    return [Element.from_Z(int(number)) for number in atomic_numbers]

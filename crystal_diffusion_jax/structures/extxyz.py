@@ -1,7 +1,7 @@
-"""Extended XYZ files -> structures frame by frame, each frame that is none named.
+"""Extended XYZ files -> structures frame by frame, each failure with its reason.
 
-ASE parses the frames. Where they begin and end is found here, because ASE stops at the first blank
-line, goes on counting through the end of a file, and gives up all frames for one that is broken.
+ASE parses the frames. They are separated here because ASE stops at the first blank line, does not
+notice a truncated file, and gives up all frames for one that is broken.
 """
 
 import io
@@ -16,8 +16,9 @@ import numpy as np
 from ase.io.extxyz import key_val_str_to_dict
 from pymatgen.core import Structure
 
-from crystal_diffusion_jax.errors import UserError, shown
-from crystal_diffusion_jax.structures.cif_reader import checked_structure
+from crystal_diffusion_jax.errors import UserError, printable
+from crystal_diffusion_jax.runtime.files import open_regular
+from crystal_diffusion_jax.structures.conversion import checked_structure
 from crystal_diffusion_jax.structures.limits import MAX_ATOMS, MAX_CRYSTALS, MIN_VOLUME
 
 # Characters; ASE's parser of the comment line is quadratic in it.
@@ -30,14 +31,12 @@ def read_frames(path: Path) -> list[Structure | str]:
     """The structure of each frame, or the reason why there is none.
 
     Raises:
-      UserError: the file cannot be read or holds no frame, or it cannot be told where one ends.
+      UserError: the file cannot be read, holds no frame, or has a frame without a clear end.
     """
     results: list[Structure | str] = []
     try:
-        if not path.is_file():  # a pipe would keep us waiting
-            raise OSError("no regular file")
-        with path.open(encoding="utf-8", errors="replace") as file:
-            for frame in split_frames(file):
+        with open_regular(path) as file:
+            for frame in split_frames(io.TextIOWrapper(file, encoding="utf-8", errors="replace")):
                 results.append(frame if isinstance(frame, TooManyAtoms) else _parse(frame))
                 if len(results) > MAX_CRYSTALS:
                     raise ValueError(f"more than {MAX_CRYSTALS:,} frames; split the file")
@@ -51,7 +50,7 @@ def read_frames(path: Path) -> list[Structure | str]:
 
 
 class TooManyAtoms(str):
-    """The reason why a frame's lines were not kept."""
+    """Why a frame was skipped, in place of its text."""
 
 
 def split_frames(file: io.TextIOWrapper) -> Iterator[str | TooManyAtoms]:
@@ -71,7 +70,7 @@ def split_frames(file: io.TextIOWrapper) -> Iterator[str | TooManyAtoms]:
         except ValueError:
             num_atoms = -1
         if num_atoms < 0:
-            raise ValueError(f"'{shown(first.strip())}' is no number of atoms")
+            raise ValueError(f"'{printable(first.strip())}' is not a number of atoms")
         kept = [first]
         count = 0
         for line in itertools.islice(lines, num_atoms + 1):
@@ -99,8 +98,8 @@ def _parse(text: str) -> Structure | str:
             warnings.simplefilter("ignore")
             check_columns(text)
             atoms = ase.io.read(io.StringIO(text), format="extxyz")
-    except Exception as error:  # as open-ended as the text may be
-        return f"unreadable frame: {type(error).__name__}: {shown(str(error), 300)}"
+    except Exception as error:  # ASE may raise anything on odd input
+        return f"unreadable frame: {type(error).__name__}: {printable(str(error), 300)}"
     if not isinstance(atoms, ase.Atoms) or not atoms.pbc.all():
         return "no periodic cell"
     lattice = atoms.cell.array
@@ -116,7 +115,7 @@ def _parse(text: str) -> Structure | str:
 
 
 def check_columns(text: str) -> None:
-    """ValueError where a frame announces more columns than memory."""
+    """Refuses a frame that declares more columns than memory; ValueError."""
     properties = key_val_str_to_dict(text.split("\n", 2)[1].strip()).get("Properties", "")
     if sum(abs(int(number)) for number in str(properties).split(":")[2::3]) > _MAX_COLUMNS:
         raise ValueError(f"more than {_MAX_COLUMNS} columns")

@@ -1,7 +1,7 @@
-"""Files of generated crystals, whoever made them -> structures, each failure named and counted.
+"""Files of generated crystals from any program -> structures, each failure named and counted.
 
-A set of S crystals keeps its S places: what cannot be read stays in the count, as every rate of
-the evaluation is a share of the crystals that were asked for.
+A set of S crystals keeps its S entries: what cannot be read stays in the count, because every rate
+of the evaluation is a share of the crystals that were requested.
 """
 
 import dataclasses
@@ -12,13 +12,18 @@ from pathlib import Path
 import joblib
 from pymatgen.core import Structure
 
-from crystal_diffusion_jax.errors import UserError, shown
+from crystal_diffusion_jax.errors import UserError, printable
 from crystal_diffusion_jax.runtime.files import TooLarge, read_text
 from crystal_diffusion_jax.sampling.record import CIF_FOLDER, RECORD
 from crystal_diffusion_jax.structures.cif_reader import parse_cif
-from crystal_diffusion_jax.structures.csv_tables import listed, read_rows
+from crystal_diffusion_jax.structures.csv_tables import join_names, read_rows
 from crystal_diffusion_jax.structures.extxyz import read_frames
-from crystal_diffusion_jax.structures.limits import MAX_ATOMS, MAX_CIF_CHARACTERS, MAX_NAME
+from crystal_diffusion_jax.structures.limits import (
+    MAX_ATOMS,
+    MAX_CIF_CHARACTERS,
+    MAX_CRYSTALS,
+    MAX_NAME,
+)
 from crystal_diffusion_jax.structures.samples_record import read_record
 
 _KINDS = (
@@ -33,7 +38,7 @@ _MIN_CIFS_FOR_WORKERS = 500
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """S crystals that were asked for.
+    """S crystals that were requested.
 
     Attributes:
       structures: S structures, None where there is none.
@@ -62,7 +67,7 @@ def read_structures(path: Path) -> Inputs:
         path.stat()
     except (OSError, ValueError) as error:
         reason = "does not exist" if isinstance(error, FileNotFoundError) else f"is none ({error})"
-        raise UserError(f"{shown(str(path), 500)} {reason}: give {_KINDS}.") from error
+        raise UserError(f"{printable(str(path), 500)} {reason}: give {_KINDS}.") from error
     _refuse_part_of_samples(path)
     if path.is_dir():
         if (path / RECORD).is_file():
@@ -119,12 +124,16 @@ def _refuse_part_of_samples(path: Path) -> None:
 def _read_csv(path: Path) -> Inputs:
     header, rows = read_rows(path)
     if "cif" not in header:
-        raise UserError(f"{path} has no column `cif`; its columns are {listed(header)}.")
-    ids = [shown(row.get("material_id") or "", MAX_NAME) for row in rows]
-    names = [own_id or f"row {i}" for i, own_id in enumerate(ids, start=1)]
-    if not rows:
+        raise UserError(f"{path} has no column `cif`; its columns are {join_names(header)}.")
+    names, texts = [], []
+    for number, row in enumerate(rows, start=1):
+        names.append(printable(row.get("material_id") or "", MAX_NAME) or f"row {number}")
+        texts.append(row["cif"] or "")
+        if number > MAX_CRYSTALS:
+            raise UserError(f"{path} has more than {MAX_CRYSTALS:,} rows: split it.")
+    if not names:
         raise UserError(f"{path} has a header but no rows: there is nothing to evaluate.")
-    return _collect(names, _parse_all([row["cif"] or "" for row in rows]))
+    return _collect(names, _parse_all(texts))
 
 
 def _read_extxyz(path: Path) -> Inputs:
@@ -148,11 +157,11 @@ def _parse(text: str | TooLarge | OSError) -> Structure | str:
     if isinstance(text, TooLarge):
         return f"too large: {text}"
     if isinstance(text, OSError):
-        return f"cannot be read: {shown(text.strerror or str(text), _MAX_REASON)}"
+        return f"cannot be read: {printable(text.strerror or str(text), _MAX_REASON)}"
     try:
         return parse_cif(text)
     except ValueError as error:
-        return shown(str(error), _MAX_REASON)
+        return printable(str(error), _MAX_REASON)
     except Exception as error:  # one odd file must not end the evaluation of the others
         return f"unparsable CIF: {type(error).__name__}"
 

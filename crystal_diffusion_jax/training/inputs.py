@@ -17,13 +17,7 @@ from crystal_diffusion_jax.data.batches import (
     evaluation_batches,
     tail_oversampling,
 )
-from crystal_diffusion_jax.data.shards.batches import ShardedBatches
-from crystal_diffusion_jax.data.shards.dataset import ShardedDataset
-from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.runtime import devices
-
-# Crystals in memory, or in files that are read in turn.
-Split = CrystalDataset | ShardedDataset
 
 
 class Inputs(NamedTuple):
@@ -37,36 +31,26 @@ class Inputs(NamedTuple):
     """
 
     statistics: DatasetStatistics
-    batches: Batches | ShardedBatches
+    batches: Batches
     validation: list[Batch]
     num_train: int
 
 
-def prepare_inputs(config: ExperimentConfig, splits: Mapping[str, Split], mesh: Mesh) -> Inputs:
-    """Measures and arranges the splits "train" and "val"; the latter is read whole.
+def prepare_inputs(
+    config: ExperimentConfig, splits: Mapping[str, CrystalDataset], mesh: Mesh
+) -> Inputs:
+    """Measures and arranges the splits "train" and "val"; the latter is padded in memory.
 
     Raises:
-      UserError: an element that only "val" has, shards that cannot be shared by the devices, or
-        tail_oversampling with shards.
+      UserError: an element that only "val" has.
     """
     training, part = config.training, devices.local_part(mesh)
     train, val = splits["train"], splits["val"]
-    arguments = (training.batch_size, config.seed, training.steps_per_call)
-    batches: Batches | ShardedBatches
-    if isinstance(train, ShardedDataset):
-        if training.tail_oversampling > 1:
-            raise UserError(
-                f"training.tail_oversampling={training.tail_oversampling} needs the training split "
-                "in memory, not in shards; set it to 1"
-            )
-        statistics = train.statistics(config.scale_by_num_atoms)
-        batches = ShardedBatches(train, statistics, *arguments)
-    else:
-        statistics = dataset_statistics(train, config.scale_by_num_atoms)
-        repeats = tail_oversampling(train.properties, training.tail_oversampling)
-        batches = Batches(train, statistics, *arguments, repeats)
-    if isinstance(val, ShardedDataset):
-        val = val.whole()
+    statistics = dataset_statistics(train, config.scale_by_num_atoms)
+    repeats = tail_oversampling(train.properties, training.tail_oversampling)
+    batches = Batches(
+        train, statistics, training.batch_size, config.seed, training.steps_per_call, repeats
+    )
     shared = -(-training.batch_size // mesh.size) * mesh.size
     return Inputs(
         statistics=statistics,

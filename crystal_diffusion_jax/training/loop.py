@@ -8,6 +8,7 @@ import numpy as np
 
 from crystal_diffusion_jax import denoising
 from crystal_diffusion_jax.config import ExperimentConfig
+from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.batches import Batch
 from crystal_diffusion_jax.diffusion.schedules import noise_schedule
 from crystal_diffusion_jax.errors import UserError
@@ -18,7 +19,7 @@ from crystal_diffusion_jax.training import preemption
 from crystal_diffusion_jax.training.bookkeeping import Bookkeeping
 from crystal_diffusion_jax.training.checkpoint import Checkpoint, Checkpoints
 from crystal_diffusion_jax.training.init_from import load_start, warm_params
-from crystal_diffusion_jax.training.inputs import Inputs, Split, prepare_inputs
+from crystal_diffusion_jax.training.inputs import Inputs, prepare_inputs
 from crystal_diffusion_jax.training.logbook import Clock, Logbook
 from crystal_diffusion_jax.training.optimizer import make_optimizer
 from crystal_diffusion_jax.training.resume import restore_last
@@ -36,7 +37,7 @@ VALIDATION_DRAWS = 4
 
 def train(
     config: ExperimentConfig,
-    splits: Mapping[str, Split],
+    splits: Mapping[str, CrystalDataset],
     workdir: Path,
     say: Callable[[str], None] = print,
     resume_from_previous: bool = False,

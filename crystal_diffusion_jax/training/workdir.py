@@ -7,18 +7,18 @@ from pathlib import Path
 
 from crystal_diffusion_jax import config as config_module
 from crystal_diffusion_jax.config import ExperimentConfig
+from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.runtime import processes
 from crystal_diffusion_jax.runtime.files import MAX_DESCRIPTION_BYTES, read_json, replace_text
 from crystal_diffusion_jax.runtime.lock import exclusive
-from crystal_diffusion_jax.training.inputs import Split
 
 
 @contextlib.contextmanager
 def claimed(
     workdir: Path,
     config: ExperimentConfig,
-    splits: Mapping[str, Split],
+    splits: Mapping[str, CrystalDataset],
     say: Callable[[str], None],
 ) -> Iterator[None]:
     """Creates the run's folder, or checks that an existing one belongs to the same run; locks it.
