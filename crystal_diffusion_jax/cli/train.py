@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -22,13 +22,10 @@ from ml_collections import config_flags
 
 import configs
 from crystal_diffusion_jax import config as config_module
-from crystal_diffusion_jax.config import DataConfig
 from crystal_diffusion_jax.data.load import load
-from crystal_diffusion_jax.data.shards.splits import holds_shards, open_splits
 from crystal_diffusion_jax.errors import UserError, nearest
 from crystal_diffusion_jax.runtime import processes
 from crystal_diffusion_jax.trained_model import example_target
-from crystal_diffusion_jax.training.inputs import Split
 from crystal_diffusion_jax.training.loop import train
 from crystal_diffusion_jax.training.preemption import Preempted
 
@@ -127,7 +124,7 @@ def run(argv: list[str]) -> None:
 def run_training() -> None:
     """Loads the data and trains."""
     config = config_module.from_dict(_CONFIG.value.to_dict())
-    splits = processes.everywhere(lambda: load_or_open(config.data))
+    splits = processes.everywhere(lambda: load(config.data, progress=processes.is_first()))
     workdir = Path(flags.FLAGS.workdir)
     folder = train(config, splits, workdir, resume_from_previous=flags.FLAGS.resume_from_previous)
     if processes.is_first():
@@ -137,13 +134,6 @@ def run_training() -> None:
             f"sample from it with: python -m experiments.sample --model={workdir} "
             f"--target={target} --num=200 --out=samples/{workdir.name}"
         )
-
-
-def load_or_open(config: DataConfig) -> Mapping[str, Split]:
-    """The splits in memory, or, where `config.root` is a folder of shards, their indices."""
-    if holds_shards(config.root):
-        return open_splits(config)
-    return load(config, progress=processes.is_first())
 
 
 @contextlib.contextmanager

@@ -40,6 +40,8 @@ from crystal_diffusion_jax.training.checkpoint_files import (
 )
 from crystal_diffusion_jax.training.state import TrainState
 
+# Bytes of a checkpoint at most: orbax writes arrays twice, and a dozen small files.
+_SIZE_FACTOR, _SIZE = 2, 200_000
 _REMOVED = "removed"
 _UNFINISHED = "*.orbax-checkpoint-tmp*"
 
@@ -112,6 +114,7 @@ class Checkpoints:
         for manager in (self._validated, self._preempted):
             with contextlib.suppress(Exception):  # repeats the error of a failed write
                 manager.close()
+        self._remove(*self.folder.glob(_UNFINISHED))
 
     def latest(self) -> Checkpoint | None:
         """The last checkpoint, or None."""
@@ -212,6 +215,10 @@ class Checkpoints:
             record=ocp.args.JsonSave(record),
         )
         with self._write_errors():
+            # Orbax would fail in several threads at once, each with a traceback on stderr.
+            size = _SIZE_FACTOR * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _SIZE
+            if shutil.disk_usage(self.folder).free < size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             manager.save(step, args=items, metrics=validation, force=True)
 
     def _write_checksums(self) -> None:
