@@ -254,8 +254,8 @@ def test_a_process_that_breaks_down_takes_the_other_with_it(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("localhost:1234", None, 0), "need one another"),
-        ((None, 2, 0), "need one another"),
+        (("localhost:1234", None, 0), "must be given together"),
+        ((None, 2, 0), "must be given together"),
         (("localhost:1234", 2, 2), "--process_id=2 is not one of 0 .. 1"),
         (("localhost", 2, 1), "--coordinator=localhost is not HOST:PORT"),
     ],

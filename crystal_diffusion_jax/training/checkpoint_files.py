@@ -1,6 +1,8 @@
-"""One checkpoint on disk: its name, its checksums, its record and its state."""
+"""Checkpoints on disk: names, checksums, reading, and what to do about damaged ones."""
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,6 +10,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.runtime import processes
 from crystal_diffusion_jax.runtime.files import MAX_DESCRIPTION_BYTES, file_sha256, read_json
 from crystal_diffusion_jax.training.state import TrainState
 
@@ -69,6 +72,47 @@ def verify(folder: Path) -> None:
             raise DamagedError(
                 f"{folder} is damaged: {name} is missing or does not match its checksum"
             )
+
+
+def set_damaged_aside(folder: Path, resume_from_previous: bool, log: Callable[[str], None]) -> None:
+    """Verifies all checkpoints in a folder and renames the damaged ones.
+
+    Only the first process does it.
+
+    Args:
+      folder: of the checkpoints.
+      resume_from_previous: whether to rename the last checkpoint too, if an earlier one is intact.
+      log: takes a line for each damaged checkpoint.
+
+    Raises:
+      UserError: the last checkpoint is damaged and stays.
+    """
+    if not processes.is_first():
+        return
+    found = complete_checkpoints(folder)
+    damaged: dict[Checkpoint, DamagedError] = {}
+    for each in found:
+        try:
+            verify(folder / each.name)
+        except DamagedError as error:
+            damaged[each] = error
+    intact = [each for each in found if each not in damaged]
+    if found and (error := damaged.get(found[-1])):
+        if not intact:
+            raise UserError(
+                f"{error}. No earlier checkpoint is left: copy it again, or train into another "
+                "--workdir"
+            ) from error
+        if not resume_from_previous:
+            raise UserError(
+                f"{error}. Copy it again, or add --resume_from_previous to go back to the "
+                f"checkpoint of step {intact[-1].step}"
+            ) from error
+    for each, error in damaged.items():
+        aside = folder / f"{each.name}.damaged"
+        shutil.rmtree(aside, ignore_errors=True)
+        (folder / each.name).rename(aside)
+        log(f"{error}; renamed to {aside.name}")
 
 
 def read_record(folder: Path) -> dict[str, Any]:

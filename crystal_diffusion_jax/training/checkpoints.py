@@ -31,16 +31,14 @@ from crystal_diffusion_jax.training.checkpoint_files import (
     FORMAT_VERSION,
     PREEMPTED,
     Checkpoint,
-    DamagedError,
-    complete_checkpoints,
     read_record,
     read_state,
-    verify,
+    set_damaged_aside,
     write_checksums,
 )
 from crystal_diffusion_jax.training.state import TrainState
 
-# Bytes of a checkpoint at most: orbax writes arrays twice, and a dozen small files.
+# Bytes of a checkpoint at most: orbax writes the arrays twice on the way, and a dozen small files.
 _SIZE_FACTOR, _SIZE = 2, 200_000
 _REMOVED = "removed"
 _UNFINISHED = "*.orbax-checkpoint-tmp*"
@@ -91,9 +89,8 @@ class Checkpoints:
         with self._write_errors():
             self.folder.mkdir(parents=True, exist_ok=True)
             self._remove(self.folder / _REMOVED, *self.folder.glob(_UNFINISHED))
-        # Before orbax opens them: it would raise for an unreadable file of any checkpoint.
-        processes.everywhere(lambda: self._set_damaged_aside(resume_from_previous, log))
-        with self._write_errors():
+            # Before orbax opens them: an unreadable file of any checkpoint would make it raise.
+            processes.everywhere(lambda: set_damaged_aside(self.folder, resume_from_previous, log))
             best = BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)
             policy = AnyPreservationPolicy([LatestN(config.training.keep_last), best])
             self._validated = self._open(preservation_policy=policy, best_fn=_score)
@@ -227,36 +224,6 @@ class Checkpoints:
             for path in self.folder.glob(_UNFINISHED):
                 write_checksums(path)
 
-    def _set_damaged_aside(self, resume_from_previous: bool, log: Callable[[str], None]) -> None:
-        if not processes.is_first():
-            return
-        damaged: dict[Checkpoint, DamagedError] = {}
-        found = complete_checkpoints(self.folder)
-        for each in found:
-            try:
-                verify(self.folder / each.name)
-            except DamagedError as error:
-                damaged[each] = error
-        intact = [each for each in found if each not in damaged]
-        if damaged and found[-1] in damaged:
-            error = damaged[found[-1]]
-            if not intact:
-                raise UserError(
-                    f"{error}. No earlier checkpoint is left: copy it again, or train into another "
-                    "--workdir"
-                ) from error
-            if not resume_from_previous:
-                raise UserError(
-                    f"{error}. Copy it again, or add --resume_from_previous to go back to the "
-                    f"checkpoint of step {intact[-1].step}"
-                ) from error
-        for each, error in damaged.items():
-            aside = self.folder / f"{each.name}.damaged"
-            with self._write_errors():
-                shutil.rmtree(aside, ignore_errors=True)
-                (self.folder / each.name).rename(aside)
-            log(f"{error}; renamed to {aside.name}")
-
     def _remove(self, *paths: Path) -> None:
         if processes.is_first():
             for path in paths:
@@ -266,6 +233,8 @@ class Checkpoints:
     def _write_errors(self) -> Iterator[None]:
         try:
             yield
+        except UserError:
+            raise
         except Exception as error:  # orbax wraps the operating system's errors in various types
             reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
             full = os.strerror(errno.ENOSPC)

@@ -27,14 +27,16 @@ _BY_ELEMENT = {
 }
 
 
-def load_initial_model(config: ExperimentConfig) -> TrainedModel:
-    """The model that `training.init_from` names.
+def load_initial_model(config: ExperimentConfig) -> TrainedModel | None:
+    """The model that `training.init_from` names, None if it names none.
 
     Raises:
       UserError: no such model, its network or noise schedule differs from the config's (rank
         features alone may be added), or the processes hold different copies of it.
     """
     init_from = config.training.init_from
+    if not init_from:
+        return None
     model = processes.everywhere(lambda: trained_model.load(init_from))
     if not processes.same_everywhere(model.weights_sha256):
         raise UserError(

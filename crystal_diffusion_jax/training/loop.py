@@ -13,12 +13,7 @@ from jax.sharding import Mesh
 from crystal_diffusion_jax import denoising
 from crystal_diffusion_jax.config import ExperimentConfig
 from crystal_diffusion_jax.data.arrays import CrystalDataset, DatasetStatistics, dataset_statistics
-from crystal_diffusion_jax.data.batches import (
-    Batch,
-    Batches,
-    evaluation_batches,
-    tail_oversampling,
-)
+from crystal_diffusion_jax.data.batches import Batch, Batches, evaluation_batches, tail_oversampling
 from crystal_diffusion_jax.diffusion.schedules import noise_schedule
 from crystal_diffusion_jax.models.denoiser import Denoiser
 from crystal_diffusion_jax.runtime import devices, processes
@@ -30,7 +25,6 @@ from crystal_diffusion_jax.training.export import export_model, require_model
 from crystal_diffusion_jax.training.finite import require_finite_losses, require_finite_state
 from crystal_diffusion_jax.training.init_from import load_initial_model, warm_start
 from crystal_diffusion_jax.training.optimizer import make_optimizer
-from crystal_diffusion_jax.training.preemption import Preempted
 from crystal_diffusion_jax.training.run_log import RunLog
 from crystal_diffusion_jax.training.state import TrainState, initial_params, initial_state
 from crystal_diffusion_jax.training.step import (
@@ -89,11 +83,8 @@ def train(
     # Before the folder is created: a mistake here must not leave it to this config.
     data = processes.everywhere(lambda: prepare_data(config, splits, mesh))
     denoiser = processes.everywhere(lambda: denoising.build(config.model, data.statistics))
-    initial_model = None
-    if config.training.init_from and not processes.anywhere(
-        bool(complete_checkpoints(workdir / "checkpoints"))
-    ):
-        initial_model = load_initial_model(config)
+    resumes = processes.anywhere(bool(complete_checkpoints(workdir / "checkpoints")))
+    initial_model = None if resumes else load_initial_model(config)
     with (
         open_workdir(workdir, config, splits, log),
         Checkpoints(workdir / "checkpoints", config, resume_from_previous, log) as checkpoints,
@@ -148,7 +139,6 @@ def _train(
 ) -> None:
     """Runs the steps after the last checkpoint."""
     training, part = config.training, devices.local_part(mesh)
-    schedule = noise_schedule(config.noise)
     key_init, key_train, key_validation = jax.random.split(jax.random.key(config.seed), 3)
 
     # Initial state, or that of the last checkpoint.
@@ -164,6 +154,7 @@ def _train(
     if resumed.step:
         log(f"resuming from the checkpoint of step {resumed.step} in {checkpoints.folder}")
 
+    schedule = noise_schedule(config.noise)
     train_steps = make_train_steps(
         denoiser, unflatten, schedule, config.loss, optimizer, training.ema_decay, mesh
     )
@@ -173,10 +164,9 @@ def _train(
         f"{data.batches.batch_sizes} padded to {data.batches.sizes} atoms, on "
         f"{devices.describe()}"
     )
-    # After a preemption, what was due at its step is done again, the row of the log included.
-    first, keep_through = resumed.step, resumed.step - 1
-    if resumed.validated:
-        first, keep_through = resumed.step + training.steps_per_call, resumed.step
+    # After a preemption, what was due at its step is still to be done, the row of the log included.
+    first = resumed.step + training.steps_per_call if resumed.validated else resumed.step
+    keep_through = resumed.step if resumed.validated else resumed.step - 1
     pending = [resumed.losses] if resumed.losses else []  # of the steps since the last row
     with (
         RunLog(workdir, training, resumed.step, keep_through, log, processes.is_first()) as run_log,
@@ -193,8 +183,7 @@ def _train(
 
             last = step == training.num_steps
             log_due = last or step % training.log_every == 0
-            # Several processes have to wait for their devices to agree; when a log row is due
-            # they wait anyway.
+            # To agree, several processes wait for their devices, as they do anyway for a log row.
             if (log_due or jax.process_count() == 1) and preempted():
                 _stop(step, state, _fetch(pending, step, checkpoints), checkpoints)
             if not log_due:
@@ -222,7 +211,7 @@ def _train(
             checkpoints.save(step, state, scores)
             if not last and preempted():
                 checkpoints.wait()
-                raise Preempted.at(step, workdir)
+                raise preemption.Preempted.at(step, workdir)
 
 
 def _fetch(pending: list[Any], step: int, checkpoints: Checkpoints) -> Losses:
@@ -237,7 +226,7 @@ def _stop(step: int, state: TrainState, losses: Losses, checkpoints: Checkpoints
     """Ends a preempted run with a checkpoint; the resumed run does what is due at `step`."""
     require_finite_state(state, step, checkpoints)
     checkpoints.save_preempted(step, state, losses)
-    raise Preempted.at(step, checkpoints.folder.parent)
+    raise preemption.Preempted.at(step, checkpoints.folder.parent)
 
 
 def _validate(

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import math
 import os
 import socket
 import time
@@ -20,9 +19,6 @@ from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.runtime.files import MAX_RECORD_BYTES, TooLarge, read_text, replace_text
 from crystal_diffusion_jax.runtime.progress import duration
 from crystal_diffusion_jax.training.workdir import write_errors
-
-# What parsing an arbitrary line can raise.
-_PARSE_ERRORS = (ValueError, KeyError, TypeError, OverflowError, RecursionError)
 
 
 class RunLog:
@@ -100,11 +96,11 @@ class RunLog:
         """Opens the files; returns the seconds of training up to the last row that is kept."""
         path = self._workdir / "metrics.jsonl"
         with write_errors(self._workdir):
-            rows = [row for row in _read_rows(path) if _step(row) <= keep_through]
+            rows, seconds = _read(path, keep_through)
             replace_text(path, "".join(rows))
             self._file = path.open("a")
             self._tensorboard = _TensorBoard(self._workdir / "tensorboard", keep_through + 1)
-        return max(map(_seconds, rows), default=0.0)
+        return seconds
 
     def _write(self, kind: str, step: int, values: dict[str, float]) -> None:
         if not self._writes:
@@ -146,33 +142,24 @@ class _TensorBoard:
         self._records.write(event.SerializeToString())
 
 
-def _read_rows(path: Path) -> list[str]:
-    """The lines of a log; none if it does not exist yet."""
-    if not path.exists():
-        return []
+def _read(path: Path, keep_through: int) -> tuple[list[str], float]:
+    """The rows of a log up to a step, and the seconds of training up to the last of them."""
+    rows, seconds = [], 0.0
     try:
-        return read_text(path, MAX_RECORD_BYTES).splitlines(keepends=True)
+        lines = read_text(path, MAX_RECORD_BYTES).splitlines(keepends=True) if path.exists() else []
     except TooLarge as error:
         raise UserError(
             f"{path} is not the log of a run ({error}): remove it, or use another --workdir"
         ) from error
-
-
-def _step(row: str) -> float:
-    """The step of a row; infinite for a line that a kill cut short."""
-    try:
-        return float(json.loads(row)["step"])
-    except _PARSE_ERRORS:
-        return math.inf
-
-
-def _seconds(row: str) -> float:
-    """Seconds of training up to a row; 0 if it does not say."""
-    try:
-        seconds = float(json.loads(row)["seconds"])
-    except _PARSE_ERRORS:
-        return 0.0
-    return seconds if math.isfinite(seconds) else 0.0
+    for line in lines:
+        try:
+            row = json.loads(line)
+            if row["step"] <= keep_through:
+                seconds = max(seconds, row.get("seconds", 0.0))
+                rows.append(line)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            continue  # a line that a kill cut short
+    return rows, seconds
 
 
 def progress_line(
