@@ -163,7 +163,7 @@ def cases_of_own_files(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     sparse(run / OWNER, "{")
     yield "owner", lambda: list(owner_of(run))
     sparse(run / "metrics.jsonl", "{")
-    yield "metrics", lambda: RunLog(run, CONFIG.training, 0, 0)
+    yield "metrics", lambda: RunLog(run, CONFIG.training, 0, True)
     sparse(run / "config.json", "{")
     data: Any = Data()
     yield (

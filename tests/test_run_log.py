@@ -21,15 +21,13 @@ LOSSES = {
 CLOCK = {"structures_per_second", "seconds"}
 
 
-def open_log(workdir: Path, keep_through: int = 0, lines: list[str] | None = None) -> RunLog:
+def open_log(workdir: Path, start: int = 0, lines: list[str] | None = None) -> RunLog:
     log = lines.append if lines is not None else lambda line: None
-    return RunLog(
-        workdir, TrainingConfig(num_steps=200, warmup_steps=10), keep_through, keep_through, log
-    )
+    return RunLog(workdir, TrainingConfig(num_steps=200, warmup_steps=10), start, True, log)
 
 
-def write(workdir: Path, steps: list[int], keep_through: int = 0) -> None:
-    with open_log(workdir, keep_through) as run_log:
+def write(workdir: Path, steps: list[int], start: int = 0) -> None:
+    with open_log(workdir, start) as run_log:
         for step in steps:
             run_log.training(step, LOSSES)
 
@@ -83,7 +81,7 @@ def test_tensorboard_gets_the_same_numbers_at_once(tmp_path):
 
 def test_rows_of_lost_steps_are_dropped_on_resume(tmp_path):
     write(tmp_path, [5, 10, 15, 20])
-    write(tmp_path, [15], keep_through=10)
+    write(tmp_path, [15], start=10)
     assert [row["step"] for row in rows(tmp_path)] == [5, 10, 15]
 
 
@@ -104,7 +102,7 @@ def write_seconds(workdir: Path, *seconds: str) -> None:
 
 def test_seconds_of_lost_work_do_not_count(tmp_path):
     write_seconds(tmp_path, "100", "200", "300")
-    with open_log(tmp_path, keep_through=10) as run_log:
+    with open_log(tmp_path, start=10) as run_log:
         assert run_log.seconds == pytest.approx(200, abs=10)
     with open_log(tmp_path) as run_log:
         assert run_log.seconds == pytest.approx(0, abs=10)
@@ -112,7 +110,7 @@ def test_seconds_of_lost_work_do_not_count(tmp_path):
 
 def test_a_run_that_starts_anew_starts_with_an_empty_log(tmp_path):
     write(tmp_path, [5, 10])
-    write(tmp_path, [5], keep_through=0)
+    write(tmp_path, [5], start=0)
     assert [row["step"] for row in rows(tmp_path)] == [5]
 
 
@@ -121,7 +119,7 @@ def test_a_row_that_a_kill_cut_short_is_dropped_on_resume(tmp_path, half):
     write(tmp_path, [5, 10])
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write(half)
-    write(tmp_path, [15], keep_through=10)
+    write(tmp_path, [15], start=10)
     assert [row["step"] for row in rows(tmp_path)] == [5, 10, 15]
 
 

@@ -97,22 +97,22 @@ def set_damaged_aside(folder: Path, resume_from_previous: bool, log: Callable[[s
         except DamagedError as error:
             damaged[each] = error
     intact = [each for each in found if each not in damaged]
-    if found and (error := damaged.get(found[-1])):
+    if found and (reason := damaged.get(found[-1])):
         if not intact:
             raise UserError(
-                f"{error}. No earlier checkpoint is left: copy it again, or train into another "
+                f"{reason}. No earlier checkpoint is left: copy it again, or train into another "
                 "--workdir"
-            ) from error
+            ) from reason
         if not resume_from_previous:
             raise UserError(
-                f"{error}. Copy it again, or add --resume_from_previous to go back to the "
+                f"{reason}. Copy it again, or add --resume_from_previous to go back to the "
                 f"checkpoint of step {intact[-1].step}"
-            ) from error
-    for each, error in damaged.items():
+            ) from reason
+    for each, reason in damaged.items():
         aside = folder / f"{each.name}.damaged"
         shutil.rmtree(aside, ignore_errors=True)
         (folder / each.name).rename(aside)
-        log(f"{error}; renamed to {aside.name}")
+        log(f"{reason}; renamed to {aside.name}")
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple, NoReturn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from jax.sharding import Mesh
 
 from crystal_diffusion_jax import denoising
@@ -166,10 +165,9 @@ def _train(
     )
     # After a preemption, what was due at its step is still to be done, the row of the log included.
     first = resumed.step + training.steps_per_call if resumed.validated else resumed.step
-    keep_through = resumed.step if resumed.validated else resumed.step - 1
     pending = [resumed.losses] if resumed.losses else []  # of the steps since the last row
     with (
-        RunLog(workdir, training, resumed.step, keep_through, log, processes.is_first()) as run_log,
+        RunLog(workdir, training, resumed.step, resumed.validated, log) as run_log,
         preemption.watch() as preempted,
     ):
         for step in range(first, training.num_steps + 1, training.steps_per_call):
@@ -180,7 +178,6 @@ def _train(
                 # One call runs while the next is prepared; a longer queue would delay preemption.
                 jax.block_until_ready(pending[-1:])
                 pending.append(losses)
-
             last = step == training.num_steps
             log_due = last or step % training.log_every == 0
             # To agree, several processes wait for their devices, as they do anyway for a log row.
@@ -234,11 +231,11 @@ def _validate(
     state: TrainState,
     validation: list[Batch],
     mesh: Mesh,
-    key: Array,
+    key: jax.Array,
     preempted: Callable[[], bool],
 ) -> dict[str, float] | None:
     """Mean losses of the validation split, with the same noise every time; None if preempted."""
-    losses: list[dict[str, Array]] = []
+    losses: list[dict[str, jax.Array]] = []
     weights = []
     for index, batch in enumerate(validation):
         rows = devices.from_local_rows(batch, mesh)
@@ -250,7 +247,4 @@ def _validate(
             losses.append(devices.wait_on_cpu(evaluation_step(state, tuple(rows), fixed)))
             weights.append(devices.wait_on_cpu(rows.weight.sum()))
     losses, weights = jax.device_get((losses, weights))
-    return {
-        name: float(np.average([each[name] for each in losses], weights=weights))
-        for name in losses[0]
-    }
+    return {n: float(np.average([row[n] for row in losses], weights=weights)) for n in losses[0]}

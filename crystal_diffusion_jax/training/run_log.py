@@ -16,6 +16,7 @@ from tensorboardX.summary import scalar
 
 from crystal_diffusion_jax.config import TrainingConfig
 from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.runtime import processes
 from crystal_diffusion_jax.runtime.files import MAX_RECORD_BYTES, TooLarge, read_text, replace_text
 from crystal_diffusion_jax.runtime.progress import duration
 from crystal_diffusion_jax.training.workdir import write_errors
@@ -24,14 +25,15 @@ from crystal_diffusion_jax.training.workdir import write_errors
 class RunLog:
     """Appends rows to <workdir>/metrics.jsonl and <workdir>/tensorboard; prints the progress.
 
+    Only the first process writes files.
+
     Args:
       workdir: the run's folder.
       config: of the run.
       start: steps taken so far.
-      keep_through: rows of later steps are removed: they belong to work that was lost and will be
-        redone. `start` at most.
+      logged: whether the row of step `start` is in the log already. All later rows are removed:
+        they belong to work that was lost and will be redone.
       log: takes the progress lines.
-      writes: False in a process that leaves the files to another.
 
     Raises:
       UserError: also from the methods, when the files cannot be written.
@@ -42,12 +44,12 @@ class RunLog:
         workdir: Path,
         config: TrainingConfig,
         start: int,
-        keep_through: int,
+        logged: bool,
         log: Callable[[str], None] = print,
-        writes: bool = True,
     ) -> None:
-        self._workdir, self._config, self._log, self._writes = workdir, config, log, writes
-        seconds = self._open(keep_through) if writes else 0.0
+        self._workdir, self._config, self._log = workdir, config, log
+        self._writes = processes.is_first()
+        seconds = self._open(start if logged else start - 1) if self._writes else 0.0
         self._last_step, self._last_time = start, time.monotonic()
         self._begin = self._last_time - seconds
 
