@@ -22,7 +22,7 @@ from crystal_diffusion_jax.oracle.predict import predict
 from crystal_diffusion_jax.report.pictures import require_matplotlib
 from crystal_diffusion_jax.runtime.files import file_sha256
 from crystal_diffusion_jax.sampling.plan import plan, require_between
-from crystal_diffusion_jax.training.seal import DamagedError
+from crystal_diffusion_jax.training.checkpoint_files import DamagedError
 from studies import plots
 from studies.figure_requests import training_of
 from studies.measurement import (

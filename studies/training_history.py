@@ -3,8 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import shutil
-import tempfile
 from pathlib import Path
 
 import jax
@@ -15,9 +13,9 @@ from jax.flatten_util import ravel_pytree
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.runtime.files import MAX_RECORD_BYTES, read_text
 from crystal_diffusion_jax.trained_model import TrainedModel
-from crystal_diffusion_jax.training.checkpoint import Checkpoint, Checkpoints
+from crystal_diffusion_jax.training import checkpoint_files
+from crystal_diffusion_jax.training.checkpoint_files import DamagedError
 from crystal_diffusion_jax.training.optimizer import make_optimizer
-from crystal_diffusion_jax.training.seal import DamagedError
 from crystal_diffusion_jax.training.state import initial_state
 
 
@@ -28,10 +26,7 @@ def checkpoint_steps(workdir: Path) -> list[int]:
 
 
 def checkpoint_model(workdir: Path, step: int, last: TrainedModel) -> TrainedModel:
-    """The averaged weights of a checkpoint as a model.
-
-    The checkpoint is read from a copy: opening a run's checkpoints removes those half written, and
-    a training may be at work there.
+    """The averaged weights of a checkpoint as a model, also while the training goes on.
 
     Args:
       workdir: of the run.
@@ -39,19 +34,16 @@ def checkpoint_model(workdir: Path, step: int, last: TrainedModel) -> TrainedMod
       last: the run's exported model, which has the layout of the weights.
 
     Raises:
-      DamagedError: the checkpoint is damaged, or was removed meanwhile.
-      UserError: a newer version wrote it, or another run.
+      DamagedError: the checkpoint is damaged, or has been removed meanwhile.
     """
     params, unflatten = ravel_pytree(jax.tree.map(jnp.asarray, last.params))
     like = initial_state(params, make_optimizer(last.config.training, unflatten))
-    source = workdir / "checkpoints" / str(step)
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            shutil.copytree(source, Path(folder) / source.name)
-        except OSError as error:
-            raise DamagedError(f"{source} cannot be copied") from error
-        with Checkpoints(Path(folder), last.config) as copied:
-            state, _ = copied.restore(Checkpoint(step, validated=True), like)
+    folder = workdir / "checkpoints" / str(step)
+    checkpoint_files.verify(folder)
+    try:
+        state = checkpoint_files.read_state(folder, like)
+    except (OSError, ValueError) as error:
+        raise DamagedError(f"{folder} cannot be read: {error}") from error
     digest = hashlib.sha256(np.asarray(state.ema_params).tobytes()).hexdigest()
     # numpy, as from a model folder: restored arrays are tied to one device, a sampler may use all.
     params = jax.device_get(unflatten(state.ema_params))

@@ -26,9 +26,9 @@ from crystal_diffusion_jax.sampling.journal import Journal
 from crystal_diffusion_jax.structures.canonical import canonical_cell
 from crystal_diffusion_jax.structures.csv_tables import read_rows
 from crystal_diffusion_jax.structures.reading import read_structures
-from crystal_diffusion_jax.training import seal
-from crystal_diffusion_jax.training.logbook import Logbook
-from crystal_diffusion_jax.training.workdir import claimed
+from crystal_diffusion_jax.training import checkpoint_files
+from crystal_diffusion_jax.training.run_log import RunLog
+from crystal_diffusion_jax.training.workdir import open_workdir
 from tests.smoke_run import CONFIG
 from tests.time_limit import processor_time_limit
 
@@ -160,17 +160,15 @@ def cases_of_own_files(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     sparse(run / OWNER, "{")
     yield "owner", lambda: list(owner_of(run))
     sparse(run / "metrics.jsonl", "{")
-    yield "metrics", lambda: Logbook(run, 0)
+    yield "metrics", lambda: RunLog(run, CONFIG.training, 0, True)
     sparse(run / "config.json", "{")
     data: Any = Data()
     yield (
         "config",
-        lambda: claimed(run, CONFIG, {"train": data, "val": data}, print).__enter__(),
+        lambda: open_workdir(run, CONFIG, {"train": data, "val": data}, print).__enter__(),
     )
-    sparse(run / "record", "{")
-    yield "checkpoint record", lambda: seal.read_record(run / "record")
-    write(run / seal.CHECKSUMS, "[" * 1_000_000)
-    yield "checkpoint seal", lambda: seal.require_intact(run)
+    write(run / checkpoint_files.CHECKSUMS, "[" * 1_000_000)
+    yield "checkpoint checksums", lambda: checkpoint_files.verify(run)
 
 
 class Data:

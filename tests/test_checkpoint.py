@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from crystal_diffusion_jax.config import ExperimentConfig, TrainingConfig
-from crystal_diffusion_jax.training.checkpoint import Checkpoint, Checkpoints
+from crystal_diffusion_jax.training.checkpoint_files import Checkpoint, read_state
+from crystal_diffusion_jax.training.checkpoints import Checkpoints
 from crystal_diffusion_jax.training.optimizer import make_optimizer
 from crystal_diffusion_jax.training.state import TrainState
 from tests.smoke_run import CONFIG
@@ -59,9 +60,10 @@ def test_a_new_folder_has_no_checkpoint(tmp_path):
 def test_a_state_comes_back_bit_by_bit_in_another_session(tmp_path):
     save(tmp_path, {10: 0.5, 20: 0.4}, keep_last=2)
     with Checkpoints(tmp_path, keeping(2)) as checkpoints:
-        assert checkpoints.latest() == at(20)
-        assert_same(checkpoints.restore(at(20), like=state_after(0))[0], state_after(20))
-        assert_same(checkpoints.restore(at(10), like=state_after(0))[0], state_after(10))
+        step, validated, state, losses = checkpoints.restore(like=state_after(0))
+    assert (step, validated, losses) == (20, True, {})
+    assert_same(state, state_after(20))
+    assert_same(read_state(tmp_path / "10", like=state_after(0)), state_after(10))
 
 
 @pytest.mark.parametrize(
@@ -80,7 +82,7 @@ def test_the_last_ones_and_the_one_of_the_lowest_loss_are_kept(tmp_path, losses,
     assert steps_in(tmp_path) == kept
     with Checkpoints(tmp_path, keeping(2)) as checkpoints:
         assert checkpoints.best_step() == best
-        assert_same(checkpoints.restore(at(best), like=state_after(0))[0], state_after(best))
+    assert_same(read_state(tmp_path / str(best), like=state_after(0)), state_after(best))
 
 
 def test_a_state_that_is_consumed_right_after_saving_is_saved_whole(tmp_path):
@@ -92,8 +94,7 @@ def test_a_state_that_is_consumed_right_after_saving_is_saved_whole(tmp_path):
         checkpoints.save(10, state, {"loss": 1.0})
         jax.block_until_ready(consume(state))
         assert state.params.is_deleted()
-    with Checkpoints(tmp_path, keeping(1)) as checkpoints:
-        assert_same(checkpoints.restore(at(10), like=state_after(0))[0], state_after(10))
+    assert_same(read_state(tmp_path / "10", like=state_after(0)), state_after(10))
 
 
 def test_a_checkpoint_that_a_kill_cut_short_does_not_count(tmp_path):
@@ -125,5 +126,5 @@ def test_a_state_is_restored_to_the_devices_of_its_model(tmp_path):
     place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     like = jax.device_put(state_after(0), place)
     with Checkpoints(tmp_path, keeping(1)) as checkpoints:
-        restored = checkpoints.restore(at(10), like)[0]
+        restored = checkpoints.restore(like).state
     assert all(leaf.sharding == place for leaf in jax.tree.leaves(restored))

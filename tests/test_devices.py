@@ -89,7 +89,7 @@ def total(x):
 spec = jax.sharding.PartitionSpec
 summed = jax.jit(jax.shard_map(total, mesh=mesh, in_specs=spec("data"), out_specs=spec()))
 rows = jax.device_put(np.ones((400, 400), np.float32), devices.by_batch(mesh))
-results = [devices.in_turn(summed(rows)) for _ in range(60)]
+results = [devices.wait_on_cpu(summed(rows)) for _ in range(60)]
 print({float(result) for result in results})
 """
 

@@ -158,7 +158,7 @@ def _few_programs() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def by_one(tmp_path_factory) -> Path:
     workdir = tmp_path_factory.mktemp("one")
-    train(SLOWLY, splits(), workdir, say=lambda line: None)
+    train(SLOWLY, splits(), workdir, log=lambda line: None)
     return workdir
 
 
@@ -232,9 +232,9 @@ def test_sigterm_to_one_process_lets_both_write_a_checkpoint(by_one, tmp_path):
         program = ["-c", PREEMPTED.replace("MOMENT", moment)]
         ended = two_processes(workdir, program, *TRAIN[2:], one_by_one)
         assert [status for status, _, _ in ended] == [143, 143], ended
-        assert f"preempted: {workdir} has a checkpoint of step {step}, and" in ended[0][1]
+        assert f"preempted: {workdir} has a checkpoint of step {step}; the" in ended[0][1]
         assert GLOO.sub("", ended[1][1]).strip() == ""
-        assert {path.name for path in (workdir / "checkpoints").iterdir()} == {f"{step}.preempted"}
+        assert {path.name for path in (workdir / "checkpoints").iterdir()} == {f"preempted_{step}"}
     training = dataclasses.replace(SLOWLY.training, steps_per_call=1)
     train(dataclasses.replace(SLOWLY, training=training), splits(), workdir, lambda line: None)
     assert_same_losses(workdir, by_one)
@@ -254,8 +254,8 @@ def test_a_process_that_breaks_down_takes_the_other_with_it(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("localhost:1234", None, 0), "need one another"),
-        ((None, 2, 0), "need one another"),
+        (("localhost:1234", None, 0), "must be given together"),
+        ((None, 2, 0), "must be given together"),
         (("localhost:1234", 2, 2), "--process_id=2 is not one of 0 .. 1"),
         (("localhost", 2, 1), "--coordinator=localhost is not HOST:PORT"),
     ],

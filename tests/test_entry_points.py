@@ -10,7 +10,7 @@ import pytest
 
 from crystal_diffusion_jax import config as config_module
 from crystal_diffusion_jax.cli import program as cli
-from crystal_diffusion_jax.cli import sample
+from crystal_diffusion_jax.cli import sample, train
 from tests import make_tiny_model, smoke_run
 
 ROOT = Path(__file__).parent.parent
@@ -55,15 +55,20 @@ TRAINING_MISTAKES = {
     ),
     "no such config file": (
         ["--config=configs/nothing.py:smoke", "--workdir=WORKDIR"],
-        "configs/nothing.py",
+        "--config=configs/nothing.py:smoke is neither a file nor one of carbon24_cdi",
     ),
     "mistyped config file": (
         ["--config=configs/perov_cds.py", "--workdir=WORKDIR"],
-        "did you mean configs/perov5_cds.py?",
+        "did you mean perov5_cds?",
     ),
-    "name of a config instead of its file": (
-        ["--config=mp20_cdi", "--workdir=WORKDIR"],
-        "did you mean configs/mp20_cdi.py?",
+    "mistyped config": (["--config=mp20cdi", "--workdir=WORKDIR"], "did you mean mp20_cdi?"),
+    "old name of a config": (
+        ["--config=mp20_cdi_ranks:smoke", "--workdir=WORKDIR"],
+        "mp20_cdi_ranks is now mp20_cdi",
+    ),
+    "old name of a config file": (
+        ["--config=configs/perov5_cds_plus.py", "--workdir=WORKDIR"],
+        "perov5_cds_plus is now perov5_cds",
     ),
     "mistyped data set": (
         [SMOKE, "--workdir=WORKDIR", "--config.data.name=perov-5"],
@@ -72,6 +77,10 @@ TRAINING_MISTAKES = {
     "no such config file, but an override": (
         ["--config=configs/nothing.py", "--workdir=WORKDIR", "--config.seed=3"],
         "configs/nothing.py",
+    ),
+    "warm-up as long as the training": (
+        ["--config=perov5_cds:smoke", "--workdir=WORKDIR", "--config.training.warmup_steps=10"],
+        "warmup_steps=10",
     ),
     "unknown variant": (
         ["--config=configs/perov5_cds.py:fast", "--workdir=WORKDIR"],
@@ -268,6 +277,28 @@ def test_a_mistake_in_training_ends_with_status_2_and_one_sentence(training_mist
     status, said = training_mistakes[mistake]
     assert status == 2, said
     assert_one_sentence(said, TRAINING_MISTAKES[mistake][1])
+
+
+def test_a_config_is_found_by_name_by_file_and_from_another_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    expected = str(ROOT / "configs" / "perov5_cdi.py")
+    for value in ("perov5_cdi", "configs/perov5_cdi.py"):
+        assert train.find_config(value) == expected
+        assert train.find_config(f"{value}:smoke") == f"{expected}:smoke"
+    own = tmp_path / "perov5_cdi.py"
+    own.touch()
+    assert train.find_config("perov5_cdi.py:smoke") == "perov5_cdi.py:smoke"
+    assert train.find_config("perov5_cdi") == expected
+
+
+def test_show_config_prints_all_fields_as_they_are_overridden():
+    shown = program(
+        *("-m", "experiments.train", "--config=perov5_cdi:smoke", "--show_config"),
+        "--config.model.width=32",
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert "--config.model.width=32\n" in shown.stdout
+    assert "--config.model.conditioning='cdi'\n" in shown.stdout
 
 
 @pytest.mark.parametrize("mistake", SAMPLING_MISTAKES)

@@ -11,17 +11,17 @@ import pytest
 
 from crystal_diffusion_jax.config import ExperimentConfig
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.training import seal
-from crystal_diffusion_jax.training.checkpoint import Checkpoint, Checkpoints
-from crystal_diffusion_jax.training.resume import START, restore_last
-from crystal_diffusion_jax.training.seal import DamagedError
+from crystal_diffusion_jax.training import checkpoint_files
+from crystal_diffusion_jax.training.checkpoint_files import DamagedError
+from crystal_diffusion_jax.training.checkpoints import Checkpoints, Restored
 from crystal_diffusion_jax.training.state import TrainState
 from tests.small_disk import fill, small_disk
 from tests.smoke_run import CONFIG
 from tests.test_checkpoint import assert_same, at, state_after, steps_in
 
 CHECKSUMS = "sha256.json"
-UNFINISHED = {
+RECORD = Path("20", "record", "metadata")
+LOSSES = {
     "loss": np.asarray([0.1, 1 / 3, 2e-8], np.float32),
     "grad_norm": np.asarray([1, 2, 3], np.float32),
 }
@@ -44,17 +44,17 @@ def folder(whole, tmp_path) -> Path:
 
 
 def restore_20(folder: Path) -> TrainState:
-    with Checkpoints(folder, CONFIG) as checkpoints:
-        return checkpoints.restore(at(20), state_after(0))[0]
+    restored, _ = resume(folder)
+    assert restored.step == 20
+    return restored.state
 
 
 def resume(
     folder: Path, from_previous: bool = False, config: ExperimentConfig = CONFIG
-) -> tuple[Checkpoint, TrainState, list[str]]:
-    said: list[str] = []
-    with Checkpoints(folder, config) as checkpoints:
-        last, state, _ = restore_last(checkpoints, state_after(0), from_previous, said.append)
-    return last, state, said
+) -> tuple[Restored, list[str]]:
+    lines: list[str] = []
+    with Checkpoints(folder, config, from_previous, lines.append) as checkpoints:
+        return checkpoints.restore(state_after(0)), lines
 
 
 def files(folder: Path) -> list[Path]:
@@ -66,8 +66,9 @@ def files(folder: Path) -> list[Path]:
 
 def require_refused(folder: Path) -> None:
     """One sentence that names the checkpoint."""
-    with pytest.raises(DamagedError) as caught:
+    with pytest.raises(UserError) as caught:
         restore_20(folder)
+    assert isinstance(caught.value.__cause__, DamagedError)
     assert str(folder / "20") in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -106,8 +107,8 @@ def test_every_flipped_bit_of_a_checkpoint_is_refused(folder):
         kept = path.read_bytes()
         for position in range(len(kept)):
             path.write_bytes(flipped(kept, position))
-            with pytest.raises(UserError):  # a flip of the format's number makes it a newer one
-                seal.require_intact(folder / "20")
+            with pytest.raises(DamagedError):
+                checkpoint_files.verify(folder / "20")
             tried += 1
         path.write_bytes(kept)
     assert tried > 3000
@@ -134,14 +135,13 @@ def test_what_orbax_writes_of_itself_is_not_needed(folder):
 
 
 def test_a_damaged_checkpoint_is_stepped_over_only_when_asked_for(folder):
-    (folder / "20" / "record" / "record.json").write_text("{")
+    (folder / RECORD).write_text("{")
     with pytest.raises(UserError, match=r"--resume_from_previous to go back .* of step 10"):
         resume(folder)
-    last, state, said = resume(folder, from_previous=True)
-    assert last == at(10)
-    assert_same(state, state_after(10))
-    assert ["set aside as 20.damaged" in line for line in said] == [True, False]
-    assert "resuming from the checkpoint of step 10" in said[1]
+    restored, lines = resume(folder, from_previous=True)
+    assert restored.step == 10
+    assert_same(restored.state, state_after(10))
+    assert ["renamed to 20.damaged" in line for line in lines] == [True]
     with Checkpoints(folder, CONFIG) as checkpoints:
         checkpoints.save(20, state_after(20), {"loss": 0.4})
     assert_same(restore_20(folder), state_after(20))
@@ -149,7 +149,7 @@ def test_a_damaged_checkpoint_is_stepped_over_only_when_asked_for(folder):
 
 def test_without_an_earlier_checkpoint_there_is_nothing_to_step_back_to(folder):
     shutil.rmtree(folder / "10")
-    (folder / "20" / "record" / "record.json").unlink()
+    (folder / RECORD).unlink()
     for from_previous in (False, True):
         with pytest.raises(UserError, match="No earlier checkpoint is left"):
             resume(folder, from_previous)
@@ -157,16 +157,28 @@ def test_without_an_earlier_checkpoint_there_is_nothing_to_step_back_to(folder):
 
 
 def test_a_whole_checkpoint_is_taken_also_when_stepping_back_is_allowed(folder):
-    last, state, said = resume(folder, from_previous=True)
-    assert last == at(20)
-    assert_same(state, state_after(20))
-    assert len(said) == 1
+    restored, lines = resume(folder, from_previous=True)
+    assert (restored.step, lines) == (20, [])
+    assert_same(restored.state, state_after(20))
+
+
+def test_a_damaged_checkpoint_before_the_last_is_renamed_and_no_obstacle(folder):
+    (folder / "10" / "metrics" / "metrics").write_text("{")
+    restored, lines = resume(folder)
+    assert restored.step == 20
+    assert ["renamed to 10.damaged" in line for line in lines] == [True]
+
+
+def test_a_checkpoint_without_checksums_is_refused_whatever_else_it_holds(folder):
+    assert (folder / "20" / "metrics" / "metrics").exists()
+    (folder / "20" / CHECKSUMS).unlink()
+    require_refused(folder)
 
 
 def test_a_folder_without_checkpoints_starts_at_the_start(tmp_path):
-    last, state, said = resume(tmp_path / "new")
-    assert (last, said) == (START, [])
-    assert_same(state, state_after(0))
+    restored, lines = resume(tmp_path / "new")
+    assert (restored.step, restored.validated, lines) == (0, True, [])
+    assert_same(restored.state, state_after(0))
 
 
 def test_a_checkpoint_of_another_config_is_refused_with_its_fields(folder):
@@ -177,49 +189,36 @@ def test_a_checkpoint_of_another_config_is_refused_with_its_fields(folder):
 
 
 def test_a_checkpoint_of_a_newer_version_is_refused_and_not_stepped_over(folder):
-    path = folder / "20" / CHECKSUMS
+    path = folder / RECORD
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 2}))
+    checkpoint_files.write_checksums(folder / "20")
     with pytest.raises(UserError, match=r"newer version \(format 2, .* upgrade"):
         resume(folder, from_previous=True)
 
 
-def test_checkpoints_without_records_of_the_first_version_are_read(folder):
-    # They had the losses in a file of their own.
-    for step, loss in (("10", 0.3), ("20", 0.4)):
-        (folder / step / CHECKSUMS).unlink()
-        shutil.rmtree(folder / step / "record")
-        (folder / step / "metrics").mkdir()
-        (folder / step / "metrics" / "metrics").write_text(json.dumps({"loss": loss}))
-    last, state, _ = resume(folder)
-    assert last == at(20)
-    assert_same(state, state_after(20))
-    with Checkpoints(folder, CONFIG) as checkpoints:
-        assert checkpoints.best_step() == 10
-
-
 def test_a_preempted_state_comes_back_with_the_losses_of_its_unfinished_interval(folder):
     with Checkpoints(folder, CONFIG) as checkpoints:
-        checkpoints.save_preempted(25, state_after(25), UNFINISHED)
+        checkpoints.save_preempted(25, state_after(25), LOSSES)
     with Checkpoints(folder, CONFIG) as checkpoints:
-        last, state, losses = restore_last(checkpoints, state_after(0), False, print)
+        step, validated, state, losses = checkpoints.restore(state_after(0))
         assert checkpoints.best_step() == 20
-    assert last == Checkpoint(25, validated=False)
+    assert (step, validated) == (25, False)
     assert_same(state, state_after(25))
-    jax.tree.map(np.testing.assert_array_equal, losses, UNFINISHED)
+    jax.tree.map(np.testing.assert_array_equal, losses, LOSSES)
 
 
 def test_the_checkpoint_of_a_preemption_goes_when_a_later_one_is_there(folder):
     with Checkpoints(folder, CONFIG) as checkpoints:
-        checkpoints.save_preempted(25, state_after(25), UNFINISHED)
-        checkpoints.save_preempted(30, state_after(30), UNFINISHED)
-        assert {path.name for path in folder.iterdir()} == {"10", "20", "30.preempted"}
+        checkpoints.save_preempted(25, state_after(25), LOSSES)
+        checkpoints.save_preempted(30, state_after(30), LOSSES)
+        assert {path.name for path in folder.iterdir()} == {"10", "20", "preempted_30"}
         checkpoints.save(30, state_after(30), {"loss": 0.6})
     assert steps_in(folder) == {20, 30}
 
 
 def test_what_a_kill_left_of_a_removal_is_removed(folder):
-    (folder / "10").rename(folder / "10.removed")
-    (folder / "trial.removed").touch()
+    (folder / "removed").mkdir()
+    (folder / "10").rename(folder / "removed" / "10")
     with Checkpoints(folder, CONFIG) as checkpoints:
         assert checkpoints.latest() == at(20)
     assert steps_in(folder) == {20}
@@ -235,7 +234,7 @@ def test_a_full_disk_is_told_and_leaves_earlier_checkpoints_whole(tmp_path, fold
             Checkpoints(copy, CONFIG) as checkpoints,
         ):
             checkpoints.save(30, state_after(30), {"loss": 0.1})
-        assert "earlier checkpoints are whole" in str(caught.value)
+        assert "earlier checkpoints are intact" in str(caught.value)
         assert steps_in(copy) == {10, 20}
         assert_same(restore_20(copy), state_after(20))
         filler.unlink()

@@ -22,7 +22,8 @@ from crystal_diffusion_jax import config as config_module
 from crystal_diffusion_jax.data.batches import Batch, Batches
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.runtime.lock import exclusive
-from crystal_diffusion_jax.training import inputs
+from crystal_diffusion_jax.training import loop
+from crystal_diffusion_jax.training.checkpoints import Checkpoints
 from crystal_diffusion_jax.training.finite import require_finite_state
 from crystal_diffusion_jax.training.loop import train
 from crystal_diffusion_jax.training.preemption import Preempted
@@ -54,18 +55,18 @@ def _few_programs() -> Iterator[None]:
         yield
 
 
-def run(workdir: Path, say: Callable[[str], None] = quiet, **options: bool) -> Path:
-    return train(SPARSE, splits(), workdir, say, **options)
+def run(workdir: Path, log: Callable[[str], None] = quiet, **options: bool) -> Path:
+    return train(SPARSE, splits(), workdir, log, **options)
 
 
 def terminate_at(text: str) -> Callable[[str], None]:
     """A preemption at the moment of a line."""
 
-    def say(line: str) -> None:
+    def log(line: str) -> None:
         if text in line:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    return say
+    return log
 
 
 def at_group(monkeypatch: pytest.MonkeyPatch, index: int, act: Callable[[], object]) -> None:
@@ -81,7 +82,7 @@ def at_group(monkeypatch: pytest.MonkeyPatch, index: int, act: Callable[[], obje
                 act()
             return super().group(number, multiple, part)
 
-    monkeypatch.setattr(inputs, "Batches", Acting)
+    monkeypatch.setattr(loop, "Batches", Acting)
 
 
 def terminate() -> None:
@@ -119,10 +120,10 @@ def test_a_preempted_and_resumed_run_gives_bitwise_the_same(
     before = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
         at_group(patch, group, terminate)
-        with pytest.raises(Preempted, match=rf"has a checkpoint of step {step}, and the same comm"):
+        with pytest.raises(Preempted, match=rf"has a checkpoint of step {step}; the same comm"):
             run(tmp_path)
     assert signal.getsignal(signal.SIGTERM) == before
-    assert f"{step}.preempted" in checkpoint_steps(tmp_path)
+    assert f"preempted_{step}" in checkpoint_steps(tmp_path)
     lines: list[str] = []
     run(tmp_path, lines.append)
     assert f"resuming from the checkpoint of step {step} in" in lines[0]
@@ -132,7 +133,7 @@ def test_a_preempted_and_resumed_run_gives_bitwise_the_same(
 def test_a_validation_gives_way_to_a_preemption_and_is_done_anew(tmp_path, undisturbed):
     with pytest.raises(Preempted, match="of step 10"):
         run(tmp_path, terminate_at("step 10/20"))
-    assert checkpoint_steps(tmp_path) == {"10.preempted"}
+    assert checkpoint_steps(tmp_path) == {"preempted_10"}
     assert not (tmp_path / "model").exists()
     run(tmp_path)
     assert_same_results(tmp_path, undisturbed)
@@ -153,13 +154,13 @@ def test_a_run_that_is_preempted_then_killed_and_has_a_damaged_checkpoint_ends_t
     run(tmp_path)
     assert_same_results(tmp_path, undisturbed)
 
-    next((damaged / "checkpoints" / "15.preempted").rglob("manifest.ocdbt")).unlink()
+    next((damaged / "checkpoints" / "preempted_15").rglob("manifest.ocdbt")).unlink()
     with pytest.raises(UserError, match=r"manifest.ocdbt .* add --resume_from_previous .* step 10"):
         run(damaged)
     lines: list[str] = []
     run(damaged, lines.append, resume_from_previous=True)
-    assert "set aside as 15.preempted.damaged" in lines[0]
-    shutil.rmtree(damaged / "checkpoints" / "15.preempted.damaged")
+    assert "renamed to preempted_15.damaged" in lines[0]
+    shutil.rmtree(damaged / "checkpoints" / "preempted_15.damaged")
     assert_same_results(damaged, undisturbed)
 
 
@@ -184,12 +185,12 @@ def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(
         workdir = disk / "run"
         fillers: list[Path] = []
 
-        def say(said: str) -> None:
+        def log(said: str) -> None:
             if line in said:
                 fillers.append(fill(disk, room))
 
         with pytest.raises(UserError, match=r"cannot be written \(.*No space left on device"):
-            run(workdir, say)
+            run(workdir, log)
         assert checkpoint_steps(workdir) == ({"10"} if "20" in line[:7] else set())
         fillers[0].unlink()
         run(workdir)
@@ -233,7 +234,7 @@ def test_a_gradient_that_overflows_under_a_finite_loss_stops_the_run(tmp_path, m
             batches = super().group(number, multiple, part)
             return batches._replace(weight=batches.weight * np.float32(1e25))
 
-    monkeypatch.setattr(inputs, "Batches", Steep)
+    monkeypatch.setattr(loop, "Batches", Steep)
     with pytest.raises(UserError, match=r"stopped at step 1: grad_norm not finite; .* no checkpoi"):
         run(tmp_path)
     assert metrics(tmp_path) == []
@@ -247,22 +248,23 @@ def test_losses_that_are_not_finite_make_no_checkpoint_of_a_preemption(tmp_path,
                 terminate()
             return with_nan(batches) if number == 2 else batches
 
-    monkeypatch.setattr(inputs, "Batches", Spoilt)
+    monkeypatch.setattr(loop, "Batches", Spoilt)
     with pytest.raises(UserError, match=r"stopped at step 13: .*lattice.* not finite"):
         run(tmp_path)
     assert checkpoint_steps(tmp_path) == {"10"}
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
-def test_a_state_that_is_not_finite_is_named_by_its_part(wrong):
+def test_a_state_that_is_not_finite_is_named_by_its_part(tmp_path, wrong):
     good = state_after(10)
-    require_finite_state(good, 10, lambda: "")
-    spoilt = dataclasses.replace(good, ema_params=good.ema_params.at[3].set(wrong))
-    with pytest.raises(UserError, match="at step 10: the averaged weights not finite; nothing"):
-        require_finite_state(spoilt, 10, lambda: "nothing kept")
-    spoilt = dataclasses.replace(good, params=jnp.full(9, wrong))
-    with pytest.raises(UserError, match="at step 10: the weights not finite"):
-        require_finite_state(spoilt, 10, lambda: "")
+    with Checkpoints(tmp_path, CONFIG) as checkpoints:
+        require_finite_state(good, 10, checkpoints)
+        spoilt = dataclasses.replace(good, ema_params=good.ema_params.at[3].set(wrong))
+        with pytest.raises(UserError, match=r"at step 10: the averaged weights not finite; .* no"):
+            require_finite_state(spoilt, 10, checkpoints)
+        spoilt = dataclasses.replace(good, params=jnp.full(9, wrong))
+        with pytest.raises(UserError, match="at step 10: the weights not finite"):
+            require_finite_state(spoilt, 10, checkpoints)
 
 
 class Training:
@@ -328,7 +330,7 @@ def test_sigterm_ends_the_program_with_status_143_and_one_line(tmp_path):
     assert last.startswith("preempted: ")
     assert "Traceback" not in training.said
     (preempted,) = (name for name in checkpoint_steps(workdir) if "preempted" in name)
-    assert f"has a checkpoint of step {preempted.split('.')[0]}, " in last
+    assert f"has a checkpoint of step {preempted.split('_')[1]}; " in last
 
 
 @pytest.mark.faults
@@ -392,7 +394,7 @@ def random_moments(workdir: Path, rng: random.Random, usual: float) -> Iterator[
 # the checkpoint of STEP is complete or has only begun.
 KILLING = """
 import os, signal
-from crystal_diffusion_jax.training.checkpoint import Checkpoints
+from crystal_diffusion_jax.training.checkpoints import Checkpoints
 from crystal_diffusion_jax.cli import program as cli
 from crystal_diffusion_jax.cli import train
 
@@ -464,7 +466,7 @@ def test_a_damaged_checkpoint_ends_the_program_with_status_2_until_told_to_go_ba
         at_group(patch, 2, terminate)
         with pytest.raises(Preempted, match="of step 15"):
             run(workdir)
-    files = (path for path in (workdir / "checkpoints" / "15.preempted").rglob("*"))
+    files = (path for path in (workdir / "checkpoints" / "preempted_15").rglob("*"))
     largest = max((path for path in files if path.is_file()), key=lambda path: path.stat().st_size)
     content = bytearray(largest.read_bytes())
     content[len(content) // 2] ^= 1
@@ -477,6 +479,6 @@ def test_a_damaged_checkpoint_ends_the_program_with_status_2_until_told_to_go_ba
     assert "Traceback" not in training.said
     training = Training(workdir, "--resume_from_previous")
     assert training.end() == 0, training.said
-    assert "set aside as 15.preempted.damaged" in training.said
-    shutil.rmtree(workdir / "checkpoints" / "15.preempted.damaged")
+    assert "renamed to preempted_15.damaged" in training.said
+    shutil.rmtree(workdir / "checkpoints" / "preempted_15.damaged")
     assert_same_results(workdir, undisturbed)

@@ -17,7 +17,7 @@ from crystal_diffusion_jax.data.arrays import DatasetStatistics
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.trained_model import TrainedModel
 from crystal_diffusion_jax.training import loop
-from crystal_diffusion_jax.training.init_from import load_start, warm_params
+from crystal_diffusion_jax.training.init_from import load_initial_model, warm_start
 from crystal_diffusion_jax.training.loop import train
 from crystal_diffusion_jax.training.state import TrainState
 from tests import make_tiny_model
@@ -58,7 +58,7 @@ def started(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Fresh weights by name, and those that start from the model in `folder`."""
     fresh, unflatten = ravel_pytree(weights(network, data, seed=2))
-    found = unflatten(warm_params(fresh, unflatten, data, trained_model.load(folder)))
+    found = unflatten(warm_start(fresh, unflatten, data, trained_model.load(folder)))
     return by_name(unflatten(fresh)), by_name(found)
 
 
@@ -123,7 +123,7 @@ def test_a_model_made_for_something_else_is_refused(tmp_path, section, changes, 
     params = weights(there.model, statistics(), seed=1)
     trained_model.save(TrainedModel(params, there, statistics(), {}), tmp_path / "m")
     with pytest.raises(UserError, match=f"init_from=.*/m: that model has {named}; give both"):
-        load_start(_starting_from(str(tmp_path / "m")))
+        load_initial_model(_starting_from(str(tmp_path / "m")))
 
 
 @pytest.mark.parametrize("damage", ["missing element", "nan", "unknown"])

@@ -16,7 +16,7 @@ import pytest
 from crystal_diffusion_jax import trained_model
 from crystal_diffusion_jax.data.batches import Batch, Batches, evaluation_batches
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.training import inputs, loop
+from crystal_diffusion_jax.training import loop
 from crystal_diffusion_jax.training.loop import train
 from tests.smoke_run import (
     CONFIG,
@@ -36,18 +36,18 @@ def quiet(line: str) -> None:
 
 
 def kill_at(text: str) -> Callable[[str], None]:
-    def say(line: str) -> None:
+    def log(line: str) -> None:
         if text in line:
             raise Killed
 
-    return say
+    return log
 
 
 CLOCK = {"structures_per_second", "seconds"}
 
 
-def run(workdir: Path, say: Callable[[str], None] = quiet) -> Path:
-    return train(CONFIG, splits(), workdir, say)
+def run(workdir: Path, log: Callable[[str], None] = quiet) -> Path:
+    return train(CONFIG, splits(), workdir, log)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -154,13 +154,7 @@ def test_a_finished_run_that_has_lost_its_model_says_how_to_get_it_back(tmp_path
     (workdir / "model" / "weights.npz").unlink()
     with pytest.raises(UserError, match="its folder model is missing or incomplete") as caught:
         run(workdir)
-    assert f"remove {last} and run this again, which repeats the steps from 10 on" in str(
-        caught.value
-    )
-    aside = (workdir / "checkpoints" / "10").rename(tmp_path / "10")
-    with pytest.raises(UserError, match="repeats the steps from 0 on"):
-        run(workdir)
-    aside.rename(workdir / "checkpoints" / "10")
+    assert f"remove {last} and run this again" in str(caught.value)
     shutil.rmtree(last)
     run(workdir)
     assert_same_results(workdir, finished[0])
@@ -222,12 +216,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkp
     tmp_path, finished, monkeypatch
 ):
     with monkeypatch.context() as patch:
-        patch.setattr(inputs, "Batches", SpoiltBatches)
+        patch.setattr(loop, "Batches", SpoiltBatches)
         with pytest.raises(
             UserError, match=r"stopped at step 13: .*lattice.* not finite"
         ) as caught:
             run(tmp_path)
-    assert "keeps the checkpoint of step 10" in str(caught.value)
+    assert "has the checkpoint of step 10" in str(caught.value)
     assert checkpoint_steps(tmp_path) == {"10"}
     assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
     run(tmp_path)
@@ -238,7 +232,7 @@ def test_a_validation_loss_that_is_not_finite_leaves_neither_checkpoint_nor_mode
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr(
-        inputs, "evaluation_batches", lambda *args: [with_nan(x) for x in evaluation_batches(*args)]
+        loop, "evaluation_batches", lambda *args: [with_nan(x) for x in evaluation_batches(*args)]
     )
     with pytest.raises(UserError, match=r"validation after step 10: .*lattice.* not finite"):
         run(tmp_path)

@@ -5,7 +5,7 @@ import pytest
 
 from crystal_diffusion_jax.config import ExperimentConfig, TrainingConfig
 from crystal_diffusion_jax.runtime import devices
-from crystal_diffusion_jax.training.inputs import prepare_inputs
+from crystal_diffusion_jax.training.loop import prepare_data
 from tests.smoke_run import CONFIG, splits
 
 
@@ -16,7 +16,7 @@ def repeating(times: int) -> ExperimentConfig:
 
 def share_of_extremes(times: int) -> float:
     """Share of the training crystals, as they come, that have an extreme property."""
-    inputs = prepare_inputs(repeating(times), splits(), devices.data_mesh())
+    inputs = prepare_data(repeating(times), splits(), devices.data_mesh())
     train = splits()["train"].properties[:, 0]
     mean, std = inputs.statistics.property_mean[0], inputs.statistics.property_std[0]
     low, high = (np.quantile(train, (0.05, 0.95)) - mean) / std
@@ -35,7 +35,7 @@ def test_extremes_come_as_often_as_the_config_says():
 
 def test_statistics_do_not_depend_on_what_is_repeated():
     plain, repeated = (
-        prepare_inputs(repeating(times), splits(), devices.data_mesh()) for times in (1, 3)
+        prepare_data(repeating(times), splits(), devices.data_mesh()) for times in (1, 3)
     )
     assert plain.statistics == repeated.statistics
     assert plain.num_train == repeated.num_train

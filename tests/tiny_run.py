@@ -16,7 +16,7 @@ from crystal_diffusion_jax.oracle.predict import Predictions
 from crystal_diffusion_jax.request import SampleSettings
 from crystal_diffusion_jax.structures.sampled_crystals import SampledCrystals
 from crystal_diffusion_jax.trained_model import TrainedModel
-from crystal_diffusion_jax.training.checkpoint import Checkpoints
+from crystal_diffusion_jax.training.checkpoints import Checkpoints
 from crystal_diffusion_jax.training.optimizer import make_optimizer
 from crystal_diffusion_jax.training.state import initial_state
 from tests import make_tiny_model

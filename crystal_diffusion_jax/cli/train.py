@@ -1,12 +1,13 @@
-"""Trains a model, or resumes a run: all that an interrupted run needs is the same command.
+"""Trains a model, or resumes an interrupted run: give the same command again.
 
-SIGTERM, with which clusters preempt a job, makes it write a checkpoint and end with status 143.
+    python -m experiments.train --config=perov5_cds --workdir=runs/perov5_cds
+    python -m experiments.train --config=configs/perov5_cds.py:smoke --workdir=runs/smoke
 
-    python -m experiments.train --config=configs/perov5_cds.py --workdir=runs/perov5_cds
-    python -m experiments.train --config=configs/quickstart.py:smoke --workdir=runs/smoke
-
-Any field can be overridden, for example --config.training.num_steps=5000. Several processes train
-one model together with --distributed, or --coordinator and the numbers; see docs/scaling.md.
+--config takes the name of a config that comes with the package, or the path of a file, and after a
+colon a variant. Any field can be overridden, for example --config.training.num_steps=5000;
+--show_config prints them all. On SIGTERM, which clusters send to preempt a job, the run writes a
+checkpoint and exits with status 143. Several processes train one model together with
+--distributed, or --coordinator and the numbers; see docs/scaling.md.
 """
 
 import contextlib
@@ -20,59 +21,82 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-import configs
+import crystal_diffusion_jax
 from crystal_diffusion_jax import config as config_module
+from crystal_diffusion_jax.config import ExperimentConfig
 from crystal_diffusion_jax.data.load import load
-from crystal_diffusion_jax.errors import UserError, nearest
+from crystal_diffusion_jax.errors import UserError, did_you_mean
 from crystal_diffusion_jax.runtime import processes
-from crystal_diffusion_jax.trained_model import example_target
+from crystal_diffusion_jax.trained_model import OLD_NAMES, example_target
 from crystal_diffusion_jax.training.loop import train
 from crystal_diffusion_jax.training.preemption import Preempted
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, a file of configs/.")
+# In an installed package, and in a clone.
+_PACKAGE = Path(crystal_diffusion_jax.__file__).parent
+CONFIG_FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "The experiment: NAME or FILE, or NAME:VARIANT or FILE:VARIANT."
+)
 flags.DEFINE_string("workdir", None, "Folder of this run; an interrupted run resumes.")
+flags.DEFINE_bool("show_config", False, "Print every field with its documentation, and exit.")
 flags.DEFINE_bool(
     "resume_from_previous", False, "Go back to an earlier checkpoint if the last one is damaged."
 )
 flags.DEFINE_bool("distributed", False, "Join the other processes of a TPU pod, Slurm or Open MPI.")
-flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where nothing is detected.")
-flags.DEFINE_integer("num_processes", None, "Processes in all, with --coordinator.")
+flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, if nothing is detected.")
+flags.DEFINE_integer("num_processes", None, "Number of processes, with --coordinator.")
 flags.DEFINE_integer("process_id", None, "Number of this process from 0, with --coordinator.")
 
 
-def find_config(argument: str) -> str:
-    """The same argument, or, for --config=configs/NAME.py away from the repository, with its path.
+def find_config(value: str) -> str:
+    """The value of --config with a name replaced by the path of its file.
 
-    A file of that name in the present folder comes first.
+    Args:
+      value: "perov5_cds", "perov5_cds:smoke", or the path of a file, again with or without a
+        variant. An existing file takes precedence; "configs/perov5_cds.py" works from any folder.
+
+    Raises:
+      UserError: there is no such config.
     """
-    flag, equals, value = argument.partition("=")
     path, colon, variant = value.partition(":")
-    if flag not in ("--config", "-config") or Path(path).exists():
-        return argument
-    installed = Path(configs.__file__).parent / Path(path).name
-    if Path(path).parent != Path("configs") or not installed.is_file():
-        return argument
-    return f"{flag}{equals}{installed}{colon}{variant}"
+    if Path(path).is_file():
+        return value
+    name = Path(path).stem
+    known = {file.stem: file for folder in CONFIG_FOLDERS for file in folder.glob("[!_]*.py")}
+    if path in (name, f"configs/{name}.py") and name in known:
+        return f"{known[name]}{colon}{variant}"
+    if name in OLD_NAMES:
+        raise UserError(f"--config={value}: {name} is now {OLD_NAMES[name]}")
+    raise UserError(
+        f"--config={value} is neither a file nor one of {', '.join(sorted(known))}"
+        f"{did_you_mean(name, known)}"
+    )
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """absl's parser, with every mistake as one sentence.
+    """absl's parser, with every mistake reported as one sentence.
 
     Raises:
-      UserError: an unknown flag, a config file that is not there or refuses its variant, a field
-        that the config lacks, or a value of the wrong type.
+      UserError: an unknown flag, a config that does not exist or lacks the variant, a field that
+        the config lacks, or a value of the wrong type.
     """
+    if {"-h", "--help"} & set(argv):
+        print(f"{__doc__}\n{flags.FLAGS.module_help(__name__)}")
+        sys.exit(0)
+    for index, argument in enumerate(argv):
+        flag, equals, value = argument.partition("=")
+        if flag in ("--config", "-config") and value:
+            argv[index] = flag + equals + find_config(value)
     try:
-        app.define_help_flags()
-        rest: list[str] = flags.FLAGS([find_config(argument) for argument in argv])
+        rest: list[str] = flags.FLAGS(argv)
         if len(rest) > 1:
             raise UserError(f"unexpected argument {rest[1]!r}; flags look like --workdir=runs/name")
-        for name in ("config", "workdir"):
+        required = ("config",) if flags.FLAGS.show_config else ("config", "workdir")
+        for name in required:
             if not flags.FLAGS[name].value:
                 raise UserError(f"--{name} is missing")
-        _CONFIG.value.to_dict()  # a missing file goes unnoticed until the config is used
-    except SystemExit:
-        sys.exit(0)  # absl's --help ends as if it were a mistake
+        _CONFIG.value.to_dict()  # errors in the config file surface only on access
     except (
         flags.Error,
         AttributeError,
@@ -82,22 +106,16 @@ def parse_flags(argv: list[str]) -> list[str]:
         TypeError,
         ValueError,
     ) as error:
-        raise UserError(f"{_sentence(error)} (see python -m experiments.train --help)") from error
+        raise UserError(f"{_summary(error)} (see python -m experiments.train --help)") from error
     return rest
 
 
-def _sentence(error: Exception) -> str:
-    """The gist of an error of absl or ml_collections, which can hold lines of traceback."""
+def _summary(error: Exception) -> str:
+    """One line of an error from absl or ml_collections, which can contain a traceback."""
     detail: object = error
     while isinstance(detail, AttributeError | KeyError):  # they wrap one another
         detail = detail.args[0]
     lines = [line.strip() for line in str(detail).strip().splitlines()]
-    if isinstance(error, OSError):
-        file = Path(lines[-1].split("'")[-2]) if "'" in lines[-1] else Path()
-        known = [path.stem for path in Path(configs.__file__).parent.glob("*.py")]
-        meant = nearest(file.stem, known)
-        suggestion = f"; did you mean configs/{meant}.py?" if meant else ""
-        return f"--config cannot be loaded: {lines[-1]}{suggestion}"
     text = " ".join(dict.fromkeys((lines[0], lines[-1])))
     if isinstance(error, AttributeError | KeyError):
         return f"--config has no such field: {text}"
@@ -105,25 +123,27 @@ def _sentence(error: Exception) -> str:
 
 
 def run(argv: list[str]) -> None:
-    """Joins the other processes if there are any, loads the data and trains."""
+    """Joins the other processes if there are any, and trains."""
     del argv
-    if not flags.FLAGS["verbosity"].present:
-        # The libraries' reports of every checkpoint file would bury the progress lines, and their
-        # tracebacks from several threads the one sentence about a disk that fails.
-        logging.set_verbosity(logging.FATAL)
     values = flags.FLAGS
-    meeting = (values.coordinator, values.num_processes, values.process_id)
-    if not values.distributed and meeting == (None, None, None):
-        run_training()
-        return
-    processes.join(*meeting)
-    with leaving_at_once():
-        run_training()
-
-
-def run_training() -> None:
-    """Loads the data and trains."""
     config = config_module.from_dict(_CONFIG.value.to_dict())
+    if values.show_config:
+        print(config_module.describe(config))
+        return
+    if not values["verbosity"].present:
+        # The libraries' messages about every checkpoint file would bury the progress lines.
+        logging.set_verbosity(logging.FATAL)
+    address = (values.coordinator, values.num_processes, values.process_id)
+    if not values.distributed and address == (None, None, None):
+        load_and_train(config)
+        return
+    processes.join(*address)
+    with exiting_at_once():
+        load_and_train(config)
+
+
+def load_and_train(config: ExperimentConfig) -> None:
+    """Loads the data, trains, and prints how to sample."""
     splits = processes.everywhere(lambda: load(config.data, progress=processes.is_first()))
     workdir = Path(flags.FLAGS.workdir)
     folder = train(config, splits, workdir, resume_from_previous=flags.FLAGS.resume_from_previous)
@@ -137,16 +157,16 @@ def run_training() -> None:
 
 
 @contextlib.contextmanager
-def leaving_at_once() -> Iterator[None]:
-    """Says an error and ends this process without the usual farewell to the others.
+def exiting_at_once() -> Iterator[None]:
+    """Reports an error and ends this process without jax.distributed's shutdown.
 
-    The farewell waits for the others, and they would wait for this process in a collective. Once
-    it has gone they are ended by the runtime.
+    The shutdown waits for the other processes, which would wait for this one in a collective
+    operation. Once this process is gone, the runtime ends them.
     """
     try:
         yield
     except Preempted:
-        # All processes end alike, so the farewell finds them unless a second signal ends one.
+        # All processes end alike, so the shutdown succeeds unless a second signal ends one.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise
     except BaseException as error:

@@ -1,4 +1,4 @@
-"""The one place that knows of devices: a mesh with the single axis `data`, and its shardings."""
+"""Devices: a mesh with the single axis `data`, and its shardings."""
 
 import os
 import re
@@ -10,16 +10,16 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXIS = "data"
 
-# Numbers in the largest array of a chunk of work on a CPU core: 0.8 MB in float32, which with its
-# neighbours stays in the second-level cache (measured, benchmarks/README.md).
+# Elements of the largest array in a chunk of work on a CPU core: 0.8 MB in float32, which stays in
+# the L2 cache together with its neighbours (measured, benchmarks/README.md).
 _CPU_ELEMENTS = 200_000
-# Accelerators want large batches. A gradient takes the memory of about 25 such arrays, by XLA's
-# plan for perov5_cds, so this bounds it to 4 GB.
+# Accelerators need large batches. A gradient takes the memory of about 25 such arrays (XLA's
+# estimate for perov5_cds), so this limits it to 4 GB.
 _ACCELERATOR_ELEMENTS = 40_000_000
 
-# What makes JAX find the devices of a name in JAX_PLATFORMS.
+# How to install what a name in JAX_PLATFORMS needs.
 _CUDA = 'an NVIDIA GPU needs pip install "jax[cuda13]", or "jax[cuda12]" for an older driver'
-_INSTALLED_BY = {
+_INSTALL = {
     "cuda": _CUDA,
     "gpu": _CUDA,
     "tpu": 'a TPU needs pip install "jax[tpu]"',
@@ -27,45 +27,45 @@ _INSTALLED_BY = {
 
 
 def use_every_core() -> None:
-    """Makes each CPU core a device of its own, if no device was used before.
+    """Makes each CPU core a device, unless devices are in use already.
 
-    A program of many small operations gains little from several threads in each operation, and
-    nearly everything from a share of the batch per core (benchmarks/README.md).
+    A program of many small operations gains little from threads within each operation, and scales
+    almost perfectly with a share of the batch per core (benchmarks/README.md).
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if "--xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
-        return  # somebody has decided
+        return  # the user has decided
     try:
         jax.config.update("jax_num_cpu_devices", cores or 1)
     except RuntimeError:
-        return  # devices are in use already, as in a notebook
+        return  # for example in a notebook
 
 
 def absence(error: Exception) -> str | None:
-    """A sentence about devices that cannot be used, None if the error came from something else.
+    """A sentence about devices that cannot be used; None if the error has another cause.
 
-    JAX looks for devices where the first one is needed: programs that need none never know.
+    JAX looks for devices when the first one is needed, so programs without computations never ask.
 
     Args:
-      error: an AssertionError or RuntimeError, as which JAX reports it.
+      error: the AssertionError or RuntimeError that JAX raises.
     """
     try:
         jax.devices()
         return None
     except (AssertionError, RuntimeError) as again:
-        # What follows the device's name may differ, as in "tried to allocate 512 MB".
+        # The text after the device's name may vary, as in "tried to allocate 512 MB".
         if str(again).partition(":")[0] != str(error).partition(":")[0]:
             return None
-        # JAX's advice at the end gives way to ours. It passes over CUDA without a word where the
-        # system shows no such GPU, and then has nothing left.
+        # Our advice replaces JAX's. Without an NVIDIA GPU JAX skips CUDA silently, and the message
+        # is empty.
         advice = r" \((set JAX_PLATFORMS|you may need to).*"
         reason = re.sub(advice, "", " ".join(str(again).split())).rstrip(".")
     reason = reason or "no NVIDIA GPU is visible"
     asked = jax.config.values["jax_platforms"]
     if not asked:
         return f"no device can be used ({reason}): JAX_PLATFORMS=cpu computes without it"
-    ways = [way for name, way in _INSTALLED_BY.items() if name in asked.split(",")]
-    ways = list(dict.fromkeys(ways or _INSTALLED_BY.values()))
+    ways = [way for name, way in _INSTALL.items() if name in asked.split(",")]
+    ways = list(dict.fromkeys(ways or _INSTALL.values()))
     return (
         f"JAX_PLATFORMS={asked} asks for a device that cannot be used ({reason}): unset "
         f"JAX_PLATFORMS to compute on what there is; {'; '.join(ways)}"
@@ -73,51 +73,51 @@ def absence(error: Exception) -> str | None:
 
 
 def data_mesh() -> Mesh:
-    """All devices along the axis `data`, those of each process beside one another.
+    """All devices along the axis `data`, grouped by process.
 
-    Auto axes: the default (explicit) ones would need sharding rules in every operation.
+    Auto axes: explicit ones, the default, would need sharding rules in every operation.
     """
-    # `jax.make_mesh` may order the devices of a pod by their cables instead.
+    # `jax.make_mesh` may order the devices of a pod by its topology instead.
     ordered = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     return Mesh(np.array(ordered), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def local_part(mesh: Mesh) -> range:
-    """Places of this process's devices along the axis."""
+    """Positions of this process's devices along the axis."""
     owners = [device.process_index for device in mesh.devices.flat]
     start = owners.index(jax.process_index())
     return range(start, start + owners.count(jax.process_index()))
 
 
 def cached_elements(mesh: Mesh) -> int:
-    """Numbers that the largest array of a chunk of work should have on these devices."""
+    """Elements that the largest array of a chunk of work should have on these devices."""
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     return _CPU_ELEMENTS if on_cpu else _ACCELERATOR_ELEMENTS
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Every device holds the whole array."""
+    """Sharding with the whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def by_batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
-    """The given axis is split over the devices."""
+    """Sharding with the given axis split over the devices."""
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Arrays that every device holds whole, of arrays that every process computed alike."""
-    # `jax.device_put` takes no jax array to another process's devices.
+    """Places arrays that all processes computed identically on every device."""
+    # `jax.device_put` cannot move a jax array to another process's devices.
     return jax.jit(lambda same: same, out_shardings=replicated(mesh))(tree)
 
 
 def from_local_rows(rows: Any, mesh: Mesh, axis: int = 0) -> Any:
-    """Arrays split over the mesh, of which each process holds its own part.
+    """Arrays split over the mesh, from each process's own part.
 
     Args:
-      rows: tree of numpy arrays; of the whole `axis` they hold the part of this process's devices.
+      rows: tree of numpy arrays; along `axis` they hold the part of this process's devices.
       mesh: the devices.
-      axis: which axis is split.
+      axis: the axis that is split.
     """
     sharding = by_batch(mesh, axis)
     whole = mesh.size // len(local_part(mesh))
@@ -129,13 +129,13 @@ def from_local_rows(rows: Any, mesh: Mesh, axis: int = 0) -> Any:
     return jax.tree.map(place, rows)
 
 
-def in_turn(results: Any) -> Any:
-    """Returns what it is given, when it is there if programs must not be in flight side by side.
+def wait_on_cpu(results: Any) -> Any:
+    """Returns its argument; on several CPU devices only after it has been computed.
 
-    Accelerators run programs in the order of their calls. A CPU runs them side by side on as many
-    threads as it has devices: two programs with collectives, each with one device waiting for the
-    other, then block one another for ever (seen in jax 0.10.1 in one process with two devices and
-    in two processes; XLA ends the process after a while).
+    Accelerators run programs in the order of their calls. CPU devices run them concurrently, and
+    two programs with collectives then deadlock, each holding a device that the other waits for
+    (observed in jax 0.10.1 in one process with two devices and in two processes; XLA aborts the
+    process after a while).
     """
     if jax.device_count() > 1 and jax.default_backend() == "cpu":
         jax.block_until_ready(results)

@@ -1,8 +1,8 @@
-"""Several processes that train one model: how they meet, and how they agree to go on or to stop.
+"""Several processes that train one model.
 
-All processes run the same program. Each drives the devices of its host, the first one besides
-does all writing and speaking. A collective operation waits for every process, so one that stops
-alone would leave the others waiting: what can go wrong is done under `everywhere`.
+All processes run the same program, each on the devices of its host; the first one also writes the
+files and prints. A collective operation waits for every process, so a process that stops alone
+would leave the others waiting: whatever can fail runs under `everywhere`.
 """
 
 import hashlib
@@ -18,20 +18,20 @@ from crystal_diffusion_jax.runtime import devices
 
 _T = TypeVar("_T")
 
-# Bytes of a mistake's sentence that reach the other processes.
-_LONGEST = 4000
+# Bytes of an error message that reach the other processes.
+_MAX_MESSAGE = 4000
 
 
 def join(
     coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
 ) -> None:
-    """Meets the other processes; before any device is used.
+    """Joins the other processes; call it before any device is used.
 
     Args:
-      coordinator: HOST:PORT of the first process, a free port there. Without it, all three are
-        taken from the TPU pod, Slurm or Open MPI that started the processes.
-      num_processes: how many there are.
-      process_id: which one this is, counted from 0.
+      coordinator: HOST:PORT of the first process, with a free port there. If it is None, all three
+        are taken from the TPU pod, Slurm or Open MPI that started the processes.
+      num_processes: number of processes.
+      process_id: number of this process, from 0.
 
     Raises:
       UserError: not all three are given and nothing is detected, a number is out of range, or the
@@ -40,7 +40,9 @@ def join(
     given = (coordinator, num_processes, process_id)
     if any(value is not None for value in given):
         if coordinator is None or num_processes is None or process_id is None:
-            raise UserError("--coordinator, --num_processes and --process_id need one another")
+            raise UserError(
+                "--coordinator, --num_processes and --process_id must be given together"
+            )
         if not 0 <= process_id < num_processes:
             raise UserError(
                 f"--process_id={process_id} is not one of 0 .. {num_processes - 1}, those of "
@@ -50,7 +52,7 @@ def join(
             raise UserError(
                 f"--coordinator={coordinator} is not HOST:PORT, an address of the first process"
             )
-    # It would take over SIGTERM, and a process could no longer be ended by it.
+    # The service would take over SIGTERM, which could then no longer end a process.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
@@ -64,13 +66,13 @@ def join(
     except RuntimeError as error:
         where = coordinator or "the coordinator"
         raise UserError(
-            f"the processes did not meet at {where} ({error}); check that all were started, and "
-            "that the first one's port is free and can be reached from every host"
+            f"the processes could not connect to {where} ({error}); check that all were started, "
+            "and that the first one's port is free and reachable from every host"
         ) from error
     if jax.device_count() != jax.process_count() * jax.local_device_count():
         raise UserError(
             f"process {jax.process_index()} has {jax.local_device_count()} of "
-            f"{jax.device_count()} devices: all {jax.process_count()} processes need equally many"
+            f"{jax.device_count()} devices: all {jax.process_count()} processes need the same"
         )
     _connect()
 
@@ -78,8 +80,9 @@ def join(
 def _connect() -> None:
     """Opens the connections of all collectives while the processes are in step.
 
-    Those between CPUs give up when a process comes half a minute late to the first collective of
-    its kind, as it may when it compiles what the others have cached; later they wait for ever.
+    Connections between CPUs time out if a process is half a minute late for its first collective
+    operation, for example because it compiles what the others have cached; after that they wait
+    forever.
     """
     mesh = devices.data_mesh()
     ones = devices.from_local_rows(np.ones(len(devices.local_part(mesh))), mesh)
@@ -88,28 +91,28 @@ def _connect() -> None:
 
 
 def is_first() -> bool:
-    """Whether this process does the writing and the speaking."""
+    """Whether this process writes the files and prints."""
     first: bool = jax.process_index() == 0
     return first
 
 
 def everywhere(action: Callable[[], _T]) -> _T:
-    """The result of what every process does; a mistake that one of them finds stops them all.
+    """Runs an action in every process and returns its result; an error in one stops them all.
 
     Raises:
-      UserError: that of the first process that raised one, the same in every process.
+      UserError: the first one raised by any process, the same in every process.
     """
     if jax.process_count() == 1:
         return action()
-    results, own = [], None
+    results, own_error = [], None
     try:
         results.append(action())
     except UserError as error:
-        own = error
-    sentences = _from_all(str(own or ""))
-    for process, sentence in enumerate(sentences):
-        if sentence:
-            raise UserError(f"{sentence} (process {process} of {len(sentences)})") from own
+        own_error = error
+    messages = _from_all(str(own_error or ""))
+    for process, message in enumerate(messages):
+        if message:
+            raise UserError(f"{message} (process {process} of {len(messages)})") from own_error
     return results[0]
 
 
@@ -121,16 +124,17 @@ def same_everywhere(text: str) -> bool:
 
 
 def anywhere(flag: bool) -> bool:
-    """Whether the flag is set in any process; every process asks, and waits for the others."""
+    """Whether the flag is set in any process; all of them must ask, and wait for one another."""
     if jax.process_count() == 1:
         return flag
     return bool(multihost_utils.process_allgather(np.array(flag)).any())
 
 
 def _from_all(text: str) -> list[str]:
-    """The texts of all processes, in their order."""
-    encoded = text.encode()[:_LONGEST].ljust(_LONGEST, b"\0")
+    """The texts of all processes, in order."""
+    encoded = text.encode()[:_MAX_MESSAGE].ljust(_MAX_MESSAGE, b"\0")
     rows = multihost_utils.process_allgather(np.frombuffer(encoded, np.uint8))
     return [
-        row.tobytes().rstrip(b"\0").decode(errors="ignore") for row in rows.reshape(-1, _LONGEST)
+        row.tobytes().rstrip(b"\0").decode(errors="ignore")
+        for row in rows.reshape(-1, _MAX_MESSAGE)
     ]

@@ -1,4 +1,4 @@
-"""Training that starts from the weights of a trained model instead of fresh ones."""
+"""Warm start: training from the weights of a trained model (`training.init_from`)."""
 
 import dataclasses
 from typing import Any
@@ -13,12 +13,13 @@ from crystal_diffusion_jax import trained_model
 from crystal_diffusion_jax.config import ExperimentConfig
 from crystal_diffusion_jax.data.arrays import DatasetStatistics
 from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.runtime import processes
 from crystal_diffusion_jax.trained_model import TrainedModel
 from crystal_diffusion_jax.training.state import Unflatten
 
-# The embedding of the properties, which says nothing about other properties.
+# The property embedding, of no use for other properties.
 _PROPERTIES = "property/"
-# Weights with an axis that counts the elements of the vocabulary, and that axis.
+# Weights with an axis over the elements of the vocabulary, and that axis.
 _BY_ELEMENT = {
     "species/Dense_0/kernel": 0,
     "species_head/Dense_1/kernel": 1,
@@ -26,29 +27,36 @@ _BY_ELEMENT = {
 }
 
 
-def load_start(config: ExperimentConfig) -> TrainedModel:
-    """The model that `training.init_from` names.
+def load_initial_model(config: ExperimentConfig) -> TrainedModel | None:
+    """The model that `training.init_from` names, None if it names none.
 
     Raises:
-      UserError: no such model, or its network or its diffusion is another than the config's; the
-        ranks of properties alone may be new.
+      UserError: no such model, its network or noise schedule differs from the config's (rank
+        features alone may be added), or the processes hold different copies of it.
     """
     init_from = config.training.init_from
-    model = trained_model.load(init_from)
-    wanted, found = (_arithmetic(each) for each in (config, model.config))
+    if not init_from:
+        return None
+    model = processes.everywhere(lambda: trained_model.load(init_from))
+    if not processes.same_everywhere(model.weights_sha256):
+        raise UserError(
+            f"training.init_from={init_from} is not the same model in all processes; copy one of "
+            "them to all machines"
+        )
+    expected, found = _architecture(config), _architecture(model.config)
     if not model.config.model.num_rank_features:
-        del found["model.num_rank_features"], wanted["model.num_rank_features"]
+        del found["model.num_rank_features"], expected["model.num_rank_features"]
     for name, value in found.items():
-        if value != wanted[name]:
+        if value != expected[name]:
             raise UserError(
                 f"training.init_from={init_from}: that model has {name}={value!r}, the config "
-                f"{wanted[name]!r}; give both the same, or leave init_from out"
+                f"{expected[name]!r}; give both the same, or leave init_from out"
             )
     return model
 
 
-def _arithmetic(config: ExperimentConfig) -> dict[str, Any]:
-    """What the weights are made for."""
+def _architecture(config: ExperimentConfig) -> dict[str, Any]:
+    """The fields that the weights depend on."""
     fields: dict[str, Any] = {"scale_by_num_atoms": config.scale_by_num_atoms}
     for section in ("model", "noise"):
         for name, value in dataclasses.asdict(getattr(config, section)).items():
@@ -56,25 +64,25 @@ def _arithmetic(config: ExperimentConfig) -> dict[str, Any]:
     return fields
 
 
-def warm_params(
+def warm_start(
     params: Array, unflatten: Unflatten, statistics: DatasetStatistics, model: TrainedModel
 ) -> Array:
     """The weights of a trained model where it has them, fresh ones elsewhere.
 
-    Elements find their weights by atomic number. Fresh are the weights of elements and of parts
-    that the model lacks, and those of the properties where it was trained on others.
+    Elements are matched by atomic number. Elements and layers that the model lacks keep their fresh
+    weights, and so does the property embedding if the model was trained on other properties.
 
     Args:
       params: [W] fresh weights.
       unflatten: their layout.
       statistics: of the new training data.
-      model: where to start, see `load_start`.
+      model: from `load_initial_model`.
 
     Returns:
-      [W].
+      [W] weights.
 
     Raises:
-      UserError: weights that are not finite, or not those of the network that the model describes.
+      UserError: weights that are not finite, or do not fit the network described in model.json.
     """
     fresh = flax.traverse_util.flatten_dict(unflatten(params), sep="/")
     trained = flax.traverse_util.flatten_dict(model.params, sep="/")
@@ -85,11 +93,11 @@ def warm_params(
     )
     merged = dict(fresh)
     for name, leaf in trained.items():
-        wanted = list(fresh[name].shape) if name in fresh else None
+        shape = list(fresh[name].shape) if name in fresh else None
         axis = _BY_ELEMENT.get(name)
-        if wanted and axis is not None:
-            wanted[axis] = len(model.statistics.vocabulary)
-        if list(leaf.shape) != wanted or not np.isfinite(leaf).all():
+        if shape is not None and axis is not None:
+            shape[axis] = len(model.statistics.vocabulary)
+        if list(leaf.shape) != shape or not np.isfinite(leaf).all():
             raise UserError(
                 f"training.init_from: the weights {name} are not finite numbers of the network "
                 "that its model.json describes; copy the model again"

@@ -1,230 +1,250 @@
-"""The training loop: resume, step, log, validate, checkpoint, export the model folder."""
+"""Training, top to bottom: data, batches, initial or restored state, steps, log, checkpoints."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from crystal_diffusion_jax import denoising
 from crystal_diffusion_jax.config import ExperimentConfig
-from crystal_diffusion_jax.data.arrays import CrystalDataset
-from crystal_diffusion_jax.data.batches import Batch
+from crystal_diffusion_jax.data.arrays import CrystalDataset, DatasetStatistics, dataset_statistics
+from crystal_diffusion_jax.data.batches import Batch, Batches, evaluation_batches, tail_oversampling
 from crystal_diffusion_jax.diffusion.schedules import noise_schedule
-from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.models.denoiser import Denoiser
 from crystal_diffusion_jax.runtime import devices, processes
 from crystal_diffusion_jax.trained_model import TrainedModel
 from crystal_diffusion_jax.training import preemption
-from crystal_diffusion_jax.training.bookkeeping import Bookkeeping
-from crystal_diffusion_jax.training.checkpoint import Checkpoint, Checkpoints
-from crystal_diffusion_jax.training.init_from import load_start, warm_params
-from crystal_diffusion_jax.training.inputs import Inputs, prepare_inputs
-from crystal_diffusion_jax.training.logbook import Clock, Logbook
+from crystal_diffusion_jax.training.checkpoint_files import Checkpoint, complete_checkpoints
+from crystal_diffusion_jax.training.checkpoints import Checkpoints, Losses
+from crystal_diffusion_jax.training.export import export_model, require_model
+from crystal_diffusion_jax.training.finite import require_finite_losses, require_finite_state
+from crystal_diffusion_jax.training.init_from import load_initial_model, warm_start
 from crystal_diffusion_jax.training.optimizer import make_optimizer
-from crystal_diffusion_jax.training.resume import restore_last
+from crystal_diffusion_jax.training.run_log import RunLog
 from crystal_diffusion_jax.training.state import TrainState, initial_params, initial_state
 from crystal_diffusion_jax.training.step import (
     EvaluationStep,
     make_evaluation_step,
     make_train_steps,
 )
-from crystal_diffusion_jax.training.workdir import claimed
+from crystal_diffusion_jax.training.workdir import open_workdir
 
-# Draws of noise per validation crystal: four keep the noise of the loss below its trend.
+# Noise draws per validation crystal: four keep the noise of the loss below its trend.
 VALIDATION_DRAWS = 4
+
+
+class TrainingData(NamedTuple):
+    """The data as the steps need them.
+
+    Attributes:
+      statistics: of the training split.
+      num_train: crystals of the training split.
+      batches: of the training split.
+      validation: this process's part of each batch of the validation split.
+    """
+
+    statistics: DatasetStatistics
+    num_train: int
+    batches: Batches
+    validation: list[Batch]
 
 
 def train(
     config: ExperimentConfig,
     splits: Mapping[str, CrystalDataset],
     workdir: Path,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
     resume_from_previous: bool = False,
 ) -> Path:
     """Trains, or resumes from the last checkpoint in `workdir`; returns the model folder.
 
-    A run that has reached its last step is left as it is. Several processes (processes.py) train
-    as one: each calls this function, and the first one writes and speaks.
+    A finished run is left as it is. When several processes train together (runtime/processes.py),
+    each calls this function; the first one writes the files and prints.
 
     Args:
       config: the experiment.
       splits: "train" and "val".
       workdir: takes config.json, metrics.jsonl, tensorboard/, checkpoints/ and model/.
-      say: takes the progress lines.
-      resume_from_previous: go back to an earlier checkpoint where the last one is damaged.
+      log: takes the progress lines.
+      resume_from_previous: go back to an earlier checkpoint if the last one is damaged.
 
     Raises:
       UserError: another config or another process in `workdir`, a damaged checkpoint, a finished
-        run without its model, a disk that cannot be written, or numbers that are not finite.
-      Preempted: after SIGTERM and the checkpoint that it asks for (preemption.py).
+        run without its model, a disk that cannot be written, or values that are not finite.
+      Preempted: after SIGTERM and the checkpoint it triggers.
     """
     mesh = devices.data_mesh()
-    if not processes.is_first():
-        say = _say_nothing
-    # Before the folder is claimed: bad data must not claim it.
-    inputs = processes.everywhere(lambda: prepare_inputs(config, splits, mesh))
-    denoiser = processes.everywhere(lambda: denoising.build(config.model, inputs.statistics))
-    start = None
-    if config.training.init_from:
-        # One decision for all processes, as a shared folder may not look the same to each of them.
-        begun = (workdir / "checkpoints").exists()
-        if not (processes.same_everywhere(str(begun)) and begun):
-            start = _load_start(config)
+    log = log if processes.is_first() else lambda line: None
+    # Before the folder is created: a mistake here must not leave it to this config.
+    data = processes.everywhere(lambda: prepare_data(config, splits, mesh))
+    denoiser = processes.everywhere(lambda: denoising.build(config.model, data.statistics))
+    resumes = processes.anywhere(bool(complete_checkpoints(workdir / "checkpoints")))
+    initial_model = None if resumes else load_initial_model(config)
     with (
-        claimed(workdir, config, splits, say),
-        Checkpoints(workdir / "checkpoints", config) as checkpoints,
+        open_workdir(workdir, config, splits, log),
+        Checkpoints(workdir / "checkpoints", config, resume_from_previous, log) as checkpoints,
     ):
-        steps = config.training.num_steps
-        end = Checkpoint(steps, validated=True)
-        if checkpoints.latest() == end:
-            processes.everywhere(lambda: _require_model(workdir, checkpoints, end))
-            say(f"{workdir} is trained already: all {steps} steps are done")
+        num_steps = config.training.num_steps
+        if checkpoints.latest() == Checkpoint(num_steps, validated=True):
+            processes.everywhere(lambda: require_model(workdir, num_steps))
+            log(f"{workdir} is trained already: all {num_steps} steps are done")
         else:
-            _train(
-                config,
-                inputs,
-                denoiser,
-                start,
-                workdir,
-                mesh,
-                checkpoints,
-                say,
-                resume_from_previous,
-            )
-        say(
-            f"{workdir / 'model'} is that of step {steps}; the lowest validation loss was at step "
-            f"{checkpoints.best_step()}"
+            _train(config, data, denoiser, initial_model, workdir, mesh, checkpoints, log)
+        log(
+            f"{workdir / 'model'} is that of step {num_steps}; the lowest validation loss was at "
+            f"step {checkpoints.best_step()}"
         )
     return workdir / "model"
 
 
-def _require_model(workdir: Path, checkpoints: Checkpoints, end: Checkpoint) -> None:
-    """Raises UserError where a finished run has lost what it made."""
-    if all((workdir / "model" / name).is_file() for name in ("model.json", "weights.npz")):
-        return
-    earlier = checkpoints.before(end)
-    raise UserError(
-        f"all {end.step} steps of {workdir} are done, but its folder model is missing or "
-        f"incomplete: copy it back, or remove {checkpoints.folder / end.name} and run this "
-        f"again, which repeats the steps from {earlier.step if earlier else 0} on"
-    )
-
-
-def _load_start(config: ExperimentConfig) -> TrainedModel:
-    """`load_start` in every process.
+def prepare_data(
+    config: ExperimentConfig, splits: Mapping[str, CrystalDataset], mesh: Mesh
+) -> TrainingData:
+    """Statistics and batches of the splits "train" and "val".
 
     Raises:
-      UserError: the same, or copies of the model that differ.
+      UserError: an element that only "val" has.
     """
-    model = processes.everywhere(lambda: load_start(config))
-    if not processes.same_everywhere(model.weights_sha256):
-        raise UserError(
-            f"training.init_from={config.training.init_from} is not the same model in all "
-            "processes; copy one of them to all machines"
-        )
-    return model
-
-
-def _say_nothing(line: str) -> None:
-    """The progress lines of all processes but the first."""
+    training = config.training
+    statistics = dataset_statistics(splits["train"], config.scale_by_num_atoms)
+    batches = Batches(
+        splits["train"],
+        statistics,
+        training.batch_size,
+        config.seed,
+        training.steps_per_call,
+        tail_oversampling(splits["train"].properties, training.tail_oversampling),
+    )
+    rows = -(-training.batch_size // mesh.size) * mesh.size  # a multiple of the devices
+    validation = evaluation_batches(
+        splits["val"], statistics, rows, mesh.size, devices.local_part(mesh)
+    )
+    return TrainingData(statistics, len(splits["train"]), batches, validation)
 
 
 def _train(
     config: ExperimentConfig,
-    inputs: Inputs,
+    data: TrainingData,
     denoiser: Denoiser,
-    start: TrainedModel | None,
+    initial_model: TrainedModel | None,
     workdir: Path,
-    mesh: jax.sharding.Mesh,
+    mesh: Mesh,
     checkpoints: Checkpoints,
-    say: Callable[[str], None],
-    resume_from_previous: bool,
+    log: Callable[[str], None],
 ) -> None:
-    """The steps after the last checkpoint."""
-    schedule = noise_schedule(config.noise)
+    """Runs the steps after the last checkpoint."""
+    training, part = config.training, devices.local_part(mesh)
     key_init, key_train, key_validation = jax.random.split(jax.random.key(config.seed), 3)
-    part = devices.local_part(mesh)
-    example = jax.tree.map(lambda array: array[0], inputs.batches.group(0, mesh.size, part))
+
+    # Initial state, or that of the last checkpoint.
+    example = jax.tree.map(lambda array: array[0], data.batches.group(0, mesh.size, part))
     params, unflatten = initial_params(denoiser, key_init, example)
-    if config.training.init_from and checkpoints.latest() is None:
-        model = start or _load_start(config)  # the folder may hold a checkpoint cut short
-        fresh = params
-        params = processes.everywhere(
-            lambda: warm_params(fresh, unflatten, inputs.statistics, model)
-        )
-    optimizer = make_optimizer(config.training, unflatten)
+    if initial_model is not None:
+        params = warm_start(params, unflatten, data.statistics, initial_model)
+    optimizer = make_optimizer(training, unflatten)
     state = initial_state(params, optimizer)
     state, key_train, key_validation = devices.replicate((state, key_train, key_validation), mesh)
-    steps_fn = make_train_steps(
-        denoiser, unflatten, schedule, config.loss, optimizer, config.training.ema_decay, mesh
+    resumed = checkpoints.restore(state)
+    state = resumed.state
+    if resumed.step:
+        log(f"resuming from the checkpoint of step {resumed.step} in {checkpoints.folder}")
+
+    schedule = noise_schedule(config.noise)
+    train_steps = make_train_steps(
+        denoiser, unflatten, schedule, config.loss, optimizer, training.ema_decay, mesh
     )
-    evaluate_fn = make_evaluation_step(denoiser, unflatten, schedule, config.loss, mesh)
-    last, state, unfinished = restore_last(checkpoints, state, resume_from_previous, say)
-    say(
-        f"{state.params.size:,} parameters, {inputs.num_train:,} crystals in batches of "
-        f"{inputs.batches.batch_sizes} padded to {inputs.batches.sizes} atoms, on "
+    evaluation_step = make_evaluation_step(denoiser, unflatten, schedule, config.loss, mesh)
+    log(
+        f"{state.params.size:,} parameters, {data.num_train:,} crystals in batches of "
+        f"{data.batches.batch_sizes} padded to {data.batches.sizes} atoms, on "
         f"{devices.describe()}"
     )
-
-    def validate(state: TrainState, stop: Callable[[], bool]) -> dict[str, float] | None:
-        return _validate(evaluate_fn, state, inputs.validation, mesh, key_validation, stop)
-
-    # What was due at the step of a preemption, its line of the log too, is done anew.
-    logged = last.step if last.validated else last.step - 1
+    # After a preemption, what was due at its step is still to be done, the row of the log included.
+    first = resumed.step + training.steps_per_call if resumed.validated else resumed.step
+    pending = [resumed.losses] if resumed.losses else []  # of the steps since the last row
     with (
-        Logbook(workdir, logged, writes=processes.is_first()) as logbook,
-        preemption.noticed() as preempted,
+        RunLog(workdir, training, resumed.step, resumed.validated, log) as run_log,
+        preemption.watch() as preempted,
     ):
-        clock = Clock(config.training, last.step, logbook.seconds, say)
-        books = Bookkeeping(
-            config,
-            inputs.statistics,
-            workdir,
-            checkpoints,
-            logbook,
-            clock,
-            unflatten,
-            validate,
-            preempted,
-            say,
-        )
-        if not last.validated:
-            books.pending.append(unfinished)
-            books.account(last.step, state)
-        per_call = config.training.steps_per_call
-        for done in range(last.step + per_call, config.training.num_steps + 1, per_call):
-            batches = inputs.batches.group(done // per_call - 1, mesh.size, part)
-            rows = devices.from_local_rows(batches, mesh, axis=1)
-            state, metrics = devices.in_turn(steps_fn(state, tuple(rows), key_train))
-            # One call runs while the next is prepared; a longer queue would delay a preemption.
-            jax.block_until_ready(books.pending[-1:])
-            books.pending.append(metrics)
-            books.account(done, state)
+        for step in range(first, training.num_steps + 1, training.steps_per_call):
+            if step > resumed.step:
+                group = data.batches.group(step // training.steps_per_call - 1, mesh.size, part)
+                rows = devices.from_local_rows(group, mesh, axis=1)
+                state, losses = devices.wait_on_cpu(train_steps(state, tuple(rows), key_train))
+                # One call runs while the next is prepared; a longer queue would delay preemption.
+                jax.block_until_ready(pending[-1:])
+                pending.append(losses)
+            last = step == training.num_steps
+            log_due = last or step % training.log_every == 0
+            # To agree, several processes wait for their devices, as they do anyway for a log row.
+            if (log_due or jax.process_count() == 1) and preempted():
+                _stop(step, state, _fetch(pending, step, checkpoints), checkpoints)
+            if not log_due:
+                continue
+            losses = _fetch(pending, step, checkpoints)
+            means = {name: float(np.mean(row)) for name, row in losses.items()}
+            run_log.training(step, means)
+            pending = []
+            if not last and step % training.checkpoint_every:
+                continue
+
+            scores = _validate(
+                evaluation_step, state, data.validation, mesh, key_validation, preempted
+            )
+            if scores is None:
+                _stop(step, state, losses, checkpoints)
+            require_finite_losses(scores, step, checkpoints)
+            require_finite_state(state, step, checkpoints)
+            run_log.validation(step, scores)
+            # Before the checkpoint, so that a finished run has its model.
+            if processes.is_first():
+                params = unflatten(jnp.asarray(jax.device_get(state.ema_params)))
+                model = TrainedModel(params, config, data.statistics, {})
+                export_model(model, workdir, step, means, scores, run_log.seconds)
+            checkpoints.save(step, state, scores)
+            if not last and preempted():
+                checkpoints.wait()
+                raise preemption.Preempted.at(step, workdir)
+
+
+def _fetch(pending: list[Any], step: int, checkpoints: Checkpoints) -> Losses:
+    """Losses and gradient norms of the steps up to `step` that are not in the log yet, [n] each."""
+    fetched = jax.device_get(pending)
+    losses = {name: np.concatenate([each[name] for each in fetched]) for name in fetched[0]}
+    require_finite_losses(losses, step, checkpoints)
+    return losses
+
+
+def _stop(step: int, state: TrainState, losses: Losses, checkpoints: Checkpoints) -> NoReturn:
+    """Ends a preempted run with a checkpoint; the resumed run does what is due at `step`."""
+    require_finite_state(state, step, checkpoints)
+    checkpoints.save_preempted(step, state, losses)
+    raise preemption.Preempted.at(step, checkpoints.folder.parent)
 
 
 def _validate(
-    evaluate_fn: EvaluationStep,
+    evaluation_step: EvaluationStep,
     state: TrainState,
     validation: list[Batch],
-    mesh: jax.sharding.Mesh,
+    mesh: Mesh,
     key: jax.Array,
-    stop: Callable[[], bool],
+    preempted: Callable[[], bool],
 ) -> dict[str, float] | None:
-    """Mean over the validation split with the same noise every time; None if told to stop."""
+    """Mean losses of the validation split, with the same noise every time; None if preempted."""
     losses: list[dict[str, jax.Array]] = []
     weights = []
     for index, batch in enumerate(validation):
         rows = devices.from_local_rows(batch, mesh)
         for draw in range(VALIDATION_DRAWS):
-            if stop():
+            if preempted():
                 return None
             fixed = jax.random.fold_in(jax.random.fold_in(key, index), draw)
-            jax.block_until_ready(losses[-1:])  # so that the queue is short when told to stop
-            losses.append(devices.in_turn(evaluate_fn(state, tuple(rows), fixed)))
-            weights.append(devices.in_turn(rows.weight.sum()))
+            jax.block_until_ready(losses[-1:])  # a short queue, for the sake of preemption
+            losses.append(devices.wait_on_cpu(evaluation_step(state, tuple(rows), fixed)))
+            weights.append(devices.wait_on_cpu(rows.weight.sum()))
     losses, weights = jax.device_get((losses, weights))
-    return {
-        name: float(np.average([one[name] for one in losses], weights=weights))
-        for name in losses[0]
-    }
+    return {n: float(np.average([row[n] for row in losses], weights=weights)) for n in losses[0]}

@@ -1,44 +1,53 @@
-"""Preemption: a cluster's SIGTERM lets the run write a checkpoint before it ends."""
+"""Preemption: on a cluster's SIGTERM the run writes a checkpoint before it ends."""
 
 import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
+from typing import Self
 
 from crystal_diffusion_jax.runtime import processes
 
 
 class Preempted(Exception):
-    """Training ended early by SIGTERM, after its checkpoint; the message says where it stands.
+    """Training ended early on SIGTERM, after its checkpoint; the message says at which step.
 
-    Command-line programs exit with status 143 (128 + SIGTERM, as shells have it), and the first
-    process prints it.
+    Command-line programs exit with status 143 (128 + SIGTERM, the shells' convention), and the
+    first process prints the message.
     """
+
+    @classmethod
+    def at(cls, step: int, workdir: Path) -> Self:
+        """The exception for a run that has just written its checkpoint."""
+        return cls(
+            f"preempted: {workdir} has a checkpoint of step {step}; the same command resumes from "
+            "there"
+        )
 
 
 @contextlib.contextmanager
-def noticed() -> Iterator[Callable[[], bool]]:
-    """Gives a function that says whether SIGTERM has arrived since, at any of the processes.
+def watch() -> Iterator[Callable[[], bool]]:
+    """Yields a function that tells whether SIGTERM has arrived in any of the processes.
 
-    Of several processes one can't stop without the others, which may not have been sent the
-    signal: all of them must call the function, and then hear the same. Only the main thread of a
-    process takes notice.
+    A process cannot stop without the others, which may not have received the signal: all of them
+    must call the function, and all get the same answer. Signals are handled in the main thread
+    only; elsewhere this process never reports one.
     """
-    notice = threading.Event()
+    received = threading.Event()
 
     def anywhere() -> bool:
-        return processes.anywhere(notice.is_set())
+        return processes.anywhere(received.is_set())
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        received.set()
 
     if threading.current_thread() is not threading.main_thread():
         yield anywhere
         return
-
-    def take_notice(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        notice.set()
-
-    before = signal.signal(signal.SIGTERM, take_notice)
+    before = signal.signal(signal.SIGTERM, handle)
     try:
         yield anywhere
     finally:

@@ -1,4 +1,4 @@
-"""The folder of a run, which belongs to one config and one set of data."""
+"""The folder of a run: one config, one data set, one process at a time."""
 
 import contextlib
 import json
@@ -15,25 +15,25 @@ from crystal_diffusion_jax.runtime.lock import exclusive
 
 
 @contextlib.contextmanager
-def claimed(
+def open_workdir(
     workdir: Path,
     config: ExperimentConfig,
     splits: Mapping[str, CrystalDataset],
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> Iterator[None]:
-    """Creates the run's folder, or checks that an existing one belongs to the same run; locks it.
+    """Creates the folder, or checks that an existing one belongs to the same run; locks it.
 
-    Of several processes, which all call this, the first one decides, and holds the lock.
+    Every process calls this; the first one decides and holds the lock.
 
     Args:
       workdir: the folder.
       config: the experiment.
       splits: "train" and "val".
-      say: takes a line about an earlier run that was killed.
+      log: takes a line about an earlier run that was killed.
 
     Raises:
-      UserError: the folder holds a run of another config (the differing fields are named) or of
-        other data, is in use by another process, or cannot be written; the processes differ in
+      UserError: the folder holds a run with another config (the differing fields are named) or
+        other data, is in use by another process, or cannot be written; or the processes differ in
         config, data or folder.
     """
     checksums = {split: splits[split].checksum() for split in ("train", "val")}
@@ -47,25 +47,35 @@ def claimed(
     path = workdir / "config.json"
     lock = contextlib.ExitStack()
 
-    def claim() -> None:
-        if processes.is_first():
-            with writing(workdir):
-                workdir.mkdir(parents=True, exist_ok=True)
-                lock.enter_context(exclusive(workdir, "--workdir", say))
-            _claim(path, config, checksums, text)
+    def lock_and_check() -> None:
+        if not processes.is_first():
+            return
+        with write_errors(workdir):
+            workdir.mkdir(parents=True, exist_ok=True)
+            lock.enter_context(exclusive(workdir, "--workdir", log))
+            if not path.exists():
+                replace_text(path, text)
+        _check_same_run(path, config, checksums)
+
+    def check_shared() -> None:
+        if not path.exists():
+            raise UserError(
+                f"{workdir} is not the same folder in all processes: give a --workdir on a file "
+                "system that all hosts share"
+            )
 
     try:
-        processes.everywhere(claim)
-        processes.everywhere(lambda: _require_shared(path))
+        processes.everywhere(lock_and_check)
+        processes.everywhere(check_shared)
         yield
     finally:
-        with writing(workdir):  # a disk that fails takes the lock's file along
+        with write_errors(workdir):  # a failing disk takes the lock file with it
             lock.close()
 
 
 @contextlib.contextmanager
-def writing(workdir: Path) -> Iterator[None]:
-    """Says what the operating system has against writing to the run's folder in one sentence.
+def write_errors(workdir: Path) -> Iterator[None]:
+    """Turns an OSError into one sentence about the run's folder.
 
     Raises:
       UserError: for an OSError.
@@ -74,20 +84,13 @@ def writing(workdir: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"--workdir={workdir} cannot be written ({error.strerror or error}): make room or mend "
-            "it, and the same command goes on from the last checkpoint, or use another --workdir"
+            f"--workdir={workdir} cannot be written ({error.strerror or error}): make room or "
+            "repair it, and the same command resumes from the last checkpoint, or use another "
+            "--workdir"
         ) from error
 
 
-def _claim(path: Path, config: ExperimentConfig, checksums: dict[str, str], text: str) -> None:
-    if path.exists():
-        _require_same_run(path, config, checksums)
-        return
-    with writing(path.parent):
-        replace_text(path, text)
-
-
-def _require_same_run(path: Path, config: ExperimentConfig, checksums: dict[str, str]) -> None:
+def _check_same_run(path: Path, config: ExperimentConfig, checksums: dict[str, str]) -> None:
     try:
         recorded = read_json(path, MAX_DESCRIPTION_BYTES)
         earlier = config_module.from_dict(recorded["config"])
@@ -106,12 +109,4 @@ def _require_same_run(path: Path, config: ExperimentConfig, checksums: dict[str,
         raise UserError(
             f"{path.parent} holds a run on other data: the crystals of {', '.join(other_data)} "
             "have changed since. Use another --workdir, or restore the data to resume"
-        )
-
-
-def _require_shared(path: Path) -> None:
-    if not path.exists():
-        raise UserError(
-            f"{path.parent} is not the same folder in all processes: give a --workdir on a file "
-            "system that all hosts share"
         )

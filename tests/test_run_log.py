@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from crystal_diffusion_jax.config import TrainingConfig
 from crystal_diffusion_jax.runtime.progress import duration
-from crystal_diffusion_jax.training.logbook import Logbook, progress_line
+from crystal_diffusion_jax.training.run_log import RunLog, progress_line
 
 LOSSES = {
     "loss": 3.25,
@@ -17,22 +18,40 @@ LOSSES = {
 }
 
 
-def write(workdir: Path, steps: list[int], resume_step: int = 0) -> None:
-    with Logbook(workdir, resume_step) as logbook:
+CLOCK = {"structures_per_second", "seconds"}
+
+
+def open_log(workdir: Path, start: int = 0, lines: list[str] | None = None) -> RunLog:
+    log = lines.append if lines is not None else lambda line: None
+    return RunLog(workdir, TrainingConfig(num_steps=200, warmup_steps=10), start, True, log)
+
+
+def write(workdir: Path, steps: list[int], start: int = 0) -> None:
+    with open_log(workdir, start) as run_log:
         for step in steps:
-            logbook.write("train", step, {"loss": float(step)})
+            run_log.training(step, LOSSES)
 
 
 def rows(workdir: Path) -> list[dict]:
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_each_call_adds_one_row_that_can_be_read_at_once(tmp_path):
-    with Logbook(tmp_path, resume_step=0) as logbook:
-        logbook.write("train", 5, LOSSES)
-        assert rows(tmp_path) == [{"kind": "train", "step": 5, **LOSSES}]
-        logbook.write("validation", 5, {"loss": 2.0})
+def test_each_call_adds_a_row_and_a_progress_line_at_once(tmp_path):
+    lines: list[str] = []
+    with open_log(tmp_path, lines=lines) as run_log:
+        run_log.training(5, LOSSES)
+        (row,) = rows(tmp_path)
+        assert {k: v for k, v in row.items() if k not in CLOCK} == {
+            "kind": "train",
+            "step": 5,
+            **LOSSES,
+        }
+        assert row["structures_per_second"] > 0
+        assert row["seconds"] == pytest.approx(run_log.seconds, abs=1)
+        run_log.validation(5, {"loss": 2.0})
         assert rows(tmp_path)[1] == {"kind": "validation", "step": 5, "loss": 2.0}
+    assert lines[0].startswith("step 5/200 ")
+    assert lines[1] == "step 5  validation loss 2.0000"
 
 
 def events(workdir: Path) -> list[Event]:
@@ -50,8 +69,8 @@ def events(workdir: Path) -> list[Event]:
 
 
 def test_tensorboard_gets_the_same_numbers_at_once(tmp_path):
-    with Logbook(tmp_path, resume_step=0) as logbook:
-        logbook.write("validation", 7, {"loss": 2.0, "lattice": 0.5})
+    with open_log(tmp_path) as run_log:
+        run_log.validation(7, {"loss": 2.0, "lattice": 0.5})
         points = [
             (value.tag, value.simple_value, event.step)
             for event in events(tmp_path)
@@ -62,43 +81,36 @@ def test_tensorboard_gets_the_same_numbers_at_once(tmp_path):
 
 def test_rows_of_lost_steps_are_dropped_on_resume(tmp_path):
     write(tmp_path, [5, 10, 15, 20])
-    write(tmp_path, [15], resume_step=10)
+    write(tmp_path, [15], start=10)
     assert [row["step"] for row in rows(tmp_path)] == [5, 10, 15]
 
 
 @pytest.mark.parametrize("resume_step", [0, 10])
 def test_tensorboard_hides_the_points_of_lost_steps(tmp_path, resume_step):
-    with Logbook(tmp_path, resume_step):
+    with open_log(tmp_path, resume_step):
         pass
     starts = [event for event in events(tmp_path) if event.HasField("session_log")]
     assert [event.step for event in starts] == [resume_step + 1]
     assert starts[0].session_log.status == SessionLog.START
 
 
+def write_seconds(workdir: Path, *seconds: str) -> None:
+    with (workdir / "metrics.jsonl").open("a") as file:
+        for step, value in enumerate(seconds, 1):
+            file.write(f'{{"kind": "train", "step": {5 * step}, "seconds": {value}}}\n')
+
+
 def test_seconds_of_lost_work_do_not_count(tmp_path):
-    with Logbook(tmp_path, resume_step=0) as logbook:
-        assert logbook.seconds == 0.0
-        for step in (5, 10, 15):
-            logbook.write("train", step, {"seconds": 2.0 * step})
-        logbook.write("validation", 15, {"loss": 1.0})
-    with Logbook(tmp_path, resume_step=10) as logbook:
-        assert logbook.seconds == 20.0
-
-
-@pytest.mark.parametrize("seconds", ["null", '"x"', "NaN", "1e400", "[]", "1" + 400 * "0"])
-def test_a_row_that_does_not_tell_its_seconds_is_no_obstacle(tmp_path, seconds):
-    write(tmp_path, [5])
-    with Logbook(tmp_path, 5) as logbook:
-        told = logbook.seconds
-    with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write(f'{{"kind": "train", "step": 5, "seconds": {seconds}}}\n')
-    with Logbook(tmp_path, 5) as logbook:
-        assert logbook.seconds == told
+    write_seconds(tmp_path, "100", "200", "300")
+    with open_log(tmp_path, start=10) as run_log:
+        assert run_log.seconds == pytest.approx(200, abs=10)
+    with open_log(tmp_path) as run_log:
+        assert run_log.seconds == pytest.approx(0, abs=10)
 
 
 def test_a_run_that_starts_anew_starts_with_an_empty_log(tmp_path):
     write(tmp_path, [5, 10])
-    write(tmp_path, [5], resume_step=0)
+    write(tmp_path, [5], start=0)
     assert [row["step"] for row in rows(tmp_path)] == [5]
 
 
@@ -107,7 +119,7 @@ def test_a_row_that_a_kill_cut_short_is_dropped_on_resume(tmp_path, half):
     write(tmp_path, [5, 10])
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write(half)
-    write(tmp_path, [15], resume_step=10)
+    write(tmp_path, [15], start=10)
     assert [row["step"] for row in rows(tmp_path)] == [5, 10, 15]
 
 

@@ -1,0 +1,249 @@
+"""Checkpoints: orbax saves them asynchronously and keeps the last few and the best.
+
+    checkpoints/20            state after 20 steps, with its validation loss
+    checkpoints/preempted_15  state of a run that was preempted between two validations
+
+Orbax writes into a temporary folder and renames it when complete. It does not notice a flipped
+byte in a compressed array, hence the checksums, which are written before the renaming and compared
+before orbax reads anything.
+"""
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+
+from crystal_diffusion_jax import config as config_module
+from crystal_diffusion_jax.config import ExperimentConfig
+from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.runtime import processes
+from crystal_diffusion_jax.training.checkpoint_files import (
+    FORMAT_VERSION,
+    PREEMPTED,
+    Checkpoint,
+    read_record,
+    read_state,
+    set_damaged_aside,
+    write_checksums,
+)
+from crystal_diffusion_jax.training.state import TrainState
+
+# Bytes of a checkpoint at most: orbax writes the arrays twice on the way, and a dozen small files.
+_SIZE_FACTOR, _SIZE = 2, 200_000
+_REMOVED = "removed"
+_UNFINISHED = "*.orbax-checkpoint-tmp*"
+
+# [n] losses and gradient norms of n steps, by name.
+Losses = dict[str, np.ndarray]
+
+
+class Restored(NamedTuple):
+    """Where a run resumes.
+
+    Attributes:
+      step: steps taken; 0 for a new run.
+      validated: see `Checkpoint`.
+      state: after that step.
+      losses: of the steps that are not in the log yet.
+    """
+
+    step: int
+    validated: bool
+    state: TrainState
+    losses: Losses
+
+
+class Checkpoints:
+    """The checkpoints of a run; a context manager that waits for pending writes.
+
+    Args:
+      folder: created if needed.
+      config: of the run. Its checkpoints must have been written with the same one;
+        `training.keep_last` of them are kept besides the one with the lowest validation loss.
+      resume_from_previous: whether to resume from an earlier checkpoint if the last is damaged.
+      log: takes a line for each damaged checkpoint.
+
+    Raises:
+      UserError: the last checkpoint is damaged; from every method that writes, when the folder
+        cannot be written.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: ExperimentConfig,
+        resume_from_previous: bool = False,
+        log: Callable[[str], None] = print,
+    ) -> None:
+        self.folder, self._config = folder.absolute(), config
+        with self._write_errors():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._remove(self.folder / _REMOVED, *self.folder.glob(_UNFINISHED))
+            # Before orbax opens them: an unreadable file of any checkpoint would make it raise.
+            processes.everywhere(lambda: set_damaged_aside(self.folder, resume_from_previous, log))
+            best = BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)
+            policy = AnyPreservationPolicy([LatestN(config.training.keep_last), best])
+            self._validated = self._open(preservation_policy=policy, best_fn=_score)
+            self._preempted = self._open(preservation_policy=LatestN(1), step_prefix=PREEMPTED)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # An error that ends the run is the one to report.
+        with contextlib.nullcontext() if error is None else contextlib.suppress(UserError):
+            self.wait()
+        for manager in (self._validated, self._preempted):
+            with contextlib.suppress(Exception):  # repeats the error of a failed write
+                manager.close()
+        self._remove(*self.folder.glob(_UNFINISHED))
+
+    def latest(self) -> Checkpoint | None:
+        """The last checkpoint, or None."""
+        validated, preempted = self._validated.latest_step(), self._preempted.latest_step()
+        steps = [(validated, True), (preempted, False)]
+        return max((Checkpoint(*each) for each in steps if each[0] is not None), default=None)
+
+    def best_step(self) -> int | None:
+        """Steps taken at the checkpoint of the lowest validation loss, or None."""
+        self.wait()
+        best: int | None = self._validated.best_step()
+        return best
+
+    def restore(self, like: TrainState) -> Restored:
+        """Reads the last checkpoint.
+
+        Args:
+          like: the initial state; gives structure, shapes and shardings.
+
+        Returns:
+          The last checkpoint, or `like` after 0 steps if there is none.
+
+        Raises:
+          UserError: it belongs to a run with another config, or to a newer version.
+        """
+        latest = self.latest()
+        if latest is None:
+            return Restored(0, True, like, {})
+        path = self.folder / latest.name
+        record = read_record(path)
+        changed = config_module.differences(config_module.from_dict(record["config"]), self._config)
+        if changed:
+            raise UserError(
+                f"{path} belongs to a run with another config; differing fields: "
+                f"{'; '.join(changed)}. Remove it, or use another --workdir"
+            )
+        losses = {name: np.asarray(row, np.float32) for name, row in record["losses"].items()}
+        return Restored(*latest, read_state(path, like), losses)
+
+    def save(self, step: int, state: TrainState, validation: dict[str, float]) -> None:
+        """Starts writing the state after `step` steps, with its validation losses."""
+        self._save(self._validated, step, state, {}, validation)
+
+    def save_preempted(self, step: int, state: TrainState, losses: Losses) -> None:
+        """Writes the state of a preempted run and waits for it.
+
+        Args:
+          step: steps taken.
+          state: after that step.
+          losses: of the steps that are not in the log yet.
+        """
+        if self.latest() != Checkpoint(step, validated=False):  # preempted as soon as it resumed
+            self._save(self._preempted, step, state, losses, None)
+        self.wait()
+
+    def wait(self) -> None:
+        """Returns when the last checkpoint is complete and those it replaces are removed."""
+        with self._write_errors():
+            self._validated.wait_until_finished()
+            self._preempted.wait_until_finished()
+            for step in self._preempted.all_steps():
+                if step <= (self._validated.latest_step() or 0):
+                    self._preempted.delete(step)
+            self._remove(self.folder / _REMOVED)
+
+    def _open(self, **options: Any) -> ocp.CheckpointManager:
+        return ocp.CheckpointManager(
+            self.folder,
+            item_names=("state", "record"),
+            options=ocp.CheckpointManagerOptions(
+                save_root_metadata=False,
+                # A deletion that is cut short would look like a damaged checkpoint.
+                todelete_subdir=_REMOVED,
+                async_options=ocp.options.AsyncOptions(
+                    post_finalization_callback=self._write_checksums
+                ),
+                **options,
+            ),
+        )
+
+    def _save(
+        self,
+        manager: ocp.CheckpointManager,
+        step: int,
+        state: TrainState,
+        losses: Losses,
+        validation: dict[str, float] | None,
+    ) -> None:
+        self.wait()
+        record = {
+            "format_version": FORMAT_VERSION,
+            "config": config_module.to_dict(self._config),
+            "losses": {name: row.tolist() for name, row in losses.items()},
+        }
+        # The next train step reuses the memory of `state`, so the writer gets a copy.
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(jax.tree.map(jnp.copy, state)),
+            record=ocp.args.JsonSave(record),
+        )
+        with self._write_errors():
+            # Orbax would fail in several threads at once, each with a traceback on stderr.
+            size = _SIZE_FACTOR * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _SIZE
+            if shutil.disk_usage(self.folder).free < size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            manager.save(step, args=items, metrics=validation, force=True)
+
+    def _write_checksums(self) -> None:
+        """Called from orbax's thread when all files are written, before the renaming."""
+        if processes.is_first():
+            for path in self.folder.glob(_UNFINISHED):
+                write_checksums(path)
+
+    def _remove(self, *paths: Path) -> None:
+        if processes.is_first():
+            for path in paths:
+                shutil.rmtree(path, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _write_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:  # orbax wraps the operating system's errors in various types
+            reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
+            full = os.strerror(errno.ENOSPC)
+            raise UserError(
+                f"{self.folder} cannot be written ({full if full in str(error) else reason}); "
+                "earlier checkpoints are intact: make room or repair it, and the same command "
+                "resumes from the last one"
+            ) from error
+
+
+def _score(validation: dict[str, float]) -> float:
+    return -validation["loss"]  # orbax keeps the highest
