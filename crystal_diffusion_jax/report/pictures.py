@@ -105,17 +105,11 @@ def _cannot_write(folder: Path, error: OSError) -> UserError:
     return UserError(f"--png={folder} cannot be written ({error.strerror}): choose another --png.")
 
 
-def draw_shares(axes: Any, shown: Distribution, label: str) -> None:
-    """Draws the training set and the generated crystals, with target and thresholds.
-
-    Args:
-      axes: of matplotlib.
-      shown: what to draw.
-      label: legend of the generated crystals.
-    """
+def draw_distribution(axes: Any, shown: Distribution) -> None:
+    """Draws the training set and the generated crystals, with target and thresholds."""
     for name, share, colour in (
         ("training set", shown.training, TRAINING_COLOUR),
-        (label, shown.generated, GENERATED_COLOUR),
+        ("generated", shown.generated, GENERATED_COLOUR),
     ):
         if share is not None:
             axes.stairs(share, shown.edges, fill=True, color=colour, alpha=0.75, label=name)
@@ -132,7 +126,7 @@ def draw_shares(axes: Any, shown: Distribution, label: str) -> None:
 
 def _histogram(shown: Distribution) -> Figure:
     figure, (axes,) = panels(1, 1, 3.4)
-    draw_shares(axes, shown, "generated")
+    draw_distribution(axes, shown)
     axes.set_xlabel(f"predicted {shown.title}; outliers are in the outermost bins")
     legend_above(figure, axes, 6)
     return figure
