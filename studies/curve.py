@@ -1,7 +1,7 @@
 """Success rates against minutes of training, from the checkpoints that a run still holds.
 
-    python -m studies.curve --workdir=runs/perov5_cds --out=curve.png
-    python -m studies.curve --workdir=runs/mine --out=curve.png --guidance=0 --num=1000
+    python -m studies.curve --workdir=runs/perov5_cds --out=curve.png --guidance=1
+    python -m studies.curve --workdir=runs/mine --out=curve.png --num=1000
 
 The minimum of the property is requested. All numbers go to the JSON file next to the picture, which
 keeps those of checkpoints that the run has deleted since: run the command now and then beside a
@@ -13,9 +13,7 @@ import functools
 import hashlib
 import json
 import math
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 import jax
@@ -25,14 +23,14 @@ from jax.flatten_util import ravel_pytree
 
 from crystal_diffusion_jax import api
 from crystal_diffusion_jax.cli import program
-from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.cli.request_flags import add_request_flags
+from crystal_diffusion_jax.errors import UserError, require_between
 from crystal_diffusion_jax.oracle.predict import predict
 from crystal_diffusion_jax.runtime.files import MAX_RECORD_BYTES, file_sha256, read_text
-from crystal_diffusion_jax.sampling.plan import plan, require_between
 from crystal_diffusion_jax.trained_model import TrainedModel
-from crystal_diffusion_jax.training.checkpoint import Checkpoint, Checkpoints
+from crystal_diffusion_jax.training import checkpoint_files
+from crystal_diffusion_jax.training.checkpoint_files import DamagedError
 from crystal_diffusion_jax.training.optimizer import make_optimizer
-from crystal_diffusion_jax.training.seal import DamagedError
 from crystal_diffusion_jax.training.state import initial_state
 from studies import measurement, plots, records
 from studies.measurement import Measurement
@@ -62,9 +60,7 @@ def parser() -> program.Parser:
     flags = program.Parser(prog="python -m studies.curve", description=__doc__)
     flags.add_argument("--workdir", type=Path, required=True, help="folder of the training")
     flags.add_argument("--out", type=Path, required=True, help="PNG file")
-    flags.add_argument("--num", type=int, default=200, help="crystals (default: %(default)s)")
-    flags.add_argument("--guidance", type=float, default=1.0, help="weight (default: %(default)s)")
-    program.add_sampling_flags(flags)
+    add_request_flags(flags, "num", "guidance", "solver", "seed", "charge_balance")
     return flags
 
 
@@ -75,10 +71,7 @@ def checkpoint_steps(workdir: Path) -> list[int]:
 
 
 def checkpoint_model(workdir: Path, step: int, last: TrainedModel) -> TrainedModel:
-    """The averaged weights of a checkpoint as a model.
-
-    The checkpoint is read from a copy: opening a run's checkpoints deletes unfinished ones, and a
-    training may be running.
+    """The averaged weights of a checkpoint as a model, even while the training is running.
 
     Args:
       workdir: folder of the run.
@@ -87,18 +80,15 @@ def checkpoint_model(workdir: Path, step: int, last: TrainedModel) -> TrainedMod
 
     Raises:
       DamagedError: the checkpoint is damaged, or has been deleted meanwhile.
-      UserError: a newer version or another run wrote it.
     """
     params, unflatten = ravel_pytree(jax.tree.map(jnp.asarray, last.params))
     like = initial_state(params, make_optimizer(last.config.training, unflatten))
-    source = workdir / "checkpoints" / str(step)
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            shutil.copytree(source, Path(folder) / source.name)
-        except OSError as error:
-            raise DamagedError(f"{source} cannot be copied") from error
-        with Checkpoints(Path(folder), last.config) as copied:
-            state, _ = copied.restore(Checkpoint(step, validated=True), like)
+    folder = workdir / "checkpoints" / str(step)
+    checkpoint_files.verify(folder)
+    try:
+        state = checkpoint_files.read_state(folder, like)
+    except (OSError, ValueError) as error:
+        raise DamagedError(f"{folder} cannot be read: {error}") from error
     digest = hashlib.sha256(np.asarray(state.ema_params).tobytes()).hexdigest()
     # numpy, as from a model folder: restored arrays are tied to one device, a sampler may use all.
     params = jax.device_get(unflatten(state.ema_params))
@@ -140,13 +130,13 @@ def main() -> None:
     flags = parser().parse_args()
     # Refuse mistakes before the minutes of work.
     require_between("batch_size", flags.batch_size, 1, math.inf)
+    require_between("guidance", flags.guidance, -math.inf, math.inf)
     minutes, losses = read_log(flags.workdir / "metrics.jsonl")
     last = api.load(flags.workdir)
     spec = measurement.dataset_of(last.trained, str(flags.workdir))
     low = measurement.training_of(last.trained.statistics, spec).ends[0]
     names = ("guidance", "num", "seed", "solver", "charge_balance")
     arguments = {name: getattr(flags, name) for name in names}
-    plan(last.trained, last.name, {spec.property_name: (low, low)}, **arguments)
     arguments["target"] = low
     record = flags.out.with_suffix(".json")
     if record == flags.out:

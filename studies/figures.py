@@ -20,12 +20,13 @@ from typing import Any
 
 from crystal_diffusion_jax import api
 from crystal_diffusion_jax.cli import program
+from crystal_diffusion_jax.cli.request_flags import add_request_flags
 from crystal_diffusion_jax.data.datasets import DatasetSpec
+from crystal_diffusion_jax.errors import require_between
 from crystal_diffusion_jax.evaluation.success_rate import NAMES
 from crystal_diffusion_jax.oracle.predict import predict
 from crystal_diffusion_jax.runtime.lock import exclusive
 from crystal_diffusion_jax.runtime.progress import duration
-from crystal_diffusion_jax.sampling.plan import plan, require_between
 from crystal_diffusion_jax.structures.limits import MAX_CRYSTALS
 from studies import measurement, plots, records
 from studies.measurement import Arguments, Measurement, Training
@@ -57,7 +58,7 @@ def parser() -> program.Parser:
         help="requested values, which share NUM crystals (default: %(default)s)",
     )
     flags.add_argument("--guidance", default="0,0.5,1,2", help="weights (default: %(default)s)")
-    program.add_sampling_flags(flags)
+    add_request_flags(flags, "solver", "seed", "charge_balance")
     return flags
 
 
@@ -197,8 +198,6 @@ def main() -> None:
     names = ("num", "seed", "solver", "charge_balance")
     common = {name: getattr(flags, name) for name in names}
     requests = make_requests(training, weights, flags.targets, common)
-    lowest = {spec.property_name: (training.ends[0], training.ends[0])}
-    plan(model.trained, flags.model, lowest, guidance=max(weights, key=abs), **common)
     record = flags.out / RECORD
     program.check_output(record)
     oracle = functools.partial(predict, oracle=spec.name, progress=False)

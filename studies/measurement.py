@@ -210,7 +210,7 @@ def score(
             failures=dict(crystals.rejected),
         )
     )
-    values = checked.spread(predict(checked.crystals).values)
+    values = checked.scatter(predict(checked.crystals).values)
     found = np.isfinite(values)
     rates = success_rates(values, checked.valid, spec.success_thresholds)["single_valid"]
     return Measurement(

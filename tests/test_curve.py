@@ -16,7 +16,7 @@ from crystal_diffusion_jax import api, trained_model
 from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.structures.sampled_crystals import SampledCrystals
-from crystal_diffusion_jax.training.seal import DamagedError
+from crystal_diffusion_jax.training.checkpoint_files import DamagedError
 from studies import curve
 from studies.curve import checkpoint_model, checkpoint_steps, read_log
 from tests import tiny_run

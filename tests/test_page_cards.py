@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from crystal_diffusion_jax.evaluation.intervals import rate
-from crystal_diffusion_jax.evaluation.partial import PartialReport
+from crystal_diffusion_jax.evaluation.report import Report
 from crystal_diffusion_jax.evaluation.success_rate import success_rates
 from crystal_diffusion_jax.report.cards import headline
 
@@ -14,11 +14,17 @@ VALUES = np.array([0.5, 1.0, 0.7, 1.2, np.nan])
 VALID = np.array([True, True, False, True, True])
 
 
-def scores(*, judged: bool) -> PartialReport:
-    return PartialReport(
-        success=success_rates(VALUES, VALID, (0.4, 0.5, 0.6)) if judged else {},
+def scores(*, predicted: bool) -> Report:
+    return Report(
+        num=5,
+        num_read=5,
+        num_train=None,
+        num_test=None,
+        success=success_rates(VALUES, VALID, (0.4, 0.5, 0.6)) if predicted else {},
         validity={"both": rate(VALID)},
         diversity={},
+        unique=np.ones(5, dtype=bool),
+        failures=[],
         values=VALUES,
         valid=VALID,
         novel=None,
@@ -26,15 +32,15 @@ def scores(*, judged: bool) -> PartialReport:
 
 
 def test_a_range_counts_the_valid_crystals_in_it_with_both_ends():
-    found = headline(scores(judged=True), (0.5, 1.0))
+    found = headline(scores(predicted=True), (0.5, 1.0))
     assert next(iter(found)) == IN_RANGE
     assert (found[IN_RANGE].k, found[IN_RANGE].n) == (2, 5)
 
 
 @pytest.mark.parametrize("target", [None, (0.5, 0.5)])
 def test_a_single_value_or_none_has_no_such_number(target):
-    assert IN_RANGE not in headline(scores(judged=True), target)
+    assert IN_RANGE not in headline(scores(predicted=True), target)
 
 
 def test_without_predictions_there_is_none_either():
-    assert IN_RANGE not in headline(scores(judged=False), (0.5, 1.0))
+    assert IN_RANGE not in headline(scores(predicted=False), (0.5, 1.0))

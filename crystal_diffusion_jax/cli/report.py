@@ -14,10 +14,10 @@ from pathlib import Path
 
 from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
+from crystal_diffusion_jax.errors import require_between
 from crystal_diffusion_jax.report.build import build
 from crystal_diffusion_jax.report.document import to_html
 from crystal_diffusion_jax.report.pictures import prepare_folder, write_png
-from crystal_diffusion_jax.sampling.plan import require_between
 
 
 def parser() -> program.Parser:

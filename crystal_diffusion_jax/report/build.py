@@ -13,7 +13,6 @@ from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS, DatasetSpec
 from crystal_diffusion_jax.data.load import load
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.evaluation.partial import PartialReport, evaluate_partly
 from crystal_diffusion_jax.evaluation.report import Report, evaluate
 from crystal_diffusion_jax.evaluation.success_rate import NAMES
 from crystal_diffusion_jax.oracle.predict import predict
@@ -53,7 +52,7 @@ def build(structures: Path, dataset: str | None, root: str, symprec: float, comm
         title, caption = f"{spec.property_name}, {spec.unit}", cards.caption(spec)
         target = request.target.get(spec.property_name) if request else None
         quantiles = training_quantiles(spec, train, model)
-        if isinstance(scores, PartialReport):
+        if scores.num_test is None:
             notes.append(_unchecked(scores.values, quantiles))
         thresholds = dict(zip(NAMES, spec.success_thresholds, strict=True))
         shares = distribution(scores.values, quantiles, thresholds, target, title)
@@ -80,7 +79,7 @@ def build(structures: Path, dataset: str | None, root: str, symprec: float, comm
 
 def score(
     inputs: Inputs, spec: DatasetSpec | None, root: str
-) -> tuple[Report | PartialReport, CrystalDataset | None, list[str]]:
+) -> tuple[Report, CrystalDataset | None, list[str]]:
     """Scores, training set, and a sentence for each thing that is missing.
 
     Args:
@@ -93,7 +92,7 @@ def score(
     """
     if spec is None:
         note = "There is no oracle for this property, so no predictions and no success rates."
-        return evaluate_partly(inputs), None, [note]
+        return evaluate(inputs), None, [note]
     train, test, notes = None, None, []
     try:
         splits = load(DataConfig(name=spec.name, root=root))
@@ -107,12 +106,10 @@ def score(
         )
     ask = functools.partial(predict, oracle=spec.name)
     try:
-        if train is not None and test is not None:
-            return evaluate(inputs, spec, train, test, ask), train, notes
-        return evaluate_partly(inputs, spec, ask, train), train, notes
+        return evaluate(inputs, spec, train, test, ask), train, notes
     except UserError as error:
         notes.append(f"No predictions and no success rates: {error}")
-        return evaluate_partly(inputs, train=train), train, notes
+        return evaluate(inputs, train=train), train, notes
 
 
 def training_quantiles(

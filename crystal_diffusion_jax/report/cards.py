@@ -7,7 +7,6 @@ import numpy as np
 from crystal_diffusion_jax.data.datasets import DatasetSpec
 from crystal_diffusion_jax.evaluation.intervals import Rate
 from crystal_diffusion_jax.evaluation.intervals import rate as rate_of
-from crystal_diffusion_jax.evaluation.partial import PartialReport
 from crystal_diffusion_jax.evaluation.report import Report
 from crystal_diffusion_jax.evaluation.success_rate import NAMES
 
@@ -23,9 +22,7 @@ MEANINGS = {
 }
 
 
-def headline(
-    scores: Report | PartialReport, target: tuple[float, float] | None = None
-) -> dict[str, Rate]:
+def headline(scores: Report, target: tuple[float, float] | None = None) -> dict[str, Rate]:
     """Title -> rate, for everything that is known.
 
     Args:
@@ -46,7 +43,7 @@ def headline(
     ):
         if name in scores.diversity:
             rates[title] = scores.diversity[name]
-    if isinstance(scores, Report):
+    if scores.useful is not None:
         rates[_USEFUL] = scores.useful
     return rates
 
