@@ -18,7 +18,7 @@ import numpy as np
 import scipy.linalg
 from ase.data import covalent_radii
 
-from crystal_diffusion_jax.errors import UserError, shown
+from crystal_diffusion_jax.errors import UserError, printable
 from crystal_diffusion_jax.runtime.files import MAX_RECORD_BYTES
 from crystal_diffusion_jax.structures.compositions import reduced_formula
 from crystal_diffusion_jax.structures.extxyz import TooManyAtoms, check_columns, split_frames
@@ -92,7 +92,7 @@ def read_trajectory(path: Path, max_frames: int) -> list[ase.Atoms]:
                 frames.append(frame)  # type: ignore[arg-type]  # one frame, so not a list
     except Exception as error:  # ASE's parser fails in many ways
         raise UserError(
-            f"--trajectory={path} is not an extended XYZ file: {shown(str(error), 200)}."
+            f"--trajectory={path} is not an extended XYZ file: {printable(str(error), 200)}."
         ) from error
     if len(frames) < 2:
         raise UserError(f"--trajectory={path} is not a trajectory: {len(frames)} frames.")
