@@ -80,7 +80,7 @@ def test_the_log_gives_minutes_and_losses_by_step(workdir):
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     monkeypatch.setattr(sys, "argv", ["curve.py", *arguments])
-    monkeypatch.setattr(curve, "predict", tiny_run.judge)
+    monkeypatch.setattr(curve, "predict", tiny_run.predict)
     program.run(curve.main)
 
 

@@ -194,7 +194,7 @@ def test_the_error_is_stated_in_the_picture_next_to_that_of_a_model_which_ignore
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     monkeypatch.setattr(sys, "argv", ["figures.py", *arguments])
-    monkeypatch.setattr(figures, "predict", tiny_run.judge)
+    monkeypatch.setattr(figures, "predict", tiny_run.predict)
     program.run(figures.main)
 
 
