@@ -111,7 +111,7 @@ def test_a_range_is_drawn_as_a_band_and_a_value_as_a_line():
         (artist,) = (each for each in axes.get_children() if each.get_label() == "target")
         assert isinstance(artist, Rectangle) == band
     (axes,) = pictures.pictures(shown(target=None), [], {}, 0)["histogram"].axes
-    assert [line.get_xdata()[0] for line in axes.lines] == list(THRESHOLDS.values())
+    assert [np.asarray(line.get_xdata())[0] for line in axes.lines] == list(THRESHOLDS.values())
 
 
 def test_the_periodic_table_holds_each_symbol_once_and_the_share_of_crystals():

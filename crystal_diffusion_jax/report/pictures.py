@@ -36,9 +36,14 @@ def panels(rows: int, columns: int, height: float, **options: Any) -> tuple[Figu
 
 def legend_above(figure: Figure, axes: Any, columns: int, **options: Any) -> None:
     """Puts the legend of the axes above them, where it cannot hide data."""
-    handles, labels = axes.get_legend_handles_labels()
-    place = {"loc": "outside upper center", "ncols": columns, "frameon": False, "fontsize": 9}
-    figure.legend(handles, labels, **place, **options)
+    figure.legend(
+        *axes.get_legend_handles_labels(),
+        loc="outside upper center",
+        ncols=columns,
+        frameon=False,
+        fontsize=9,
+        **options,
+    )
 
 
 def pictures(
