@@ -32,7 +32,7 @@ ISA = r"--xla_cpu_max_isa=(\w+)"
 
 
 def measure(num: int, seed: int) -> dict[str, Any]:
-    """Rates and compositions of `num` crystals from each model, and a description of the machine."""
+    """Rates and compositions of `num` crystals from each model, and what computed them."""
     rows = {}
     for name in trained_model.shipped_names():
         dataset = name.partition("_")[0]
