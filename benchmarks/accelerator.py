@@ -1,9 +1,9 @@
-"""One run on a machine with an accelerator: does it agree with the CPU, and how fast is it?
+"""Does an accelerator agree with the CPU next to it, and how fast is it?
 
     python -m benchmarks.accelerator --out=accelerator.json --table=accelerator.md
     python -m benchmarks.accelerator --quick --out=quick.json --table=quick.md
 
-Results are written after every measurement. What the budget leaves no time for is named instead.
+Results are saved after every measurement. What does not fit the time budget is listed as missing.
 Exit status 1: a measurement failed, or the accelerator and the CPU disagree.
 """
 
@@ -30,26 +30,26 @@ from crystal_diffusion_jax.runtime.files import replace_text
 from crystal_diffusion_jax.trained_model import TrainedModel
 
 MODEL = "perov5_cds"
-# How matrix products round, as JAX calls it. By default NVIDIA GPUs since Ampere round to TF32 and
-# TPUs to bfloat16. JAX's "bfloat16" is but another name for this default; the algorithm rounds the
-# factors to bfloat16 and adds in float32. A CPU computes in float32 whatever is said.
+# JAX's names for the rounding of matrix products. By default NVIDIA GPUs since Ampere round to TF32
+# and TPUs to bfloat16. JAX's "bfloat16" is just another name for this default; the algorithm rounds
+# the factors to bfloat16 and adds in float32. A CPU always computes in float32.
 PRECISIONS = {"default": "default", "bfloat16": "BF16_BF16_F32", "float32": "highest"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """How much is measured.
+    """Sizes of the measurements.
 
     Attributes:
       compared: crystals whose loss is compared.
       chains: kinds of short chains that are compared crystal by crystal.
       whole: crystals and steps of the whole chains whose means are compared.
-      product: rows of the square matrices of the peak.
-      widths: of the network.
-      atoms: per crystal in training.
-      batch_size: crystals of five atoms in a training step, fewer of larger ones.
-      steps_per_call: training steps in a program.
-      sampled: atoms and crystals at once in the sampler.
+      product: rows of the square matrices whose products give the peak rate.
+      widths: widths of the network.
+      atoms: atoms per crystal in training.
+      batch_size: crystals of five atoms per training step, fewer if they are larger.
+      steps_per_call: training steps per program.
+      sampled: atoms per crystal and crystals at once in the sampler.
     """
 
     compared: int = 256
@@ -67,12 +67,12 @@ QUICK = Sizes(16, ("corrector",), (16, 10), 256, (16,), (5,), 32, 2, ((5, 8),))
 
 
 def rounding(precision: str) -> Any:
-    """A context in which matrix products round so, unless the program wants them exact."""
+    """A context with this rounding of matrix products, except where the program sets its own."""
     return jax.default_matmul_precision(PRECISIONS[precision])
 
 
 def compare(session: Session, model: TrainedModel, sizes: Sizes, precisions: list[str]) -> None:
-    """The device against one core of the CPU, and against all of them for whole chains."""
+    """Compares the device with one CPU core, and with all of them for whole chains."""
     device, core = (agreement.mesh_of(one) for one in (jax.devices()[0], jax.devices("cpu")[0]))
 
     def verdict(precision: str, differences: dict[str, float]) -> dict[str, Any]:
@@ -121,11 +121,11 @@ def compare(session: Session, model: TrainedModel, sizes: Sizes, precisions: lis
 def time_training(
     session: Session, config: ExperimentConfig, mesh: Mesh, sizes: Sizes, precisions: list[str]
 ) -> None:
-    """Peak of matrix products, then structures/s; the precision that commands have comes first."""
+    """Measures the peak of matrix products, then structures/s; the default precision first."""
     peaks: dict[str, float] = {}
 
     def peak(precision: str) -> dict[str, Any]:
-        if precision == "bfloat16":  # that of numbers which are stored so
+        if precision == "bfloat16":  # the peak for matrices stored in bfloat16
             peaks[precision] = matmul_peak(mesh, sizes.product, jnp.bfloat16)
         else:
             with rounding(precision):
@@ -152,7 +152,7 @@ def time_training(
 
     for precision in precisions:
         session.measure("peak", precision, partial(peak, precision))
-    # True float32, which no command asks for, is the first to be left out.
+    # True float32, which no command uses, comes last and is the first to be skipped.
     for group in (precisions[:2], precisions[2:]):
         for num_atoms in sizes.atoms:
             for width in sizes.widths:
@@ -162,7 +162,7 @@ def time_training(
 
 
 def time_sampling(session: Session, config: ExperimentConfig, mesh: Mesh, sizes: Sizes) -> None:
-    """Crystals/s of whole chains, at the precision that commands have."""
+    """Measures crystals/s of whole chains, at the default precision."""
     for num_atoms, size in sizes.sampled:
         for guided in (False, True):
             name = f"{num_atoms} atoms, {size} at once, {'with' if guided else 'without'} guidance"
@@ -173,9 +173,11 @@ def time_sampling(session: Session, config: ExperimentConfig, mesh: Mesh, sizes:
 def parser() -> program.Parser:
     """The flags."""
     flags = program.Parser(prog="python -m benchmarks.accelerator", description=__doc__)
-    flags.add_argument("--out", type=Path, required=True, help="JSON file of all figures")
-    flags.add_argument("--table", type=Path, required=True, help="Markdown file of the tables")
-    flags.add_argument("--budget", type=float, default=480, help="seconds (default: %(default)s)")
+    flags.add_argument("--out", type=Path, required=True, help="JSON file for all figures")
+    flags.add_argument("--table", type=Path, required=True, help="Markdown file for the tables")
+    flags.add_argument(
+        "--budget", type=float, default=480, help="time budget in seconds (default: %(default)s)"
+    )
     flags.add_argument("--quick", action="store_true", help="small sizes, for any machine")
     return flags
 
@@ -184,7 +186,7 @@ def main() -> None:
     """Entry point.
 
     Raises:
-      UserError: there is no accelerator, or no CPU beside it.
+      UserError: there is no accelerator, or no CPU device.
     """
     flags = parser().parse_args()
     for path in (flags.out, flags.table):
@@ -195,13 +197,13 @@ def main() -> None:
         jax.devices("cpu")
     except RuntimeError as error:
         raise UserError(
-            "JAX_PLATFORMS leaves out the CPU, which the device is compared with: add it, as in "
+            "JAX_PLATFORMS excludes the CPU, with which the device is compared: add it, as in "
             "JAX_PLATFORMS=cuda,cpu"
         ) from error
     if on_cpu and not flags.quick:
         raise UserError(
-            f"there is no accelerator here, only {devices.describe()}: --quick goes through the "
-            "same with small sizes on a CPU"
+            f"there is no accelerator, only {devices.describe()}: --quick runs the same "
+            "measurements with small sizes on a CPU"
         )
     sizes = QUICK if flags.quick else Sizes()
     precisions = ["float32"] if on_cpu else list(PRECISIONS)

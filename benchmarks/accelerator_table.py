@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-# Title of a column, and its cell of a row; a row that lacks it shows a dash.
+# Title of a column, and its cell for a row; a dash if the row lacks the value.
 Column = tuple[str, Callable[[dict[str, Any]], str]]
 
 
@@ -67,18 +67,18 @@ def _yes(value: bool) -> str:
 
 
 def agrees(report: Mapping[str, Any]) -> bool:
-    """Whether every comparison that was made is within its tolerance."""
+    """Whether every comparison so far is within its tolerance."""
     return all(
         row["within"] for kind in ("loss", "chain", "whole chain") for row in report.get(kind, [])
     )
 
 
 def page(report: Mapping[str, Any]) -> str:
-    """All tables, and what is missing in them."""
+    """All tables, and a list of what is missing."""
     lines = [
         f"{report['devices']}, jax {report['jax']}, {report.get('seconds', 0.0):.0f} s"
-        f"{', small sizes (--quick)' if report['quick'] else ''}. Peak memory is the most used "
-        "since the program began."
+        f"{', small sizes (--quick)' if report['quick'] else ''}. Peak memory is "
+        "measured since the program started."
     ]
     for kind, columns in _COLUMNS.items():
         if rows := report.get(kind):

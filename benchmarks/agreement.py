@@ -1,9 +1,9 @@
-"""The same numbers on an accelerator as on the CPU beside it: loss, gradient and crystals.
+"""Do an accelerator and the CPU next to it agree on loss, gradient and crystals?
 
-Both start from the same random keys, which give the same noise everywhere. What differs is the
-order of sums, elementary functions in the last digit and, unless told otherwise, how matrix
-products round. Over a whole chain of steps the smallest difference grows until the crystals are
-others, of the same distribution: short chains are compared crystal by crystal, whole ones by means.
+Both start from the same random keys, which give the same noise everywhere. They differ in the
+order of sums, in the last digit of elementary functions and, by default, in the rounding of matrix
+products. Over a whole chain of steps the smallest difference grows until the crystals are different
+ones of the same distribution: short chains are compared crystal by crystal, whole ones by means.
 """
 
 import dataclasses
@@ -37,9 +37,9 @@ class Tolerances:
     """Largest differences from the CPU in float32.
 
     Attributes:
-      loss: relative, of each part of the loss.
-      gradient: norm of the difference as a share of the gradient's.
-      other_species: share of crystals that have drawn another species somewhere.
+      loss: relative difference of each part of the loss.
+      gradient: norm of the difference relative to the gradient's.
+      other_species: fraction of crystals that drew a different species somewhere.
       lattice: see `differences`.
       frac_coords: see `differences`.
     """
@@ -52,35 +52,35 @@ class Tolerances:
 
 
 # Each rounding of a matrix product has a relative error of 6e-8 in float32, 5e-4 in the 10 bits of
-# TF32 and 2e-3 in the 7 bits of bfloat16. All weights of perov5_cds changed by random shares of
-# that size, on the CPU, move the loss by 1e-7, 4e-4 and 1e-3, the gradient by 3e-7, 1.4e-3 and
-# 6e-3, other species come in 0, 5 and 20 % of crystals, lattices move by 2e-6, 3e-3 and 1.5e-2,
-# coordinates by 2e-7, 2e-4 and 9e-4. Allowed is several times as much, in float32 thirty to a
-# hundred times, as elementary functions are less exact on an accelerator.
+# TF32 and 2e-3 in the 7 bits of bfloat16. Random relative changes of that size to all weights of
+# perov5_cds change, on the CPU, the loss by 1e-7, 4e-4 and 1e-3, the gradient by 3e-7, 1.4e-3 and
+# 6e-3, the species of 0, 5 and 20 % of crystals, lattices by 2e-6, 3e-3 and 1.5e-2, and coordinates
+# by 2e-7, 2e-4 and 9e-4. The tolerances are several times as large, in float32 thirty to a hundred
+# times, because elementary functions are less accurate on an accelerator.
 TOLERANCES = {
     "float32": Tolerances(1e-5, 3e-5, 0.05, 1e-4, 1e-5),
     "default": Tolerances(2e-3, 1e-2, 0.3, 1.5e-2, 1e-3),
     "bfloat16": Tolerances(5e-3, 4e-2, 0.5, 8e-2, 5e-3),
 }
-# Standard errors between two means; by chance one comparison in 16,000 is further off.
+# Standard errors between two means; one comparison in 16,000 exceeds it by chance.
 LARGEST_Z = 4.0
 
 # Chains with a step of each kind.
 CHAINS: dict[str, dict[str, Any]] = {
     "corrector": {},
     "guidance": {"use_guidance": True},
-    "relaxation": {"use_corrector": False, "renoising_steps": 2},
+    "renoising": {"use_corrector": False, "renoising_steps": 2},
     "second order": {"solver": SECOND_ORDER},
 }
 
 
 def mesh_of(*some: jax.Device) -> Mesh:
-    """These devices alone, as `devices.data_mesh` has all."""
+    """A mesh of these devices; `devices.data_mesh` has all of them."""
     return Mesh(np.array(some), (devices.AXIS,), axis_types=(AxisType.Auto,))
 
 
 def _keep_gradient() -> optax.GradientTransformation:
-    """An optimizer that leaves the weights alone; its state is the last gradient."""
+    """An optimizer that leaves the weights unchanged; its state is the last gradient."""
 
     def update(gradient: Array, state: Any, params: Any = None) -> tuple[Array, Array]:
         return jnp.zeros_like(gradient), gradient
@@ -91,12 +91,12 @@ def _keep_gradient() -> optax.GradientTransformation:
 def losses_and_gradient(
     model: TrainedModel, mesh: Mesh, num: int
 ) -> tuple[dict[str, float], np.ndarray]:
-    """Of one step of the training program on fixed random crystals and noise.
+    """Losses and gradient of one training step on fixed random crystals and noise.
 
     Args:
       model: the network and its loss.
-      mesh: the devices, whose number divides `num`.
-      num: crystals of five atoms.
+      mesh: the devices; their number divides `num`.
+      num: number of crystals, of five atoms each.
     """
     params, unflatten = jax.flatten_util.ravel_pytree(model.params)
     optimizer = _keep_gradient()
@@ -124,11 +124,11 @@ def crystals(model: TrainedModel, mesh: Mesh, num: int, num_steps: int, **option
     """The first `num` crystals of five atoms at the middle of the property's range.
 
     Args:
-      model: to sample from.
+      model: the model.
       mesh: the devices.
-      num: crystals; the last device's share is filled up.
-      num_steps: of the reverse process.
-      **options: of `make_sampler`.
+      num: number of crystals.
+      num_steps: steps of the reverse process.
+      **options: passed to `make_sampler`.
     """
     sample = make_sampler(
         model.denoiser,
@@ -163,10 +163,10 @@ def loss_differences(
 
 
 def differences(found: Crystals, expected: Crystals) -> dict[str, float]:
-    """How far the same crystals of two devices are apart.
+    """How much the same crystals from two devices differ.
 
     Returns:
-      other_species: share of crystals whose species differ somewhere.
+      other_species: fraction of crystals whose species differ somewhere.
       lattice, frac_coords: largest difference of each crystal's lattice (in units of its scale)
         and coordinates (on the torus), the median over the crystals.
     """
@@ -182,13 +182,13 @@ def differences(found: Crystals, expected: Crystals) -> dict[str, float]:
 
 
 def within(differences: dict[str, float], tolerances: Tolerances) -> bool:
-    """Whether all of these differences are allowed; one that is no number is not."""
+    """Whether all of these differences are within the tolerances; NaN is not."""
     allowed = dataclasses.asdict(tolerances)
     return all(value <= allowed[name] for name, value in differences.items())
 
 
 def measures(model: TrainedModel, drawn: Crystals) -> dict[str, np.ndarray]:
-    """Numbers of each crystal: whether it is accepted, and of those that are what it is like."""
+    """Whether each crystal is accepted, and some properties of the accepted ones."""
     count, num_atoms = drawn.species.shape
     unit = model.statistics.lattice_unit(np.full(count, num_atoms))
     lattices = np.asarray(drawn.lattice, np.float64) * unit[:, None, None]
@@ -208,7 +208,7 @@ def measures(model: TrainedModel, drawn: Crystals) -> dict[str, np.ndarray]:
 
 
 def standard_errors(found: np.ndarray, expected: np.ndarray) -> float:
-    """Between the means of two independent samples; 0 for equal means without any spread."""
+    """Difference of the means of two independent samples, in standard errors; 0 for equal means."""
     distance = abs(np.mean(found) - np.mean(expected))
     error = math.sqrt(np.var(found) / len(found) + np.var(expected) / len(expected))
     return float(distance / error) if error else math.inf if distance else 0.0

@@ -1,9 +1,10 @@
-"""Quality of the crystals against the network calls that they cost, with and without corrector.
+"""Quality of the crystals against the network calls per crystal, with and without corrector.
 
     python -m benchmarks.few_steps --out=few_steps.json --plot=docs/images/few_steps.png
 
-Every point is added to --out when it is done; the same command measures what is missing there, or
-only draws the picture. All points take the same seed. The judge is that of `experiments.evaluate`.
+Every point is saved to --out when it is done; the same command measures what is missing, or only
+draws the picture. All points use the same seed, and the oracle of `experiments.evaluate`. A step
+with guidance evaluates the network twice, and both count.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
 from crystal_diffusion_jax.evaluation.success_rate import success_rates
 from crystal_diffusion_jax.evaluation.validity import is_valid
 from crystal_diffusion_jax.oracle.predict import predict
+from crystal_diffusion_jax.report import pictures
 from crystal_diffusion_jax.request import ANCESTRAL, SECOND_ORDER, Solver, draw_values
 from crystal_diffusion_jax.runtime import devices
 from crystal_diffusion_jax.runtime.files import replace_text
@@ -34,13 +36,14 @@ from crystal_diffusion_jax.trained_model import TrainedModel
 
 MODEL = Path(trained_model.__file__).parent / "checkpoints" / "perov5_cds"
 DATASET = KNOWN_DATASETS["perov5"]
-CALLS = (100, 2000, 50, 20, 30, 200, 500, 1000)  # those that decide come first
+# Calls per crystal without guidance, the decisive ones first.
+CALLS = (100, 2000, 50, 20, 30, 200, 500, 1000)
 DECISIVE = (100, 2000)
 BATCH_SIZE = 200
 SEED = 0
 METRICS = ("SR5", "SR10", "valid")
 PAPER = "ancestral, corrector"
-# Solver, and step of the corrector as a share of sigma^2; the model's own is that of the paper.
+# Solver, and step size of the corrector as a fraction of sigma^2; the first one is the paper's.
 SAMPLERS: dict[str, tuple[Solver, float]] = {
     PAPER: (ANCESTRAL, 0.04),
     "ancestral": (ANCESTRAL, 0.0),
@@ -52,7 +55,7 @@ SAMPLERS: dict[str, tuple[Solver, float]] = {
 def sample(
     model: TrainedModel, sampler: str, num_steps: int, guidance: float, num: int
 ) -> list[Structure | None]:
-    """Crystals at the lowest property of the training data; None for one with a `cell_defect`."""
+    """Crystals at the lowest property of the training data; None if the cell has a defect."""
     statistics = model.statistics
     values = draw_values(parse_target("min", statistics), num, SEED)
     num_atoms = draw_num_atoms(values, num, SEED, None, statistics)
@@ -96,8 +99,8 @@ def sample(
     return structures
 
 
-def judge(structures: list[Structure | None]) -> dict[str, Any]:
-    """SR5, SR10, SR15 of single samples, shares of valid crystals, number of compositions."""
+def score(structures: list[Structure | None]) -> dict[str, Any]:
+    """SR5, SR10, SR15 of single crystals, fraction of valid ones, number of compositions."""
     present = [i for i, structure in enumerate(structures) if structure is not None]
     crystals = [structure for structure in structures if structure is not None]
     valid = np.zeros(len(structures), bool)
@@ -115,7 +118,7 @@ def judge(structures: list[Structure | None]) -> dict[str, Any]:
 
 
 def requests(guidances: list[float], num: int, num_decisive: int) -> list[dict[str, Any]]:
-    """All points; a step with corrector takes two calls, and T = 1000 steps are the most."""
+    """All points; a step with corrector takes two calls, and there are at most T = 1000 steps."""
     return [
         {
             "sampler": sampler,
@@ -132,16 +135,12 @@ def requests(guidances: list[float], num: int, num_decisive: int) -> list[dict[s
 
 
 def plot(points: list[dict[str, Any]], path: Path) -> None:
-    """A row of panels a guidance, a panel a metric; bands are one standard error."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    """A row of panels per guidance weight, a panel per metric; bands are one standard error."""
     guidances = sorted({point["guidance"] for point in points})
-    figure, axes = pyplot.subplots(
-        len(guidances), 3, figsize=(10, 3 * len(guidances)), sharex=True, squeeze=False
+    figure, panels = pictures.panels(
+        len(guidances), len(METRICS), 0.6 + 2.6 * len(guidances), sharex=True
     )
+    axes = panels.reshape(len(guidances), len(METRICS))
     for row, guidance in zip(axes, guidances, strict=True):
         for axis, metric in zip(row, METRICS, strict=True):
             for sampler in SAMPLERS:
@@ -153,6 +152,7 @@ def plot(points: list[dict[str, Any]], path: Path) -> None:
                 if not line:
                     continue
                 calls, share, num = np.array(line).T
+                calls *= 2 if guidance else 1
                 error = np.sqrt(share * (1 - share) / num)
                 axis.plot(calls, share, marker="o", markersize=3, label=sampler)
                 axis.fill_between(calls, share - error, share + error, alpha=0.2)
@@ -161,19 +161,18 @@ def plot(points: list[dict[str, Any]], path: Path) -> None:
             axis.set_xscale("log")
             axis.set_title(f"{metric}, guidance {guidance:g}", fontsize=10)
     for axis in axes[-1]:
-        axis.set_xlabel("network calls")
-    axes[0][0].legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
+        axis.set_xlabel("calls per crystal")
+    pictures.legend_above(figure, axes[0][0], len(SAMPLERS))
+    figure.savefig(path, dpi=150)
 
 
 def main() -> None:
     """Entry point."""
     flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    flags.add_argument("--out", type=Path, required=True, help="JSON file of the points")
-    flags.add_argument("--plot", type=Path, help="picture; needs the extra `plots`")
+    flags.add_argument("--out", type=Path, required=True, help="JSON file for the points")
+    flags.add_argument("--plot", type=Path, help="PNG file for the picture")
     flags.add_argument("--guidance", type=float, nargs="+", default=[0.0, 1.0])
-    flags.add_argument("--num", type=int, default=400, help="crystals a point")
+    flags.add_argument("--num", type=int, default=400, help="crystals per point")
     flags.add_argument("--num_decisive", type=int, default=1000, help=f"at {DECISIVE} calls")
     arguments = flags.parse_args()
     points = json.loads(arguments.out.read_text()) if arguments.out.is_file() else []
@@ -186,7 +185,7 @@ def main() -> None:
             model, request["sampler"], request["num_steps"], request["guidance"], request["num"]
         )
         seconds = time.monotonic() - begin
-        points.append(request | judge(structures) | {"seconds": round(seconds, 1)})
+        points.append(request | score(structures) | {"seconds": round(seconds, 1)})
         replace_text(arguments.out, json.dumps(points, indent=1) + "\n")
         print(json.dumps(points[-1]), flush=True)
     if arguments.plot:

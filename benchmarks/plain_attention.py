@@ -1,4 +1,4 @@
-"""The attention as the paper writes it, pair by pair: what the efficient form is measured against.
+"""The attention as written in the paper, pair by pair: the baseline for the efficient form.
 
 Same parameters, same results as `models.attention.CrystalAttention` to rounding.
 """

@@ -4,10 +4,10 @@
     XLA_FLAGS=--xla_cpu_max_isa=SSE4_2 python -m benchmarks.processors --out=sse.json
     python -m benchmarks.processors --compare here.json sse.json
 
-Samples crystals of every model at the lowest property with one seed, judges them, and writes one
-JSON file. `--compare` prints a table of several such files, with the probability that rates which
-are equal would come out as far apart as these or further (the exact test of Fisher, Freeman and
-Halton), and how many crystals have the same species and number of atoms as in the first file.
+Samples crystals from every model at the lowest property with one seed, scores them, and writes a
+JSON file. `--compare` prints a table of several such files, with the probability that equal rates
+would differ at least this much by chance (the exact test of Fisher, Freeman and Halton), and how
+many crystals have the same species and number of atoms as in the first file.
 """
 
 import argparse
@@ -32,7 +32,7 @@ ISA = r"--xla_cpu_max_isa=(\w+)"
 
 
 def measure(num: int, seed: int) -> dict[str, Any]:
-    """Rates and compositions of `num` crystals of each model, with what computed them."""
+    """Rates and compositions of `num` crystals from each model, and what computed them."""
     rows = {}
     for name in trained_model.shipped_names():
         dataset = name.partition("_")[0]
@@ -61,16 +61,16 @@ def measure(num: int, seed: int) -> dict[str, Any]:
 
 
 def p_value(counts: list[int], num: int) -> float:
-    """Probability that equal rates give `counts` of `num` each, or anything less probable."""
+    """Probability that equal rates give these counts out of `num` each, or less probable ones."""
     if sum(counts) in (0, num * len(counts)):
-        return 1.0  # none, or all of them, everywhere
+        return 1.0  # all counts are equal
     table = [counts, [num - count for count in counts]]
     method = stats.MonteCarloMethod(n_resamples=9999, rng=np.random.default_rng(0))
     return float(stats.fisher_exact(table, method=method).pvalue)
 
 
 def comparison(files: list[dict[str, Any]]) -> str:
-    """A Markdown table, a row for each model and rate."""
+    """A Markdown table with a row for each model and rate."""
     heads = [
         f"jax {file['jax']}, Python {file['python']}, instructions: {file['instructions']}, "
         f"cores: {file['cores']}"
@@ -101,7 +101,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text()))
     except (OSError, ValueError) as error:
-        raise UserError(f"--compare={path} is no file of this program ({error})") from error
+        raise UserError(f"--compare={path} was not written by this program ({error})") from error
 
 
 def parser() -> program.Parser:
@@ -110,13 +110,17 @@ def parser() -> program.Parser:
     what = flags.add_mutually_exclusive_group(required=True)
     what.add_argument("--out", type=Path, help="JSON file to write")
     what.add_argument("--compare", type=Path, nargs="+", help="JSON files to compare")
-    flags.add_argument("--num", type=int, default=40, help="crystals of each model")
-    flags.add_argument("--seed", type=int, default=0, help="of all noise")
+    flags.add_argument(
+        "--num", type=int, default=40, help="crystals per model (default: %(default)s)"
+    )
+    flags.add_argument(
+        "--seed", type=int, default=0, help="seed of all noise (default: %(default)s)"
+    )
     return flags
 
 
 def main() -> None:
-    """Measures and writes, or reads and compares."""
+    """Entry point."""
     flags: argparse.Namespace = parser().parse_args()
     if flags.compare:
         print(comparison([_read(path) for path in flags.compare]))

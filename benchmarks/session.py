@@ -1,4 +1,4 @@
-"""Measurements one after another within a budget of time, and the report that grows with them."""
+"""A sequence of measurements within a time budget, saved after each one."""
 
 import resource
 import sys
@@ -10,12 +10,12 @@ import jax
 
 
 class Session:
-    """Measures one thing after another until the budget is used up, and keeps the report on disk.
+    """Measures until the time budget is used up, and saves the report after every measurement.
 
     Args:
-      report: what is known before the first measurement.
-      budget: seconds in all.
-      write: takes the report after every measurement.
+      report: content of the report before the first measurement.
+      budget: total time in seconds.
+      write: saves the report.
     """
 
     def __init__(
@@ -27,9 +27,9 @@ class Session:
         self._longest: dict[str, float] = {}
 
     def measure(self, kind: str, name: str, call: Callable[[], dict[str, Any]]) -> None:
-        """Adds the row that `call` returns to report[kind], or says why there is none.
+        """Adds the row that `call` returns to report[kind], or the reason why there is none.
 
-        A measurement is begun if one as long as the longest of its kind would fit.
+        A measurement starts only if one as long as the longest of its kind would fit the budget.
         """
         begin = time.monotonic()
         if begin - self._begin + self._longest.get(kind, 0.0) > self._budget:
@@ -40,7 +40,7 @@ class Session:
         try:
             rows.append({"name": name} | call() | peak_memory(jax.devices()[0]))
         except (RuntimeError, ValueError) as error:
-            # What the device has no memory for, or cannot compile, must not cost the others.
+            # Out of memory, or a compilation error: continue with the other measurements.
             self.report["failed"][f"{kind}: {name}"] = " ".join(str(error).split())[:500]
         self._longest[kind] = max(self._longest.get(kind, 0.0), time.monotonic() - begin)
         self.report["seconds"] = round(time.monotonic() - self._begin, 1)
@@ -48,7 +48,7 @@ class Session:
 
 
 def peak_memory(device: jax.Device) -> dict[str, Any]:
-    """The most memory used since the program began: the device's, or the process's."""
+    """Peak memory since the program started: of the device if known, else of the process."""
     statistics = device.memory_stats() or {}
     if "peak_bytes_in_use" in statistics:
         return {"peak_memory_mb": statistics["peak_bytes_in_use"] // 2**20, "memory_of": "device"}
@@ -56,6 +56,6 @@ def peak_memory(device: jax.Device) -> dict[str, Any]:
 
 
 def process_memory_mb() -> int:
-    """The most memory that this process has held."""
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, kilobytes elsewhere
+    """Peak memory of this process."""
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes on macOS, kilobytes elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit

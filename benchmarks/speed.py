@@ -26,12 +26,12 @@ from crystal_diffusion_jax.training.step import make_train_steps
 
 NUM_SPECIES = 64
 REPEATS = 5
-# Predictor-corrector steps timed; every step costs the same, so a whole chain is scaled up.
+# Predictor-corrector steps that are timed; all steps cost the same, so the time is scaled up.
 SAMPLING_STEPS = 50
 
 
 def best_seconds(call: Callable[[], Any]) -> float:
-    """The quickest of several runs, which other work on the machine disturbs least."""
+    """Fastest of several runs, the one least disturbed by other work on the machine."""
     seconds = []
     for _ in range(REPEATS):
         begin = time.perf_counter()
@@ -41,14 +41,14 @@ def best_seconds(call: Callable[[], Any]) -> float:
 
 
 def matmul_peak(mesh: Mesh, size: int = 2048, dtype: Any = jnp.float32) -> float:
-    """Floating-point operations per second of square products, all devices together.
+    """Floating-point operations per second of square matrix products on all devices together.
 
     Args:
       mesh: the devices.
-      size: of the squares.
-      dtype: of their numbers; float32 is rounded as `jax.default_matmul_precision` has it.
+      size: rows of the matrices.
+      dtype: element type; float32 is rounded according to `jax.default_matmul_precision`.
     """
-    # Random numbers, as GPUs multiply ones faster: they draw less power.
+    # Random numbers, because GPUs multiply ones faster: they draw less power.
     square = jax.random.normal(jax.random.key(0), (mesh.size, size, size)).astype(dtype)
     split = jax.device_put(square, devices.by_batch(mesh))
     product = jax.jit(lambda a: jax.lax.map(lambda row: row @ row, a))
@@ -65,7 +65,7 @@ def matmul_peak(mesh: Mesh, size: int = 2048, dtype: Any = jnp.float32) -> float
 
 
 def random_batch(num_rows: int, num_atoms: int, num_species: int = NUM_SPECIES) -> Batch:
-    """Crystals of one size; one property."""
+    """Random crystals of one size, with one property."""
     rng = np.random.default_rng(0)
     arrays: dict[str, Any] = {
         "lattice": rng.normal(size=(num_rows, 3, 3)).astype(np.float32),
@@ -81,8 +81,8 @@ def random_batch(num_rows: int, num_atoms: int, num_species: int = NUM_SPECIES) 
 
 
 def training_speed(config: ExperimentConfig, num_atoms: int, mesh: Mesh) -> dict[str, Any]:
-    """Structures/s of the train steps, seconds to compile, operations per structure."""
-    # As the loop would choose it beside a bucket of the five atoms that batch_size is made for.
+    """Structures/s of training steps, seconds to compile, operations per structure."""
+    # As the loop would choose it next to a bucket of the five atoms that batch_size refers to.
     size = batch_sizes((5, num_atoms), (1, 0), config.training.batch_size)[1]
     size = -(-size // mesh.size) * mesh.size
     batch = random_batch(size, num_atoms)
@@ -120,8 +120,8 @@ def training_speed(config: ExperimentConfig, num_atoms: int, mesh: Mesh) -> dict
         denoise = denoising.bind(denoiser, unflatten(params))
         return diffusion_loss(denoise, noisy, schedule, config.loss, True)[0]
 
-    # Without scans, whose bodies XLA's analysis counts once; and for the CPU, as JAX has no such
-    # analysis elsewhere.
+    # Without scans, whose bodies XLA's analysis counts once; on the CPU, the only platform where
+    # JAX has this analysis.
     weights = jax.ShapeDtypeStruct(params.shape, params.dtype)
     with jax.default_device(jax.devices("cpu")[0]):
         cost: Any = jax.jit(jax.grad(loss)).lower(weights).cost_analysis()
@@ -150,9 +150,9 @@ def sampling_speed(
 
     Args:
       config: the model.
-      num_atoms: of every crystal.
+      num_atoms: atoms per crystal.
       mesh: the devices.
-      size: crystals at once, by default as many as suit a CPU; filled up to equal shares.
+      size: crystals at once, by default suitable for a CPU; rounded up to a multiple of devices.
       use_guidance: evaluate the unconditional branch too.
     """
     size = size or 8 * max(1, 1000 // num_atoms**2)
@@ -181,6 +181,6 @@ def sampling_speed(
     return {
         "batch_size": size,
         "structures_per_second": round(size / full, 3),
-        "network_calls": 2 * config.noise.num_steps,
+        "calls_per_crystal": (4 if use_guidance else 2) * config.noise.num_steps,
         "compile_seconds": round(first - seconds, 1),
     }

@@ -2,8 +2,8 @@
 
     python -m benchmarks.throughput --config=configs/perov5_cds.py --width=256
 
-Crystals are random: speed depends on their sizes alone. `--plain` replaces the efficient
-attention by `plain_attention`, everything else equal.
+Crystals are random, because speed depends only on their sizes. `--plain` replaces the efficient
+attention by `plain_attention` and leaves everything else unchanged.
 """
 
 import contextlib
@@ -24,11 +24,13 @@ from crystal_diffusion_jax.config import ExperimentConfig
 from crystal_diffusion_jax.runtime import compilation, devices
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/perov5_cds.py", "The experiment.")
-_WIDTH = flags.DEFINE_integer("width", None, "Width of atoms and pairs instead of the config's.")
-_NUM_BLOCKS = flags.DEFINE_integer("num_blocks", None, "Blocks instead of the config's.")
+_WIDTH = flags.DEFINE_integer("width", None, "Width of atoms and pairs (default: the config's).")
+_NUM_BLOCKS = flags.DEFINE_integer("num_blocks", None, "Blocks (default: the config's).")
 _SIZES = flags.DEFINE_list("num_atoms", ["5", "10", "20"], "Atoms per crystal.")
-_PLAIN = flags.DEFINE_boolean("plain", False, "The attention pair by pair, as the paper has it.")
-_WHOLE = flags.DEFINE_boolean("whole_batch", False, "One device takes the batch in one piece.")
+_PLAIN = flags.DEFINE_boolean(
+    "plain", False, "Compute the attention pair by pair, as in the paper."
+)
+_WHOLE = flags.DEFINE_boolean("whole_batch", False, "One device processes the batch in one chunk.")
 _SAMPLING = flags.DEFINE_boolean("sampling", True, "Measure the sampler too.")
 
 _CACHED_ELEMENTS = devices.cached_elements

@@ -1,1 +1,1 @@
-"""How the figures and tables of docs/ are made, from the public interface."""
+"""How the figures, tables and reference pages of docs/ are made, from the public interface."""

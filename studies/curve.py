@@ -1,131 +1,190 @@
 """Success rates against minutes of training, from the checkpoints that a run still holds.
 
-    python -m experiments.curve --workdir=runs/perov5_cds --out=curve.png
-    python -m experiments.curve --workdir=runs/mine --out=curve.png --guidance=0 --num=1000
+    python -m studies.curve --workdir=runs/perov5_cds --out=curve.png --guidance=1
+    python -m studies.curve --workdir=runs/mine --out=curve.png --num=1000
 
-Crystals are asked for the minimum of the property. All numbers go to the JSON file beside the
-picture, which keeps those of checkpoints that the run has removed since: called now and then
-beside a training, the command collects the whole curve.
+The minimum of the property is requested. All numbers go to the JSON file next to the picture, which
+keeps those of checkpoints that the run has deleted since: run the command now and then beside a
+training to collect the whole curve.
 """
 
 import dataclasses
 import functools
+import hashlib
 import json
 import math
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
 from crystal_diffusion_jax import api
 from crystal_diffusion_jax.cli import program
-from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.cli.request_flags import add_request_flags
+from crystal_diffusion_jax.errors import UserError, require_between
 from crystal_diffusion_jax.oracle.predict import predict
-from crystal_diffusion_jax.report.pictures import require_matplotlib
-from crystal_diffusion_jax.runtime.files import file_sha256
-from crystal_diffusion_jax.sampling.plan import plan, require_between
+from crystal_diffusion_jax.runtime.files import MAX_RECORD_BYTES, file_sha256, read_text
+from crystal_diffusion_jax.trained_model import TrainedModel
+from crystal_diffusion_jax.training import checkpoint_files
 from crystal_diffusion_jax.training.checkpoint_files import DamagedError
-from studies import plots
-from studies.figure_requests import training_of
-from studies.measurement import (
-    Measurement,
-    Request,
-    find,
-    judged_dataset,
-    measure,
-    read_measurements,
-)
-from studies.training_history import checkpoint_model, checkpoint_steps, read_log
+from crystal_diffusion_jax.training.optimizer import make_optimizer
+from crystal_diffusion_jax.training.state import initial_state
+from studies import measurement, plots, records
+from studies.measurement import Measurement
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """The scores of one checkpoint.
+
+    Attributes:
+      run_sha256: hash of the run's config.
+      step: training step.
+      minutes: minutes of training.
+      validation_loss: None if the run did not validate at this step.
+      measurement: the scores.
+    """
+
+    run_sha256: str
+    step: int
+    minutes: float
+    validation_loss: float | None
+    measurement: Measurement
 
 
 def parser() -> program.Parser:
     """The flags."""
-    flags = program.Parser(prog="python -m experiments.curve", description=__doc__)
-    flags.add_argument("--workdir", type=Path, required=True, help="of the training")
+    flags = program.Parser(prog="python -m studies.curve", description=__doc__)
+    flags.add_argument("--workdir", type=Path, required=True, help="folder of the training")
     flags.add_argument("--out", type=Path, required=True, help="PNG file")
-    flags.add_argument("--num", type=int, default=200, help="crystals (default: %(default)s)")
-    flags.add_argument("--guidance", type=float, default=1.0, help="weight (default: %(default)s)")
-    program.add_sampling_flags(flags)
+    add_request_flags(flags, "num", "guidance", "solver", "seed", "charge_balance")
     return flags
 
 
-def read_points(record: Path, run: str) -> list[Measurement]:
-    """What was measured before of the run, each with its "step" and "minutes".
+def checkpoint_steps(workdir: Path) -> list[int]:
+    """Steps of the validated checkpoints that a run holds, ascending."""
+    names = [path.name for path in (workdir / "checkpoints").glob("*") if path.is_dir()]
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def checkpoint_model(workdir: Path, step: int, last: TrainedModel) -> TrainedModel:
+    """The averaged weights of a checkpoint as a model, even while the training is running.
+
+    Args:
+      workdir: folder of the run.
+      step: step of the checkpoint.
+      last: the run's exported model, which has the layout of the weights.
 
     Raises:
-      UserError: the file belongs to another run, or is none of this program.
+      DamagedError: the checkpoint is damaged, or has been deleted meanwhile.
     """
-    points = read_measurements(record)
-    if any(point.get("run_sha256") != run or "minutes" not in point for point in points):
-        raise UserError(f"{record} belongs to another run: choose another --out, or remove it")
-    return points
+    params, unflatten = ravel_pytree(jax.tree.map(jnp.asarray, last.params))
+    like = initial_state(params, make_optimizer(last.config.training, unflatten))
+    folder = workdir / "checkpoints" / str(step)
+    checkpoint_files.verify(folder)
+    try:
+        state = checkpoint_files.read_state(folder, like)
+    except (OSError, ValueError) as error:
+        raise DamagedError(f"{folder} cannot be read: {error}") from error
+    digest = hashlib.sha256(np.asarray(state.ema_params).tobytes()).hexdigest()
+    # numpy, as from a model folder: restored arrays are tied to one device, a sampler may use all.
+    params = jax.device_get(unflatten(state.ema_params))
+    return dataclasses.replace(last, params=params, weights_sha256=digest)
 
 
-def _say(line: str) -> None:
+def read_log(path: Path) -> tuple[dict[int, float], dict[int, float]]:
+    """Minutes of training, and validation loss, by step.
+
+    Args:
+      path: metrics.jsonl; a last line that is still being written is ignored.
+
+    Raises:
+      UserError: there is no such log.
+    """
+    minutes, losses = {}, {}
+    try:
+        for line in read_text(path, MAX_RECORD_BYTES).splitlines(keepends=True):
+            if not line.endswith("\n"):
+                break
+            row = json.loads(line)
+            if row["kind"] == "train":
+                minutes[int(row["step"])] = float(row["seconds"]) / 60
+            else:
+                losses[int(row["step"])] = float(row["loss"])
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise UserError(
+            f"{path} is missing or damaged: give the folder of a training as --workdir"
+        ) from error
+    return minutes, losses
+
+
+def _log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
 def main() -> None:
     """Entry point."""
     flags = parser().parse_args()
-    # What may be refused comes before the minutes of work.
-    require_matplotlib("experiments.curve")
+    # Refuse mistakes before the minutes of work.
     require_between("batch_size", flags.batch_size, 1, math.inf)
+    require_between("guidance", flags.guidance, -math.inf, math.inf)
     minutes, losses = read_log(flags.workdir / "metrics.jsonl")
     last = api.load(flags.workdir)
-    spec = judged_dataset(last.trained, str(flags.workdir))
-    low = training_of(last.trained.statistics, spec).ends[0]
+    spec = measurement.dataset_of(last.trained, str(flags.workdir))
+    low = measurement.training_of(last.trained.statistics, spec).ends[0]
     names = ("guidance", "num", "seed", "solver", "charge_balance")
-    asked = {name: getattr(flags, name) for name in names}
-    plan(last.trained, last.name, {spec.property_name: (low, low)}, **asked)
+    arguments = {name: getattr(flags, name) for name in names}
+    arguments["target"] = low
     record = flags.out.with_suffix(".json")
     if record == flags.out:
-        raise UserError(f"--out={flags.out} is the name of the numbers' file: end it in .png")
+        raise UserError(f"--out={flags.out} is the file of the numbers: choose a name in .png")
     for path in (flags.out, record):
         program.check_output(path)
     try:
         run = file_sha256(flags.workdir / "config.json")
     except OSError as error:
         raise UserError(
-            f"--workdir={flags.workdir} has no readable config.json, so it is no run's folder"
+            f"--workdir={flags.workdir} has no readable config.json, so it is not a run's folder"
         ) from error
-    points = read_points(record, run)
-    judge = functools.partial(predict, oracle=spec.name, progress=False)
-    judge([])  # fetches its weights
+    points = records.read(record, list[Point]) or []
+    if any(point.run_sha256 != run for point in points):
+        raise UserError(f"{record} belongs to another run: choose another --out, or remove it")
+    oracle = functools.partial(predict, oracle=spec.name, progress=False)
+    oracle([])  # fetches its weights
     steps = [step for step in checkpoint_steps(flags.workdir) if step in minutes]
     for number, step in enumerate(steps, 1):
         try:
             trained = checkpoint_model(flags.workdir, step, last.trained)
         except DamagedError as error:
-            _say(f"step {step} is left out: {error}")
+            _log(f"step {step} is skipped: {error}")
             continue
-        request = Request(trained.weights_sha256, low, **asked)
-        if find(points, request) is not None:
+        measured = [point.measurement for point in points]
+        if measurement.find(measured, trained.weights_sha256, arguments) is not None:
             continue
 
-        def say(line: str, where: str = f"checkpoint {number}/{len(steps)}, step {step}") -> None:
-            _say(f"{where}: {line}")
+        def log(line: str, where: str = f"checkpoint {number}/{len(steps)}, step {step}") -> None:
+            _log(f"{where}: {line}")
 
         model = api.Model(trained, last.name)
-        point = measure(model, spec, request, flags.batch_size, judge, say)
-        points.append(
-            {"run_sha256": run, "step": step, "minutes": minutes[step]}
-            | {"validation_loss": losses.get(step)}
-            | point
-        )
-        text = json.dumps({"measurements": points}, indent=1, allow_nan=False)
-        program.write_output(record, f"{text}\n")
-    asked["target"] = low
-    shown = [
-        point
-        for point in points
-        if asked.items() <= dataclasses.asdict(Request(**point["request"])).items()
-    ]
+        found = measurement.measure(model, spec, arguments, flags.batch_size, oracle, log)
+        points.append(Point(run, step, minutes[step], losses.get(step), found))
+        records.write(record, points)
+    shown = [point for point in points if point.measurement.arguments == arguments]
     if not shown:
-        raise UserError(f"--workdir={flags.workdir} holds no checkpoint that can be judged")
-    shown.sort(key=lambda point: point["step"])
+        raise UserError(f"--workdir={flags.workdir} holds no checkpoint that can be scored")
+    shown.sort(key=lambda point: point.step)
     validation = [(minutes[step], loss) for step, loss in losses.items() if step in minutes]
-    title = f"{flags.workdir.resolve().name}: asked for the minimum, guidance {flags.guidance:g}"
+    title = f"{flags.workdir.resolve().name}: minimum requested, guidance {flags.guidance:g}"
     title += ", balanced charges" if flags.charge_balance else ""
-    figure = plots.learning_curve([p["minutes"] for p in shown], shown, validation, title)
+    figure = plots.learning_curve(
+        [point.minutes for point in shown],
+        [point.measurement for point in shown],
+        validation,
+        title,
+    )
     program.write_output(flags.out, plots.save(figure))
     print(f"picture: {flags.out}\nnumbers in {record}")
 

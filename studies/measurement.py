@@ -1,14 +1,13 @@
-"""One request to a model, sampled and judged: the scores that the pictures of a model show.
+"""One request to a model, sampled and scored, and how well the predictions follow the request.
 
-Measurements are kept in a JSON file and found again by their request, so that an interrupted
+Measurements are kept in JSON files and found again by weights and arguments, so that an interrupted
 command does not repeat them.
 """
 
 import dataclasses
 import datetime
 from collections import Counter
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -16,58 +15,122 @@ import numpy as np
 
 from crystal_diffusion_jax import __version__
 from crystal_diffusion_jax.api import Model
+from crystal_diffusion_jax.data.arrays import DatasetStatistics
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS, DatasetSpec
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation.checks import check
 from crystal_diffusion_jax.evaluation.report import Predict
 from crystal_diffusion_jax.evaluation.success_rate import success_rates
-from crystal_diffusion_jax.request import Solver
-from crystal_diffusion_jax.runtime.files import MAX_RECORD_BYTES, read_json
 from crystal_diffusion_jax.structures.compositions import reduced_composition
 from crystal_diffusion_jax.structures.reading import Inputs
 from crystal_diffusion_jax.structures.sampled_crystals import SampledCrystals
 from crystal_diffusion_jax.trained_model import TrainedModel
 
-# Ready for json: the request, "values" and counts; see `score`.
-Measurement = dict[str, Any]
+# The arguments of `Model.sample` that determine the crystals: target (a value), num, seed, ...
+Arguments = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
-    """What the crystals of a measurement follow from.
+class Measurement:
+    """Scores of the crystals of one request; rejected crystals count as failures.
 
     Attributes:
-      weights_sha256: of the model.
-      target: requested value of the data set's own property, in its unit.
-      guidance: weight.
-      num: crystals.
-      seed: of all randomness.
-      solver: of the predictor; the number of steps and the corrector are its defaults.
-      charge_balance: of the species; records from before there was a choice lack it.
+      weights_sha256: hash of the model's weights.
+      arguments: what was requested.
+      values: [num] predictions, None without one.
+      rejected: reason -> number of crystals that the sampler rejected.
+      unpredictable: number of crystals for which the oracle has no value.
+      valid: number of crystals valid in structure and composition.
+      compositions: number of distinct compositions.
+      below_training_range: number of crystals predicted below all training crystals.
+      success: SR5, SR10, SR15 -> number of single valid crystals (`success_rates`).
+      date: day of the measurement.
+      versions: of the packages.
     """
 
     weights_sha256: str
-    target: float
-    guidance: float
-    num: int
-    seed: int
-    solver: Solver
-    charge_balance: bool = False
+    arguments: Arguments
+    values: list[float | None]
+    rejected: dict[str, int]
+    unpredictable: int
+    valid: int
+    compositions: int
+    below_training_range: int
+    success: dict[str, int]
+    date: str = ""
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def num(self) -> int:
+        """Number of requested crystals."""
+        return len(self.values)
+
+    @property
+    def predictions(self) -> np.ndarray:
+        """[num] predictions, NaN without one."""
+        return np.array(self.values, dtype=np.float64)
+
+    @property
+    def quartiles(self) -> tuple[float, float, float] | None:
+        """25th, 50th and 75th percentile of the predictions, None without a prediction."""
+        found = self.predictions[np.isfinite(self.predictions)]
+        if len(found) == 0:
+            return None
+        lower, median, upper = np.percentile(found, [25, 50, 75]).tolist()
+        return lower, median, upper
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The numbers without the value of each crystal, ready for JSON."""
+        errors = np.abs(self.predictions - self.arguments["target"])
+        found = errors[np.isfinite(errors)]
+        names = ("rejected", "unpredictable", "valid", "compositions", "below_training_range")
+        return {
+            **{name: self.arguments[name] for name in ("target", "guidance", "num")},
+            **{name: getattr(self, name) for name in (*names, "success", "quartiles")},
+            "predicted": len(found),
+            "mean_error": float(np.mean(found)) if len(found) else None,
+        }
 
 
-def judged_dataset(trained: TrainedModel, name: str) -> DatasetSpec:
-    """The data set whose judge speaks about a model's crystals.
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """The property in the training set.
+
+    Attributes:
+      ends: smallest and largest value.
+      mean: mean over all crystals.
+      quantiles: 101 quantiles in equal steps of probability, None if unknown.
+    """
+
+    ends: tuple[float, float]
+    mean: float
+    quantiles: tuple[float, ...] | None
+
+
+def training_of(statistics: DatasetStatistics, spec: DatasetSpec) -> Training:
+    """What a model stores about the property that its oracle predicts."""
+    index = statistics.property_names.index(spec.property_name)
+    known = statistics.property_quantiles
+    return Training(
+        ends=(float(statistics.property_min[index]), float(statistics.property_max[index])),
+        mean=float(statistics.property_mean[index]),
+        quantiles=known[index] if known else None,
+    )
+
+
+def dataset_of(trained: TrainedModel, name: str) -> DatasetSpec:
+    """The data set whose oracle can score a model's crystals.
 
     Raises:
-      UserError: there is no judge for the model's data set, or the model takes no request for the
-        property that it predicts.
+      UserError: there is no oracle for the model's property, or the model takes no request for it.
     """
     dataset = trained.config.data.name
     spec = KNOWN_DATASETS.get(dataset)
     if spec is None or spec.property_name not in trained.statistics.property_names:
         raise UserError(
-            f"--model={name} is of the data set {dataset!r}, which has no judge; those of "
-            f"{', '.join(KNOWN_DATASETS)} have"
+            f"--model={name} was trained on {dataset!r}, for which there is no oracle; there is "
+            f"one for {', '.join(KNOWN_DATASETS)}"
         )
     if trained.config.model.conditioning == "none":
         raise UserError(
@@ -76,67 +139,69 @@ def judged_dataset(trained: TrainedModel, name: str) -> DatasetSpec:
     return spec
 
 
+def find(
+    measurements: Iterable[Measurement], weights_sha256: str, arguments: Arguments
+) -> Measurement | None:
+    """The measurement of a request, None if there is none."""
+    return next(
+        (
+            each
+            for each in measurements
+            if (each.weights_sha256, each.arguments) == (weights_sha256, arguments)
+        ),
+        None,
+    )
+
+
 def measure(
     model: Model,
     spec: DatasetSpec,
-    request: Request,
+    arguments: Arguments,
     batch_size: int,
     predict: Predict,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> Measurement:
-    """Samples and judges the crystals of one request.
+    """Samples and scores the crystals of one request.
 
     Args:
-      model: whose weights the request names.
+      model: the model.
       spec: its data set.
-      request: what to ask for.
+      arguments: of `Model.sample`; the target is a value of the data set's own property.
       batch_size: most crystals at once.
-      predict: the judge.
-      say: takes lines of progress.
+      predict: the oracle.
+      log: takes progress lines.
 
     Raises:
-      UserError: a request that the model cannot meet.
+      UserError: the model cannot meet the request.
     """
-    crystals = model.sample(
-        request.num,
-        {spec.property_name: request.target},
-        guidance=request.guidance,
-        seed=request.seed,
-        solver=request.solver,
-        charge_balance=request.charge_balance,
-        batch_size=batch_size,
-        say=say,
+    target = {spec.property_name: arguments["target"]}
+    crystals = model.sample(**arguments | {"target": target}, batch_size=batch_size, log=log)
+    measured = score(crystals, arguments, spec, predict, model.properties[spec.property_name][0])
+    return dataclasses.replace(
+        measured,
+        weights_sha256=model.trained.weights_sha256,
+        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        versions={"crystal_diffusion_jax": __version__, "jax": jax.__version__},
     )
-    low = model.properties[spec.property_name][0]
-    return {
-        "request": dataclasses.asdict(request),
-        "num_steps": crystals.settings.num_steps,
-        "corrector_step_size": crystals.settings.corrector_step_size,
-        "renoising_steps": crystals.settings.renoising_steps,
-        **score(crystals, spec, predict, low),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "versions": {"crystal_diffusion_jax": __version__, "jax": jax.__version__},
-    }
 
 
 def score(
-    crystals: SampledCrystals, spec: DatasetSpec, predict: Predict, training_minimum: float
+    crystals: SampledCrystals,
+    arguments: Arguments,
+    spec: DatasetSpec,
+    predict: Predict,
+    training_minimum: float,
 ) -> Measurement:
-    """Counts of one set of crystals; those that were rejected count as failures.
+    """Scores one set of crystals.
 
     Args:
-      crystals: n were asked for.
+      crystals: the crystals.
+      arguments: what was requested.
       spec: the data set, for its thresholds.
-      predict: the judge.
-      training_minimum: of the property.
-
-    Returns:
-      values: [n] predictions, None where there is none; rejected: reason -> crystals;
-      unpredictable: crystals that the judge has no value for; valid: in structure and composition;
-      compositions: distinct ones; below_training_range: predicted below all training crystals;
-      success: "single" and "single_valid" -> SR5, SR10, SR15, see `success_rates`.
+      predict: the oracle.
+      training_minimum: smallest value of the property in the training set.
     """
-    num = crystals.settings.num
+    num = arguments["num"]
     structures = dict(zip(crystals.indices, crystals, strict=True))
     checked = check(
         Inputs(
@@ -146,52 +211,50 @@ def score(
         )
     )
     values = checked.scatter(predict(checked.crystals).values)
-    rates = success_rates(values, checked.valid, spec.success_thresholds)
     found = np.isfinite(values)
+    rates = success_rates(values, checked.valid, spec.success_thresholds)["single_valid"]
+    return Measurement(
+        weights_sha256="",
+        arguments=arguments,
+        values=[value if np.isfinite(value) else None for value in values.tolist()],
+        rejected=dict(Counter(crystals.rejected.values())),
+        unpredictable=len(crystals) - int(np.sum(found)),
+        valid=int(np.sum(checked.valid)),
+        compositions=len({reduced_composition(each.atomic_numbers) for each in crystals}),
+        below_training_range=int(np.sum(values[found] < training_minimum)),
+        success={name: rate.k for name, rate in rates.items()},
+    )
+
+
+def conditioning_errors(measurements: Sequence[Measurement], training: Training) -> dict[str, Any]:
+    """Mean and median |predicted - requested| over the crystals of all targets."""
+    targets = [each.arguments["target"] for each in measurements]
+    errors = np.concatenate(
+        [
+            np.abs(each.predictions - target)
+            for target, each in zip(targets, measurements, strict=True)
+        ]
+    )
+    found = errors[np.isfinite(errors)]
+    known = training.quantiles
     return {
-        "values": [value if np.isfinite(value) else None for value in values.tolist()],
-        "rejected": dict(Counter(crystals.rejected.values())),
-        "unpredictable": len(crystals) - int(np.sum(found)),
-        "valid": int(np.sum(checked.valid)),
-        "compositions": len({reduced_composition(each.atomic_numbers) for each in crystals}),
-        "below_training_range": int(np.sum(values[found] < training_minimum)),
-        "success": {
-            reading: {name: rate.k for name, rate in rates[reading].items()}
-            for reading in ("single", "single_valid")
-        },
+        "num": len(errors),
+        "predicted": len(found),
+        "mean_absolute_error": float(np.mean(found)) if len(found) else None,
+        "median_absolute_error": float(np.median(found)) if len(found) else None,
+        "mean_absolute_error_if_ignored": error_if_ignored(targets, known) if known else None,
     }
 
 
-def values_of(measurement: Measurement) -> np.ndarray:
-    """[n] predictions, NaN where there is none."""
-    return np.array(measurement["values"], dtype=np.float64)
+def error_if_ignored(targets: Sequence[float], quantiles: Sequence[float]) -> float:
+    """Mean |y - target| of training crystals drawn without regard to the target.
 
+    This is the error of a model that has learned the data set but ignores the request.
 
-def find(measurements: Sequence[Measurement], request: Request) -> Measurement | None:
-    """What was measured for a request, None if nothing was."""
-    return next((each for each in measurements if Request(**each["request"]) == request), None)
-
-
-def read_measurements(path: Path) -> list[Measurement]:
-    """The list "measurements" of a file; empty where there is no file.
-
-    Raises:
-      UserError: the file holds something else.
+    Args:
+      targets: requested values.
+      quantiles: [Q] quantiles of the training set, in equal steps of probability from 0 to 1.
     """
-    if not path.exists():
-        return []
-    try:
-        measurements = list(read_json(path, MAX_RECORD_BYTES)["measurements"])
-        for each in measurements:
-            Request(**each["request"])
-            if (
-                len(values_of(each)) != each["request"]["num"]
-                or "SR5" not in (each["success"]["single_valid"])
-            ):
-                raise ValueError("a measurement is incomplete")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(
-            f"{path} is damaged, or was not written by this program: remove it, or choose another "
-            "--out"
-        ) from error
-    return measurements
+    distances = np.abs(np.subtract.outer(np.array(quantiles), np.array(targets)))
+    # Between two quantiles the probability is uniform.
+    return float(np.mean((distances[:-1] + distances[1:]) / 2))

@@ -1,14 +1,15 @@
-"""Table 1 of the paper with this package's rows: published figures, rows, Markdown."""
+"""Rows of docs/table1.md: published figures, what can be measured, the file, Markdown."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
-import numpy as np
-
+from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation.success_rate import NAMES
+from studies import records
 
-# SR5 / SR10 / SR15 as published, by data set; single sample per try where not said otherwise.
+# SR5 / SR10 / SR15 as published, by data set; one sample per try unless noted otherwise.
 # Papers: CDVAE arXiv:2110.06197, SyMat arXiv:2307.02707, DiffCSP arXiv:2309.04475 (its Table 12),
 # Takahara et al. arXiv:2406.09263.
 PUBLISHED: Mapping[str, Mapping[str, tuple[float, float, float]]] = {
@@ -38,25 +39,25 @@ PUBLISHED: Mapping[str, Mapping[str, tuple[float, float, float]]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One entry that can be measured.
+    """One row that can be measured.
 
     Attributes:
       model: name of a shipped model, or a model folder.
-      dataset: that its crystals are judged by.
+      dataset: data set whose oracle and thresholds apply.
       guidance: weight of classifier-free guidance.
       renoising_steps: as in `sample`; None for the model's default.
       charge_balance: as in `sample`.
     """
 
     model: str
-    dataset: str
+    dataset: Literal["perov5", "carbon24", "mp20"]
     guidance: float
     renoising_steps: int | None = None
     charge_balance: bool = False
 
     @property
     def flags(self) -> list[str]:
-        """Those of `sample` besides model, guidance, number and seed."""
+        """Flags of `sample` other than model, guidance, number and seed."""
         flags = []
         if self.renoising_steps is not None:
             flags.append(f"--renoising_steps={self.renoising_steps}")
@@ -66,7 +67,7 @@ class Row:
 
     @property
     def title(self) -> str:
-        """What the table calls it."""
+        """Its name in the table."""
         return ", ".join([self.model, f"guidance {self.guidance:g}", *self.flags])
 
 
@@ -83,38 +84,32 @@ PAGE = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Spread:
-    """Mean and range over seeds.
+class Spread(NamedTuple):
+    """Mean and range over the seeds, to six digits; None where a rate is undefined."""
 
-    Attributes:
-      mean: of the seeds' values.
-      low: the smallest.
-      high: the largest.
-    """
-
-    mean: float
-    low: float
-    high: float
+    mean: float | None
+    low: float | None
+    high: float | None
 
     def __str__(self) -> str:
-        """Mean (range), three digits."""
-        mean, low, high = (f"{value:.3f}" for value in dataclasses.astuple(self))
+        if self.mean is None:
+            return "-"
+        mean, low, high = (f"{value:.3f}" for value in self)
         return mean if low == high else f"{mean} ({low}-{high})"
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """A row and what came out.
+    """A row and its scores.
 
     Attributes:
-      row: what was asked for.
-      num: crystals for each seed.
-      seeds: 0 .. seeds - 1.
-      date: of the measurement, as 2026-11-23.
+      row: what was measured.
+      num: crystals per seed.
+      seeds: number of seeds, 0 .. seeds - 1.
+      date: day of the measurement, e.g. 2026-11-23.
       made_with: machine and versions.
-      weights_sha256: of the model.
-      trained_on: crystals.
+      weights_sha256: hash of the model's weights.
+      trained_on: number of crystals the model was trained on.
       renoising_steps: the model's default.
       columns: see `spreads`.
     """
@@ -127,10 +122,10 @@ class Measured:
     weights_sha256: str
     trained_on: int
     renoising_steps: int
-    columns: Mapping[str, Spread]
+    columns: dict[str, Spread]
 
 
-# Column -> where its rate is in the files of `experiments.evaluate`.
+# Column -> place of its rate in the files of `experiments.evaluate`.
 RATES: Mapping[str, tuple[str, ...]] = {
     **{
         f"{name} {r}": ("success_rate", r, name)
@@ -149,10 +144,10 @@ RATES: Mapping[str, tuple[str, ...]] = {
 
 
 def spreads(scores: Sequence[Mapping[str, Any]]) -> dict[str, Spread]:
-    """The rates of several seeds, by the columns of `RATES`.
+    """The rates over several seeds, by column of `RATES`.
 
     Args:
-      scores: the contents of one file of `experiments.evaluate` for each seed.
+      scores: content of the file of `experiments.evaluate` for each seed.
     """
     found = {}
     for column, path in RATES.items():
@@ -161,13 +156,39 @@ def spreads(scores: Sequence[Mapping[str, Any]]) -> dict[str, Spread]:
             entry: Any = score
             for key in path:
                 entry = entry[key]
-            values.append(entry["rate"] if entry["rate"] is not None else np.nan)
-        found[column] = Spread(float(np.mean(values)), float(min(values)), float(max(values)))
+            values.append(entry["rate"])
+        if None in values:
+            found[column] = Spread(None, None, None)
+        else:
+            mean = sum(values) / len(values)
+            found[column] = Spread(*(round(x, 6) for x in (mean, min(values), max(values))))
     return found
 
 
+def read(path: Path) -> list[Measured]:
+    """The rows in a file, none if there is no file.
+
+    Raises:
+      UserError: the file holds something else.
+    """
+    measured = records.read(path, list[Measured]) or []
+    if any(set(RATES) - set(each.columns) for each in measured):
+        raise UserError(f"{path} lacks some columns: remove it, or choose another --out")
+    return measured
+
+
+def merged(former: Sequence[Measured], new: Sequence[Measured]) -> list[Measured]:
+    """All rows once, new ones replacing former ones of the same request.
+
+    The order is that of docs/table1.md, then that of arrival.
+    """
+    rows = {each.row: each for each in [*former, *new]}
+    order = [row for row in PAGE if row in rows] + [row for row in rows if row not in PAGE]
+    return [rows[row] for row in order]
+
+
 def markdown(dataset: str, measured: Sequence[Measured]) -> str:
-    """Both tables of one data set: success rates beside the published ones, and the rest.
+    """Both tables of one data set: success rates next to the published ones, and the rest.
 
     Args:
       dataset: one of `PUBLISHED`.

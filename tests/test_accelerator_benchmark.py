@@ -1,4 +1,4 @@
-"""benchmarks/accelerator.py: what it compares, what it leaves out, and what it says of that."""
+"""benchmarks/accelerator.py: what it compares, and what it reports as missing."""
 
 import dataclasses
 import json
@@ -66,27 +66,27 @@ def test_a_quick_run_measures_everything(tmp_path: Path) -> None:
     assert training["share_of_peak"] == pytest.approx(flops / peak, abs=2e-3)
 
 
-def test_without_time_everything_is_named_as_left_out(tmp_path: Path) -> None:
+def test_without_time_everything_is_reported_as_skipped(tmp_path: Path) -> None:
     report, page = run(tmp_path, "--budget=0")
     assert {name.partition(":")[0] for name in report["skipped"]} == set(KINDS)
     assert not set(KINDS) & set(report)
     assert all(f"- {name} (budget used up)" in page for name in report["skipped"])
 
 
-def test_a_machine_without_an_accelerator_is_told(
+def test_a_machine_without_an_accelerator_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     cpu = agreement.mesh_of(*jax.devices("cpu"))
     monkeypatch.setattr(devices, "data_mesh", lambda: cpu)
     flags = [f"--out={tmp_path / 'report.json'}", f"--table={tmp_path / 'report.md'}"]
     monkeypatch.setattr(sys, "argv", ["accelerator", *flags])
-    with pytest.raises(UserError, match=r"no accelerator here, only .*--quick"):
+    with pytest.raises(UserError, match=r"no accelerator, only .*--quick"):
         accelerator.main()
     assert list(tmp_path.iterdir()) == []
 
 
 class Clock:
-    """Stands still unless told otherwise."""
+    """A clock that only `takes` advances."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
@@ -102,7 +102,7 @@ class Clock:
         return measurement
 
 
-def test_no_measurement_is_begun_that_would_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_measurement_starts_that_would_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     seen: list[int] = []
     session = Session({}, 10.0, lambda report: seen.append(len(report["long"])))
@@ -116,7 +116,7 @@ def test_no_measurement_is_begun_that_would_not_fit(monkeypatch: pytest.MonkeyPa
     assert seen == [1, 2, 2]
 
 
-def test_a_failure_is_told_and_costs_no_other_measurement() -> None:
+def test_a_failure_is_reported_and_the_others_continue() -> None:
     def exhausted() -> dict[str, Any]:
         raise RuntimeError("out of\nmemory")
 
@@ -129,7 +129,7 @@ def test_a_failure_is_told_and_costs_no_other_measurement() -> None:
     assert "| bfloat16 | 1.0 |" in page
 
 
-def test_peak_memory_is_the_devices_where_it_counts() -> None:
+def test_peak_memory_is_that_of_the_device_if_known() -> None:
     class Counting:
         def memory_stats(self) -> dict[str, int]:
             return {"peak_bytes_in_use": 3 * 2**20}
@@ -141,7 +141,7 @@ def test_peak_memory_is_the_devices_where_it_counts() -> None:
     assert of_process["peak_memory_mb"] > 50
 
 
-def test_differences_of_crystals_are_those_of_the_torus() -> None:
+def test_differences_of_crystals_are_periodic() -> None:
     rng = np.random.default_rng(0)
     arrays: dict[str, Any] = {
         "lattice": rng.normal(size=(4, 3, 3)),

@@ -1,4 +1,4 @@
-"""experiments/curve.py: checkpoints to models, log to minutes, and points that are kept."""
+"""studies/curve.py: checkpoints to models, log to minutes, and points that are kept."""
 
 import inspect
 import json
@@ -18,7 +18,7 @@ from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.structures.sampled_crystals import SampledCrystals
 from crystal_diffusion_jax.training.checkpoint_files import DamagedError
 from studies import curve
-from studies.training_history import checkpoint_model, checkpoint_steps, read_log
+from studies.curve import checkpoint_model, checkpoint_steps, read_log
 from tests import tiny_run
 
 SOLVER = "--solver=second_order"
@@ -80,7 +80,7 @@ def test_the_log_gives_minutes_and_losses_by_step(workdir):
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     monkeypatch.setattr(sys, "argv", ["curve.py", *arguments])
-    monkeypatch.setattr(curve, "predict", tiny_run.judge)
+    monkeypatch.setattr(curve, "predict", tiny_run.predict)
     program.run(curve.main)
 
 
@@ -105,15 +105,13 @@ def test_points_of_checkpoints_that_are_gone_stay(
     shutil.move(tmp_path / "20", workdir / "checkpoints" / "20")
     (workdir / "checkpoints" / "10" / "sha256.json").unlink()
     run(monkeypatch, *arguments)
-    assert "step 10 is left out" in capsys.readouterr().err
-    points = json.loads(out.with_suffix(".json").read_text())["measurements"]
+    assert "step 10 is skipped" in capsys.readouterr().err
+    points = json.loads(out.with_suffix(".json").read_text())
     assert [(point["step"], point["minutes"]) for point in points] == [(10, 2.0), (20, 4.0)]
     assert [point["validation_loss"] for point in points] == [2.5, 2.0]
     assert out.read_bytes().startswith(b"\x89PNG")
     assert len(out.read_bytes()) < 80_000
-    del points[0]["request"]["charge_balance"]  # as before there was a choice
-    out.with_suffix(".json").write_text(json.dumps({"measurements": points}))
-    shutil.rmtree(workdir / "checkpoints")  # all is measured: nothing is sampled, all is drawn
+    shutil.rmtree(workdir / "checkpoints")  # everything is measured: drawn without sampling
     out.unlink()
     run(monkeypatch, *arguments)
     assert out.exists()
@@ -128,7 +126,7 @@ def test_a_mistake_ends_with_one_sentence(workdir, tmp_path, monkeypatch, capsys
     shutil.rmtree(workdir / "checkpoints")
     for arguments, fragment in (
         ([f"--workdir={tmp_path}"], "metrics.jsonl is missing"),
-        ([f"--out={tmp_path / 'curve.json'}"], "end it in .png"),
+        ([f"--out={tmp_path / 'curve.json'}"], "choose a name in .png"),
         (["--batch_size=0"], "--batch_size=0"),
         (["--guidance=inf"], "--guidance=inf must be finite"),
         ([], "holds no checkpoint"),

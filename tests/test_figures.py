@@ -1,4 +1,4 @@
-"""experiments/figures.py: requests, judgement, numbers, pictures, and work that is not repeated."""
+"""studies/figures.py: requests, scores, numbers, pictures, and work that is not repeated."""
 
 import dataclasses
 import json
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from pymatgen.core import Structure
 
 from crystal_diffusion_jax import api, trained_model
@@ -17,8 +18,8 @@ from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.oracle.predict import Predictions
 from crystal_diffusion_jax.request import ANCESTRAL
 from studies import figures, plots
-from studies.figure_requests import Training, figure_requests, summary
-from studies.measurement import Request, score
+from studies.figures import Requests, make_requests, summary
+from studies.measurement import Arguments, Measurement, Training, dataset_of, find, score
 from tests import tiny_run
 from tests.tiny_run import perovskite, sampled
 
@@ -28,7 +29,7 @@ TRAINING = Training((-0.3, 4.3), 1.5, QUANTILES)
 PNG = b"\x89PNG\r\n"
 
 
-def test_every_crystal_that_was_asked_for_is_counted_once():
+def test_every_requested_crystal_is_counted_once():
     crystals = {
         0: perovskite("Sr", "Ti", 3.9),
         2: perovskite("Ba", "Ti", 4.0),
@@ -37,111 +38,147 @@ def test_every_crystal_that_was_asked_for_is_counted_once():
     }
     values = {3.9: 0.3, 4.0: 0.6, 4.1: np.nan, 0.5: -2.0}
 
-    def judge(structures: Sequence[Structure]) -> Predictions:
+    def oracle(structures: Sequence[Structure]) -> Predictions:
         return Predictions(np.array([values[round(s.lattice.a, 3)] for s in structures]), {2: ""})
 
-    found = score(sampled(6, crystals, {1: "too flat", 4: "too flat"}), SPEC, judge, -0.3)
-    assert found["values"] == [0.3, None, 0.6, None, None, -2.0]
-    assert found["rejected"] == {"too flat": 2}
-    assert found["unpredictable"] == 1
-    assert found["valid"] == 3
-    assert found["compositions"] == 2
-    assert found["below_training_range"] == 1
+    rejected = {1: "too flat", 4: "too flat"}
+    found = score(sampled(6, crystals, rejected), {"num": 6}, SPEC, oracle, -0.3)
+    assert found.values == [0.3, None, 0.6, None, None, -2.0]
+    assert found.rejected == {"too flat": 2}
+    assert found.unpredictable == 1
+    assert found.valid == 3
+    assert found.compositions == 2
+    assert found.below_training_range == 1
     # The thresholds are 0.439, 0.612 and 0.736.
-    assert found["success"]["single"] == {"SR5": 2, "SR10": 3, "SR15": 3}
-    assert found["success"]["single_valid"] == {"SR5": 1, "SR10": 2, "SR15": 2}
+    assert found.success == {"SR5": 1, "SR10": 2, "SR15": 2}
 
 
-def asked(num: int = 8, targets: int = 4, training: Training = TRAINING) -> Any:
-    return figure_requests(
-        training, "sha", num=num, targets=targets, weights=[0.0, 1.0], solver=ANCESTRAL, seed=7
+def requests_for(training: Training = TRAINING) -> Requests:
+    common = {"num": 8, "seed": 7, "solver": ANCESTRAL, "charge_balance": False}
+    return make_requests(training, [0.0, 1.0], 4, common)
+
+
+def measured(arguments: Arguments, values: list[float | None]) -> Measurement:
+    return Measurement(
+        weights_sha256="sha",
+        arguments=arguments,
+        values=values,
+        rejected={"too flat": values.count(None)},
+        unpredictable=0,
+        valid=len(values),
+        compositions=2,
+        below_training_range=0,
+        success={"SR5": 1, "SR10": 2, "SR15": len(values)},
     )
 
 
-def measured(request: Request, values: list[float | None]) -> dict[str, Any]:
-    rates = {"SR5": 1, "SR10": 2, "SR15": request.num}
-    return {
-        "request": dataclasses.asdict(request),
-        "values": values,
-        "rejected": {"too flat": values.count(None)},
-        "unpredictable": 0,
-        "valid": request.num,
-        "compositions": 2,
-        "below_training_range": 0,
-        "success": {"single": rates, "single_valid": rates},
-    }
+def finder(rows: list[Measurement]) -> figures.Find:
+    return lambda arguments: find(rows, "sha", arguments)
 
 
-def test_the_unguided_set_at_the_minimum_is_asked_for_once():
-    requests = asked()
-    assert requests.guided[0] is not None
+def test_the_unguided_set_at_the_minimum_is_requested_once():
+    requests = requests_for()
     assert requests.guided[0] == requests.histogram["minimum"]
     assert len(requests.all) == 3 + 1 + 4
-    assert [request.num for request in requests.across] == [2] * 4
-    assert len({request.seed for request in requests.across}) == 4
-    assert requests.histogram["median"].target == pytest.approx(2.0)
+    assert [request["num"] for request in requests.across] == [2] * 4
+    assert [request["seed"] for request in requests.across] == [7, 8, 9, 10]
+    assert requests.histogram["median"]["target"] == pytest.approx(2.0)
+
+
+def test_targets_are_evenly_spaced_between_the_first_and_the_last_percentile():
+    targets = [request["target"] for request in requests_for().across]
+    assert targets == pytest.approx(np.linspace(QUANTILES[1], QUANTILES[-2], 4))
 
 
 def test_without_quantiles_the_middle_is_the_mean_and_the_targets_reach_the_ends():
-    requests = asked(training=dataclasses.replace(TRAINING, quantiles=None))
+    requests = requests_for(dataclasses.replace(TRAINING, quantiles=None))
     assert list(requests.histogram) == ["minimum", "mean", "maximum"]
-    assert [requests.across[end].target for end in (0, -1)] == pytest.approx([-0.3, 4.3])
+    assert [requests.across[end]["target"] for end in (0, -1)] == pytest.approx([-0.3, 4.3])
+
+
+def test_a_summary_has_the_error_and_the_quartiles_of_the_predictions():
+    found = measured({"target": 2.0, "guidance": 0, "num": 6}, [1.0, None, 2.0, 3.0, 4.0, 5.0])
+    assert (found.num, found.summary["predicted"]) == (6, 5)
+    assert found.summary["mean_error"] == pytest.approx((1 + 0 + 1 + 2 + 3) / 5)
+    assert found.summary["quartiles"] == pytest.approx((2.0, 3.0, 4.0))
+    empty = measured({"target": 2.0, "guidance": 0, "num": 2}, [None, None])
+    assert empty.summary["mean_error"] is None
+    assert empty.summary["quartiles"] is None
 
 
 def test_the_summary_waits_for_all_targets():
-    requests = asked()
+    requests = requests_for()
     some = [measured(requests.across[0], [0.0, None])]
-    assert "conditioning" not in summary(requests, some, TRAINING)
+    assert "conditioning" not in summary(requests, finder(some), TRAINING)
     every = [
-        measured(request, [request.target + 0.5, request.target - 1.5])
+        measured(request, [request["target"] + 0.5, request["target"] - 1.5])
         for request in requests.across[:-1]
-    ] + [measured(requests.across[-1], [requests.across[-1].target + 9.0, None])]
-    found = summary(requests, every, TRAINING)["conditioning"]
-    assert (found["num"], found["predicted"], found["rejected"]) == (8, 7, 1)
+    ] + [measured(requests.across[-1], [requests.across[-1]["target"] + 9.0, None])]
+    found = summary(requests, finder(every), TRAINING)["conditioning"]
+    assert (found["num"], found["predicted"]) == (8, 7)
+    # Over crystals, not over targets.
     assert found["mean_absolute_error"] == pytest.approx((3 * 0.5 + 3 * 1.5 + 9.0) / 7)
     assert found["median_absolute_error"] == pytest.approx(1.5)
     assert [each["mean_error"] for each in found["targets"]] == pytest.approx([1, 1, 1, 9])
 
 
+def pictures(rows: list[Measurement], training: Training) -> dict[str, Figure]:
+    requests = requests_for(training)
+    across = rows[-4:]
+    scores = summary(requests, finder(rows), training)["conditioning"]
+    return {
+        "histogram": plots.property_histogram({"minimum": rows[0]}, training, SPEC, "a model"),
+        "conditioning": plots.conditioning(across, training, SPEC, "a model", scores),
+        "guidance": plots.guidance([rows[0]], "a model"),
+        "curve": plots.learning_curve([1.0], [rows[0]], [(1.0, 0.5)], "a run"),
+    }
+
+
+def test_legends_are_whole_and_hide_no_data():
+    rows = [measured(each, [each["target"]] * each["num"]) for each in requests_for().all]
+    for name, figure in pictures(rows, TRAINING).items():
+        figure.draw_without_rendering()
+        (legend,) = figure.legends
+        top = max(axes.get_window_extent().y1 for axes in figure.axes)
+        extent = legend.get_window_extent()
+        assert extent.y0 >= top, name
+        assert extent.x0 >= 0, name
+        assert extent.x1 <= figure.bbox.width, name
+        assert all(axes.get_legend() is None for axes in figure.axes)
+
+
 @pytest.mark.parametrize("quantiles", [QUANTILES, None])
-def test_pictures_are_small_even_when_crystals_are_missing_or_out_of_range(quantiles):
+def test_pictures_are_small_even_if_crystals_are_missing_or_out_of_range(quantiles):
     training = dataclasses.replace(TRAINING, quantiles=quantiles)
-    requests = asked(training=training)
-    rows = [measured(request, [1e6, None] * (request.num // 2)) for request in requests.all]
-    rows[-1]["values"] = [None, None]
-    pictures = figures.draw(requests, rows, training, SPEC, "a model")
-    assert set(pictures) == {"property_histogram.png", "conditioning.png", "guidance.png"}
-    for content in pictures.values():
+    requests = requests_for(training)
+    rows = [measured(request, [1e6, None] * (request["num"] // 2)) for request in requests.all]
+    rows[-1] = measured(requests.all[-1], [None, None])
+    drawn = figures.draw(requests, finder(rows), training, SPEC, "a model")
+    assert set(drawn) == {"property_histogram.png", "conditioning.png", "guidance.png"}
+    for content in drawn.values():
         assert content.startswith(PNG)
         assert len(content) < 80_000
 
 
-def test_labels_have_the_decimals_that_the_range_needs():
-    requests = asked()
-    (row, *_) = (measured(request, [1.0] * request.num) for request in requests.all)
-    row["request"]["target"] = -154.55712
+def test_titles_have_the_decimals_that_the_range_needs():
+    row = measured({"target": -154.55712, "guidance": 0.0, "num": 1}, [1.0])
     carbon = dataclasses.replace(TRAINING, ends=(-154.557, -154.066), quantiles=None)
-    (axes,) = plots.property_histogram({"minimum": row}, carbon, SPEC, "carbon").axes
-    labels = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert "target -154.5571" in labels
-    (axes,) = plots.property_histogram({"minimum": row}, TRAINING, SPEC, "perovskites").axes
-    labels = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert "target -154.557" in labels
+    for training, text in ((carbon, "-154.5571 (1"), (TRAINING, "-154.557 (1")):
+        (axes,) = plots.property_histogram({"minimum": row}, training, SPEC, "").axes
+        assert axes.get_title("left") == f"minimum requested: {text} crystals)"
 
 
-def test_compositions_are_drawn_whole_and_only_where_there_are_several():
-    requests = asked()
-    rows = [measured(request, [1.0] * request.num) for request in requests.guided]
-    counts = [52, 51]
-    several = [row | {"compositions": count} for row, count in zip(rows, counts, strict=True)]
+def test_compositions_are_drawn_from_zero_and_only_if_there_are_several():
+    rows = [measured(request, [1.0] * request["num"]) for request in requests_for().guided]
+    several = [dataclasses.replace(rows[0], compositions=52), *rows[1:]]
     _, right = plots.guidance(several, "a model").axes
     assert right.get_ylim()[0] == 0
     assert right.get_ylim()[1] > 52 * 1.05
-    one = [row | {"compositions": 1} for row in rows]
+    one = [dataclasses.replace(row, compositions=1) for row in rows]
     assert len(plots.guidance(one, "carbon").axes) == 1
 
 
-def test_the_error_is_told_in_the_picture_with_what_it_would_be_without_listening():
+def test_the_error_is_stated_in_the_picture_next_to_that_of_a_model_which_ignores_requests():
     scores = {
         "mean_absolute_error": 0.25,
         "median_absolute_error": 0.125,
@@ -150,15 +187,14 @@ def test_the_error_is_told_in_the_picture_with_what_it_would_be_without_listenin
         "num": 4,
     }
     text = plots.error_text(scores, "eV/cell")
-    assert "mean absolute error 0.25 eV/cell" in text
-    assert "ignored: 1.5" in text
+    assert "mean absolute error 0.25 eV/cell (1.5 if the request were ignored)" in text
     assert "3 of 4" in text
     assert "no crystal" in plots.error_text(scores | {"mean_absolute_error": None}, "eV/cell")
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     monkeypatch.setattr(sys, "argv", ["figures.py", *arguments])
-    monkeypatch.setattr(figures, "predict", tiny_run.judge)
+    monkeypatch.setattr(figures, "predict", tiny_run.predict)
     program.run(figures.main)
 
 
@@ -173,7 +209,7 @@ def test_the_command_measures_draws_and_repeats_nothing(tmp_path, monkeypatch, c
         calls.append((num, target["heat_ref"], asked["guidance"], asked["seed"]))
         if len(calls) == 3:
             raise KeyboardInterrupt
-        asked["say"]("one batch")
+        asked["log"]("one batch")
         return sampled(num, {0: perovskite("Sr", "Ti", 3.9)}, dict.fromkeys(range(1, num), "flat"))
 
     monkeypatch.setattr(api.Model, "sample", sample)
@@ -198,17 +234,11 @@ def test_the_command_measures_draws_and_repeats_nothing(tmp_path, monkeypatch, c
     assert content["conditioning"]["num"] == 2
     assert len(content["measurements"]) == 5
     for each in content["measurements"]:
-        assert len(each["values"]) == each["request"]["num"]
+        assert len(each["values"]) == each["arguments"]["num"]
     said = capsys.readouterr().err
-    assert "2 of 5 sets are there already" in said
+    assert "2 of 5 sets are measured" in said
     assert "one batch" in said
     assert " left" in said
-    run(monkeypatch, *arguments)
-    assert len(calls) == 6
-    # Records of before there was a choice count as without it.
-    for each in content["measurements"]:
-        assert each["request"].pop("charge_balance") is False
-    (out / "figures.json").write_text(json.dumps(content))
     run(monkeypatch, *arguments)
     assert len(calls) == 6
     run(monkeypatch, *arguments, "--charge_balance")
@@ -219,8 +249,8 @@ def test_the_command_measures_draws_and_repeats_nothing(tmp_path, monkeypatch, c
 @pytest.mark.parametrize(
     ("arguments", "fragment"),
     [
-        (["--guidance=0,a"], "--guidance=0,a must be numbers"),
-        (["--guidance=nan"], "--guidance=nan must be finite"),
+        (["--guidance=0,a"], "--guidance=0,a must be finite numbers"),
+        (["--guidance=nan"], "--guidance=nan must be finite numbers"),
         (["--targets=1"], "--targets=1 must be"),
         (["--num=3"], "--num=3 must be"),
         (["--batch_size=0"], "--batch_size=0"),
@@ -240,7 +270,7 @@ def test_a_mistake_ends_with_one_sentence(arguments, fragment, tmp_path, monkeyp
 
 
 def test_a_foreign_file_in_the_folder_is_refused(tmp_path, monkeypatch, capsys):
-    (tmp_path / "figures.json").write_text('{"measurements": [{"request": {}}]}')
+    (tmp_path / "figures.json").write_text('{"measurements": [{"arguments": {}}]}')
     with pytest.raises(SystemExit):
         run(monkeypatch, "--model=perov5_cds", f"--out={tmp_path}")
     assert "figures.json is damaged, or was not written" in capsys.readouterr().err
@@ -249,13 +279,13 @@ def test_a_foreign_file_in_the_folder_is_refused(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("section", "field", "value", "message"),
     [
-        ("data", "name", "abx3", "'abx3', which has no judge"),
+        ("data", "name", "abx3", "'abx3', for which there is no oracle"),
         ("model", "conditioning", "none", "trained without a condition"),
     ],
 )
-def test_a_model_without_judge_or_condition_is_refused(section, field, value, message):
+def test_a_model_without_oracle_or_condition_is_refused(section, field, value, message):
     trained = trained_model.load("perov5_cds")
     part = dataclasses.replace(getattr(trained.config, section), **{field: value})
     config = dataclasses.replace(trained.config, **{section: part})
     with pytest.raises(UserError, match=message):
-        figures.judged_dataset(dataclasses.replace(trained, config=config), "m")
+        dataset_of(dataclasses.replace(trained, config=config), "m")

@@ -8,7 +8,7 @@ from crystal_diffusion_jax.evaluation.report import Report
 from crystal_diffusion_jax.evaluation.success_rate import success_rates
 from crystal_diffusion_jax.report.cards import headline
 
-IN_RANGE = "valid, in the range asked for"
+IN_RANGE = "valid, in the requested range"
 # At both ends, inside but invalid, outside, without a prediction.
 VALUES = np.array([0.5, 1.0, 0.7, 1.2, np.nan])
 VALID = np.array([True, True, False, True, True])

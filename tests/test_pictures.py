@@ -1,16 +1,16 @@
-"""evaluation/page: distribution.py, figures.py, pictures.py; what is drawn, into which files."""
-
-import sys
+"""The report's pictures: what is drawn, into which files."""
 
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from matplotlib.image import imread
+from matplotlib.patches import Rectangle
 from scipy import stats
 
 from crystal_diffusion_jax.data.profile import quantiles
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.report import figures, pictures
+from crystal_diffusion_jax.report import pictures
 from crystal_diffusion_jax.report.distribution import (
     Distribution,
     common_compositions,
@@ -91,16 +91,27 @@ def test_without_a_training_set_the_bulk_of_the_predictions_sets_the_range():
     assert sum(found.generated) == pytest.approx(100)
     empty = distribution(np.array([np.nan]), None, {}, None, "energy")
     assert not empty.generated.any()
-    assert [bar.name for bar in figures.histogram(found).data] == ["generated"]
+    assert legend(pictures.pictures(found, [], {}, 0)["histogram"]) == ["generated", "SR5", "SR10"]
+
+
+def legend(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_the_legend_is_above_the_axes_and_so_never_hides_data():
+    figure = pictures.pictures(shown(), [], {}, 0)["histogram"]
+    figure.draw_without_rendering()
+    assert legend(figure) == ["training set", "generated", "target", "SR5", "SR10"]
+    assert figure.legends[0].get_window_extent().y0 >= figure.axes[0].get_window_extent().y1
 
 
 def test_a_range_is_drawn_as_a_band_and_a_value_as_a_line():
-    band = figures.histogram(shown(target=(-2.5, -2.0))).layout.shapes[0]
-    assert (band.type, band.x0, band.x1) == ("rect", -2.5, -2.0)
-    line = figures.histogram(shown(target=(-2.0, -2.0))).layout.shapes[0]
-    assert (line.type, line.x0, line.x1) == ("line", -2.0, -2.0)
-    lines = figures.histogram(shown(target=None)).layout.shapes
-    assert [line.x0 for line in lines] == list(THRESHOLDS.values())
+    for target, band in (((-2.5, -2.0), True), ((-2.0, -2.0), False)):
+        (axes,) = pictures.pictures(shown(target=target), [], {}, 0)["histogram"].axes
+        (artist,) = (each for each in axes.get_children() if each.get_label() == "target")
+        assert isinstance(artist, Rectangle) == band
+    (axes,) = pictures.pictures(shown(target=None), [], {}, 0)["histogram"].axes
+    assert [np.asarray(line.get_xdata())[0] for line in axes.lines] == list(THRESHOLDS.values())
 
 
 def test_the_periodic_table_holds_each_symbol_once_and_the_share_of_crystals():
@@ -108,13 +119,11 @@ def test_the_periodic_table_holds_each_symbol_once_and_the_share_of_crystals():
     assert len(set(symbols.ravel()) - {""}) == np.count_nonzero(symbols != "") == 118
     assert share[1, 15] == pytest.approx(200 / 3)
     assert np.isfinite(share).sum() == 2
-    heat = figures.periodic_table({"O": 2, "Ba": 1}, 3).data[0]
-    assert heat.z[1][15] == pytest.approx(200 / 3)
 
 
 def test_the_drawn_periodic_table_says_what_its_colours_mean():
     scales = [
-        [axes.get_ylabel() for axes in pictures._elements(counts, 3).axes]
+        [axes.get_ylabel() for axes in pictures.pictures(None, [], counts, 3)["elements"].axes]
         for counts in ({"O": 2, "Ba": 1}, {})
     ]
     assert scales == [["", "% of crystals"], [""]]
@@ -131,46 +140,36 @@ def has_colour(image: np.ndarray, colour: str) -> bool:
 @pytest.mark.parametrize("target", [None, (-2.0, -2.0)])
 def test_the_pictures_are_png_files_that_show_what_they_should(tmp_path, target):
     pictures.prepare_folder(tmp_path / "png")
-    written = pictures.write_pictures(
-        tmp_path / "png", shown(target=target), ["BaTiO3"], {"O": 1}, 1
+    written = pictures.write_png(
+        tmp_path / "png", pictures.pictures(shown(target=target), ["BaTiO3"], {"O": 1}, 1)
     )
     assert [path.name for path in written] == ["histogram.png", "compositions.png", "elements.png"]
     histogram, compositions, elements = (imread(path) for path in written)
-    assert has_colour(histogram, figures.TARGET_COLOUR) == (target is not None)
-    assert has_colour(compositions, figures.GENERATED_COLOUR)
-    assert not has_colour(compositions, figures.TARGET_COLOUR)
+    assert has_colour(histogram, pictures.TARGET_COLOUR) == (target is not None)
+    assert has_colour(compositions, pictures.GENERATED_COLOUR)
+    assert not has_colour(compositions, pictures.TARGET_COLOUR)
     assert min(elements.shape[:2]) > 300
 
 
-def test_a_range_and_an_unknown_training_set_can_be_drawn_too(tmp_path):
-    folder = tmp_path / "png"
-    pictures.prepare_folder(folder)
-    written = pictures.write_pictures(folder, shown(None, (-3.0, -2.0)), [], {}, 0)
-    band = 0.18 * np.array(to_rgb(figures.TARGET_COLOUR)) + 0.82
-    close = np.abs(imread(written[0])[..., :3] - band).max(axis=-1) < 2 / 255
-    assert close.mean() > 0.02
+def test_pictures_are_svg_elements_for_html():
+    drawn = pictures.pictures(shown(), ["BaTiO3"], {"O": 1}, 1)
+    for figure in drawn.values():
+        text = pictures.to_svg(figure)
+        assert text.startswith("<svg")
+        assert text.rstrip().endswith("</svg>")
 
 
 def test_a_histogram_of_other_crystals_is_not_left_beside_the_new_pictures(tmp_path):
     (tmp_path / "histogram.png").write_text("old")
     pictures.prepare_folder(tmp_path)
-    pictures.write_pictures(tmp_path, None, ["BaTiO3"], {"O": 1}, 1)
+    assert [path.name for path in tmp_path.iterdir()] == [
+        "histogram.png"
+    ]  # until there are new ones
+    pictures.write_png(tmp_path, pictures.pictures(None, ["BaTiO3"], {"O": 1}, 1))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["compositions.png", "elements.png"]
 
 
-def test_earlier_pictures_stay_until_there_are_new_ones(tmp_path):
-    (tmp_path / "histogram.png").write_text("old")
-    pictures.prepare_folder(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["histogram.png"]
-
-
-def test_a_folder_that_cannot_be_made_is_a_plain_mistake(tmp_path):
+def test_a_folder_that_cannot_be_created_is_a_user_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"--png=.*cannot be written"):
         pictures.prepare_folder(tmp_path / "file")
-
-
-def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(UserError, match=r"pip install '\.\[plots\]'"):
-        pictures.prepare_folder(tmp_path)

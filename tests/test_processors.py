@@ -9,18 +9,18 @@ from benchmarks.processors import RATES, comparison, p_value
 
 
 @pytest.mark.parametrize("counts", [[3, 9], [0, 7], [40, 33]])
-def test_of_two_machines_it_is_the_exact_test_of_fisher(counts: list[int]) -> None:
+def test_for_two_machines_it_is_fishers_exact_test(counts: list[int]) -> None:
     exact = stats.fisher_exact([counts, [40 - count for count in counts]]).pvalue
     # 9,999 random tables: five standard errors.
     assert p_value(counts, 40) == pytest.approx(exact, abs=5 * 0.5 / 9999**0.5)
 
 
 @pytest.mark.parametrize("count", [0, 40])
-def test_the_same_everywhere_agrees(count: int) -> None:
+def test_equal_counts_agree(count: int) -> None:
     assert p_value([count] * 3, 40) == 1.0
 
 
-def test_what_no_chance_explains_does_not_agree() -> None:
+def test_counts_that_differ_too_much_do_not_agree() -> None:
     # Of 9,999 random tables none, and the one observed.
     assert p_value([5, 20, 35], 40) == pytest.approx(1e-4)
 

@@ -1,20 +1,31 @@
-"""experiments/table1.py and evaluation/table1.py: seeds to spreads, rows to Markdown."""
+"""studies/table1.py: seeds to spreads, rows to Markdown, and work that is not repeated."""
 
 import dataclasses
 import datetime
 import json
-import math
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from crystal_diffusion_jax import trained_model
 from crystal_diffusion_jax.errors import UserError
-from studies import table1, table1_file
-from studies.table1_rows import PAGE, PUBLISHED, RATES, Measured, Row, markdown, spreads
+from studies import records, table1
+from studies.table1_rows import (
+    PAGE,
+    PUBLISHED,
+    RATES,
+    Measured,
+    Row,
+    Spread,
+    markdown,
+    merged,
+    read,
+    spreads,
+)
 
 
 def scores(rate: float | None, num: int = 1000) -> dict[str, Any]:
@@ -49,12 +60,26 @@ def measured(row: Row, rate: float | None, num: int = 1000) -> Measured:
     )
 
 
-def finished(folder: Path, rate: float, model: str = "perov5_cds") -> None:
-    """What sampling and judging leave."""
+def finished(folder: Path, rate: float) -> None:
+    """The file that `experiments.evaluate` writes."""
     folder.mkdir(parents=True)
     (folder / "metrics.json").write_text(json.dumps(scores(rate)))
-    settings = {"model_sha256": trained_model.load(model).weights_sha256}
-    (folder / "samples.json").write_text(json.dumps({"settings": settings}))
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The commands that are run, each of which succeeds; an evaluation finds a rate of 0.5."""
+    found: list[list[str]] = []
+
+    def note(command: list[str], **options: Any) -> Any:
+        found.append(command[2:])
+        (out,) = (Path(flag[6:]) for flag in command if flag.startswith("--out="))
+        if command[2] == "experiments.evaluate":
+            finished(out.parent, 0.5)
+        return type("Done", (), {"returncode": 0})()
+
+    monkeypatch.setattr(table1.subprocess, "run", note)
+    return found
 
 
 def test_spreads_are_mean_and_range_of_the_seeds():
@@ -89,19 +114,11 @@ def test_rows_are_all_that_can_be_made_of_what_is_asked_for():
     assert {row.model for row in table1.rows(None, "1", None)} == set(trained_model.shipped_names())
 
 
-def test_the_page_has_shipped_models_only_and_asks_for_them_as_a_user_would(tmp_path, monkeypatch):
-    commands: list[list[str]] = []
-
-    def note(command: list[str], **options: Any) -> Any:
-        commands.append(command[3:])
-        (out,) = (Path(flag[6:]) for flag in command if flag.startswith("--out="))
-        if command[2] == "experiments.evaluate":
-            finished(out.parent, 0.5)
-        return type("Done", (), {"returncode": 0})()
-
-    monkeypatch.setattr(table1.subprocess, "run", note)
+def test_the_page_has_shipped_models_only_and_samples_as_a_user_would(
+    tmp_path, monkeypatch, commands
+):
     run(monkeypatch, f"--out={tmp_path / 'page.md'}", f"--work={tmp_path / 'work'}", "--seeds=1")
-    samplings = commands[::2]
+    samplings = [flags for name, *flags in commands if name == "experiments.sample"]
     assert len(samplings) == len(PAGE)
     for row, flags in zip(PAGE, samplings, strict=True):
         assert trained_model.load(row.model).config.data.name == row.dataset
@@ -113,14 +130,14 @@ def test_the_page_has_shipped_models_only_and_asks_for_them_as_a_user_would(tmp_
         assert ("--charge_balance" in flags) == row.charge_balance
     page = (tmp_path / "page.md").read_text()
     assert "| **perov5_cds, guidance 0, --renoising_steps=5**, single | 0.500 |" in page
-    assert "`carbon24_cdi` and `carbon24_cds` relax with 5 steps where a row" in page
+    assert "The default of `carbon24_cdi` and `carbon24_cds` is `--renoising_steps=5`." in page
     assert "| **mp20_cdi, guidance 0, --charge_balance**, single | 0.500 |" in page
     assert f"| 1 x 1,000, {datetime.date.today()} |" in page
 
 
 def test_the_page_in_the_docs_is_that_of_its_rows():
     page = Path(__file__).parent.parent / "docs" / "table1.md"
-    measured = table1_file.read(page.with_suffix(".json"))
+    measured = read(page.with_suffix(".json"))
     assert page.read_text() == table1.page(measured)
     assert [each.row for each in measured][: len(PAGE)] == list(PAGE)
     assert {each.num for each in measured} == {1000}
@@ -131,7 +148,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     table1.main()
 
 
-def test_what_is_measured_already_is_only_written_down(tmp_path, monkeypatch):
+def test_scores_in_the_work_folder_are_not_computed_again(tmp_path, monkeypatch, commands):
     for guidance in (0, 2):
         for seed in range(2):
             folder = tmp_path / "work" / f"perov5_cds_guidance{guidance}_seed{seed}"
@@ -143,16 +160,19 @@ def test_what_is_measured_already_is_only_written_down(tmp_path, monkeypatch):
     assert "| **perov5_cds, guidance 0**, single | 0.500 | 0.600 | 0.500 |" in page
     assert "| **perov5_cds, guidance 2**, single | 0.700 | 0.800 | 0.700 |" in page
     assert "Our models are trained on 6,572 crystals." in page
-    other = f"--out={tmp_path / 'other.md'}"
-    with pytest.raises(UserError, match="holds 1000 crystals, not 10: use another --work"):
-        run(monkeypatch, *arguments, f"--work={tmp_path / 'work'}", "--num=10", other)
-    with pytest.raises(UserError, match=r"with 2 x 1000 crystals, and 2 x 10 would replace them"):
-        run(monkeypatch, *arguments, f"--work={tmp_path / 'work'}", "--num=10")
-    (folder / "samples.json").write_text('{"settings": {"model_sha256": "0"}}')
-    with pytest.raises(UserError, match="crystals of other weights than those of perov5_cds"):
-        run(monkeypatch, *arguments, f"--work={tmp_path / 'work'}", other)
+    assert [command[0] for command in commands] == ["experiments.sample"] * 4
+    run(monkeypatch, *arguments, f"--work={tmp_path / 'work'}", "--num=10")
+    assert len(commands) == 4  # rows of more crystals are not replaced
 
 
+def test_a_command_that_fails_ends_the_measurement(tmp_path, monkeypatch):
+    failed = type("Done", (), {"returncode": 2})()
+    monkeypatch.setattr(table1.subprocess, "run", lambda command, **options: failed)
+    with pytest.raises(UserError, match=r"experiments\.sample ended with status 2"):
+        run(monkeypatch, "--models=perov5_cds", f"--out={tmp_path}/t.md", f"--work={tmp_path}/w")
+
+
+@pytest.mark.usefixtures("commands")
 @pytest.mark.parametrize("content", ["{", "{}", "[]", '{"counts": {"asked_for": 1000}}'])
 def test_scores_that_are_damaged_are_named(tmp_path, monkeypatch, content):
     folder = tmp_path / "work" / "perov5_cds_guidance0_seed0"
@@ -163,13 +183,14 @@ def test_scores_that_are_damaged_are_named(tmp_path, monkeypatch, content):
         run(monkeypatch, *flags, "--seeds=1")
 
 
+@pytest.mark.usefixtures("commands")
 def test_a_row_of_other_weights_is_measured_anew(tmp_path, monkeypatch):
     out = tmp_path / "table.md"
-    old = dataclasses.replace(measured(PAGE[0], 0.125), weights_sha256="0")
-    out.with_suffix(".json").write_text(table1_file.to_text([old]))
+    old = dataclasses.replace(measured(PAGE[1], 0.125), weights_sha256="0")
+    records.write_lines(out.with_suffix(".json"), [old])
     finished(tmp_path / "work" / "perov5_cds_guidance0_seed0", 0.5)
     run(monkeypatch, "--models=perov5_cds", "--seeds=1", f"--out={out}", f"--work={tmp_path}/work")
-    (row,) = table1_file.read(out.with_suffix(".json"))
+    (row,) = read(out.with_suffix(".json"))
     assert row.columns["valid"].mean == 0.5
     assert row.weights_sha256 == trained_model.load("perov5_cds").weights_sha256
 
@@ -179,17 +200,18 @@ def test_a_page_needs_no_model_of_the_rows_it_has_already(tmp_path, monkeypatch)
     gone = dataclasses.replace(
         measured(PAGE[0], 0.125), row=Row("runs/gone", "perov5", 0.0), renoising_steps=3
     )
-    out.with_suffix(".json").write_text(table1_file.to_text([gone, measured(PAGE[0], 0.5)]))
+    records.write_lines(out.with_suffix(".json"), [gone, measured(PAGE[1], 0.5)])
     run(monkeypatch, "--models=perov5_cds", "--seeds=1", f"--out={out}")
-    assert "`runs/gone` relaxes with 3 steps" in out.read_text()
+    assert "The default of `runs/gone` is `--renoising_steps=3`." in out.read_text()
 
 
+@pytest.mark.usefixtures("commands")
 def test_rows_of_an_earlier_command_stay_on_the_page_and_are_not_measured_again(
     tmp_path, monkeypatch, capsys
 ):
     out = tmp_path / "table.md"
-    former = [measured(Row("carbon24_cdi", "carbon24", 0.0), 0.25), measured(PAGE[0], 0.125)]
-    out.with_suffix(".json").write_text(table1_file.to_text(former))
+    former = [measured(Row("carbon24_cdi", "carbon24", 0.0), 0.25), measured(PAGE[1], 0.125)]
+    records.write_lines(out.with_suffix(".json"), former)
 
     finished(tmp_path / "work" / "perov5_cds_guidance2_seed0", 0.5)
     arguments = [f"--out={out}", f"--work={tmp_path / 'work'}", "--seeds=1"]
@@ -207,22 +229,23 @@ def test_rows_of_an_earlier_command_stay_on_the_page_and_are_not_measured_again(
 def test_measured_rows_survive_their_file_and_new_ones_replace_theirs(tmp_path):
     rows = [measured(PAGE[-1], 1 / 3), measured(PAGE[3], None), measured(PAGE[0], 0.75)]
     path = tmp_path / "rows.json"
-    path.write_text(table1_file.to_text(rows))
-    found = table1_file.read(path)
+    records.write_lines(path, rows)
+    found = read(path)
     assert [each.row for each in found] == [each.row for each in rows]
     assert found[0].columns["useful"].mean == pytest.approx(1 / 3, abs=1e-6)
-    assert math.isnan(found[1].columns["useful"].mean)
+    assert found[1].columns["useful"] == Spread(None, None, None)
+    assert "| - |" in markdown("perov5", [found[1]])
     assert "NaN" not in path.read_text()
 
     other = Row("perov5_cdi", "perov5", 7.0)
-    merged = table1_file.merged(found, [measured(other, 0.5), measured(PAGE[3], 0.25, num=10)])
-    assert [each.row for each in merged] == [PAGE[0], PAGE[3], PAGE[-1], other]
-    assert (merged[1].num, merged[1].columns["valid"].mean) == (10, 0.25)
+    both = merged(found, [measured(other, 0.5), measured(PAGE[3], 0.25, num=10)])
+    assert [each.row for each in both] == [PAGE[0], PAGE[3], PAGE[-1], other]
+    assert (both[1].num, both[1].columns["valid"].mean) == (10, 0.25)
 
 
 def changed(field: str, value: object) -> str:
     """The text of one row with one of its fields, rates or parts of the request changed."""
-    (entry,) = json.loads(table1_file.to_text([measured(PAGE[0], 0.5)]))
+    entry = msgspec.to_builtins(measured(PAGE[0], 0.5))
     for part in (entry, entry["columns"], entry["row"]):
         if field in part:
             part[field] = value
@@ -251,5 +274,7 @@ def changed(field: str, value: object) -> str:
 def test_a_file_of_something_else_is_named(tmp_path, text):
     path = tmp_path / "rows.json"
     path.write_text(text)
-    with pytest.raises(UserError, match=r"rows.json should hold the measured rows"):
-        table1_file.read(path)
+    with pytest.raises(
+        UserError, match=r"rows\.json is damaged, or was not written by this program"
+    ):
+        read(path)

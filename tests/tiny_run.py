@@ -1,4 +1,4 @@
-"""A run that took no training, for the tests of its pictures: checkpoints of the tiny model."""
+"""A run made without training, for the tests of its pictures: checkpoints of the tiny model."""
 
 import dataclasses
 import json
@@ -13,7 +13,7 @@ from pymatgen.core import Element, Lattice, Structure
 from crystal_diffusion_jax import config as config_module
 from crystal_diffusion_jax import trained_model
 from crystal_diffusion_jax.oracle.predict import Predictions
-from crystal_diffusion_jax.request import SampleSettings
+from crystal_diffusion_jax.request import ANCESTRAL, Request
 from crystal_diffusion_jax.structures.sampled_crystals import SampledCrystals
 from crystal_diffusion_jax.trained_model import TrainedModel
 from crystal_diffusion_jax.training.checkpoints import Checkpoints
@@ -29,8 +29,8 @@ def scaled(params: np.ndarray, step: int) -> np.ndarray:
     return params * np.float32(1 - step / 10_000)
 
 
-def judged_model() -> TrainedModel:
-    """The tiny model, as if of data that have a judge."""
+def model_with_oracle() -> TrainedModel:
+    """The tiny model, as if trained on data that have an oracle."""
     model = trained_model.load(make_tiny_model.FOLDER)
     data = dataclasses.replace(model.config.data, name="perov5", properties=("heat_ref",))
     statistics = dataclasses.replace(model.statistics, property_names=("heat_ref",))
@@ -40,7 +40,7 @@ def judged_model() -> TrainedModel:
 
 def write(workdir: Path) -> np.ndarray:
     """Checkpoints, log, config and model of a run; returns the weights that `scaled` takes."""
-    model = judged_model()
+    model = model_with_oracle()
     params, unflatten = ravel_pytree(jax.tree.map(jnp.asarray, model.params))
     state = initial_state(params, make_optimizer(model.config.training, unflatten))
     rows = []
@@ -73,12 +73,12 @@ def perovskite(a: str, b: str, edge: float) -> Structure:
 
 def sampled(num: int, crystals: dict[int, Structure], rejected: dict[int, str]) -> SampledCrystals:
     """Crystals as `Model.sample` returns them, by index."""
-    settings = SampleSettings("m", "", {"heat_ref": 0.0}, num, 0, 0.0, 50, 1e-6, None, None, 0.1)
-    return SampledCrystals(tuple(crystals.values()), tuple(crystals), rejected, settings)
+    request = Request("m", "", {"heat_ref": (0.0, 0.0)}, num, 0, 0.0, ANCESTRAL, 50, 1e-6, 0)
+    return SampledCrystals(tuple(crystals.values()), tuple(crystals), rejected, request)
 
 
-def judge(structures: list[Structure], oracle: str, progress: bool = True) -> Predictions:
-    """Speaks in the place of the network: the cell's edge in nm; none of crystals with oxygen."""
+def predict(structures: list[Structure], oracle: str, progress: bool = True) -> Predictions:
+    """Stands in for the oracle: the cell's edge in nm; no prediction for crystals with oxygen."""
     assert oracle == "perov5"
     values = [
         np.nan if Element("O") in structure.composition else structure.volume ** (1 / 3) / 10

@@ -1,1 +1,1 @@
-"""One HTML file that shows a set of generated crystals: scores, pictures, structures, downloads."""
+"""The HTML report on generated crystals, and animations of sampling trajectories."""

@@ -1,27 +1,39 @@
-"""The numbers at the top of the page."""
+"""The scores at the top of the page, and what their names mean."""
 
 import html
 
 import numpy as np
 
 from crystal_diffusion_jax.data.datasets import DatasetSpec
-from crystal_diffusion_jax.evaluation.intervals import Rate, rate
+from crystal_diffusion_jax.evaluation.intervals import Rate
+from crystal_diffusion_jax.evaluation.intervals import rate as rate_of
 from crystal_diffusion_jax.evaluation.report import Report
 from crystal_diffusion_jax.evaluation.success_rate import NAMES
 
+_IN_RANGE = "valid, in the requested range"
+_USEFUL = "valid, SR5, unique, novel"
+MEANINGS = {
+    _IN_RANGE: "valid, and predicted within the requested range",
+    "valid": "no atoms closer than 0.5 A, and a composition whose charges can balance (SMACT)",
+    "unique": "different crystals (pymatgen's StructureMatcher), out of all",
+    "novel": "not in the training set: no training crystal is the same",
+    "distinct compositions": "different reduced formulas, out of all crystals",
+    _USEFUL: "different crystals that are valid, reach SR5 and are novel, out of all",
+}
+
 
 def headline(scores: Report, target: tuple[float, float] | None = None) -> dict[str, Rate]:
-    """Title -> rate, for all that is known.
+    """Title -> rate, for everything that is known.
 
     Args:
       scores: of the crystals.
-      target: lowest and highest value that was asked for.
+      target: lowest and highest requested value.
     """
     rates = {}
     if scores.success and target is not None and target[0] < target[1]:
         values = np.asarray(scores.values)
-        inside = (values >= target[0]) & (values <= target[1])  # NaN is not
-        rates["valid, in the range asked for"] = rate(inside & scores.valid)
+        inside = (values >= target[0]) & (values <= target[1])  # False for NaN
+        rates[_IN_RANGE] = rate_of(inside & scores.valid)
     rates |= scores.success.get("single_valid", {})
     rates["valid"] = scores.validity["both"]
     for title, name in (
@@ -32,7 +44,7 @@ def headline(scores: Report, target: tuple[float, float] | None = None) -> dict[
         if name in scores.diversity:
             rates[title] = scores.diversity[name]
     if scores.useful is not None:
-        rates["valid, SR5, unique, novel"] = scores.useful
+        rates[_USEFUL] = scores.useful
     return rates
 
 
@@ -41,16 +53,26 @@ def caption(spec: DatasetSpec) -> str:
     limits = ", ".join(f"{threshold:.4g}" for threshold in spec.success_thresholds)
     return (
         f"{', '.join(NAMES)}: valid, and predicted among the lowest 5, 10, 15 % of {spec.name}, "
-        f"which is {spec.property_name} of at most {limits} {spec.unit}."
+        f"i.e. {spec.property_name} of at most {limits} {spec.unit}. Predictions are those of the "
+        "oracle, a published property network, not of a calculation."
     )
 
 
 def to_html(rates: dict[str, Rate]) -> str:
-    """A card for each rate, with its count."""
+    """A card for each rate with its count, and the meaning of its title as a tooltip."""
     return "".join(
-        f'<div class="card"><b>{_percent(rate)}</b>{html.escape(title)}<br>'
-        f"<span>{rate.k} of {rate.n}</span></div>"
+        f'<div class="card" title="{html.escape(MEANINGS.get(title, ""))}">'
+        f"<b>{_percent(rate)}</b>{html.escape(title)}<br><span>{rate.k} of {rate.n}</span></div>"
         for title, rate in rates.items()
+    )
+
+
+def meanings_to_html(rates: dict[str, Rate]) -> str:
+    """The meanings of all titles, as items of a list."""
+    return "".join(
+        f"<li><b>{html.escape(title)}</b>: {html.escape(MEANINGS[title])}.</li>"
+        for title in rates
+        if title in MEANINGS
     )
 
 

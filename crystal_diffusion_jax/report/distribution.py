@@ -1,4 +1,4 @@
-"""What the pictures show, whichever package draws them: shares and counts of crystals."""
+"""Shares and counts of crystals for the pictures."""
 
 import dataclasses
 from collections import Counter
@@ -7,24 +7,24 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from pymatgen.core import Element
 
-# Odd, so that equal labels are in the middle of a bin.
+# Odd, so that equal labels fall into the middle of a bin.
 _NUM_BINS = 61
 _MOST_COMPOSITIONS = 30
-# An outlier is so many times as far from the median as half of the values are.
+# An outlier is this many times the median distance away from the median.
 _OUTLIER = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Distribution:
-    """A property of the generated crystals beside that of the training set.
+    """A property of the generated crystals next to that of the training set.
 
     Attributes:
-      edges: [B + 1] of the bins, in the property's unit.
-      generated: [B] percent of the crystals with a prediction; those beyond the edges are in the
-        first and the last bin.
-      training: [B] percent of the training set; None where it is not known.
+      edges: [B + 1] bin edges, in the property's unit.
+      generated: [B] percent of the crystals with a prediction; the first and the last bin include
+        those beyond the edges.
+      training: [B] percent of the training set; None if unknown.
       thresholds: name -> value.
-      target: lowest and highest requested value, equal for a single one; None if nothing was asked.
+      target: lowest and highest requested value, equal for a single value; None without a request.
       title: name and unit of the property.
     """
 
@@ -43,25 +43,25 @@ def distribution(
     target: tuple[float, float] | None,
     title: str,
 ) -> Distribution:
-    """Counts the predictions, and the training set, in bins over the training range.
+    """Histograms of the predictions and of the training set, over the training range.
 
     Args:
-      values: [n] predictions; those that are not finite are left out.
+      values: [n] predictions; NaN and infinite ones are left out.
       training: [Q] ascending, quantiles of the training set in equal steps from its minimum to its
-        maximum; the sorted labels themselves are such quantiles. None where neither is known.
+        maximum; the sorted labels themselves are such quantiles. None if unknown.
       thresholds: name -> value.
       target: lowest and highest requested value.
       title: name and unit of the property.
     """
-    shown = values[np.isfinite(values)]
-    # Outliers of the judge, up to millions of eV, would hide all others: to the end bins.
-    inside = [*thresholds.values(), *_bulk(shown)] if training is None else training
+    found = values[np.isfinite(values)]
+    # The oracle's outliers, up to millions of eV, would hide all others: they go to the end bins.
+    inside = [*thresholds.values(), *_bulk(found)] if training is None else training
     inside = np.array([*inside, *(target or ())])
     low, high = (inside.min(), inside.max()) if len(inside) else (0.0, 0.0)
     margin = 0.1 * max(high - low, 1e-6)
     edges = np.linspace(low - margin, high + margin, _NUM_BINS + 1)
-    shown = np.clip(shown, edges[0], np.nextafter(edges[-1], edges[0]))
-    generated = 100.0 * np.histogram(shown, edges)[0] / max(len(shown), 1)
+    found = np.clip(found, edges[0], np.nextafter(edges[-1], edges[0]))
+    generated = 100.0 * np.histogram(found, edges)[0] / max(len(found), 1)
     shares = None
     if training is not None:
         percent = np.linspace(0.0, 100.0, len(training))
@@ -70,7 +70,7 @@ def distribution(
 
 
 def _bulk(values: np.ndarray) -> np.ndarray:
-    """The values but for outliers."""
+    """The values without outliers."""
     if len(values) == 0:
         return values
     distance = np.abs(values - np.median(values))
@@ -83,14 +83,14 @@ def common_compositions(formulas: Sequence[str]) -> list[tuple[str, int]]:
 
 
 def periodic_table(counts: Mapping[str, int], num: int) -> tuple[np.ndarray, np.ndarray]:
-    """The elements at their places, lanthanides and actinides below the others.
+    """The periodic table with lanthanides and actinides below the other elements.
 
     Args:
       counts: symbol -> crystals.
-      num: crystals in all.
+      num: number of crystals.
 
     Returns:
-      [9, 18] percent of the crystals that hold the element, NaN for none; [9, 18] symbols, ""
+      [9, 18] percent of the crystals that contain the element, NaN for none; [9, 18] symbols, ""
       where there is no element.
     """
     share = np.full((9, 18), np.nan)
@@ -104,7 +104,7 @@ def periodic_table(counts: Mapping[str, int], num: int) -> tuple[np.ndarray, np.
 
 
 def place(element: Element) -> tuple[int, int]:
-    """Row and column in the table, from 0."""
+    """Row and column in that table, from 0."""
     if element.is_lanthanoid or element.is_actinoid:
         first = 57 if element.is_lanthanoid else 89
         return (7 if element.is_lanthanoid else 8), 2 + element.Z - first

@@ -1,4 +1,4 @@
-"""The page itself: one HTML file that needs no network and no other file."""
+"""The page itself: one HTML file that needs neither a network nor other files."""
 
 import dataclasses
 import html
@@ -9,31 +9,29 @@ from typing import Any
 
 import ase.data
 import ase.data.colors
+from matplotlib.figure import Figure
 
 from crystal_diffusion_jax.evaluation.intervals import Rate
 from crystal_diffusion_jax.report import cards
 from crystal_diffusion_jax.report.entries import Entry
-
-_TEMPLATE = "template.html"
+from crystal_diffusion_jax.report.pictures import COMPOSITIONS, ELEMENTS, HISTOGRAM, to_svg
 
 
 @dataclasses.dataclass(frozen=True)
 class Page:
-    """All that the file shows.
+    """Everything the file shows.
 
     Attributes:
       title: heading.
-      subtitle: what the crystals were asked to be.
+      subtitle: the request in words.
       notes: what is missing and why, one sentence each.
-      rates: the scores by title.
-      caption: explains them.
+      rates: title -> score.
+      caption: explanation of the scores.
       entries: the crystals.
-      histogram: plotly figure of the property, None without predictions.
-      bars: plotly figure of the compositions.
-      elements: plotly figure of the elements.
+      pictures: see `pictures.pictures`.
       property_title: heading of the column of predictions.
-      command: what made the crystals, and what made the page.
-      versions: one line.
+      command: how the crystals and the page were made.
+      versions: of the packages, in one line.
     """
 
     title: str
@@ -42,16 +40,14 @@ class Page:
     rates: dict[str, Rate]
     caption: str
     entries: Sequence[Entry]
-    histogram: Any
-    bars: Any
-    elements: Any
+    pictures: Mapping[str, Figure]
     property_title: str
     command: str
     versions: str
 
 
 def to_html(page: Page) -> str:
-    """The whole file; plotly's script, 5 MB, is in it."""
+    """The whole file, including 5 MB of plotly's script for the structures in 3-D."""
     import plotly.offline
 
     symbols = sorted({symbol for entry in page.entries for symbol in entry.symbols})
@@ -59,37 +55,29 @@ def to_html(page: Page) -> str:
         "property": page.property_title,
         "entries": [dataclasses.asdict(entry) for entry in page.entries],
         "elements": {symbol: _element(symbol) for symbol in symbols},
+        "meanings": cards.MEANINGS,
     }
+    svg = {name: to_svg(figure) for name, figure in page.pictures.items()}
     parts = {
         "TITLE": html.escape(page.title),
         "SUBTITLE": html.escape(page.subtitle),
         "NOTES": "".join(f'<p class="note">{html.escape(note)}</p>' for note in page.notes),
         "CARDS": cards.to_html(page.rates),
         "CAPTION": html.escape(page.caption),
-        "HISTOGRAM": "" if page.histogram is None else _figure(page.histogram, "histogram"),
-        "BARS": _figure(page.bars, "bars"),
-        "ELEMENTS": _figure(page.elements, "elements"),
+        "MEANINGS": cards.meanings_to_html(page.rates),
+        "HISTOGRAM": svg.get(HISTOGRAM, ""),
+        "BARS": svg[COMPOSITIONS],
+        "ELEMENTS": svg[ELEMENTS],
         "COMMAND": html.escape(page.command),
         "VERSIONS": html.escape(page.versions),
-        # A name in a foreign file must not end the script element.
+        # "</script>" in the name of a file must not end the script element.
         "DATA": json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
         "PLOTLY": plotly.offline.get_plotlyjs(),
     }
     folder = importlib.resources.files(__package__ or "")
-    pieces = (folder / _TEMPLATE).read_text(encoding="utf-8").split("@@")
-    # Odd pieces are names; what is put in is never searched for names itself.
+    pieces = (folder / "template.html").read_text(encoding="utf-8").split("@@")
+    # Odd pieces are names; inserted text is never searched for names itself.
     return "".join(parts[piece] if i % 2 else piece for i, piece in enumerate(pieces))
-
-
-def _figure(figure: Any, name: str) -> str:
-    text: str = figure.to_html(
-        full_html=False,
-        include_plotlyjs=False,
-        div_id=name,
-        default_width="100%",
-        config={"responsive": True, "displayModeBar": False},
-    )
-    return text
 
 
 def _element(symbol: str) -> Mapping[str, Any]:

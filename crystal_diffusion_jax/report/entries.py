@@ -1,4 +1,4 @@
-"""What the page says of each crystal: symmetry, cell, prediction, nearest training crystal, CIF."""
+"""Each crystal on the page: symmetry, cell, prediction, nearest training crystal, CIF."""
 
 import dataclasses
 import warnings
@@ -13,9 +13,8 @@ from crystal_diffusion_jax.structures.cif_writer import to_cif
 from crystal_diffusion_jax.structures.compositions import reduced_formula
 from crystal_diffusion_jax.structures.reading import Inputs
 
-# The longest known atomic number; rows of the matrix of compositions.
 _ELEMENTS = 118
-# Atoms this near to the edge of the cell, in fractions of it, are drawn on the opposite side too.
+# Atoms this close to a face of the cell (fractional) are drawn on the opposite face too.
 _EDGE = 0.02
 
 
@@ -24,20 +23,21 @@ class Entry:
     """One crystal, ready for JSON.
 
     Attributes:
-      name: of the file or frame it comes from.
+      name: file or frame it comes from.
       formula: reduced.
-      space_group: symbol and number, of the positions within 0.1 Angstrom.
+      space_group: symbol and number, within the tolerance of symmetry.
       cell: lengths in Angstrom and angles in degrees.
-      num_atoms: in the cell.
+      num_atoms: atoms in the cell.
       density: g/cm^3.
-      value: predicted property, None where there is none.
-      valid: structure and composition; None where not judged.
-      novel: no training crystal is the same; None where not compared.
-      nearest: formula, id and property of the training crystal nearest in composition and volume.
-      cif: the file for download.
-      lattice: [3][3] rows, Angstrom.
-      symbols: of the atoms that are drawn.
-      positions: their Cartesian coordinates from the first atom, Angstrom.
+      value: predicted property, None without a prediction.
+      valid: in structure and composition; None if not checked.
+      novel: not in the training set; None if not compared.
+      nearest: formula, property and id of the training crystal nearest in composition, then in
+        volume per atom.
+      cif: content of the file to download.
+      lattice: [3][3] cell vectors as rows, Angstrom.
+      symbols: element of each atom that is drawn.
+      positions: their Cartesian coordinates relative to the first atom, Angstrom.
     """
 
     name: str
@@ -64,13 +64,13 @@ def entries(
     valid: np.ndarray | None = None,
     novel: np.ndarray | None = None,
 ) -> list[Entry]:
-    """One entry for each crystal that could be read, in their order.
+    """One entry per readable crystal, in order.
 
     Args:
       inputs: n crystals.
-      train: the training split, for the nearest crystals.
+      train: the training split, to find the nearest crystals in.
       symprec: tolerance of symmetry in Angstrom, for space groups and CIF files.
-      values: [n] predicted property, NaN where there is none.
+      values: [n] predicted property, NaN without a prediction.
       valid: [n] bool.
       novel: [n] bool.
     """
@@ -107,17 +107,17 @@ def _space_group(structure: Structure, symprec: float) -> str:
         # pymatgen calls spglib in the older of its two error styles.
         warnings.filterwarnings("ignore", "Set OLD_ERROR_HANDLING", DeprecationWarning)
         try:
-            # As in `to_cif`: angles, too, are judged by the distance.
+            # As in `to_cif`: angles are compared by distance too.
             found = SpacegroupAnalyzer(structure, max(symprec, 1e-3), angle_tolerance=-1)
             return f"{found.get_space_group_symbol()} ({found.get_space_group_number()})"
-        except Exception:  # spglib gives up in several ways; the crystal is then shown without
+        except Exception:  # spglib fails in several ways
             return "unknown"
 
 
 def _drawn(structure: Structure) -> tuple[list[str], list[list[float]]]:
-    """Atoms in the cell, and again on opposite faces for those on a face, edge or corner.
+    """Atoms of the cell; those on a face, edge or corner are repeated on the opposite ones.
 
-    The first atom is the origin: that of a generated cell is arbitrary and hides what it is.
+    The first atom is the origin, because that of a generated cell is arbitrary.
     """
     symbols, positions = [], []
     for site in structure:
@@ -132,7 +132,7 @@ def _drawn(structure: Structure) -> tuple[list[str], list[list[float]]]:
 
 
 class _Nearest:
-    """Nearest training crystal: by atomic fractions, then by volume per atom."""
+    """Finds the training crystal nearest in atomic fractions, then in volume per atom."""
 
     def __init__(self, train: CrystalDataset) -> None:
         self._train = train
@@ -155,7 +155,7 @@ class _Nearest:
 
 
 def element_counts(structures: Sequence[Structure | None]) -> dict[str, int]:
-    """Symbol -> number of crystals that hold the element."""
+    """Symbol -> number of crystals that contain the element."""
     counts: dict[str, int] = {}
     for structure in structures:
         if structure is not None:

@@ -1,4 +1,4 @@
-"""The page's pictures once more, as PNG files made with matplotlib."""
+"""The page's pictures, drawn with matplotlib: property histogram, compositions, periodic table."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -6,105 +6,112 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
 
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.report import distribution
 from crystal_diffusion_jax.report.distribution import Distribution
-from crystal_diffusion_jax.report.figures import (
-    GENERATED_COLOUR,
-    TARGET_COLOUR,
-    THRESHOLD_COLOUR,
-    TRAINING_COLOUR,
-)
 from crystal_diffusion_jax.runtime.files import replace_bytes, try_writing
 
-HISTOGRAM, COMPOSITIONS, ELEMENTS = "histogram.png", "compositions.png", "elements.png"
+HISTOGRAM, COMPOSITIONS, ELEMENTS = "histogram", "compositions", "elements"
+TRAINING_COLOUR = "#9aa5b1"
+GENERATED_COLOUR = "#d1495b"
+TARGET_COLOUR = "#1b7f3b"
+THRESHOLD_COLOUR = "#555555"
+_THRESHOLD_STYLES = (":", "--", "-.")
 
 
-def require_matplotlib(who: str = "--png") -> Any:
-    """The class matplotlib.figure.Figure.
+def panels(rows: int, columns: int, height: float, **options: Any) -> tuple[Figure, Any]:
+    """A figure 7 inches wide and its axes, [rows * columns].
 
-    Args:
-      who: needs it, for the message.
-
-    Raises:
-      UserError: the extra `plots` is not installed.
+    Figure alone draws with Agg: no display, no global state of pyplot.
     """
-    try:
-        # Figure alone draws with Agg: no display, no global pyplot state.
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UserError(f"{who} needs matplotlib: pip install '.[plots]'") from error
-    return Figure
+    figure = Figure(figsize=(7.0, height), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, **options).ravel()
+    for each in axes:
+        each.spines[["top", "right"]].set_visible(False)
+    return figure, axes
 
 
-def prepare_folder(folder: Path) -> None:
-    """Makes the folder of --png and tries to write there, before the minutes of work.
-
-    Raises:
-      UserError: it cannot be made or written, or matplotlib is missing.
-    """
-    require_matplotlib()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in (HISTOGRAM, COMPOSITIONS, ELEMENTS):
-            try_writing(folder / name)
-    except OSError as error:
-        raise _cannot_write(folder, error) from error
+def legend_above(figure: Figure, axes: Any, columns: int, **options: Any) -> None:
+    """Puts the legend of the axes above them, where it cannot hide data."""
+    figure.legend(
+        *axes.get_legend_handles_labels(),
+        loc="outside upper center",
+        ncols=columns,
+        frameon=False,
+        fontsize=9,
+        **options,
+    )
 
 
-def write_pictures(
-    folder: Path,
-    shown: Distribution | None,
+def pictures(
+    property_shares: Distribution | None,
     formulas: Sequence[str],
     counts: Mapping[str, int],
     num: int,
-) -> list[Path]:
-    """Writes compositions.png and elements.png, and histogram.png where there are predictions.
-
-    Earlier ones stay whole until then; an earlier histogram goes where there is no new one.
+) -> dict[str, Figure]:
+    """The pictures by name.
 
     Args:
-      folder: exists.
-      shown: of the property, None without predictions.
-      formulas: of all crystals.
-      counts: symbol -> crystals that hold the element.
-      num: crystals in all.
+      property_shares: distribution of the property, None without predictions.
+      formulas: reduced formula of each crystal.
+      counts: symbol -> number of crystals that contain the element.
+      num: number of crystals.
+    """
+    drawn = {} if property_shares is None else {HISTOGRAM: _histogram(property_shares)}
+    return drawn | {COMPOSITIONS: _compositions(formulas), ELEMENTS: _elements(counts, num)}
 
-    Returns:
-      The files.
+
+def to_svg(figure: Figure) -> str:
+    """The picture as an SVG element for HTML."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg")
+    text = file.getvalue()
+    return text[text.index("<svg") :]
+
+
+def prepare_folder(folder: Path) -> None:
+    """Creates the folder of --png and tests that it can be written, before minutes of work.
 
     Raises:
-      UserError: matplotlib is missing, or a file cannot be written.
+      UserError: it cannot be created or written.
     """
-    pictures = {COMPOSITIONS: _compositions(formulas), ELEMENTS: _elements(counts, num)}
-    if shown is not None:
-        pictures = {HISTOGRAM: _histogram(shown)} | pictures
     try:
-        for name, figure in pictures.items():
-            drawn = io.BytesIO()
-            figure.savefig(drawn, format="png", dpi=150)
-            replace_bytes(folder / name, drawn.getvalue())
-        if shown is None:
-            (folder / HISTOGRAM).unlink(missing_ok=True)  # that of other crystals
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (HISTOGRAM, COMPOSITIONS, ELEMENTS):
+            try_writing(folder / f"{name}.png")
     except OSError as error:
         raise _cannot_write(folder, error) from error
-    return [folder / name for name in pictures]
+
+
+def write_png(folder: Path, drawn: Mapping[str, Figure]) -> list[Path]:
+    """Writes the pictures into an existing folder and returns the files.
+
+    A histogram of other crystals is removed if there is no new one.
+
+    Raises:
+      UserError: a file cannot be written.
+    """
+    try:
+        for name, figure in drawn.items():
+            content = io.BytesIO()
+            figure.savefig(content, format="png", dpi=150)
+            replace_bytes(folder / f"{name}.png", content.getvalue())
+        if HISTOGRAM not in drawn:
+            (folder / f"{HISTOGRAM}.png").unlink(missing_ok=True)
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
+    return [folder / f"{name}.png" for name in drawn]
 
 
 def _cannot_write(folder: Path, error: OSError) -> UserError:
     return UserError(f"--png={folder} cannot be written ({error.strerror}): choose another --png.")
 
 
-def _figure(height: float) -> tuple[Any, Any]:
-    figure = require_matplotlib()(figsize=(7.2, height), layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _histogram(shown: Distribution) -> Any:
-    figure, axes = _figure(3.6)
+def draw_distribution(axes: Any, shown: Distribution) -> None:
+    """Draws the training set and the generated crystals, with target and thresholds."""
     for name, share, colour in (
         ("training set", shown.training, TRAINING_COLOUR),
         ("generated", shown.generated, GENERATED_COLOUR),
@@ -117,27 +124,24 @@ def _histogram(shown: Distribution) -> Any:
             axes.axvspan(low, high, color=TARGET_COLOUR, alpha=0.18, linewidth=0, label="target")
         else:
             axes.axvline(low, color=TARGET_COLOUR, label="target")
-    for rank, (name, value) in enumerate(shown.thresholds.items()):
-        axes.axvline(value, color=THRESHOLD_COLOUR, linestyle=":", linewidth=1)
-        # One below the other, because the thresholds are close together.
-        axes.annotate(
-            name,
-            (value, 0.97 - 0.07 * rank),
-            xycoords=("data", "axes fraction"),
-            xytext=(3, 0),
-            textcoords="offset points",
-            fontsize=8,
-            va="top",
-        )
-    axes.set(xlabel=shown.title, ylabel="% of crystals", xlim=(shown.edges[0], shown.edges[-1]))
-    axes.legend(frameon=False)
+    for (name, value), style in zip(shown.thresholds.items(), _THRESHOLD_STYLES, strict=False):
+        axes.axvline(value, color=THRESHOLD_COLOUR, linestyle=style, linewidth=1, label=name)
+    axes.set(ylabel="% of crystals", xlim=(shown.edges[0], shown.edges[-1]))
+
+
+def _histogram(shown: Distribution) -> Figure:
+    figure, (axes,) = panels(1, 1, 3.4)
+    draw_distribution(axes, shown)
+    axes.set_xlabel(f"predicted {shown.title}; outliers are in the outermost bins")
+    legend_above(figure, axes, 6)
     return figure
 
 
-def _compositions(formulas: Sequence[str]) -> Any:
-    figure, axes = _figure(3.6)
+def _compositions(formulas: Sequence[str]) -> Figure:
+    figure, (axes,) = panels(1, 1, 3.6)
     common = distribution.common_compositions(formulas)
-    axes.bar(range(len(common)), [count for _, count in common], color=GENERATED_COLOUR)
+    bars = axes.bar(range(len(common)), [count for _, count in common], color=GENERATED_COLOUR)
+    axes.bar_label(bars, fontsize=7)
     axes.set_xticks(range(len(common)), [name for name, _ in common], rotation=60, ha="right")
     axes.tick_params(axis="x", labelsize=8)
     axes.set_ylabel("crystals")
@@ -145,17 +149,20 @@ def _compositions(formulas: Sequence[str]) -> Any:
     return figure
 
 
-def _elements(counts: Mapping[str, int], num: int) -> Any:
-    from matplotlib.colors import LinearSegmentedColormap
-
-    figure, axes = _figure(3.6)
+def _elements(counts: Mapping[str, int], num: int) -> Figure:
+    figure, (axes,) = panels(1, 1, 3.6)
     share, symbols = distribution.periodic_table(counts, num)
     colours = LinearSegmentedColormap.from_list("share", ["#fde8e4", GENERATED_COLOUR])
     image = axes.pcolormesh(
         np.ma.masked_invalid(share), cmap=colours, edgecolors="white", linewidth=2
     )
     for (row, column), symbol in np.ndenumerate(symbols):
-        axes.text(column + 0.5, row + 0.5, symbol, ha="center", va="center", fontsize=8)
+        place = {"ha": "center", "va": "center"}
+        if np.isnan(share[row, column]):
+            axes.text(column + 0.5, row + 0.5, symbol, fontsize=8, **place)
+        else:
+            axes.text(column + 0.5, row + 0.35, symbol, fontsize=8, **place)
+            axes.text(column + 0.5, row + 0.75, f"{share[row, column]:.3g}", fontsize=5, **place)
     axes.invert_yaxis()
     axes.set_aspect("equal")
     axes.set_axis_off()

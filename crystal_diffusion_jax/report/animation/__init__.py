@@ -1,1 +1,0 @@
-"""Moving pictures of how a crystal came out of the noise."""

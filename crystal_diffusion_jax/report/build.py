@@ -1,0 +1,181 @@
+"""From files of crystals to their page: scores, pictures, and what the page says about them."""
+
+import functools
+import platform
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from crystal_diffusion_jax import __version__, trained_model
+from crystal_diffusion_jax.config import DataConfig
+from crystal_diffusion_jax.data.arrays import CrystalDataset
+from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS, DatasetSpec
+from crystal_diffusion_jax.data.load import load
+from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.evaluation.report import Report, evaluate
+from crystal_diffusion_jax.evaluation.success_rate import NAMES
+from crystal_diffusion_jax.oracle.predict import predict
+from crystal_diffusion_jax.report import cards
+from crystal_diffusion_jax.report.distribution import distribution
+from crystal_diffusion_jax.report.document import Page
+from crystal_diffusion_jax.report.entries import element_counts, entries
+from crystal_diffusion_jax.report.pictures import pictures
+from crystal_diffusion_jax.request import Request
+from crystal_diffusion_jax.structures.reading import Inputs, read_structures
+from crystal_diffusion_jax.structures.store import StoredRequest, read_request
+
+
+def build(structures: Path, dataset: str | None, root: str, symprec: float, command: str) -> Page:
+    """Everything the page shows.
+
+    Args:
+      structures: the crystals, see `read_structures`.
+      dataset: the data set to compare with, None for that of the model which made the crystals.
+      root: folder of the data set, "" to look for it in the usual places.
+      symprec: tolerance of symmetry in Angstrom.
+      command: the command that makes the page.
+
+    Raises:
+      UserError: the crystals cannot be read, or `root` is given and holds no data.
+    """
+    inputs = read_structures(structures)
+    stored = read_request(structures)
+    request = stored.request if stored else None
+    model = _find_model(request)
+    spec = KNOWN_DATASETS.get(dataset or (model.config.data.name if model else ""))
+    scores, train, notes = score(inputs, spec, root)
+    if inputs.failures:
+        notes.append(f"{len(inputs.failures)} crystals could not be read and are not shown.")
+    title, caption, shares, target = "", "", None, None
+    if spec is not None and scores.success:
+        title, caption = f"{spec.property_name}, {spec.unit}", cards.caption(spec)
+        target = request.target.get(spec.property_name) if request else None
+        quantiles = training_quantiles(spec, train, model)
+        if scores.num_test is None:
+            notes.append(_unchecked(scores.values, quantiles))
+        thresholds = dict(zip(NAMES, spec.success_thresholds, strict=True))
+        shares = distribution(scores.values, quantiles, thresholds, target, title)
+    shown = entries(inputs, train, symprec, scores.values, scores.valid, scores.novel)
+    made = request.command(structures) if request else f"crystals from {structures}"
+    return Page(
+        title=f"{len(shown)} generated crystals",
+        subtitle=describe(request, spec) if request else "",
+        notes=notes,
+        rates=cards.headline(scores, target),
+        caption=caption,
+        entries=shown,
+        pictures=pictures(
+            shares,
+            [entry.formula for entry in shown],
+            element_counts(inputs.structures),
+            len(shown),
+        ),
+        property_title=title,
+        command=f"{made}\n{command}",
+        versions=_versions(stored),
+    )
+
+
+def score(
+    inputs: Inputs, spec: DatasetSpec | None, root: str
+) -> tuple[Report, CrystalDataset | None, list[str]]:
+    """Scores, training set, and a sentence for each thing that is missing.
+
+    Args:
+      inputs: the crystals.
+      spec: the data set to compare with, None if there is no oracle for the property.
+      root: folder of the data set, "" to look for it in the usual places.
+
+    Raises:
+      UserError: `root` is given and holds no data.
+    """
+    if spec is None:
+        note = "There is no oracle for this property, so no predictions and no success rates."
+        return evaluate(inputs), None, [note]
+    train, test, notes = None, None, []
+    try:
+        splits = load(DataConfig(name=spec.name, root=root))
+        train, test = splits["train"], splits.get("test")
+    except UserError as error:
+        if root:
+            raise
+        notes.append(
+            "Novelty, the nearest training crystals and the share of useful crystals are missing, "
+            f"because they need the data set. {error}"
+        )
+    ask = functools.partial(predict, oracle=spec.name)
+    try:
+        return evaluate(inputs, spec, train, test, ask), train, notes
+    except UserError as error:
+        notes.append(f"No predictions and no success rates: {error}")
+        return evaluate(inputs, train=train), train, notes
+
+
+def training_quantiles(
+    spec: DatasetSpec, train: CrystalDataset | None, model: trained_model.TrainedModel | None
+) -> np.ndarray | None:
+    """Ascending values of the property in the training set, in equal steps of probability.
+
+    These are the sorted labels, or else the quantiles stored in a model trained on the data set.
+    """
+    if train is not None:
+        return np.sort(train.properties[:, 0])
+    if model is None or model.config.data.name != spec.name:
+        return None
+    names, rows = model.statistics.property_names, model.statistics.property_quantiles
+    if spec.property_name not in names or not rows:
+        return None
+    return np.array(rows[names.index(spec.property_name)])
+
+
+def describe(request: Request, spec: DatasetSpec | None) -> str:
+    """The request in a sentence, with units where they are known."""
+    targets = []
+    for name, (low, high) in request.target.items():
+        unit = f" {spec.unit}" if spec is not None and name == spec.property_name else ""
+        values = f"{low:.6g} to {high:.6g}" if low < high else f"{low:.6g}"
+        targets.append(f"{name} = {values}{unit}")
+    options = [f"guidance {request.guidance:g}"] if request.guidance else []
+    options += ["balanced charges"] if request.charge_balance else []
+    return (
+        f"Requested from {request.model}: {', '.join(targets) or 'no particular property'}"
+        f"{' with ' if options else ''}{' and '.join(options)}."
+    )
+
+
+def _find_model(request: Request | None) -> trained_model.TrainedModel | None:
+    """The model that made the crystals, if it is still there."""
+    try:
+        return trained_model.load(request.model) if request else None
+    except UserError:
+        return None
+
+
+def _unchecked(values: np.ndarray, training: np.ndarray | None) -> str:
+    """What success rates are worth without a test split.
+
+    Args:
+      values: [n] predictions.
+      training: ascending values of the training set, None if unknown.
+    """
+    sentence = (
+        "Without the test split the oracle's error is unknown, so crystals that fool it count as "
+        "successes"
+    )
+    if training is None:
+        return f"{sentence}."
+    low = np.count_nonzero(values < training[0])  # False for NaN
+    return f"{sentence}; {low} of {len(values)} are predicted below all training crystals."
+
+
+def _versions(stored: StoredRequest | None) -> str:
+    sampled = ""
+    if stored is not None:
+        versions = ", ".join(f"{name} {version}" for name, version in stored.versions.items())
+        digest = stored.request.model_sha256[:12]
+        sampled = f"Sampled with {versions}; weights {digest} (sha256). "
+    return (
+        f"{sampled}Report by crystal_diffusion_jax {__version__}, jax {jax.__version__}, numpy "
+        f"{np.__version__}, Python {platform.python_version()}, {platform.machine()}"
+    )

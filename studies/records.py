@@ -1,0 +1,67 @@
+"""JSON files of measurements, checked against the dataclasses they are made from."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from crystal_diffusion_jax.cli import program
+from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.runtime.files import MAX_RECORD_BYTES, read_text
+
+_Kind = TypeVar("_Kind")
+_Number = TypeVar("_Number", int, float)
+
+
+def read(path: Path, kind: type[_Kind]) -> _Kind | None:
+    """The content of a file as an object of the given type, None if there is no file.
+
+    Raises:
+      UserError: the file holds something else.
+    """
+    if not path.exists():
+        return None
+    try:
+        return msgspec.json.decode(read_text(path, MAX_RECORD_BYTES), type=kind)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path} is damaged, or was not written by this program ({error}): remove it, or "
+            "choose another --out"
+        ) from error
+
+
+def write(path: Path, content: object) -> None:
+    """Writes JSON; NaN becomes null.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    program.write_output(path, msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n")
+
+
+def write_lines(path: Path, rows: Sequence[object]) -> None:
+    """Writes a JSON list with one row per line.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    lines = [msgspec.json.format(msgspec.json.encode(row), indent=0).decode() for row in rows]
+    program.write_output(path, "[\n" + ",\n".join(lines) + "\n]\n")
+
+
+def numbers(flag: str, text: str, kind: type[_Number]) -> list[_Number]:
+    """The numbers of a flag like --guidance=0,0.5,1, ascending, each once.
+
+    Raises:
+      UserError: one is not a finite number, or not a whole number from 0 if `kind` is int.
+    """
+    try:
+        found = msgspec.convert(text.split(","), list[kind], strict=False)  # type: ignore[valid-type]
+        if not all(map(math.isfinite, found)) or (kind is int and min(found) < 0):
+            raise ValueError("out of range")
+        return sorted(set(found))
+    except ValueError as error:
+        what = "whole numbers from 0" if kind is int else "finite numbers"
+        raise UserError(f"--{flag}={text} must be {what}, separated by commas") from error
