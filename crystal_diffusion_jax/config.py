@@ -269,7 +269,7 @@ class SamplingConfig:
     Attributes:
       corrector_step_size: Langevin step of the corrector at t = 1, in squared fractional units.
       renoising_steps: at each of the times that decide on the structure, instead of the
-        corrector at all times, see `sampling.relaxation`; 0 for the paper's corrector.
+        corrector at all times, see `sampling.renoising`; 0 for the paper's corrector.
     """
 
     corrector_step_size: float = 1e-6

@@ -1,6 +1,7 @@
 """The one exception that speaks to the user, and the nearest match that it may suggest."""
 
 import difflib
+import math
 from collections.abc import Iterable
 
 
@@ -36,3 +37,14 @@ def shown(text: str, max_characters: int = _SHOWN) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def require_between(flag: str, value: float, low: float, high: float) -> None:
+    """Checks the number given for one flag.
+
+    Raises:
+      UserError: it is not finite, or outside `low` to `high`.
+    """
+    if not (math.isfinite(value) and low <= value <= high):
+        limits = f"at least {low}" if high == math.inf else f"within {low} .. {high}"
+        raise UserError(f"--{flag}={value} must be {'finite' if low == -high else limits}")

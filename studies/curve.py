@@ -17,11 +17,12 @@ from pathlib import Path
 
 from crystal_diffusion_jax import api
 from crystal_diffusion_jax.cli import program
-from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.cli.request_flags import add_request_flags
+from crystal_diffusion_jax.errors import UserError, require_between
 from crystal_diffusion_jax.oracle.predict import predict
 from crystal_diffusion_jax.report.pictures import require_matplotlib
 from crystal_diffusion_jax.runtime.files import file_sha256
-from crystal_diffusion_jax.sampling.plan import plan, require_between
+from crystal_diffusion_jax.sampling.resolve import resolve
 from crystal_diffusion_jax.training.seal import DamagedError
 from studies import plots
 from studies.figure_requests import training_of
@@ -43,7 +44,7 @@ def parser() -> program.Parser:
     flags.add_argument("--out", type=Path, required=True, help="PNG file")
     flags.add_argument("--num", type=int, default=200, help="crystals (default: %(default)s)")
     flags.add_argument("--guidance", type=float, default=1.0, help="weight (default: %(default)s)")
-    program.add_sampling_flags(flags)
+    add_request_flags(flags, "solver", "seed", "charge_balance")
     return flags
 
 
@@ -75,7 +76,7 @@ def main() -> None:
     low = training_of(last.trained.statistics, spec).ends[0]
     names = ("guidance", "num", "seed", "solver", "charge_balance")
     asked = {name: getattr(flags, name) for name in names}
-    plan(last.trained, last.name, {spec.property_name: (low, low)}, **asked)
+    resolve(last.trained, last.name, f"{spec.property_name}={float(low)!r}", **asked)
     record = flags.out.with_suffix(".json")
     if record == flags.out:
         raise UserError(f"--out={flags.out} is the name of the numbers' file: end it in .png")

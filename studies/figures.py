@@ -20,14 +20,15 @@ from pathlib import Path
 
 from crystal_diffusion_jax import api
 from crystal_diffusion_jax.cli import program
+from crystal_diffusion_jax.cli.request_flags import add_request_flags
 from crystal_diffusion_jax.data.datasets import DatasetSpec
-from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.errors import UserError, require_between
 from crystal_diffusion_jax.evaluation.success_rate import NAMES
 from crystal_diffusion_jax.oracle.predict import predict
 from crystal_diffusion_jax.report.pictures import require_matplotlib
 from crystal_diffusion_jax.runtime.lock import exclusive
 from crystal_diffusion_jax.runtime.progress import duration
-from crystal_diffusion_jax.sampling.plan import plan, require_between
+from crystal_diffusion_jax.sampling.resolve import resolve
 from crystal_diffusion_jax.structures.limits import MAX_CRYSTALS
 from studies import plots
 from studies.figure_requests import (
@@ -67,7 +68,7 @@ def parser() -> program.Parser:
         help="requested values, which share NUM crystals (default: %(default)s)",
     )
     flags.add_argument("--guidance", default="0,0.5,1,2", help="weights (default: %(default)s)")
-    program.add_sampling_flags(flags)
+    add_request_flags(flags, "solver", "seed", "charge_balance")
     return flags
 
 
@@ -175,9 +176,9 @@ def main() -> None:
         seed=flags.seed,
         charge_balance=flags.charge_balance,
     )
-    lowest = {spec.property_name: (training.ends[0], training.ends[0])}
+    lowest = f"{spec.property_name}={float(training.ends[0])!r}"
     asked = {name: getattr(flags, name) for name in ("num", "seed", "solver", "charge_balance")}
-    plan(model.trained, flags.model, lowest, guidance=max(weights, key=abs), **asked)
+    resolve(model.trained, flags.model, lowest, guidance=max(weights, key=abs), **asked)
     record = flags.out / RECORD
     program.check_output(record)
     judge = functools.partial(predict, oracle=spec.name, progress=False)

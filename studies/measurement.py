@@ -105,14 +105,14 @@ def measure(
         solver=request.solver,
         charge_balance=request.charge_balance,
         batch_size=batch_size,
-        say=say,
+        log=say,
     )
     low = model.properties[spec.property_name][0]
     return {
         "request": dataclasses.asdict(request),
-        "num_steps": crystals.settings.num_steps,
-        "corrector_step_size": crystals.settings.corrector_step_size,
-        "renoising_steps": crystals.settings.renoising_steps,
+        "num_steps": crystals.request.num_steps,
+        "corrector_step_size": crystals.request.corrector_step_size,
+        "renoising_steps": crystals.request.renoising_steps,
         **score(crystals, spec, predict, low),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "versions": {"crystal_diffusion_jax": __version__, "jax": jax.__version__},
@@ -136,7 +136,7 @@ def score(
       compositions: distinct ones; below_training_range: predicted below all training crystals;
       success: "single" and "single_valid" -> SR5, SR10, SR15, see `success_rates`.
     """
-    num = crystals.settings.num
+    num = crystals.request.num
     structures = dict(zip(crystals.indices, crystals, strict=True))
     checked = check(
         Inputs(

@@ -25,8 +25,8 @@ from crystal_diffusion_jax import __version__, trained_model
 from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.errors import UserError, shown
 from crystal_diffusion_jax.runtime.files import MAX_RECORD_BYTES, read_json
-from crystal_diffusion_jax.sampling.plan import MAX_RENOISING_STEPS
-from crystal_diffusion_jax.sampling.record import RECORD
+from crystal_diffusion_jax.sampling.resolve import MAX_RENOISING_STEPS
+from crystal_diffusion_jax.structures.store import read_request
 from crystal_diffusion_jax.trained_model import TrainedModel
 from studies import table1_file
 from studies.table1_rows import PAGE, PUBLISHED, Measured, Row, markdown, spreads
@@ -144,11 +144,8 @@ def measure(row: Row, weights_sha256: str, seed: int, num: int, work: Path) -> d
 
 def _made_by(samples: Path) -> str | None:
     """Hash of the weights that made the crystals, None if it is not recorded."""
-    try:
-        record = read_json(samples / RECORD, MAX_RECORD_BYTES)
-        return str(record["settings"]["model_sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    stored = read_request(samples)
+    return stored.request.model_sha256 if stored else None
 
 
 def _run(program: str, *arguments: str) -> None:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from crystal_diffusion_jax.sampling.plan import plan
 from jax import Array
 
 import crystal_diffusion_jax as cdj
@@ -23,7 +24,6 @@ from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.models.embeddings import Condition
 from crystal_diffusion_jax.runtime import devices
 from crystal_diffusion_jax.sampling import charges
-from crystal_diffusion_jax.sampling.plan import plan
 from crystal_diffusion_jax.sampling.sampler import make_sampler
 from crystal_diffusion_jax.structures.compositions import common_oxidation_states
 from tests.make_tiny_model import FOLDER

@@ -12,13 +12,13 @@ import ase
 import ase.io
 import numpy as np
 import pytest
+from crystal_diffusion_jax.sampling.record import SampleFolder
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.cif import CifWriter
 
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation.validity import structural_defect
 from crystal_diffusion_jax.request import SampleSettings
-from crystal_diffusion_jax.sampling.record import SampleFolder
 from crystal_diffusion_jax.structures.cif_reader import parse_cif
 from crystal_diffusion_jax.structures.cif_writer import to_cif
 from crystal_diffusion_jax.structures.reading import read_structures

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from crystal_diffusion_jax.sampling.record import SampleFolder
 
 from crystal_diffusion_jax.cli import report
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.request import SampleSettings, recorded_settings
 from crystal_diffusion_jax.runtime.lock import OWNER, exclusive
-from crystal_diffusion_jax.sampling.record import SampleFolder
 from tests.mutations import mutated_tree
 from tests.test_record import SETTINGS, add, finish
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from crystal_diffusion_jax.sampling.record import SampleFolder
 
 from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.request import SampleSettings
 from crystal_diffusion_jax.sampling.generate import _batches, generate
-from crystal_diffusion_jax.sampling.record import SampleFolder
 from crystal_diffusion_jax.trained_model import TrainedModel
 from tests.reverse_process import closed_form_model, quick_sampler
 

@@ -5,10 +5,10 @@ import os
 from pathlib import Path
 
 import pytest
+from crystal_diffusion_jax.sampling.journal import Journal
 
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.sampling import journal
-from crystal_diffusion_jax.sampling.journal import Journal
 
 
 def written(index: int) -> journal.Crystal:

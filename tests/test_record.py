@@ -7,11 +7,11 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import pytest
+from crystal_diffusion_jax.sampling.record import SampleFolder
 from pymatgen.io.cif import CifParser
 
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.request import SampleSettings
-from crystal_diffusion_jax.sampling.record import SampleFolder
 
 SETTINGS = SampleSettings(
     model="runs/perov5/model",

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from crystal_diffusion_jax.sampling.plan import plan
 
 from crystal_diffusion_jax.config import NoiseConfig, SamplingConfig
 from crystal_diffusion_jax.crystals import Crystals
@@ -15,7 +16,6 @@ from crystal_diffusion_jax.diffusion.joint import Prediction
 from crystal_diffusion_jax.diffusion.schedules import sampling_times
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.request import ANCESTRAL, SECOND_ORDER
-from crystal_diffusion_jax.sampling.plan import plan
 from crystal_diffusion_jax.sampling.renoising import num_relaxed, relax
 from crystal_diffusion_jax.trained_model import TrainedModel
 from tests.reverse_process import reverse_process

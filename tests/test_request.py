@@ -2,15 +2,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-from scipy import stats
-
-from crystal_diffusion_jax import trained_model
-from crystal_diffusion_jax.config import DenoiserConfig
-from crystal_diffusion_jax.data import profile
-from crystal_diffusion_jax.data.arrays import DatasetStatistics
-from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.models.denoiser import Denoiser
-from crystal_diffusion_jax.request import draw_values
 from crystal_diffusion_jax.sampling.request import (
     allowed_species,
     condition_arrays,
@@ -20,6 +11,15 @@ from crystal_diffusion_jax.sampling.request import (
     refuse_non_finite_weights,
     refuse_other_network,
 )
+from scipy import stats
+
+from crystal_diffusion_jax import trained_model
+from crystal_diffusion_jax.config import DenoiserConfig
+from crystal_diffusion_jax.data import profile
+from crystal_diffusion_jax.data.arrays import DatasetStatistics
+from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.models.denoiser import Denoiser
+from crystal_diffusion_jax.request import draw_values
 
 # Below it with another stream of random numbers: as seldom as five standard errors.
 PVALUE = 6e-7

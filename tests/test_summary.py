@@ -1,5 +1,4 @@
 import pytest
-
 from crystal_diffusion_jax.sampling.summary import summary
 
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from crystal_diffusion_jax.sampling.record import SampleFolder
 from jax import Array
 
 from crystal_diffusion_jax.crystals import Crystals
@@ -21,7 +22,6 @@ from crystal_diffusion_jax.request import ANCESTRAL, SECOND_ORDER
 from crystal_diffusion_jax.sampling import trajectory, trajectory_files
 from crystal_diffusion_jax.sampling.chain import State, last_state
 from crystal_diffusion_jax.sampling.generate import generate
-from crystal_diffusion_jax.sampling.record import SampleFolder
 from tests.test_generate import model, quick, settings
 
 __all__ = ["model", "quick"]  # fixtures

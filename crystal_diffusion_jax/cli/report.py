@@ -23,7 +23,7 @@ from crystal_diffusion_jax.config import DataConfig
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS, DatasetSpec
 from crystal_diffusion_jax.data.load import load
-from crystal_diffusion_jax.errors import UserError, shown
+from crystal_diffusion_jax.errors import UserError, require_between, shown
 from crystal_diffusion_jax.evaluation.partial import PartialReport, evaluate_partly
 from crystal_diffusion_jax.evaluation.report import Report, evaluate
 from crystal_diffusion_jax.evaluation.success_rate import NAMES
@@ -39,10 +39,8 @@ from crystal_diffusion_jax.report.figures import (
     require_plotly,
 )
 from crystal_diffusion_jax.report.pictures import prepare_folder, write_pictures
-from crystal_diffusion_jax.request import SampleSettings, recorded_settings, show_range
-from crystal_diffusion_jax.runtime.files import MAX_RECORD_BYTES, read_json
-from crystal_diffusion_jax.sampling.plan import require_between
-from crystal_diffusion_jax.sampling.record import RECORD
+from crystal_diffusion_jax.request import Request
+from crystal_diffusion_jax.structures import store
 from crystal_diffusion_jax.structures.reading import Inputs, read_structures
 
 
@@ -62,29 +60,26 @@ def parser() -> program.Parser:
     return flags
 
 
-def read_request(structures: Path, notes: list[str]) -> tuple[SampleSettings | None, str]:
-    """What samples.json says of the request and, in words, of the versions that answered it.
+def read_request(structures: Path, notes: list[str]) -> tuple[Request | None, str]:
+    """The request in samples.db and, in words, the versions that answered it.
 
     Args:
       structures: the crystals, read already; None and "" for those from elsewhere.
-      notes: takes a sentence where the record does not tell.
+      notes: takes a sentence if the request cannot be read.
     """
-    path = structures / RECORD if structures.is_dir() else structures
-    if path.suffix != ".json" or not path.is_file():
-        return None, ""
     try:
-        record = read_json(path, MAX_RECORD_BYTES)
-        settings = recorded_settings(record["settings"])
-        found = record.get("versions")
-        versions = ", ".join(map(" ".join, found.items())) if found else "versions not recorded"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        notes.append(f"{path} does not say what was asked for: {shown(str(error), 300)}.")
+        stored = store.read_request(structures)
+    except UserError as error:
+        notes.append(str(error))
         return None, ""
-    digest = shown(settings.model_sha256[:12])
-    return settings, f"Sampled with {shown(versions, 300)}; weights {digest} (sha256). "
+    if stored is None:
+        return None, ""
+    versions = ", ".join(map(" ".join, stored.versions.items()))
+    digest = shown(stored.request.model_sha256[:12])
+    return stored.request, f"Sampled with {shown(versions, 300)}; weights {digest} (sha256). "
 
 
-def find_model(settings: SampleSettings | None) -> trained_model.TrainedModel | None:
+def find_model(settings: Request | None) -> trained_model.TrainedModel | None:
     """The model that made the crystals, if it is still there."""
     if settings is None:
         return None
@@ -94,25 +89,7 @@ def find_model(settings: SampleSettings | None) -> trained_model.TrainedModel | 
         return None
 
 
-def sample_command(settings: SampleSettings, out: Path) -> str:
-    """The command that made the crystals, from their record."""
-    target = ",".join(f"{name}={show_range(asked)}" for name, asked in settings.target.items())
-    parts = [f"--model={settings.model}", f"--target={target or 'none'}"]
-    corrector = "renoising_steps" if settings.renoising_steps else "corrector_step_size"
-    for name in ("num", "seed", "guidance", "num_steps", corrector, "solver", "symprec"):
-        parts.append(f"--{name}={getattr(settings, name)}")
-    if settings.elements and settings.chemical_system:
-        parts.append(f"--chemical_system={'-'.join(settings.elements)}")
-    elif settings.elements:
-        parts.append(f"--elements={','.join(settings.elements)}")
-    if settings.num_atoms:
-        parts.append(f"--num_atoms={settings.num_atoms}")
-    if settings.charge_balance:
-        parts.append("--charge_balance")
-    return "python -m experiments.sample " + shlex.join([*parts, f"--out={out}"])
-
-
-def asked_for(settings: SampleSettings, spec: DatasetSpec | None) -> str:
+def asked_for(settings: Request, spec: DatasetSpec | None) -> str:
     """The request in a sentence, with units where they are known."""
     parts = []
     for name, (low, high) in settings.target.items():
@@ -234,7 +211,7 @@ def main() -> None:
         bars=composition_bars(formulas),
         elements=periodic_table(counts, len(listed)),
         property_title=title,
-        command=f"{sample_command(settings, flags.structures) if settings else made}\n"
+        command=f"{settings.command(flags.structures) if settings else made}\n"
         f"python -m experiments.report {shlex.join(sys.argv[1:])}",
         versions=f"{made_with}Report by crystal_diffusion_jax {__version__}, "
         f"jax {jax.__version__}, numpy {np.__version__}, Python {platform.python_version()}, "

@@ -1,8 +1,8 @@
-"""What came out of one sampling command, in a few lines for people."""
+"""What a sampling command produced, in a few lines for people."""
 
+import csv
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import Any
+from pathlib import Path
 
 # Angstrom; two atoms closer than this cannot be a crystal (CDVAE's structural validity,
 # arXiv:2110.06197, section 5.2).
@@ -10,24 +10,24 @@ MIN_VALID_DISTANCE = 0.5
 _MOST_COMMON = 5
 
 
-def summary(structures: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Validity, compositions and cell sizes of the written structures.
+def summary(table: Path) -> list[str]:
+    """Validity, compositions and cell sizes of the written crystals.
 
     Args:
-      structures: entries of samples.json, each with formula, min_distance (Angstrom, None for a
-        single atom), volume (Angstrom^3) and atomic_numbers.
+      table: samples.csv.
 
     Returns:
-      Lines of text; none for no structures.
+      Lines of text; none if there are no crystals.
     """
     formulas: Counter[str] = Counter()
     per_atom: list[float] = []
     valid = 0
-    for entry in structures:
-        formulas[entry["formula"]] += 1
-        per_atom.append(entry["volume"] / len(entry["atomic_numbers"]))
-        distance = entry["min_distance"]
-        valid += distance is None or distance >= MIN_VALID_DISTANCE
+    with table.open(newline="") as file:
+        for row in csv.DictReader(file):
+            formulas[row["formula"]] += 1
+            per_atom.append(float(row["volume"]) / int(row["num_atoms"]))
+            # A single atom has no neighbour.
+            valid += not row["min_distance"] or float(row["min_distance"]) >= MIN_VALID_DISTANCE
     if not per_atom:
         return []
     per_atom.sort()
