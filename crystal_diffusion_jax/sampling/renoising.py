@@ -1,9 +1,9 @@
 """Renoising of the coordinates at the times that decide on the structure.
 
 While the noise of the coordinates is about as wide as atoms are apart, the reverse process chooses
-between structures, and the errors of its steps add up to a wrong one. At these times, steps that replace a
-large share of the noise bring the coordinates back to what the network considers likely. At
-earlier times nothing is decided yet, and at later ones such steps would only disturb.
+between structures, and the errors of its steps add up to a wrong one. At these times, steps that
+replace a large share of the noise bring the coordinates back to what the network considers likely.
+At earlier times nothing is decided yet, and at later ones such steps would only disturb.
 """
 
 from typing import Any

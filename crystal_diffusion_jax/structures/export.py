@@ -2,11 +2,10 @@
 
 import csv
 import io
-import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from pymatgen.core import Structure
@@ -20,6 +19,7 @@ from crystal_diffusion_jax.structures.conversion import (
     restore_structure,
     to_extxyz,
 )
+from crystal_diffusion_jax.structures.database import StoredCrystal
 
 EXTXYZ = "samples.extxyz"
 CSV = "samples.csv"
@@ -27,38 +27,38 @@ CIF_FOLDER = "cif"
 TRAJECTORIES = "trajectories"
 
 
-class Stored(NamedTuple):
-    """A crystal of a database: its index, structure and values by name."""
-
-    index: int
-    structure: Structure
-    values: dict[str, Any]
-
-
 def cif_name(index: int, structure: Structure) -> str:
     """File name of a crystal's CIF, e.g. 00042_BaTiO3.cif."""
-    return f"{index:05d}_{reduced_formula(np.array(structure.atomic_numbers))}.cif"
+    return f"{index:05d}_{_formula(structure)}.cif"
 
 
-def write_missing_cifs(out: Path, crystals: Iterable[Stored], symprec: float) -> None:
+def _formula(structure: Structure) -> str:
+    return reduced_formula(np.array(structure.atomic_numbers))
+
+
+def write_missing_cifs(out: Path, crystals: Iterable[StoredCrystal], symprec: float) -> None:
     """Writes the CIFs that are not in OUT/cif yet; each is complete once it has its name."""
     folder = out / CIF_FOLDER
     folder.mkdir(exist_ok=True)
-    for index, structure, _ in crystals:
-        path = folder / cif_name(index, structure)
+    for crystal in crystals:
+        path = folder / cif_name(crystal.index, crystal.structure)
         if not path.exists():
-            replace_text(path, to_cif(structure, symprec))
+            replace_text(path, to_cif(crystal.structure, symprec))
 
 
-def write_extxyz(out: Path, crystals: Iterable[Stored], model: str) -> None:
+def write_extxyz(out: Path, crystals: Iterable[StoredCrystal], model: str) -> None:
     """Writes samples.extxyz, with the values of each crystal in the comment line of its frame."""
     frames = (
-        to_extxyz([structure], [{"model": model, **values}]) for _, structure, values in crystals
+        to_extxyz(
+            [crystal.structure],
+            [{"model": model, "formula": _formula(crystal.structure), **crystal.values}],
+        )
+        for crystal in crystals
     )
     replace_pieces(out / EXTXYZ, frames)
 
 
-def write_csv(out: Path, crystals: Iterable[Stored], names: Sequence[str]) -> None:
+def write_csv(out: Path, crystals: Iterable[StoredCrystal], names: Sequence[str]) -> None:
     """Writes samples.csv, one row per crystal.
 
     Args:
@@ -68,21 +68,25 @@ def write_csv(out: Path, crystals: Iterable[Stored], names: Sequence[str]) -> No
     """
     header = ["index", "formula", "num_atoms", "a", "b", "c", "alpha", "beta", "gamma", "volume"]
     header += ["min_distance", "cif", *names]
-    rows = (
-        [
-            index,
-            reduced_formula(np.array(structure.atomic_numbers)),
-            len(structure),
-            *structure.lattice.parameters,
-            structure.volume,
-            # A single atom has no neighbour.
-            distance if math.isfinite(distance := minimum_distance(structure)) else None,
-            f"{CIF_FOLDER}/{cif_name(index, structure)}",
-            *(values.get(name) for name in names),
-        ]
-        for index, structure, values in crystals
-    )
-    replace_pieces(out / CSV, map(_csv_line, itertools.chain([header], rows)))
+
+    def lines() -> Iterator[str]:
+        yield _csv_line(header)
+        for crystal in crystals:
+            distance = minimum_distance(crystal.structure)
+            yield _csv_line(
+                [
+                    crystal.index,
+                    _formula(crystal.structure),
+                    len(crystal.structure),
+                    *crystal.structure.lattice.parameters,
+                    crystal.structure.volume,
+                    distance if math.isfinite(distance) else None,  # a single atom has none
+                    f"{CIF_FOLDER}/{cif_name(crystal.index, crystal.structure)}",
+                    *(crystal.values.get(name) for name in names),
+                ]
+            )
+
+    replace_pieces(out / CSV, lines())
 
 
 def _csv_line(values: Sequence[Any]) -> str:

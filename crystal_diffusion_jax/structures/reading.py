@@ -16,10 +16,11 @@ from crystal_diffusion_jax.errors import UserError, shown
 from crystal_diffusion_jax.runtime.files import TooLarge, read_text
 from crystal_diffusion_jax.structures.cif_reader import parse_cif
 from crystal_diffusion_jax.structures.csv_tables import listed, read_rows
+from crystal_diffusion_jax.structures.database import DATABASE
 from crystal_diffusion_jax.structures.export import CIF_FOLDER
 from crystal_diffusion_jax.structures.extxyz import read_frames
 from crystal_diffusion_jax.structures.limits import MAX_ATOMS, MAX_CIF_CHARACTERS, MAX_NAME
-from crystal_diffusion_jax.structures.store import DATABASE, read_samples
+from crystal_diffusion_jax.structures.store import read_samples
 
 _KINDS = (
     f"a folder with {DATABASE} or *.cif files, a .cif, .extxyz or .xyz file, {DATABASE}, "
