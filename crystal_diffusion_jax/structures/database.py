@@ -26,11 +26,11 @@ DATABASE = "samples.db"
 FORMAT_VERSION = 1
 # Bytes of one value; those of a crystal of 1,000 atoms take some 30,000.
 _MAX_VALUE = 2**24
-# Tables beside those of ase.db.
-_TABLES = """
-CREATE TABLE IF NOT EXISTS rejected (crystal INTEGER PRIMARY KEY, reason TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS batches (seconds REAL NOT NULL, network_calls INTEGER NOT NULL);
-"""
+# Tables besides those of ase.db.
+_TABLES = (
+    "rejected (crystal INTEGER PRIMARY KEY, reason TEXT NOT NULL)",
+    "batches (seconds REAL NOT NULL, network_calls INTEGER NOT NULL)",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +118,9 @@ def _open(path: Path, create: bool) -> Iterator[Any]:
         database.connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_VALUE)
         database.change_count = -math.inf  # ase.db would commit after 5000 changes
         if create:
-            database.connection.executescript(_TABLES)
+            query(database, "BEGIN")  # ase.db's tables come to be in the same transaction
+            for table in _TABLES:
+                query(database, f"CREATE TABLE IF NOT EXISTS {table}")
         elif not query(database, "SELECT 1 FROM sqlite_master WHERE name = 'rejected'"):
             raise sqlite3.DatabaseError("it holds no samples")
         with _damage(), database.managed_connection():  # reads the metadata
@@ -176,6 +178,6 @@ def crystals(database: Any) -> Iterator[StoredCrystal]:
 
 
 def value_names(database: Any) -> list[str]:
-    """Names of the crystals' values, in the order in which they were added."""
-    found = query(database, "SELECT key FROM keys GROUP BY key ORDER BY MIN(rowid)")
-    return [name for (name,) in found if name != "index"]
+    """Names of the crystals' values: those of the request, then those added later."""
+    sql = "SELECT DISTINCT key FROM keys WHERE key != 'index' ORDER BY key NOT LIKE 'target_%', key"
+    return [name for (name,) in query(database, sql)]

@@ -225,7 +225,8 @@ def add_columns(path: Path, columns: Mapping[str, Sequence[float | str | bool | 
     Args:
       path: output folder, or its samples.db.
       columns: name -> value of every crystal of the request, by index; None or NaN for no value.
-        Names are words, and text must not read as a number, both as ase.db demands.
+        As ase.db demands, names are words that it does not use itself (`energy` is one), and
+        text does not read as a number.
 
     Raises:
       UserError: the database cannot be read or written.
