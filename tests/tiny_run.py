@@ -13,7 +13,7 @@ from pymatgen.core import Element, Lattice, Structure
 from crystal_diffusion_jax import config as config_module
 from crystal_diffusion_jax import trained_model
 from crystal_diffusion_jax.oracle.predict import Predictions
-from crystal_diffusion_jax.request import SampleSettings
+from crystal_diffusion_jax.request import ANCESTRAL, Request
 from crystal_diffusion_jax.structures.sampled_crystals import SampledCrystals
 from crystal_diffusion_jax.trained_model import TrainedModel
 from crystal_diffusion_jax.training.checkpoint import Checkpoints
@@ -73,8 +73,8 @@ def perovskite(a: str, b: str, edge: float) -> Structure:
 
 def sampled(num: int, crystals: dict[int, Structure], rejected: dict[int, str]) -> SampledCrystals:
     """Crystals as `Model.sample` returns them, by index."""
-    settings = SampleSettings("m", "", {"heat_ref": 0.0}, num, 0, 0.0, 50, 1e-6, None, None, 0.1)
-    return SampledCrystals(tuple(crystals.values()), tuple(crystals), rejected, settings)
+    request = Request("m", "", {"heat_ref": (0.0, 0.0)}, num, 0, 0.0, ANCESTRAL, 50, 1e-6, 0)
+    return SampledCrystals(tuple(crystals.values()), tuple(crystals), rejected, request)
 
 
 def judge(structures: list[Structure], oracle: str, progress: bool = True) -> Predictions:
