@@ -17,7 +17,6 @@ from crystal_diffusion_jax.data import cache
 from crystal_diffusion_jax.data.shards.parts import read_parts
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.runtime.archives import read_arrays
-from crystal_diffusion_jax.structures import samples_record
 from crystal_diffusion_jax.structures.reading import read_structures
 from tests.test_trained_model import made_up_model
 
@@ -74,9 +73,11 @@ def test_a_hostile_file_takes_no_more_memory_than_its_limit(hostile_reads: Any) 
         ("csv line", r"UserError: .*line\.csv .* a line is longer than"),
         ("csv.gz line", r"UserError: .*zeros\.csv\.gz .* a line is longer than"),
         ("csv.gz rows", r"UserError: .*rows\.csv\.gz .* more than 1,000,000 rows"),
-        ("json", r"UserError: .*hole\.json .* larger than"),
-        ("json depth", r"UserError: .*deep\.json .* nested too deeply"),
-        ("json num", r"UserError: .*asked\.json .*settings\.num is 1000000000000"),
+        ("db hole", r"UserError: .*hole\.db .* was not written by"),
+        ("db num", r"UserError: .*samples\.db .*request\.num is 1000000000000"),
+        ("db depth", r"UserError: .*samples\.db .*RecursionError"),
+        ("db value", r"UserError: .*samples\.db .*too big"),
+        ("db reason", r"UserError: .*samples\.db .*too big"),
         ("extxyz line", r"UserError: .*line\.extxyz .* a line is longer than"),
         ("extxyz count", r"UserError: .*endless\.extxyz .* frame 0: the file ends"),
         ("extxyz atoms", "read: too many atoms: 1000000"),
@@ -88,12 +89,6 @@ def test_a_hostile_file_takes_no_more_memory_than_its_limit(hostile_reads: Any) 
         ("torch memo", r"UserError: memo\.pt .*memo"),
         ("torch description", r"UserError: long\.pt .*description of more"),
         ("model.json", r"UserError: .*model\.json is damaged \(larger than"),
-        ("record", r"UserError: .*record\.json is too large .* another --out"),
-        ("record depth", r"UserError: .*nested\.json is damaged .* another --out"),
-        ("journal num", r"UserError: .*num\.jsonl is damaged .* another --out"),
-        ("journal line", r"UserError: .*line\.jsonl is damaged .* another --out"),
-        ("journal open", r"UserError: .*open\.jsonl is damaged .* another --out"),
-        ("journal depth", r"UserError: .*deep\.jsonl is damaged .* another --out"),
         ("bonds shape", r"ValueError: bonds\.npy declares an array of shape"),
         ("bonds length", "TooLarge: larger than 16 MiB"),
         ("shards index", r"UserError: .*index\.json is damaged \(larger than .* anew"),
@@ -254,20 +249,11 @@ def test_links_to_and_within_a_model_folder_are_followed(tmp_path: Path) -> None
     assert trained_model.load(tmp_path / "link").weights_sha256
 
 
-@pytest.mark.parametrize("name", ["set.csv", "set.cif", "set.extxyz", "samples.json"])
+@pytest.mark.parametrize("name", ["set.csv", "set.cif", "set.extxyz", "samples.db"])
 def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / name)
     with pytest.raises(UserError, match=name):
         read_structures(tmp_path / name)
-
-
-def test_a_record_of_too_many_values_is_refused_before_they_are_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(samples_record, "MAX_RECORD_BYTES", 2**16)
-    (tmp_path / "samples.json").write_text(f"[{'[],' * 2**13}[]]")
-    with pytest.raises(UserError, match=r"samples\.json is damaged.* too many values"):
-        read_structures(tmp_path)
 
 
 def test_a_path_too_long_for_any_file_is_refused() -> None:

@@ -161,7 +161,10 @@ def row_ids(database: Any) -> list[tuple[int, int]]:
     """Index and row id of each written crystal, by index."""
     sql = "SELECT value, id FROM number_key_values WHERE key = 'index' ORDER BY value"
     with _damage():
-        return [(int(index), row_id) for index, row_id in query(database, sql)]
+        found = [(int(index), row_id) for index, row_id in query(database, sql)]
+    if query(database, "SELECT COUNT(*) FROM systems") != [(len(found),)]:
+        raise sqlite3.DatabaseError("a crystal has no index, or two")
+    return found
 
 
 def crystals(database: Any) -> Iterator[StoredCrystal]:
