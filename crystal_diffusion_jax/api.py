@@ -19,6 +19,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import ase
 import numpy as np
@@ -35,12 +36,13 @@ from crystal_diffusion_jax.oracle.predict import ORACLES, predict
 from crystal_diffusion_jax.request import ANCESTRAL, Solver
 from crystal_diffusion_jax.runtime import compilation, devices
 from crystal_diffusion_jax.sampling.generate import generate
-from crystal_diffusion_jax.sampling.memory import Memory
-from crystal_diffusion_jax.sampling.plan import plan
-from crystal_diffusion_jax.sampling.request import parse_target
-from crystal_diffusion_jax.structures.compositions import parse_elements
-from crystal_diffusion_jax.structures.conversion import from_ase, to_structure
-from crystal_diffusion_jax.structures.sampled_crystals import SampledCrystals
+from crystal_diffusion_jax.sampling.resolve import resolve, warnings
+from crystal_diffusion_jax.structures.compositions import (
+    common_oxidation_states,
+    reduced_composition,
+)
+from crystal_diffusion_jax.structures.conversion import from_ase
+from crystal_diffusion_jax.structures.sampled_crystals import CrystalsInMemory, SampledCrystals
 from crystal_diffusion_jax.trained_model import TrainedModel
 
 
@@ -109,7 +111,7 @@ class Model:
         num_atoms: int | None = None,
         charge_balance: bool = False,
         batch_size: int = 100,
-        say: Callable[[str], None] = _to_stderr,
+        log: Callable[[str], None] = _to_stderr,
     ) -> SampledCrystals:
         """New crystals; the same arguments give the same crystals.
 
@@ -120,55 +122,46 @@ class Model:
           guidance: weight of classifier-free guidance; needs a target.
           seed: of all randomness.
           solver: "ancestral", or "second_order" for a twentieth of the steps.
-          num_steps: of the reverse process; by default as trained, or 50 in second order.
-          renoising_steps: at each time that decides on the structure, instead of the corrector;
-            by default the model's, 0 in second order.
+          num_steps: steps of the reverse process; by default as trained, 50 in second order.
+          renoising_steps: renoising steps at each time that decides on the structure, instead of
+            the corrector; by default the model's, 0 in second order.
           elements: only these, as "Ba,Ti,O" or ["Ba", "Ti", "O"].
           chemical_system: only these, and each of them, as "Ba-Ti-O" or a list; crystals that lack
             one are rejected. Instead of `elements`.
           num_atoms: in every crystal; by default drawn as in the data.
           charge_balance: draw species whose oxidation states can add up to zero.
           batch_size: most crystals at once.
-          say: takes lines of progress, by default stderr.
+          log: takes progress lines, by default stderr.
 
         Raises:
           UserError: a request that the model cannot meet; the message speaks of the command's
             flags, which have the same names.
         """
-        statistics = self.trained.statistics
-        symbols, flag = elements, "elements"
-        if chemical_system is not None:
-            if elements is not None:
-                raise UserError("elements and chemical_system exclude each other: give one of them")
-            symbols, flag = chemical_system, "chemical_system"
-        if symbols is not None and not isinstance(symbols, str):
-            symbols = ",".join(symbols)
-        planned = plan(
-            self.trained,
-            self.name,
-            parse_target(_as_text(target), statistics),
-            num=num,
-            seed=seed,
-            guidance=guidance,
-            solver=solver,
-            num_steps=num_steps,
-            renoising_steps=renoising_steps,
-            elements=parse_elements(symbols, statistics.vocabulary, flag),
-            chemical_system=chemical_system is not None,
-            num_atoms=num_atoms,
-            charge_balance=charge_balance,
-        )
-        for sentence in planned.warnings:
-            say(f"warning: {sentence}")
-        memory = Memory(planned.settings)
-        generate(self.trained, planned.settings, planned.allowed, memory, batch_size, say)
-        indices = sorted(memory.crystals)
-        return SampledCrystals(
-            structures=tuple(to_structure(*memory.crystals[index]) for index in indices),
-            indices=tuple(indices),
-            rejected=memory.rejected,
-            settings=planned.settings,
-        )
+        asked: dict[str, Any] = {
+            "num": num,
+            "seed": seed,
+            "guidance": guidance,
+            "solver": solver,
+            "num_steps": num_steps,
+            "renoising_steps": renoising_steps,
+            "elements": _joined(elements),
+            "chemical_system": _joined(chemical_system),
+            "num_atoms": num_atoms,
+            "charge_balance": charge_balance,
+        }
+        request = resolve(self.trained, self.name, _as_text(target), **asked)
+        states = None
+        if charge_balance:
+            states = common_oxidation_states(self.trained.statistics.vocabulary)
+        for sentence in warnings(request, self.trained.statistics, states):
+            log(f"warning: {sentence}")
+        memory = CrystalsInMemory(request)
+        generate(self.trained, request, memory, batch_size, log, oxidation_states=states)
+        return memory.crystals()
+
+
+def _joined(symbols: str | Sequence[str] | None) -> str | None:
+    return symbols if symbols is None or isinstance(symbols, str) else ",".join(symbols)
 
 
 def _as_text(target: Asked | Mapping[str, Asked] | None) -> str:

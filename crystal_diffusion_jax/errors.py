@@ -1,6 +1,7 @@
 """User-facing errors, and the nearest match that a message may suggest."""
 
 import difflib
+import math
 from collections.abc import Iterable
 
 
@@ -35,4 +36,12 @@ def printable(text: str, max_characters: int = 60) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-shown = printable  # the former name, for modules that are not adapted yet
+def require_between(flag: str, value: float, low: float, high: float) -> None:
+    """Checks the number given for one flag.
+
+    Raises:
+      UserError: it is not finite, or outside `low` to `high`.
+    """
+    if not (math.isfinite(value) and low <= value <= high):
+        limits = f"at least {low}" if high == math.inf else f"within {low} .. {high}"
+        raise UserError(f"--{flag}={value} must be {'finite' if low == -high else limits}")

@@ -5,9 +5,11 @@ A program of its own, so that nothing else allocates meanwhile:
     python -m tests.hostile_reads EMPTY_FOLDER
 """
 
+import functools
 import gzip
 import json
 import os
+import sqlite3
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
@@ -21,15 +23,15 @@ from crystal_diffusion_jax.data.tables import read_table
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.runtime.archives import read_array, read_arrays
 from crystal_diffusion_jax.runtime.lock import OWNER, exclusive
-from crystal_diffusion_jax.sampling import journal, record_file
-from crystal_diffusion_jax.sampling.journal import Journal
 from crystal_diffusion_jax.structures.canonical import canonical_cell
 from crystal_diffusion_jax.structures.csv_tables import read_rows
 from crystal_diffusion_jax.structures.reading import read_structures
+from crystal_diffusion_jax.structures.store import Samples
 from crystal_diffusion_jax.training import checkpoint_files
 from crystal_diffusion_jax.training.run_log import RunLog
 from crystal_diffusion_jax.training.workdir import open_workdir
 from tests.smoke_run import CONFIG
+from tests.test_store import REQUEST
 from tests.time_limit import processor_time_limit
 
 SECONDS = 10.0
@@ -97,12 +99,19 @@ def cases(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     zeros, commas = (gzip.compress(text * 2**23, 1) for text in (b"00", b",\n"))
     yield "csv.gz line", lambda: list(read_rows(bomb(folder / "zeros.csv.gz", zeros))[1])
     yield "csv.gz rows", lambda: read_structures(bomb(folder / "rows.csv.gz", commas))
-    yield "json", lambda: read_structures(sparse(folder / "hole.json", "{"))
-    deep = write(folder / "deep.json", "[" * 1_000_000)
-    yield "json depth", lambda: read_structures(deep)
-    record = {"settings": {"num": 10**12}, "structures": [], "rejected": []}
-    asked = write(folder / "asked.json", json.dumps(record))
-    yield "json num", lambda: read_structures(asked)
+    hole = sparse(folder / "hole.db", "SQLite format 3\0")
+    yield "db hole", lambda: read_structures(hole)
+    for name, change in (
+        ("num", "UPDATE information SET value = replace(value, '\"num\": 8', '\"num\": 1' || "
+         "'000000000000') WHERE name = 'metadata'"),
+        ("depth", "UPDATE information SET value = replace(hex(zeroblob(500000)), '0', '[') "
+         "WHERE name = 'metadata'"),
+        ("value", "UPDATE information SET value = hex(zeroblob(50000000)) "
+         "WHERE name = 'metadata'"),
+        ("reason", "INSERT INTO rejected VALUES (0, hex(zeroblob(50000000)))"),
+    ):  # fmt: skip
+        database = changed_samples(folder / f"db_{name}", change)
+        yield f"db {name}", functools.partial(read_structures, database)
     line = sparse(folder / "line.extxyz", "2\n")
     yield "extxyz line", lambda: read_structures(line)
     endless = write(folder / "endless.extxyz", "1000000000000\n\nC 0 0 0\n")
@@ -132,18 +141,6 @@ def cases(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
 
 def cases_of_own_files(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Of formats that only this package writes: folders of runs, samples, the caches."""
-    hole = sparse(folder / "record.json", "{")
-    yield "record", lambda: record_file.read(hole)
-    deep = write(folder / "nested.json", "[" * 1_000_000)
-    yield "record depth", lambda: record_file.read(deep)
-    yield "journal num", lambda: Journal(begun(folder / "num.jsonl", 10**12))
-    endless = begun(folder / "line.jsonl", 5)
-    os.truncate(endless, HUGE)
-    yield "journal line", lambda: Journal(endless)
-    crystal = json.dumps({"structure": {"index": 0, "x": 8000 * "-"}, "frame": ""}) + "\n"
-    many = begun(folder / "open.jsonl", 5, 12_000 * crystal)
-    yield "journal open", lambda: Journal(many)
-    yield "journal depth", lambda: Journal(begun(folder / "deep.jsonl", 5, "[" * 2**20 + "\n"))
     bonds = folder / "bonds.npy"
     bonds.write_bytes(npy("(1000000000000, 5)", bytes(40)))
     yield "bonds shape", lambda: read_array(bonds, 2**24)
@@ -178,12 +175,13 @@ class Data:
         return ""
 
 
-def begun(path: Path, num: int, more: str = "") -> Path:
-    """A journal with anything after its first line."""
-    journal.create(path, {"num": num})
-    with path.open("a") as file:
-        file.write(more)
-    return path
+def changed_samples(out: Path, change: str) -> Path:
+    """A folder of samples whose database was changed by a statement."""
+    Samples(out, REQUEST)
+    with sqlite3.connect(out / "samples.db") as connection:
+        connection.execute(change)
+    connection.close()
+    return out
 
 
 def owner_of(run: Path) -> Iterator[str]:

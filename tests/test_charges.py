@@ -2,7 +2,6 @@
 
 import inspect
 import itertools
-import json
 import sys
 from typing import Any
 
@@ -23,9 +22,10 @@ from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.models.embeddings import Condition
 from crystal_diffusion_jax.runtime import devices
 from crystal_diffusion_jax.sampling import charges
-from crystal_diffusion_jax.sampling.plan import plan
+from crystal_diffusion_jax.sampling.resolve import resolve, warnings
 from crystal_diffusion_jax.sampling.sampler import make_sampler
 from crystal_diffusion_jax.structures.compositions import common_oxidation_states
+from crystal_diffusion_jax.structures.store import read_request
 from tests.make_tiny_model import FOLDER
 from tests.reverse_process import closed_form, parameters
 
@@ -229,13 +229,13 @@ def test_a_balance_needs_charges_of_both_signs(vocabulary, allowed, wanted):
 
 
 def test_what_cannot_balance_is_warned_of(tiny_model):
-    iron = [("Fe", 26), ("Ni", 28)]
-    (warning,) = plan(tiny_model, "m", {}, num=1, elements=iron, charge_balance=True).warnings
+    statistics = tiny_model.statistics
+    known = common_oxidation_states(statistics.vocabulary)
+    iron, oxide = (resolve(tiny_model, "m", num=1, elements=e) for e in ("Fe,Ni", "Fe,Ni,O"))
+    (warning,) = warnings(iron, statistics, known)
     assert warning.startswith("--charge_balance has no effect")
-    assert not plan(
-        tiny_model, "m", {}, num=1, elements=[*iron, ("O", 8)], charge_balance=True
-    ).warnings
-    assert not plan(tiny_model, "m", {}, num=1, elements=iron).warnings
+    assert warnings(oxide, statistics, known) == []
+    assert warnings(iron, statistics, None) == []
 
 
 @pytest.mark.parametrize("balance", [True, False])
@@ -248,7 +248,7 @@ def test_a_request_for_balance_reaches_the_sampler(tiny_model, monkeypatch, bala
 
     monkeypatch.setattr("crystal_diffusion_jax.sampling.generate.make_sampler", asked)
     with pytest.raises(AskedError) as found:
-        cdj.load(FOLDER).sample(2, 0.9, charge_balance=balance, say=lambda line: None)
+        cdj.load(FOLDER).sample(2, 0.9, charge_balance=balance, log=lambda line: None)
     known = common_oxidation_states(tiny_model.statistics.vocabulary)
     assert found.value.args[0]["oxidation_states"] == (known if balance else None)
 
@@ -262,13 +262,8 @@ def test_a_folder_remembers_whether_charges_were_balanced(tmp_path, monkeypatch)
         sample.main()
 
     run("--charge_balance")
-    record = json.loads((tmp_path / "new" / "samples.json").read_text())
-    assert record["settings"]["charge_balance"] is True
+    stored = read_request(tmp_path / "new")
+    assert stored is not None
+    assert stored.request.charge_balance
     with pytest.raises(UserError, match=r"charge_balance \(there true, now false\)"):
         run()
-    del record["settings"]["charge_balance"]  # as before there was a choice
-    (tmp_path / "new" / "samples.json").write_text(json.dumps(record))
-    (tmp_path / "new" / "unfinished.jsonl").unlink()  # it has the request, too
-    run()
-    with pytest.raises(UserError, match=r"charge_balance \(there false, now true\)"):
-        run("--charge_balance")

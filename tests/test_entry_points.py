@@ -7,10 +7,12 @@ from pathlib import Path
 
 import ase.io
 import pytest
+from pymatgen.core import Structure
 
 from crystal_diffusion_jax import config as config_module
 from crystal_diffusion_jax.cli import program as cli
 from crystal_diffusion_jax.cli import sample, train
+from crystal_diffusion_jax.structures.store import read_request, read_samples
 from tests import make_tiny_model, smoke_run
 
 ROOT = Path(__file__).parent.parent
@@ -196,36 +198,36 @@ def test_training_and_then_sampling_from_the_command_line(tmp_path):
     finished = program("-m", "experiments.sample", *sampling_flags(workdir))
     assert finished.returncode == 0, finished.stderr
     assert finished.stderr == ""
-    written = assert_all_three_kinds_of_files(out)
+    written = assert_all_kinds_of_files(out)
     assert f"{written} of 6 crystals in {out}" in finished.stdout
 
 
-def assert_all_three_kinds_of_files(out: Path) -> int:
+def assert_all_kinds_of_files(out: Path) -> int:
     """Checks the files of `sampling_flags` against each other; returns the number of crystals."""
-    record = json.loads((out / "samples.json").read_text())
-    written: int = record["counts"]["written"]
-    assert written + record["counts"]["rejected"] == 6
-    assert len(record["structures"]) == written
+    written = sum(isinstance(one, Structure) for one in read_samples(out / "samples.db"))
     assert len(list((out / "cif").glob("*.cif"))) == written
+    assert len((out / "samples.csv").read_text().splitlines()) == written + 1
     frames = ase.io.read(out / "samples.extxyz", index=":") if written else []
     assert len(frames) == written
     for frame in frames:
         assert set(frame.get_chemical_symbols()) <= {"Ba", "Sr", "Ti", "O"}
-    assert record["settings"]["guidance"] == 1.0
+    stored = read_request(out)
+    assert stored is not None
+    assert stored.request.guidance == 1.0
     (low,) = smoke_run.statistics().property_min
-    assert record["target"] == pytest.approx(low)
+    assert stored.request.target == {"tolerance_factor": (low, low)}
     return written
 
 
-def test_sampling_writes_all_three_kinds_of_files(sampling):
+def test_sampling_writes_all_kinds_of_files(sampling):
     # Of a thousand crystals of this request 991 are written; of six, one at least.
-    assert assert_all_three_kinds_of_files(sampling) > 0
+    assert assert_all_kinds_of_files(sampling) > 0
 
 
 def test_the_same_sampling_command_again_changes_nothing(sampling, workdir, monkeypatch, capsys):
-    record = (sampling / "samples.json").read_text()
+    before = {path: path.read_bytes() for path in sampling.rglob("*") if path.is_file()}
     run_sample(monkeypatch, *sampling_flags(workdir))
-    assert (sampling / "samples.json").read_text() == record
+    assert {path: path.read_bytes() for path in before} == before
     assert "of 6 crystals" in capsys.readouterr().out
 
 
@@ -267,9 +269,10 @@ def test_steps_and_corrector_follow_from_the_solver_unless_given(
 ):
     monkeypatch.setattr(sample, "generate", lambda *_, **__: None)
     run_sample(monkeypatch, f"--model={SHIPPED}", f"--out={tmp_path / 'new'}", *flags)
-    settings = json.loads((tmp_path / "new" / "samples.json").read_text())["settings"]
-    assert (settings["solver"], settings["num_steps"]) == (solver, num_steps)
-    assert settings["corrector_step_size"] == pytest.approx(corrector_step_size)
+    stored = read_request(tmp_path / "new")
+    assert stored is not None
+    assert (stored.request.solver, stored.request.num_steps) == (solver, num_steps)
+    assert stored.request.corrector_step_size == pytest.approx(corrector_step_size)
 
 
 @pytest.mark.parametrize("mistake", TRAINING_MISTAKES)

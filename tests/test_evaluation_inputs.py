@@ -1,12 +1,12 @@
 """evaluation/inputs.py and cif.py: whoever wrote the crystals, they are read as they are."""
 
 import csv
+import dataclasses
 import gzip
-import json
 import os
 import re
+import sqlite3
 from pathlib import Path
-from typing import Any
 
 import ase
 import ase.io
@@ -17,25 +17,13 @@ from pymatgen.io.cif import CifWriter
 
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation.validity import structural_defect
-from crystal_diffusion_jax.request import SampleSettings
-from crystal_diffusion_jax.sampling.record import SampleFolder
 from crystal_diffusion_jax.structures.cif_reader import parse_cif
 from crystal_diffusion_jax.structures.cif_writer import to_cif
 from crystal_diffusion_jax.structures.reading import read_structures
+from crystal_diffusion_jax.structures.store import Samples
+from tests.test_store import REQUEST, batch
 
-SETTINGS = SampleSettings(
-    model="m",
-    model_sha256="00" * 32,
-    conditions={},
-    num=5,
-    seed=0,
-    guidance=0.0,
-    num_steps=10,
-    corrector_step_size=1e-6,
-    elements=None,
-    num_atoms=None,
-    symprec=0.0,
-)
+REQUEST_FOR_FIVE = dataclasses.replace(REQUEST, num=5, symprec=0.0)
 OVERLAP = """data_x
 _cell_length_a 4.0
 _cell_length_b 4.0
@@ -71,15 +59,18 @@ def as_atoms(structure: Structure) -> ase.Atoms:
     )
 
 
-def record_of(structure: Structure) -> dict[str, Any]:
-    """What samples.json must hold to be read."""
-    entry = {
-        "index": 0,
-        "lattice": structure.lattice.matrix.tolist(),
-        "frac_coords": structure.frac_coords.tolist(),
-        "atomic_numbers": list(structure.atomic_numbers),
-    }
-    return {"settings": {"num": 1}, "rejected": [], "structures": [entry]}
+def sampled(out: Path, crystals: dict[int, Structure | None]) -> None:
+    """A folder of samples with these crystals by index; None stands for one that is not finite."""
+
+    def arrays(index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        if (structure := crystals[index]) is None:
+            return np.full((3, 3), np.nan), np.zeros((1, 3)), np.array([1])
+        numbers = np.array(structure.atomic_numbers)
+        return structure.lattice.matrix, structure.frac_coords, numbers
+
+    samples = Samples(out, REQUEST_FOR_FIVE)
+    samples.add(batch(list(crystals), arrays))
+    samples.export()
 
 
 def assert_same(read: Structure | None, written: Structure, atol: float) -> None:
@@ -141,16 +132,12 @@ def test_a_table_with_a_cif_column_is_read_row_by_row(tmp_path: Path, name: str)
         assert_same(read, written, atol=1e-7)
 
 
-@pytest.mark.parametrize("given", ["folder", "record"])
+@pytest.mark.parametrize("given", ["", "samples.db"])
 def test_of_a_sample_folder_all_requested_crystals_count(tmp_path: Path, given: str) -> None:
-    folder = SampleFolder(tmp_path, SETTINGS)
     good = crystal(1)
-    lattices = [good.lattice.matrix, np.full((3, 3), np.nan), 0.2 * np.eye(3)]
-    coords = [good.frac_coords] * 3
-    numbers = [np.array(good.atomic_numbers)] * 3
-    folder.add([3, 0, 1], lattices, coords, numbers, wall_seconds=0.0, network_calls=0)
-    inputs = read_structures(tmp_path if given == "folder" else tmp_path / "samples.json")
-    assert len(inputs.structures) == SETTINGS.num
+    sampled(tmp_path, {3: good, 0: None, 1: Structure(0.2 * np.eye(3), ["C"], [[0, 0, 0]])})
+    inputs = read_structures(tmp_path / given)
+    assert len(inputs.structures) == 5
     read = inputs.structures[3]
     assert read is not None
     np.testing.assert_array_equal(read.frac_coords, good.frac_coords)
@@ -161,15 +148,12 @@ def test_of_a_sample_folder_all_requested_crystals_count(tmp_path: Path, given: 
     assert inputs.failures[2].startswith("not sampled")
 
 
-@pytest.mark.parametrize("part", ["cif", "cif/00003_BaTiO3.cif", "samples.extxyz"])
+@pytest.mark.parametrize("part", ["cif", "cif/00003_BaTiO3.cif", "samples.extxyz", "samples.csv"])
 def test_a_part_of_a_sample_folder_is_refused_with_the_folder_to_give(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     out = tmp_path / "samples" / "min"
-    good = crystal(1)
-    numbers = [np.array(good.atomic_numbers)]
-    lattice, coords = [good.lattice.matrix], [good.frac_coords]
-    SampleFolder(out, SETTINGS).add([3], lattice, coords, numbers, 0.0, 0)
+    sampled(out, {3: crystal(1)})
     with pytest.raises(UserError, match=f"give the folder {out} instead"):
         read_structures(out / part)
     monkeypatch.chdir((out / part).parent)
@@ -178,26 +162,26 @@ def test_a_part_of_a_sample_folder_is_refused_with_the_folder_to_give(
 
 
 def test_a_sample_folder_within_another_is_no_part_of_it(tmp_path: Path) -> None:
-    SampleFolder(tmp_path / "a", SETTINGS)
-    SampleFolder(tmp_path / "a" / "b", SETTINGS)
-    assert len(read_structures(tmp_path / "a" / "b").structures) == SETTINGS.num
+    sampled(tmp_path / "a", {})
+    sampled(tmp_path / "a" / "b", {})
+    assert len(read_structures(tmp_path / "a" / "b").structures) == 5
 
 
-def test_a_spoilt_entry_of_a_record_is_a_failure_of_that_crystal_alone(tmp_path: Path) -> None:
-    (entry,) = record_of(crystal(0))["structures"]
-    entries = [
-        entry,
-        entry | {"index": 1, "lattice": [[0.0] * 3] * 3},
-        {"index": 2, "lattice": entry["lattice"], "atomic_numbers": [1]},
-        entry | {"index": 3, "atomic_numbers": [0, 1, 1, 1, 1]},
-        entry | {"index": 4, "atomic_numbers": [1, 1]},
-    ]
-    record = {"settings": {"num": 5}, "rejected": [], "structures": entries}
-    (tmp_path / "samples.json").write_text(json.dumps(record))
+def test_a_damaged_row_of_a_database_is_a_failure_of_that_crystal_alone(tmp_path: Path) -> None:
+    sampled(tmp_path, {index: crystal(index) for index in range(5)})
+    with sqlite3.connect(tmp_path / "samples.db") as connection:
+        for row_id, column, value in (
+            (2, "cell", np.full((3, 3), np.nan).tobytes()),
+            (3, "data", None),
+            (4, "numbers", np.zeros(5, np.int32).tobytes()),
+            (5, "numbers", np.ones(2, np.int32).tobytes()),
+        ):
+            connection.execute(f"UPDATE systems SET {column} = ? WHERE id = ?", (value, row_id))
+    connection.close()
     failures = read_structures(tmp_path).failures
-    assert failures[1] == "volume below 0.1 A^3"
-    assert failures[2] == "incomplete entry in samples.json: no 'frac_coords'"
-    assert failures[3] == "unknown element"
+    assert failures[1] == "unreadable entry: non-finite numbers"
+    assert failures[2].startswith("unreadable entry")
+    assert failures[3] == "unreadable entry: unknown element"
     assert "do not fit" in failures[4]
     assert 0 not in failures
 
@@ -229,7 +213,7 @@ def test_two_atoms_at_one_site_of_a_space_group_have_all_their_images() -> None:
     assert structural_defect(structure) is not None
 
 
-@pytest.mark.parametrize("kind", ["cif", "extxyz", "json"])
+@pytest.mark.parametrize("kind", ["cif", "extxyz", "db"])
 def test_two_atoms_at_one_site_are_a_defect_of_the_structure_in_every_kind_of_file(
     tmp_path: Path, kind: str
 ) -> None:
@@ -240,10 +224,11 @@ def test_two_atoms_at_one_site_are_a_defect_of_the_structure_in_every_kind_of_fi
     elif kind == "extxyz":
         ase.io.write(path, as_atoms(structure))
     else:
-        path.write_text(json.dumps(record_of(structure)))
+        sampled(tmp_path, {0: structure})
+        path = tmp_path / "samples.db"
     inputs = read_structures(path)
-    assert inputs.failures == {}
-    (read,) = inputs.structures
+    assert 0 not in inputs.failures
+    read = inputs.structures[0]
     assert read is not None
     assert structural_defect(read) == "two atoms closer than 0.5 A"
 
@@ -272,9 +257,7 @@ def test_a_cif_with_a_space_group_holds_the_whole_orbit(tmp_path: Path) -> None:
 
 
 def test_images_of_a_special_position_with_four_digits_are_one_atom() -> None:
-    hexagonal = OVERLAP.format(first="Mg", second="Mg", z=0.6).replace(
-        "corrector_step_size 90", "corrector_step_size 120"
-    )
+    hexagonal = OVERLAP.format(first="Mg", second="Mg", z=0.6).replace("gamma 90", "gamma 120")
     head, atoms = hexagonal.split("loop_")
     head += "_symmetry_space_group_name_H-M 'P 63/m m c'\n"
     columns = atoms[: atoms.index("A1")]
@@ -325,7 +308,7 @@ def test_empty_and_binary_cifs_in_a_folder_are_named_failures(tmp_path: Path) ->
         ("noise.csv", b"\xff\xfe\x00"),
         ("columns.csv", b"material_id,energy\na,1\n"),
         ("header.csv", b"material_id,cif\n"),
-        ("samples.json", b"{"),
+        ("samples.db", b"{"),
         ("list.json", b"[1, 2]"),
         ("other.poscar", b"Si"),
     ],
@@ -350,7 +333,7 @@ def test_a_dangling_link_and_a_pipe_among_cifs_are_named_failures(tmp_path: Path
 
 def test_a_folder_without_structures_is_refused(tmp_path: Path) -> None:
     (tmp_path / "readme.txt").write_text("x")
-    with pytest.raises(UserError, match=r"neither samples\.json nor \*\.cif"):
+    with pytest.raises(UserError, match=r"neither samples\.db nor \*\.cif"):
         read_structures(tmp_path)
 
 
@@ -414,41 +397,19 @@ def test_frames_that_cannot_be_told_apart_are_refused_with_their_number(
 
 
 @pytest.mark.parametrize(
-    ("changes", "reason"),
+    ("change", "reason"),
     [
-        ({"index": 1}, "index 1 is out of range"),
-        ({"index": -1}, "no whole number"),
-        ({"index": 0.5}, "no whole number"),
-        ({"index": "0"}, "no whole number"),
-        ({"index": None}, "no whole number"),
+        ("UPDATE number_key_values SET value = 5 WHERE key = 'index'", "crystal 5 is there twice"),
+        ("UPDATE number_key_values SET value = -1 WHERE key = 'index'", "crystal -1 is"),
+        ("UPDATE number_key_values SET value = 'x' WHERE key = 'index'", "ValueError"),
+        ("INSERT INTO rejected VALUES (0, 'x')", "crystal 0 is there twice"),
+        ("DELETE FROM number_key_values", "a crystal has no index"),
     ],
 )
-def test_a_record_with_a_wrong_index_is_refused(
-    tmp_path: Path, changes: dict[str, Any], reason: str
-) -> None:
-    record = record_of(crystal(0))
-    record["structures"][0] |= changes
-    (tmp_path / "samples.json").write_text(json.dumps(record))
-    with pytest.raises(UserError, match=rf"samples\.json .*{reason}"):
+def test_a_database_with_a_wrong_index_is_refused(tmp_path: Path, change: str, reason: str) -> None:
+    sampled(tmp_path, {0: crystal(0)})
+    with sqlite3.connect(tmp_path / "samples.db") as connection:
+        connection.execute(change)
+    connection.close()
+    with pytest.raises(UserError, match=rf"samples\.db .*{reason}"):
         read_structures(tmp_path)
-
-
-@pytest.mark.parametrize("part", ["structures", "rejected"])
-def test_a_record_with_an_index_twice_is_refused(tmp_path: Path, part: str) -> None:
-    record = record_of(crystal(0))
-    twice = {"structures": record["structures"][0], "rejected": {"index": 0, "reason": "x"}}
-    record[part].append(twice[part])
-    (tmp_path / "samples.json").write_text(json.dumps(record))
-    with pytest.raises(UserError, match=r"samples\.json .*index 0 is there twice"):
-        read_structures(tmp_path)
-
-
-@pytest.mark.parametrize("numbers", [[1.5] * 5, ["8"] * 5, [10**30] * 5, 5, [[1]] * 5, None, {}])
-def test_elements_that_are_no_numbers_are_a_failure_of_their_crystal(
-    tmp_path: Path, numbers: Any
-) -> None:
-    record = record_of(crystal(0))
-    record["structures"][0]["atomic_numbers"] = numbers
-    (tmp_path / "samples.json").write_text(json.dumps(record))
-    failures = read_structures(tmp_path).failures
-    assert re.search("unreadable entry|do not fit together", failures[0])

@@ -16,12 +16,12 @@ import ase.io
 import jax
 import numpy as np
 import pytest
+from crystal_diffusion_jax.sampling.journal import Journal
+from crystal_diffusion_jax.sampling.record import SampleFolder
 
 from crystal_diffusion_jax import trained_model
 from crystal_diffusion_jax.cli import program, sample
 from crystal_diffusion_jax.runtime.lock import exclusive
-from crystal_diffusion_jax.sampling.journal import Journal
-from crystal_diffusion_jax.sampling.record import SampleFolder
 from tests import make_tiny_model
 
 ROOT = Path(__file__).parent.parent

@@ -9,10 +9,10 @@ import csv
 import gzip
 import io
 import json
+import sqlite3
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -25,21 +25,16 @@ from crystal_diffusion_jax.data.arrays import DatasetStatistics
 from crystal_diffusion_jax.data.locate import Source
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.request import draw_values
-from crystal_diffusion_jax.sampling.request import (
-    allowed_species,
-    draw_num_atoms,
-    outside_training_range,
-    parse_target,
-)
+from crystal_diffusion_jax.sampling.conditions import allowed_species, draw_num_atoms
+from crystal_diffusion_jax.sampling.parse import parse_elements, parse_target
 from crystal_diffusion_jax.structures.canonical import canonical_cell
 from crystal_diffusion_jax.structures.cif_writer import to_cif
-from crystal_diffusion_jax.structures.compositions import parse_elements
 from crystal_diffusion_jax.structures.conversion import to_extxyz
 from crystal_diffusion_jax.structures.reading import Inputs, read_structures
 from tests import smoke_config
 from tests.mutations import NUMBERS, PIECES, Rng, mutated, mutated_tree
 from tests.prepared_tables import read_whole
-from tests.test_evaluation_inputs import crystal
+from tests.test_evaluation_inputs import crystal, sampled
 from tests.test_trained_model import STATISTICS, made_up_model
 from tests.time_limit import processor_time_limit
 
@@ -209,38 +204,38 @@ def test_a_damaged_extxyz_loses_no_frame(num_cases: int, tmp_path: Path) -> None
     assert 0 < run(num_cases, case) < num_cases
 
 
-def record() -> dict[str, Any]:
-    entries = [
-        {
-            "index": index,
-            "lattice": structure.lattice.matrix.tolist(),
-            "frac_coords": structure.frac_coords.tolist(),
-            "atomic_numbers": list(structure.atomic_numbers),
+def test_a_damaged_samples_db_loses_no_crystal(num_cases: int, tmp_path: Path) -> None:
+    sampled(tmp_path, dict(zip((0, 2, 4), CRYSTALS, strict=True)) | {1: None})
+    path = tmp_path / "samples.db"
+    good = path.read_bytes()
+    with sqlite3.connect(path) as connection:
+        tables = {
+            table: [column for _, column, *_ in connection.execute(f"PRAGMA table_info({table})")]
+            for table in ("systems", "number_key_values", "information", "rejected", "keys")
         }
-        for index, structure in zip((0, 2, 4), CRYSTALS, strict=True)
-    ]
-    rejected = [{"index": 1, "reason": "volume below 0.1 A^3"}]
-    return {"settings": {"num": 6}, "rejected": rejected, "structures": entries}
-
-
-def test_a_damaged_samples_json_loses_no_crystal(num_cases: int, tmp_path: Path) -> None:
-    good = record()
-    path = tmp_path / "samples.json"
+    connection.close()
 
     def case(rng: Rng) -> None:
-        if rng.integers(2):
-            content = mutated(json.dumps(good, indent=1).encode(), rng)
-        else:
-            entry = mutated_tree(good["structures"][0], rng)
-            changed = good | {"structures": [entry, *good["structures"][1:]]}
-            content = json.dumps(changed, default=str).encode()
-        path.write_bytes(content)
+        path.write_bytes(good if rng.integers(2) else mutated(good, rng))
+        if path.read_bytes() == good:
+            table = list(tables)[rng.integers(len(tables))]
+            column = tables[table][rng.integers(len(tables[table]))]
+            with contextlib.suppress(sqlite3.IntegrityError), sqlite3.connect(path) as connection:
+                rows = connection.execute(f"SELECT rowid, {column} FROM {table}").fetchall()
+                row, value = rows[rng.integers(len(rows))]
+                raw = value if isinstance(value, bytes) else str(value).encode()
+                changed = mutated(raw, rng)
+                if not isinstance(value, bytes):
+                    changed = changed.decode("utf-8", errors="replace")
+                connection.execute(
+                    f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (changed, row)
+                )
+            connection.close()
         with naming(str(path)):
             inputs = read_structures(tmp_path)
-        told = json.loads(content.decode("utf-8", errors="replace"))
-        check(inputs, told["settings"]["num"])
-        for entry in told["structures"]:
-            assert "not sampled" not in inputs.failures.get(entry["index"], "")
+        check(inputs, len(inputs.structures))
+        missing = [i for i, why in inputs.failures.items() if "not sampled" in why]
+        assert len(inputs.structures) - len(missing) == 4
 
     assert 0 < run(num_cases, case) < num_cases
 
@@ -265,7 +260,7 @@ def test_a_damaged_model_json_is_read_or_named(num_cases: int, tmp_path: Path) -
         # What reading, printing and sampling do with it next.
         assert model.statistics.lattice_unit(np.array([1])) > 0
         assert len(draw_num_atoms(middle(model.statistics), 5, 0, None, model.statistics)) == 5
-        assert allowed_species(None, model.statistics).all()
+        assert allowed_species(None, model.statistics.vocabulary).all()
         trained_model.model_card(model)
         config_module.to_dict(model.config)
 
@@ -339,10 +334,8 @@ def test_values_on_the_command_line_of_sampling_are_taken_or_named(num_cases: in
         flags = sample.parser().parse_args(argv)
         target = parse_target(flags.target, STATISTICS)
         assert np.isfinite([*target.values()]).all()
-        outside_training_range(target, STATISTICS)
-        elements = parse_elements(flags.elements, STATISTICS.vocabulary)
-        numbers = None if elements is None else [number for _, number in elements]
-        assert allowed_species(numbers, STATISTICS).any()
+        elements = parse_elements(flags.elements, STATISTICS.vocabulary, "elements")
+        assert allowed_species(elements, STATISTICS.vocabulary).any()
         sizes = draw_num_atoms(draw_values(target, 5, 0), 5, 0, flags.num_atoms, STATISTICS)
         assert set(sizes) <= {3, 5}
 

@@ -1,17 +1,17 @@
 """One request from model to folder: resumable, independent of batches, honest in its counts."""
 
-import contextlib
-import json
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from pymatgen.core import Structure
 
 from crystal_diffusion_jax.crystals import Crystals
-from crystal_diffusion_jax.request import SampleSettings
-from crystal_diffusion_jax.sampling.generate import _batches, generate
-from crystal_diffusion_jax.sampling.record import SampleFolder
+from crystal_diffusion_jax.request import ANCESTRAL, Request
+from crystal_diffusion_jax.sampling.generate import batches, generate
+from crystal_diffusion_jax.structures.store import Samples, read_samples
 from crystal_diffusion_jax.trained_model import TrainedModel
 from tests.reverse_process import closed_form_model, quick_sampler
 
@@ -28,34 +28,29 @@ def quick(monkeypatch) -> None:
     monkeypatch.setattr("crystal_diffusion_jax.sampling.generate.make_sampler", quick_sampler)
 
 
-def settings(num: int, num_steps: int = 3, **changes) -> SampleSettings:
-    values = {
+def request_for(num: int, num_steps: int = 3, **changes: Any) -> Request:
+    values: dict[str, Any] = {
         "model": "closed form",
         "model_sha256": "0" * 64,
-        "conditions": {"tolerance_factor": 0.9},
+        "target": {"tolerance_factor": (0.9, 0.9)},
         "num": num,
         "seed": 5,
         "guidance": 0.0,
+        "solver": ANCESTRAL,
         "num_steps": num_steps,
         "corrector_step_size": 1e-6,
-        "elements": None,
-        "num_atoms": None,
+        "renoising_steps": 0,
         "symprec": 0.0,
     }
-    return SampleSettings(**{**values, **changes})
+    return Request(**{**values, **changes})
 
 
 def run(
-    model: TrainedModel, out: Path, request: SampleSettings, batch_size: int, say=print
-) -> dict:
-    allowed = np.ones(len(model.statistics.vocabulary), dtype=bool)
-    with contextlib.closing(SampleFolder(out, request)) as folder:
-        generate(model, request, allowed, folder, batch_size, say)
-    return json.loads((out / "samples.json").read_text())
-
-
-def indices(record: dict) -> list[int]:
-    return sorted(entry["index"] for entry in record["structures"] + record["rejected"])
+    model: TrainedModel, out: Path, request: Request, batch_size: int, log=print
+) -> list[Structure | str]:
+    """Samples into a folder and reads what it holds."""
+    generate(model, request, Samples(out, request), batch_size, log)
+    return read_samples(out / "samples.db")
 
 
 # Batches of three, also of the tests below: one program.
@@ -64,56 +59,50 @@ def test_an_interrupted_request_ends_with_the_same_crystals(model, tmp_path):
         if "crystals:" in line:  # the first batch is written
             raise KeyboardInterrupt
 
-    undisturbed = run(model, tmp_path / "whole", settings(5), batch_size=3)
+    undisturbed = run(model, tmp_path / "whole", request_for(5), batch_size=3)
     with pytest.raises(KeyboardInterrupt):
-        run(model, tmp_path / "cut", settings(5), batch_size=3, say=stop)
-    begun = json.loads((tmp_path / "cut" / "samples.json").read_text())
-    assert len(indices(begun)) == 3
-    resumed = run(model, tmp_path / "cut", settings(5), batch_size=3)
-
-    assert indices(undisturbed) == list(range(5))
+        run(model, tmp_path / "cut", request_for(5), batch_size=3, log=stop)
+    begun = read_samples(tmp_path / "cut" / "samples.db")
+    missing = "not sampled: the sampling command has not finished"
+    assert [result == missing for result in begun] == [False] * 3 + [True] * 2
     # The last two crystals come in a batch of three again, so they agree to the last digit.
-    assert resumed["structures"] == undisturbed["structures"]
-    assert resumed["rejected"] == undisturbed["rejected"]
+    assert run(model, tmp_path / "cut", request_for(5), batch_size=3) == undisturbed
 
 
 def test_a_finished_request_is_not_sampled_again(model, tmp_path):
-    first = run(model, tmp_path / "out", settings(3), batch_size=3)
+    first = run(model, tmp_path / "out", request_for(3), batch_size=3)
 
     def fail(line: str) -> None:
         raise AssertionError("sampled again")
 
-    assert run(model, tmp_path / "out", settings(3), batch_size=3, say=fail) == first
+    assert run(model, tmp_path / "out", request_for(3), batch_size=3, log=fail) == first
 
 
 def test_batches_are_as_even_as_the_batch_size_allows():
     num_atoms = np.full(263, 5)
-    batches = list(_batches(np.arange(263), num_atoms, 200))
-    assert [(len(rows), size, shape) for rows, size, shape in batches] == [
+    found = list(batches(np.arange(263), num_atoms, 200))
+    assert [(len(rows), size, shape) for rows, size, shape in found] == [
         (132, 5, 132),
         (131, 5, 132),
     ]
     # What is left of a request is computed in the same shape.
-    ((rows, _, shape),) = _batches(np.arange(10, 20), num_atoms, 200)
+    ((rows, _, shape),) = batches(np.arange(10, 20), num_atoms, 200)
     assert (rows.tolist(), shape) == (list(range(10, 20)), 132)
 
 
 @pytest.mark.usefixtures("quick")
 def test_the_batch_size_does_not_change_the_crystals(model, tmp_path):
-    small = run(model, tmp_path / "small", settings(5), batch_size=3)
-    large = run(model, tmp_path / "large", settings(5), batch_size=50)
+    small = run(model, tmp_path / "small", request_for(5), batch_size=3)
+    large = run(model, tmp_path / "large", request_for(5), batch_size=50)
 
-    assert indices(small) == indices(large) == list(range(5))
-    assert small["rejected"] == large["rejected"] == []
-    volumes = {one["volume"] for one in small["structures"]}
-    assert len(volumes) == 5  # as each has a key of its own
-    for one, other in zip(small["structures"], large["structures"], strict=True):
-        assert one["atomic_numbers"] == other["atomic_numbers"]
-        np.testing.assert_allclose(one["volume"], other["volume"], rtol=1e-6)
+    assert len({one.volume for one in small}) == 5  # as each has a key of its own
+    for one, other in zip(small, large, strict=True):
+        assert one.atomic_numbers == other.atomic_numbers
+        np.testing.assert_allclose(one.volume, other.volume, rtol=1e-6)
 
 
 # Of four times 49, 37, 24 and 12 of 50, where sigma is 0.005 * 100^((t - 1) / 49), only 24, of
-# 0.043, is between those of sigma 0.125 and 0.02: a relaxation has three calls more.
+# 0.043, is between those of sigma 0.125 and 0.02: three renoising steps are three calls more.
 @pytest.mark.parametrize(
     ("corrector_step_size", "renoising_steps", "calls"), [(1e-6, 0, 8), (0.0, 0, 4), (0.0, 3, 7)]
 )
@@ -128,25 +117,21 @@ def test_counts_and_network_calls_are_reported(
     monkeypatch.setattr(
         "crystal_diffusion_jax.sampling.generate.make_sampler", lambda *_, **__: cubes
     )
-    request = settings(
+    request = request_for(
         5, num_steps=4, corrector_step_size=corrector_step_size, renoising_steps=renoising_steps
     )
-    record = run(model, tmp_path / "out", request, batch_size=2)
+    lines: list[str] = []
+    run(model, tmp_path, request, batch_size=2, log=lines.append)
 
-    counts = record["counts"]
     # Batches of two, two and one.
-    assert (counts["requested"], counts["written"], counts["rejected"]) == (5, 2, 3)
-    assert len(record["structures"]) == 2
-    # Corrector, relaxation and predictor call the network once each; three batches.
-    assert record["network_calls"] == 3 * calls
+    assert lines[-1].startswith("5/5 crystals: 2 written, 3 rejected, ")
+    samples = Samples(tmp_path, request)
+    assert samples.counts() == (2, 3)
+    # Corrector, renoising and predictor call the network once each; three batches.
+    assert samples.cost()[1] == 3 * calls
 
 
 def test_the_fixed_elements_are_the_only_ones(model, tmp_path):
-    vocabulary = np.array(model.statistics.vocabulary)
-    request = settings(3, elements=["O", "Sr", "Ti"])
-    folder = SampleFolder(tmp_path / "out", request)
-    generate(model, request, np.isin(vocabulary, [8, 22, 38]), folder, batch_size=3)
-
-    entries = list(folder.structures())
-    assert len(entries) == 3
-    assert {z for entry in entries for z in entry["atomic_numbers"]} <= {8, 22, 38}
+    request = request_for(3, elements=("O", "Sr", "Ti"))
+    found = run(model, tmp_path, request, batch_size=3)
+    assert {symbol for one in found for symbol in one.symbol_set} <= {"O", "Sr", "Ti"}

@@ -15,7 +15,7 @@ from crystal_diffusion_jax.runtime.lock import LOCK, OWNER, exclusive
 HOLDER = """
 import sys, time
 from pathlib import Path
-from crystal_diffusion_jax.lock import exclusive
+from crystal_diffusion_jax.runtime.lock import exclusive
 with exclusive(Path(sys.argv[1]), "--out"):
     print("locked", flush=True)
     time.sleep(600)

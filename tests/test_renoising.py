@@ -1,4 +1,4 @@
-"""When the coordinates are relaxed, how often the network is called, and what a request may say."""
+"""When coordinates are renoised, how often the network is called, and what a request may say."""
 
 import dataclasses
 from typing import Any
@@ -15,8 +15,8 @@ from crystal_diffusion_jax.diffusion.joint import Prediction
 from crystal_diffusion_jax.diffusion.schedules import sampling_times
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.request import ANCESTRAL, SECOND_ORDER
-from crystal_diffusion_jax.sampling.plan import plan
-from crystal_diffusion_jax.sampling.renoising import num_relaxed, relax
+from crystal_diffusion_jax.sampling.renoising import num_renoised, renoise
+from crystal_diffusion_jax.sampling.resolve import resolve
 from crystal_diffusion_jax.trained_model import TrainedModel
 from tests.reverse_process import reverse_process
 
@@ -24,19 +24,19 @@ from tests.reverse_process import reverse_process
 FIRST, LAST = 302, 699
 
 
-def test_it_relaxes_where_sigma_is_between_its_bounds():
+def test_it_renoises_where_sigma_is_between_its_bounds():
     assert 0.005 * 100 ** ((FIRST - 2) / 999) < 0.02 <= 0.005 * 100 ** ((FIRST - 1) / 999)
     assert 0.005 * 100 ** ((LAST - 1) / 999) <= 0.125 < 0.005 * 100 ** (LAST / 999)
     for t in (1, FIRST - 1, FIRST, 500, LAST, LAST + 1, 1000):
-        assert num_relaxed(np.array([t]), NoiseConfig()) == (FIRST <= t <= LAST)
-    assert num_relaxed(sampling_times(1000, 1000)[:-1], NoiseConfig()) == LAST - FIRST + 1
+        assert num_renoised(np.array([t]), NoiseConfig()) == (FIRST <= t <= LAST)
+    assert num_renoised(sampling_times(1000, 1000)[:-1], NoiseConfig()) == LAST - FIRST + 1
 
 
 @pytest.mark.parametrize(
     ("solver", "use_corrector", "renoising_steps"),
     [(SECOND_ORDER, True, 3), (ANCESTRAL, False, 0)],
 )
-def test_the_network_is_called_by_corrector_relaxation_and_predictor(
+def test_the_network_is_called_by_corrector_renoising_and_predictor(
     schedule, solver, use_corrector, renoising_steps
 ):
     seen = []
@@ -77,7 +77,7 @@ COUNT = 2000
 
 
 @jax.jit
-def relaxed_from(frac_coords, t, schedule):
+def renoised_from(frac_coords, t, schedule):
     """Four steps on copies of a crystal with the sites SITES, by its exact denoiser."""
     crystals = Crystals(
         lattice=jnp.ones((COUNT, 3, 3)),
@@ -93,23 +93,23 @@ def relaxed_from(frac_coords, t, schedule):
 
     keys = jax.random.split(jax.random.key(7), COUNT)
     before = second_order.no_estimate(crystals, 4)
-    return relax(denoise, keys, crystals, before, t, 4, schedule)
+    return renoise(denoise, keys, crystals, before, t, 4, schedule)
 
 
 @pytest.mark.parametrize(("time", "moves"), [(701, False), (600, True), (310, True), (300, False)])
-def test_relaxing_keeps_the_noise_as_wide_as_it_is_at_the_deciding_times_alone(
+def test_renoising_keeps_the_noise_as_wide_as_it_is_at_the_deciding_times_alone(
     schedule, time, moves
 ):
     sigma = 0.005 * 100 ** ((time - 1) / 999)
     normal = np.random.default_rng(9).normal(size=(COUNT, 3, 3))
     noisy = np.asarray((SITES + sigma * normal) % 1.0, np.float32)
-    relaxed, after = relaxed_from(noisy, jnp.full(COUNT, time), schedule)
-    move = np.asarray(relaxed.frac_coords) - noisy
+    renoised, after = renoised_from(noisy, jnp.full(COUNT, time), schedule)
+    move = np.asarray(renoised.frac_coords) - noisy
     assert (np.abs(move).max() > 0.01) == moves
     # The expected clean site stays where it is, whole cells aside.
     kept = np.asarray(after.displacement) + move
     np.testing.assert_allclose(kept, np.round(kept), atol=1e-5)
-    away = np.asarray(relaxed.frac_coords, np.float64) - SITES
+    away = np.asarray(renoised.frac_coords, np.float64) - SITES
     away -= np.round(away)
     assert abs(away.std() / sigma - 1) < 5 / np.sqrt(2 * away.size)
 
@@ -142,10 +142,9 @@ def test_a_request_has_the_models_steps_unless_it_names_others(
     corrector_step_size: float,
     steps: int,
 ):
-    settings = plan(with_default(tiny_model, own), "m", {}, num=1, **asked).settings
-    assert (settings.corrector_step_size, settings.renoising_steps) == (corrector_step_size, steps)
-    assert settings.solver == asked.get("solver", ANCESTRAL)
-    assert settings.use_corrector == (corrector_step_size > 0)
+    request = resolve(with_default(tiny_model, own), "m", num=1, **asked)
+    assert (request.corrector_step_size, request.renoising_steps) == (corrector_step_size, steps)
+    assert request.solver == asked.get("solver", ANCESTRAL)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +152,7 @@ def test_a_request_has_the_models_steps_unless_it_names_others(
     [
         (
             {"corrector_step_size": 1e-6, "renoising_steps": 2},
-            "--renoising_steps take its place: give one",
+            "--renoising_steps replace the corrector",
         ),
         ({"renoising_steps": -1}, "--renoising_steps=-1 must be within 0 .. 1000"),
         ({"renoising_steps": 1001}, "--renoising_steps=1001 must be within 0 .. 1000"),
@@ -163,7 +162,7 @@ def test_an_impossible_request_is_told_why(
     tiny_model: TrainedModel, asked: dict[str, Any], sentence: str
 ):
     with pytest.raises(UserError, match=sentence):
-        plan(tiny_model, "m", {}, num=1, **asked)
+        resolve(tiny_model, "m", num=1, **asked)
 
 
 def test_a_negative_default_is_refused():

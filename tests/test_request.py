@@ -1,26 +1,33 @@
-import dataclasses
+"""From the words of a request to a `Request` and its arrays, and back to a command."""
 
+import dataclasses
+import shlex
+from pathlib import Path
+
+import jax
+import msgspec
 import numpy as np
 import pytest
+from pymatgen.core import Element
 from scipy import stats
 
 from crystal_diffusion_jax import trained_model
-from crystal_diffusion_jax.config import DenoiserConfig
+from crystal_diffusion_jax.cli import sample
+from crystal_diffusion_jax.cli.request_flags import requested
+from crystal_diffusion_jax.crystals import SYMBOLS
 from crystal_diffusion_jax.data import profile
 from crystal_diffusion_jax.data.arrays import DatasetStatistics
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.models.denoiser import Denoiser
-from crystal_diffusion_jax.request import draw_values
-from crystal_diffusion_jax.sampling.request import (
+from crystal_diffusion_jax.request import Request, draw_values
+from crystal_diffusion_jax.sampling.conditions import (
     allowed_species,
     condition_arrays,
     draw_num_atoms,
-    outside_training_range,
-    parse_target,
-    refuse_non_finite_weights,
-    refuse_other_network,
 )
+from crystal_diffusion_jax.sampling.parse import parse_elements, parse_target
+from crystal_diffusion_jax.sampling.resolve import check_weights, resolve, warnings
 
+REQUEST = Request("m", "ab", {}, 3, 0, 0.0, "ancestral", 50, 1e-6, 0)
 # Below it with another stream of random numbers: as seldom as five standard errors.
 PVALUE = 6e-7
 
@@ -104,7 +111,7 @@ def test_a_range_upside_down_is_refused_with_the_right_one():
     ],
 )
 def test_a_target_outside_the_training_range_is_named_with_that_range(low, high, warned):
-    sentences = outside_training_range({"gap": (low, high)}, GAP)
+    sentences = warnings(dataclasses.replace(REQUEST, target={"gap": (low, high)}), GAP, None)
 
     assert len(sentences) == warned
     if warned:
@@ -125,13 +132,31 @@ def test_conditions_are_z_scores_and_absent_properties_are_marked():
 
 
 def test_allowed_species_are_those_of_the_elements():
-    np.testing.assert_array_equal(allowed_species([56, 8], GAP), [True, False, True])
-    assert allowed_species(None, GAP).all()
+    allowed = allowed_species(("Ba", "O"), GAP.vocabulary)
+    np.testing.assert_array_equal(allowed, [True, False, True])
+    assert allowed_species(None, GAP.vocabulary).all()
+
+
+def test_elements_are_read_with_commas_and_a_chemical_system_with_dashes_too():
+    assert parse_elements(None, GAP.vocabulary, "elements") is None
+    assert parse_elements("O, Ba,O", GAP.vocabulary, "elements") == ("Ba", "O")
+    for text in ("Ba-Ti-O", "Ti,Ba,O"):
+        assert parse_elements(text, GAP.vocabulary, "chemical_system") == ("Ba", "O", "Ti")
+
+
+@pytest.mark.parametrize("symbol", ["Xx", "", "ba", "Ba-O", "8"])
+def test_what_is_not_an_element_is_refused(symbol):
+    with pytest.raises(UserError, match=f"{symbol!r} is not an element symbol"):
+        parse_elements(f"O,{symbol}", GAP.vocabulary, "elements")
 
 
 def test_an_element_that_the_model_never_saw_is_refused():
-    with pytest.raises(UserError, match=r"\[3, 92\]"):
-        allowed_species([92, 8, 3], GAP)
+    with pytest.raises(UserError, match="--elements=U,O: the model never saw U, only O,Ti,Ba"):
+        parse_elements("U,O", GAP.vocabulary, "elements")
+
+
+def test_the_symbols_are_those_of_pymatgen():
+    assert tuple(Element.from_Z(z).symbol for z in range(1, 119)) == SYMBOLS
 
 
 def test_numbers_of_atoms_follow_the_training_histogram():
@@ -232,25 +257,76 @@ def test_numbers_of_atoms_can_be_fixed_within_the_training_range():
 
 
 def test_weights_of_another_network_are_named_with_both_shapes():
-    config = DenoiserConfig(width=8, num_blocks=1, num_heads=2, pair_hidden_width=8)
-    denoiser = Denoiser(config, num_species=3)
-    weights = trained_model.load("perov5_cds").params
-    with pytest.raises(UserError, match=r"--model=mine .*kernel is \(64, 8\) there and \(8, 2\)"):
-        refuse_other_network(weights, denoiser, 1, "mine")
     shipped = trained_model.load("perov5_cds")
-    refuse_other_network(shipped.params, shipped.denoiser, 1, "perov5_cds")
+    check_weights(shipped, "perov5_cds")
+    small = dataclasses.replace(
+        shipped.config.model, width=8, num_blocks=1, num_heads=2, pair_hidden_width=8
+    )
+    config = dataclasses.replace(shipped.config, model=small)
+    with pytest.raises(UserError, match=r"--model=mine .*kernel is \(64, 8\) there and \(8, 2\)"):
+        check_weights(dataclasses.replace(shipped, config=config), "mine")
     without = {name: part for name, part in shipped.params.items() if name != "block_1"}
     with pytest.raises(UserError, match=r"block_1/.* is missing there"):
-        refuse_other_network(without, shipped.denoiser, 1, "mine")
-    with pytest.raises(UserError, match=r"property/.*\(1, 64\) there and \(2, 64\)"):
-        refuse_other_network(shipped.params, shipped.denoiser, 2, "mine")
+        check_weights(dataclasses.replace(shipped, params=without), "mine")
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_weights_that_are_not_finite_are_named_with_their_model(bad):
-    kernel = np.zeros((2, 3))
-    params = {"block": {"kernel": kernel, "bias": np.zeros(3)}, "head": np.ones(2)}
-    refuse_non_finite_weights(params, "runs/mine")
-    kernel[1, 2] = bad
-    with pytest.raises(UserError, match=r"--model=runs/mine .* NaN or infinite, in block/kernel:"):
-        refuse_non_finite_weights(params, "runs/mine")
+def test_weights_that_are_not_finite_are_named_with_their_model(tiny_model, bad):
+    leaves, tree = jax.tree.flatten(tiny_model.params)
+    leaves[3] = np.array(leaves[3])
+    leaves[3].flat[-1] = bad
+    broken = dataclasses.replace(tiny_model, params=jax.tree.unflatten(tree, leaves))
+    with pytest.raises(UserError, match=r"--model=runs/mine .* NaN or infinite, in \w+/"):
+        check_weights(broken, "runs/mine")
+
+
+def test_a_request_comes_back_from_json():
+    full = dataclasses.replace(
+        REQUEST, target={"gap": (0.0, 1.5)}, chemical_system=("Ba", "O"), num_atoms=5
+    )
+    for request in (REQUEST, full):
+        text = msgspec.json.encode(request)
+        assert msgspec.json.decode(text, type=Request) == request
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("model", 5),
+        ("target", []),
+        ("target", {"gap": "a"}),
+        ("target", {"gap": [0.0]}),
+        ("guidance", "x"),
+        ("guidance", True),
+        ("num", 2.5),
+        ("elements", 5),
+        ("elements", ["Ba", 8]),
+        ("solver", ["ancestral"]),
+        ("charge_balance", 1),
+    ],
+)
+def test_json_of_another_type_is_refused_with_the_field(field, value):
+    sound = msgspec.to_builtins(REQUEST)
+    with pytest.raises(ValueError, match=field):
+        msgspec.convert(sound | {field: value}, Request)
+    del sound["guidance"]
+    with pytest.raises(ValueError, match="guidance"):
+        msgspec.convert(sound, Request)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        {"target": "min", "guidance": 1.5, "solver": "second_order", "num_steps": 7},
+        {"target": f"{1 / 3!r}:1", "elements": "Ba,Ti,O", "renoising_steps": 3},
+        {"chemical_system": "Ba-Ti-O", "num_atoms": 5, "charge_balance": True, "symprec": 0.0},
+    ],
+)
+def test_the_command_of_a_request_repeats_it(tiny_model, asked):
+    request = resolve(tiny_model, "my model", **{"num": 3, "seed": 7, **asked})
+    words = shlex.split(request.command(Path("an out")))
+    assert words[:3] == ["python", "-m", "experiments.sample"]
+    flags = sample.parser().parse_args(words[3:])
+    assert flags.out == Path("an out")
+    assert resolve(tiny_model, str(flags.model), **requested(flags)) == request

@@ -21,7 +21,7 @@ from crystal_diffusion_jax.models.denoiser import Denoiser
 from crystal_diffusion_jax.models.embeddings import Condition
 from crystal_diffusion_jax.request import SECOND_ORDER
 from crystal_diffusion_jax.runtime import devices
-from crystal_diffusion_jax.sampling.guidance import guided, spoil_undefined_species
+from crystal_diffusion_jax.sampling.guidance import guided, mark_undefined_species
 from crystal_diffusion_jax.sampling.sampler import Sampler, make_sampler
 from tests import smoke_run
 from tests.reverse_process import closed_form, parameters
@@ -160,7 +160,7 @@ def test_a_crystal_whose_species_are_undefined_is_not_finite_and_no_other_is(spo
         species=jnp.zeros((3, 2), int),
         mask=jnp.array([[True, True], [True, False], [True, True]]),
     )
-    spoiling = jax.jit(spoil_undefined_species(lambda *_: prediction))
+    spoiling = jax.jit(mark_undefined_species(lambda *_: prediction))
     output = spoiling(crystals, np.ones(3, np.int32))
     assert np.isnan(output.lattice_eps[0]).all()
     np.testing.assert_array_equal(output.lattice_eps[1:], 1.0)

@@ -1,37 +1,25 @@
-import pytest
+from pathlib import Path
 
-from crystal_diffusion_jax.sampling.summary import summary
-
-
-def entry(formula: str, min_distance: float | None, volume: float, num_atoms: int) -> dict:
-    return {
-        "formula": formula,
-        "min_distance": min_distance,
-        "volume": volume,
-        "atomic_numbers": [1] * num_atoms,
-    }
+from crystal_diffusion_jax.structures.summary import summary
 
 
-def test_the_summary_counts_valid_structures_and_compositions():
-    entries = [
-        entry("BaTiO3", 1.9, 60.0, 5),
-        entry("BaTiO3", 0.49, 50.0, 5),
-        entry("Po", None, 37.0, 1),
+def table(tmp_path: Path, *rows: tuple[str, float | str, float, int]) -> Path:
+    lines = ["formula,min_distance,volume,num_atoms"]
+    lines += [",".join(map(str, row)) for row in rows]
+    path = tmp_path / "samples.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_summary_counts_distances_compositions_and_volumes(tmp_path):
+    crystals = [("BaTiO3", 1.9, 65.0, 5), ("BaTiO3", 0.5, 60.0, 5), ("C", "", 6.0, 1)]
+    crystals.append(("LiF", 0.49, 20.0, 2))
+    assert summary(table(tmp_path, *crystals)) == [
+        "no pair of atoms closer than 0.5 A: 3 of 4",
+        "3 distinct compositions; most common: BaTiO3 2, C 1, LiF 1",
+        "volume per atom: median 12.0 A^3, 6.0 to 13.0",
     ]
 
-    validity, compositions, volumes = summary(entries)
 
-    assert "2 of 3" in validity
-    assert compositions.startswith("2 distinct")
-    assert "BaTiO3 2, Po 1" in compositions
-    assert "median 12.0" in volumes
-    assert "10.0 to 37.0" in volumes
-
-
-@pytest.mark.parametrize(("distance", "valid"), [(0.5, 1), (0.499, 0)])
-def test_a_pair_at_half_an_angstrom_is_still_valid(distance, valid):
-    assert f"{valid} of 1" in summary([entry("H2", distance, 20.0, 2)])[0]
-
-
-def test_no_structures_give_no_lines():
-    assert summary([]) == []
+def test_without_crystals_there_is_nothing_to_summarise(tmp_path):
+    assert summary(table(tmp_path)) == []

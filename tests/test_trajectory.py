@@ -1,9 +1,6 @@
 """Saved states of the reverse process: they change no crystal, and the files tell the truth."""
 
-import contextlib
 import dataclasses
-import io
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,16 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import Array
+from pymatgen.core import Structure
 
 from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.diffusion import second_order
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.request import ANCESTRAL, SECOND_ORDER
-from crystal_diffusion_jax.sampling import trajectory, trajectory_files
+from crystal_diffusion_jax.request import ANCESTRAL, SECOND_ORDER, Trajectory
+from crystal_diffusion_jax.sampling import trajectory
 from crystal_diffusion_jax.sampling.chain import State, last_state
 from crystal_diffusion_jax.sampling.generate import generate
-from crystal_diffusion_jax.sampling.record import SampleFolder
-from tests.test_generate import model, quick, settings
+from crystal_diffusion_jax.structures.export import write_trajectory
+from crystal_diffusion_jax.structures.store import Samples, read_samples
+from tests.test_generate import model, quick, request_for
 
 __all__ = ["model", "quick"]  # fixtures
 
@@ -92,12 +91,10 @@ def test_the_saved_states_are_those_that_the_chain_goes_through(num_steps, every
         np.testing.assert_array_equal(found[:, -1], getattr(last, name))
 
 
-def run(model, out: Path, every: int | None, say=SILENT, **changes) -> dict:
-    asked = settings(5, **changes)
-    allowed = np.ones(len(model.statistics.vocabulary), dtype=bool)
-    with contextlib.closing(SampleFolder(out, asked)) as folder:
-        generate(model, asked, allowed, folder, 3, say, trajectory=every)
-    return json.loads((out / "samples.json").read_text())
+def run(model, out: Path, every: int | None, log=SILENT) -> list[Structure | str]:
+    request = request_for(5)
+    generate(model, request, Samples(out, request), 3, log, trajectory=every)
+    return read_samples(out / "samples.db")
 
 
 def texts(out: Path) -> dict[str, str]:
@@ -109,20 +106,20 @@ def stop(line: str) -> None:
         raise KeyboardInterrupt
 
 
-def test_the_last_frame_of_each_file_is_the_crystal_of_the_record(model, tmp_path):
-    recorded = run(model, tmp_path, 2)
-    assert len(texts(tmp_path)) == len(recorded["structures"]) == 5
-    for entry in recorded["structures"]:
-        path = tmp_path / "trajectories" / f"{entry['index']:05d}.extxyz"
+def test_the_last_frame_of_each_file_is_the_stored_crystal(model, tmp_path):
+    stored = run(model, tmp_path, 2)
+    assert len(texts(tmp_path)) == len(stored) == 5
+    for index, structure in enumerate(stored):
+        path = tmp_path / "trajectories" / f"{index:05d}.extxyz"
         frames = list(ase.io.iread(path, index=":"))
         assert [atoms.info["t"] for atoms in frames] == expected_times(model, [0, 2, 3])
         last = frames[-1]
-        assert last.numbers.tolist() == entry["atomic_numbers"]
-        # The record's cell is the same one turned, or mirrored.
+        assert last.numbers.tolist() == list(structure.atomic_numbers)
+        # The stored cell is the same one turned, or mirrored.
         gram = last.cell.array @ last.cell.array.T
-        cell = np.array(entry["lattice"])
+        cell = structure.lattice.matrix
         np.testing.assert_allclose(gram, cell @ cell.T, rtol=1e-4, atol=1e-4)
-        difference = last.positions - np.array(entry["frac_coords"]) @ last.cell.array
+        difference = last.positions - structure.frac_coords @ last.cell.array
         np.testing.assert_allclose(difference, 0.0, atol=1e-4)
 
 
@@ -136,7 +133,7 @@ def expected_times(model, steps: list[int]) -> list[int]:
 def test_an_interrupted_command_ends_with_the_same_trajectories(model, tmp_path):
     run(model, tmp_path / "whole", 2)
     with pytest.raises(KeyboardInterrupt):
-        run(model, tmp_path / "cut", 2, say=stop)
+        run(model, tmp_path / "cut", 2, log=stop)
     folder = tmp_path / "cut" / "trajectories"
     assert len(texts(tmp_path / "cut")) == 3
     # What a kill in the middle of the next batch leaves behind.
@@ -151,11 +148,11 @@ def test_an_interrupted_command_ends_with_the_same_trajectories(model, tmp_path)
 def test_another_number_on_resuming_leaves_crystals_and_earlier_files_alone(model, tmp_path, later):
     whole = run(model, tmp_path / "whole", None)
     with pytest.raises(KeyboardInterrupt):
-        run(model, tmp_path / "cut", 2, say=stop)
+        run(model, tmp_path / "cut", 2, log=stop)
     before = texts(tmp_path / "cut")
     resumed = run(model, tmp_path / "cut", later)
 
-    assert resumed["structures"] == whole["structures"]
+    assert resumed == whole
     after = texts(tmp_path / "cut")
     assert {name: after[name] for name in before} == before
     assert len(after) == (3 if later is None else 5)
@@ -164,7 +161,7 @@ def test_another_number_on_resuming_leaves_crystals_and_earlier_files_alone(mode
 @pytest.mark.usefixtures("quick")
 def test_without_the_flag_no_file_outlives_a_crystal_that_does_not_count(model, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        run(model, tmp_path, 2, say=stop)
+        run(model, tmp_path, 2, log=stop)
     (tmp_path / "trajectories" / "00004.extxyz").write_text("of an earlier attempt")
     run(model, tmp_path, None)
     assert set(texts(tmp_path)) == {f"{index:05d}.extxyz" for index in range(3)}
@@ -174,19 +171,18 @@ def test_without_the_flag_no_file_outlives_a_crystal_that_does_not_count(model, 
 def test_who_asks_too_late_is_told_that_there_are_no_trajectories(model, tmp_path):
     run(model, tmp_path, None)
     said: list[str] = []
-    run(model, tmp_path, 2, say=said.append)
+    run(model, tmp_path, 2, log=said.append)
     assert said == ["5 crystals were there before and get no new trajectory"]
 
 
 @pytest.mark.usefixtures("quick")
 def test_a_trajectory_that_cannot_be_written_counts_no_crystal(model, tmp_path):
-    asked = settings(5)
-    folder = SampleFolder(tmp_path, asked)
+    request = request_for(5)
+    samples = Samples(tmp_path, request)
     (tmp_path / "trajectories").write_text("a file where the folder should be")
-    allowed = np.ones(len(model.statistics.vocabulary), dtype=bool)
     with pytest.raises(UserError, match="cannot be written"):
-        generate(model, asked, allowed, folder, 3, SILENT, trajectory=2)
-    assert folder.remaining() == list(range(5))
+        generate(model, request, samples, 3, SILENT, trajectory=2)
+    assert samples.remaining() == list(range(5))
 
 
 @pytest.mark.parametrize(
@@ -200,15 +196,16 @@ def test_a_trajectory_that_cannot_be_written_counts_no_crystal(model, tmp_path):
     ],
     ids=["left-handed", "flat", "zero", "not finite", "huge"],
 )
-def test_ase_reads_whatever_cell_the_noise_has(lattice):
+def test_ase_reads_whatever_cell_the_noise_has(lattice, tmp_path):
     frac_coords = np.array([[0.0, 0.25, 0.5], [0.1, 0.2, 0.3]])
-    text = trajectory_files.to_text(
+    states = Trajectory(
         np.array([9, 0]),
         np.stack([lattice, np.eye(3)]),
         np.stack([frac_coords, frac_coords]),
         np.array([[56, 8], [22, 8]]),
     )
-    first, last = ase.io.read(io.StringIO(text), index=":", format="extxyz")
+    write_trajectory(tmp_path / "0.extxyz", states)
+    first, last = ase.io.read(tmp_path / "0.extxyz", index=":")
     np.testing.assert_array_equal(first.cell.array, lattice)
     np.testing.assert_allclose(first.positions, frac_coords @ lattice, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(last.positions, frac_coords, atol=1e-6)
@@ -216,10 +213,11 @@ def test_ase_reads_whatever_cell_the_noise_has(lattice):
     assert [first.symbols.get_chemical_formula(), str(last.symbols)] == ["BaO", "TiO"]
 
 
-def test_too_many_states_are_refused_before_the_work():
-    num_atoms = np.full(100_000, 20)
-    trajectory.check_size(500, 1000, num_atoms)
-    with pytest.raises(UserError, match=r"101 states of 100000 crystals with 2000000 atoms"):
-        trajectory.check_size(10, 1000, num_atoms)
+def test_too_many_states_are_refused_before_the_work(tiny_model):
+    request = request_for(100_000, num_steps=1000, num_atoms=5)
+    statistics = tiny_model.statistics
+    trajectory.check_size(100, request, statistics)
+    with pytest.raises(UserError, match=r"101 states of 100000 crystals with 500000 atoms"):
+        trajectory.check_size(10, request, statistics)
     with pytest.raises(UserError, match="--trajectory=0 must be at least 1"):
-        trajectory.check_size(0, 1000, num_atoms)
+        trajectory.check_size(0, request, statistics)

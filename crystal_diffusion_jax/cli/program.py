@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from crystal_diffusion_jax.errors import UserError, did_you_mean
-from crystal_diffusion_jax.request import ANCESTRAL, SOLVERS
 from crystal_diffusion_jax.runtime import compilation, devices, processes
 from crystal_diffusion_jax.runtime.files import replace_bytes, replace_text, try_writing
 from crystal_diffusion_jax.training.preemption import Preempted
@@ -73,18 +72,6 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises the UserError that `run` prints."""
         raise UserError(f"{message} (see {self.prog} --help)")
-
-
-def add_sampling_flags(flags: Parser) -> None:
-    """Flags of the programs that sample on the way to something else."""
-    flags.add_argument(
-        "--solver", choices=SOLVERS, default=ANCESTRAL, help="as in sample (default: %(default)s)"
-    )
-    flags.add_argument("--seed", type=int, default=0, help="of all noise (default: %(default)s)")
-    flags.add_argument(
-        "--batch_size", type=int, default=100, help="computed at once (default: %(default)s)"
-    )
-    flags.add_argument("--charge_balance", action="store_true", help="as in sample")
 
 
 def check_output(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""One run at a time in a folder: a lock that dies with its process and says who holds it."""
+"""One run at a time per folder: a lock that ends with its process and names who holds it."""
 
 import contextlib
 import json
@@ -14,20 +14,20 @@ from crystal_diffusion_jax.runtime.files import read_json
 
 LOCK = ".lock"
 OWNER = ".owner.json"
-_MAX_OWNER = 10_000  # bytes; a process and a host take a hundred
+_MAX_OWNER = 10_000  # bytes; a process id and a host name take a hundred
 
 
 @contextlib.contextmanager
-def exclusive(folder: Path, flag: str, say: Callable[[str], None] = print) -> Iterator[None]:
+def exclusive(folder: Path, flag: str, log: Callable[[str], None] = print) -> Iterator[None]:
     """Keeps other runs out of an existing folder.
 
-    The lock is the operating system's (flock), so it is gone when its process is, however that
-    ended; the owner's file beside it then tells of a run that was killed.
+    The operating system releases the lock (flock) when the process ends, however that happens; the
+    owner file beside it then shows that the run was killed.
 
     Args:
-      folder: that the run writes to.
-      flag: its flag, for the message: "--workdir" or "--out".
-      say: takes a line about a run that was killed there.
+      folder: the folder that the run writes to.
+      flag: the folder's flag, for the message: "--workdir" or "--out".
+      log: takes a line about a run that was killed there.
 
     Raises:
       UserError: another process is at work in the folder.
@@ -47,11 +47,9 @@ def exclusive(folder: Path, flag: str, say: Callable[[str], None] = print) -> It
     owner = folder / OWNER
     try:
         if owner.exists():
-            say(f"the last run in {folder} was cut short ({_owner(folder)}); going on from there")
+            log(f"the last run in {folder} was cut short ({_owner(folder)}); continuing from there")
         try:
-            owner.unlink(missing_ok=True)  # maybe a link to any file
-            with owner.open("x") as file:
-                file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n")
+            owner.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n")
         except OSError as error:
             raise UserError(f"{flag}={folder} cannot be written ({error.strerror})") from error
         yield
@@ -61,7 +59,7 @@ def exclusive(folder: Path, flag: str, say: Callable[[str], None] = print) -> It
 
 
 def _owner(folder: Path) -> str:
-    """Process and host of the run that locked the folder last."""
+    """Process and host of the last run that locked the folder."""
     try:
         owner = read_json(folder / OWNER, _MAX_OWNER)
         return shown(f"process {owner['pid']} on {owner['host']}", 300)

@@ -35,16 +35,17 @@ def reverse_chain(
     Each crystal's noise comes from its own key alone, so it does not depend on its batch.
 
     Args:
-      denoise: (crystals, t [B]) -> Prediction; called once a step, and for the corrector and each
-        relaxation step besides.
+      denoise: (crystals, t [B]) -> Prediction; called once per step, once more for the corrector
+        and for each renoising step.
       keys: [B] PRNG keys.
       mask: [B, N] real atoms.
       num_species: K.
-      corrector_step_size: step of the corrector at t = 1.
-      schedule: the tables.
-      solver: of the predictor, see `settings.SOLVERS`.
-      use_corrector: begin each step with a corrector step; without it `corrector_step_size` is ignored.
-      renoising_steps: that precede the predictor, see `relaxation.relax`; 0 does without.
+      corrector_step_size: step size of the corrector at t = 1.
+      schedule: noise schedule of the forward process.
+      solver: solver of the predictor, see `request.SOLVERS`.
+      use_corrector: begin each step with a corrector step; without it `corrector_step_size` is
+        ignored.
+      renoising_steps: steps before the predictor, see `renoising.renoise`; 0 disables them.
 
     Returns:
       The first state, with the lattice in units of its scale, and the step.
@@ -65,7 +66,7 @@ def reverse_chain(
                 previous = second_order.moved(previous, move)
             crystals = joint.wrapped(corrected)
         if renoising_steps:
-            crystals, previous = renoising.relax(
+            crystals, previous = renoising.renoise(
                 denoise, fold(here, 2), crystals, previous, t, renoising_steps, schedule
             )
         prediction, here = denoise(crystals, t), fold(here, 1)

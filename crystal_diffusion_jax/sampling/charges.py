@@ -1,13 +1,13 @@
-"""Balance of charges: species given that the whole crystal is neutral.
+"""Charge balance: species given that the whole crystal is neutral.
 
 The reverse process draws the atoms' species independently in each step, and their amounts come out
-wrong: YF2 for YF3. Here the predicted distributions are conditioned on what all of them together
-must fulfil. With p_i(k) the distribution of atom i, the exact marginal is
+wrong: YF2 for YF3. Here the predicted distributions are conditioned on the neutrality of all of
+them together. With p_i(k) the distribution of atom i, the exact marginal is
 
     p(k_i = k | neutral) = p_i(k) P(neutral | k_i = k) / P(neutral),
 
-where neutral means that oxidation states, of which those of one element are equally likely, add up
-to zero. The sum's distribution is a product of characteristic functions: no combinations are
+where neutral means that oxidation states, those of one element being equally likely, add up to
+zero. The sum's distribution is a product of characteristic functions: no combinations are
 enumerated.
 """
 
@@ -25,7 +25,7 @@ from crystal_diffusion_jax.diffusion import species
 from crystal_diffusion_jax.diffusion.joint import Denoise, Prediction
 from crystal_diffusion_jax.diffusion.schedules import NoiseSchedule
 
-# Probabilities down to 1e-6 are told apart, which the shorter floats of accelerators cannot.
+# Probabilities down to 1e-6 matter, which the shorter floats of accelerators cannot resolve.
 _matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 # Weight of the unconditioned distribution in the mixture, so that no species is ever ruled out.
 _UNCONDITIONED = 1e-3
@@ -35,7 +35,7 @@ _UNLIKELY = 1e-6
 
 @dataclasses.dataclass(frozen=True)
 class OxidationStates:
-    """Those of each species.
+    """Oxidation states of each species.
 
     Attributes:
       charges: [Q] charges that occur.
@@ -47,7 +47,7 @@ class OxidationStates:
 
 
 def oxidation_states(known: Sequence[Sequence[int]]) -> OxidationStates:
-    """Equally likely ones.
+    """Oxidation states of which those of one element are equally likely.
 
     Args:
       known: [K] states of each species, at least one.
@@ -75,7 +75,8 @@ def balanced(denoise: Denoise, states: OxidationStates, schedule: NoiseSchedule)
     Args:
       denoise: the denoiser.
       states: of its species.
-      schedule: the tables; what an atom is now counts as evidence, as in `species.log_posterior`.
+      schedule: noise schedule; an atom's present species counts as evidence, as in
+        `species.log_posterior`.
     """
 
     def denoise_balanced(crystals: Crystals, t: Array) -> Prediction:
@@ -127,7 +128,7 @@ def _neutral(probs: Array, mask: Array, states: OxidationStates) -> Array:
 
 
 def _product_of_others(factors: Array) -> Array:
-    """Along axis 1 the product of all factors but the own; no division, as one may be zero."""
+    """Product along axis 1 of all other factors, without division, since one may be zero."""
 
     def multiply(product: Array, factor: Array) -> tuple[Array, Array]:
         return product * factor, product

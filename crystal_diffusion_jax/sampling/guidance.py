@@ -1,4 +1,4 @@
-"""What stands between the network and the reverse process: guidance, chosen elements, a check."""
+"""Wrappers of the denoiser: guidance, restriction to elements, detection of undefined numbers."""
 
 import dataclasses
 
@@ -39,7 +39,7 @@ def guided(denoise: ConditionalDenoise, condition: Condition, guidance: float | 
 
 
 def restrict_species(denoise: Denoise, allowed: Array) -> Denoise:
-    """Takes species out of the predicted distribution, so that the final crystal has none of them.
+    """Excludes species from the predicted distribution, so that no final crystal has them.
 
     Args:
       denoise: the denoiser.
@@ -54,22 +54,22 @@ def restrict_species(denoise: Denoise, allowed: Array) -> Denoise:
     return denoise_restricted
 
 
-def spoil_undefined_species(denoise: Denoise) -> Denoise:
-    """Turns a crystal whose species are not defined into one that is not finite.
+def mark_undefined_species(denoise: Denoise) -> Denoise:
+    """Turns the lattice of a crystal with a non-finite species logit into NaN.
 
-    A draw from logits with a NaN or infinity among them is a species like any other: without a
-    trace in the numbers, the crystal would be written.
+    A draw from logits with a NaN or infinity among them is a species like any other, so nothing
+    else would show that the crystal is invalid.
 
     Args:
       denoise: the denoiser, before `restrict_species`.
     """
 
-    def denoise_spoiled(crystals: Crystals, t: Array) -> Prediction:
+    def denoise_marked(crystals: Crystals, t: Array) -> Prediction:
         output = denoise(crystals, t)
         defined = jnp.isfinite(output.species_logits) | ~crystals.mask[..., None]
-        whole = jnp.all(defined, axis=(-2, -1))[..., None, None]
+        valid = jnp.all(defined, axis=(-2, -1))[..., None, None]
         return dataclasses.replace(
-            output, lattice_eps=jnp.where(whole, output.lattice_eps, jnp.nan)
+            output, lattice_eps=jnp.where(valid, output.lattice_eps, jnp.nan)
         )
 
-    return denoise_spoiled
+    return denoise_marked

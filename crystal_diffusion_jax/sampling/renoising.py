@@ -1,9 +1,9 @@
-"""Relaxation of the coordinates at the times that decide on the structure.
+"""Renoising of the coordinates at the times that decide on the structure.
 
 While the noise of the coordinates is about as wide as atoms are apart, the reverse process chooses
-between structures, and the errors of its steps add up to the wrong one. At these times the
-coordinates are brought back to what the network holds likely, by steps that replace a large share
-of their noise. Earlier there is nothing to decide yet; later such steps would only disturb.
+between structures, and the errors of its steps add up to a wrong one. At these times, steps that
+replace a large share of the noise bring the coordinates back to what the network considers likely.
+At earlier times nothing is decided yet, and at later ones such steps would only disturb.
 """
 
 from typing import Any
@@ -19,19 +19,19 @@ from crystal_diffusion_jax.diffusion import joint, second_order
 from crystal_diffusion_jax.diffusion.joint import Denoise
 from crystal_diffusion_jax.diffusion.schedules import NoiseSchedule, geometric_sigma
 
-# Bounds of sigma, in cell vectors, between which steps relax (t = 302 to 699 by default), and the
-# share of the noise's variance that one of them replaces: docs/recipes.md has the trials.
+# Bounds of sigma, in cell vectors, between which coordinates are renoised (t = 302 to 699 by
+# default), and the share of the noise's variance that one step replaces (docs/recipes.md).
 _LOWEST_SIGMA, _HIGHEST_SIGMA = 0.02, 0.125
 _SHARE = 0.4
 
 
-def num_relaxed(times: np.ndarray, noise: NoiseConfig) -> int:
-    """How many of these times of a process are relaxed at."""
+def num_renoised(times: np.ndarray, noise: NoiseConfig) -> int:
+    """Number of these times of a process at which coordinates are renoised."""
     sigma = geometric_sigma(noise.num_steps, noise.frac_sigma_min, noise.frac_sigma_max)
-    return int(np.sum(_is_relaxed(sigma.astype(np.float32)[times])))
+    return int(np.sum(_is_renoised(sigma.astype(np.float32)[times])))
 
 
-def relax(
+def renoise(
     denoise: Denoise,
     keys: Array,
     crystals: Crystals,
@@ -40,16 +40,16 @@ def relax(
     num_steps: int,
     schedule: NoiseSchedule,
 ) -> tuple[Crystals, second_order.CleanEstimate | None]:
-    """The crystals after `num_steps` steps at time t, if that is one to relax at.
+    """The crystals after `num_steps` steps at time t, if it is one to renoise at.
 
     Args:
-      denoise: (crystals, t [B]) -> Prediction; called once a step.
+      denoise: (crystals, t [B]) -> Prediction; called once per step.
       keys: [B] one PRNG key per crystal.
       crystals: batch at time t.
-      previous: what the second-order solver carries along, None for the ancestral one.
+      previous: estimate that the second-order solver carries along, None for the ancestral one.
       t: [B] int, the same time for all.
       num_steps: at least 1.
-      schedule: the tables.
+      schedule: noise schedule of the forward process.
 
     Returns:
       The batch, wrapped, and `previous` as seen from where the atoms are now.
@@ -60,15 +60,15 @@ def relax(
     ) -> tuple[Crystals, second_order.CleanEstimate | None]:
         crystals, previous = state
         here = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, index)
-        relaxed = joint.renoising_step(here, crystals, denoise(crystals, t), t, _SHARE, schedule)
+        renoised = joint.renoising_step(here, crystals, denoise(crystals, t), t, _SHARE, schedule)
         if previous is not None:
-            move = relaxed.frac_coords - crystals.frac_coords
+            move = renoised.frac_coords - crystals.frac_coords
             previous = second_order.moved(previous, move)
-        return joint.wrapped(relaxed), previous
+        return joint.wrapped(renoised), previous
 
-    steps = jnp.where(_is_relaxed(schedule.sigma[t[0]]), num_steps, 0)
+    steps = jnp.where(_is_renoised(schedule.sigma[t[0]]), num_steps, 0)
     return jax.lax.fori_loop(0, steps, one, (crystals, previous))
 
 
-def _is_relaxed(sigma: Any) -> Any:
+def _is_renoised(sigma: Any) -> Any:
     return (sigma >= _LOWEST_SIGMA) & (sigma <= _HIGHEST_SIGMA)

@@ -22,8 +22,8 @@ from crystal_diffusion_jax.sampling import charges
 from crystal_diffusion_jax.sampling.chain import State, Step, last_state, reverse_chain
 from crystal_diffusion_jax.sampling.guidance import (
     guided,
+    mark_undefined_species,
     restrict_species,
-    spoil_undefined_species,
 )
 
 # (first state, step, times) -> what to keep of the process, with the crystals as leading axis
@@ -33,7 +33,7 @@ Process = Callable[[State, Step, Array], Crystals]
 Sampler = Callable[[Any, Array, Array, Condition, float | Array, float | Array, Array], Crystals]
 
 
-# Kept, because a new function would be traced anew by each request of a loop over targets.
+# Cached, because jax would trace a new function for each request of a loop over targets.
 @functools.lru_cache(maxsize=8)
 def make_sampler(
     denoiser: Denoiser,
@@ -53,13 +53,14 @@ def make_sampler(
       denoiser: the network.
       noise_config: the forward process that it was trained on.
       num_steps: S, at most T.
-      use_guidance: evaluate the unconditional branch too; without it `guidance` is ignored.
+      use_guidance: also evaluate the unconditional branch; without it `guidance` is ignored.
       mesh: the devices; their number must divide the batch.
-      solver: of the predictor, see `settings.SOLVERS`.
-      use_corrector: begin each step with a corrector step; without it `corrector_step_size` is ignored.
-      renoising_steps: that precede the predictor, see `relaxation.relax`; 0 does without.
-      oxidation_states: [K] of each species, for neutral crystals, see `charges`; None leaves
-        them free.
+      solver: solver of the predictor, see `request.SOLVERS`.
+      use_corrector: begin each step with a corrector step; without it `corrector_step_size` is
+        ignored.
+      renoising_steps: steps before the predictor, see `renoising.renoise`; 0 disables them.
+      oxidation_states: [K] of each species, for neutral crystals, see `charges`; None leaves the
+        charges free.
       process: what to return of the reverse process; `trajectory.recording` keeps more of it.
 
     Raises:
@@ -88,7 +89,7 @@ def make_sampler(
                 return conditional(crystals, t, condition)
 
             denoise = guided(conditional, condition, guidance) if use_guidance else plain
-            denoise = restrict_species(spoil_undefined_species(denoise), allowed)
+            denoise = restrict_species(mark_undefined_species(denoise), allowed)
             if states is not None:
                 denoise = charges.balanced(denoise, states, schedule)
             init, step = reverse_chain(

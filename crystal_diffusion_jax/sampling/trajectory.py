@@ -1,7 +1,7 @@
-"""Every K-th state of the reverse process, kept while the crystals are made.
+"""Records every K-th state of the reverse process.
 
 The scan over steps becomes a scan over segments of K steps, each of which is a loop of the same
-steps: only the states between segments are ever held, and the crystals are the same but for
+steps: only the states between segments are ever held, and the crystals are the same up to
 rounding.
 """
 
@@ -13,8 +13,11 @@ import numpy as np
 from jax import Array
 
 from crystal_diffusion_jax.crystals import Crystals
+from crystal_diffusion_jax.data.arrays import DatasetStatistics
 from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.request import Request
 from crystal_diffusion_jax.sampling.chain import State, Step
+from crystal_diffusion_jax.sampling.conditions import draw_num_atoms
 from crystal_diffusion_jax.sampling.sampler import Process
 
 # Lines of atoms in all trajectories of a request, about 60 bytes each.
@@ -31,10 +34,10 @@ def saved_steps(num_steps: int, every: int) -> np.ndarray:
     return np.append(np.arange(0, num_steps, every, dtype=np.int32), np.int32(num_steps))
 
 
-# One function for one number, so that `make_sampler` finds its program again.
+# Cached, so that `make_sampler` finds its program again.
 @functools.cache
 def recording(every: int) -> Process:
-    """`chain.last_state`, but with all kept states instead of the last alone.
+    """Like `chain.last_state`, with all kept states instead of the last alone.
 
     Args:
       every: K, see `saved_steps`.
@@ -63,24 +66,27 @@ def recording(every: int) -> Process:
     return process
 
 
-def check_size(every: int, num_steps: int, num_atoms: np.ndarray) -> None:
+def check_size(every: int, request: Request, statistics: DatasetStatistics) -> None:
     """Refuses trajectories that would fill memory and disk.
 
     Args:
       every: K.
-      num_steps: S.
-      num_atoms: [num] of each crystal.
+      request: the request.
+      statistics: of the model.
 
     Raises:
       UserError: K is below 1, or they hold more than MAX_ATOM_LINES atoms.
     """
     if every < 1:
-        raise UserError(f"--trajectory={every} must be at least 1: every so many steps are kept")
-    frames = len(saved_steps(num_steps, every))
+        raise UserError(f"--trajectory={every} must be at least 1: every K-th step is kept")
+    num_atoms = draw_num_atoms(
+        request.values(), request.num, request.seed, request.num_atoms, statistics
+    )
+    frames = len(saved_steps(request.num_steps, every))
     atoms = int(np.sum(num_atoms, dtype=np.int64))
     if frames * atoms > MAX_ATOM_LINES:
         raise UserError(
-            f"--trajectory={every} would keep {frames} states of {len(num_atoms)} crystals with "
+            f"--trajectory={every} would keep {frames} states of {request.num} crystals with "
             f"{atoms} atoms, more than {MAX_ATOM_LINES:,} lines: choose a larger --trajectory or "
             "a smaller --num"
         )

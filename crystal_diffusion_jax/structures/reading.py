@@ -14,9 +14,10 @@ from pymatgen.core import Structure
 
 from crystal_diffusion_jax.errors import UserError, printable
 from crystal_diffusion_jax.runtime.files import TooLarge, read_text
-from crystal_diffusion_jax.sampling.record import CIF_FOLDER, RECORD
 from crystal_diffusion_jax.structures.cif_reader import parse_cif
 from crystal_diffusion_jax.structures.csv_tables import join_names, read_rows
+from crystal_diffusion_jax.structures.database import DATABASE
+from crystal_diffusion_jax.structures.export import CIF_FOLDER
 from crystal_diffusion_jax.structures.extxyz import read_frames
 from crystal_diffusion_jax.structures.limits import (
     MAX_ATOMS,
@@ -24,10 +25,10 @@ from crystal_diffusion_jax.structures.limits import (
     MAX_CRYSTALS,
     MAX_NAME,
 )
-from crystal_diffusion_jax.structures.samples_record import read_record
+from crystal_diffusion_jax.structures.store import read_samples
 
 _KINDS = (
-    f"a folder with {RECORD} or *.cif files, a .cif, .extxyz or .xyz file, {RECORD}, "
+    f"a folder with {DATABASE} or *.cif files, a .cif, .extxyz or .xyz file, {DATABASE}, "
     "or a .csv or .csv.gz with a column `cif`"
 )
 # Characters of a reason, which may quote the file.
@@ -55,13 +56,13 @@ def read_structures(path: Path) -> Inputs:
     """Reads a set of crystals.
 
     Args:
-      path: an output folder of `experiments.sample` or its samples.json (crystals that were
+      path: an output folder of `experiments.sample` or its samples.db (crystals that were
         rejected or are not sampled yet count as failures); a folder of CIFs; one CIF; an extended
         XYZ file with one or more frames; a csv or csv.gz with a column `cif`.
 
     Raises:
       UserError: there is no such file, it is none of these, or it is one of the files that
-        `experiments.sample` derives from its record.
+        `experiments.sample` exports from its samples.db.
     """
     try:
         path.stat()
@@ -70,11 +71,11 @@ def read_structures(path: Path) -> Inputs:
         raise UserError(f"{printable(str(path), 500)} {reason}: give {_KINDS}.") from error
     _refuse_part_of_samples(path)
     if path.is_dir():
-        if (path / RECORD).is_file():
-            return _read_record(path / RECORD)
+        if (path / DATABASE).is_file():
+            return _read_samples(path / DATABASE)
         return _read_cif_folder(path)
-    if path.suffix == ".json":
-        return _read_record(path)
+    if path.suffix == ".db":
+        return _read_samples(path)
     if path.suffix.lower() == ".cif":
         text = _read_cif(path)
         if isinstance(text, OSError):
@@ -95,7 +96,7 @@ def _read_cif_folder(folder: Path) -> Inputs:
     files = [f for f in folder.iterdir() if f.suffix.lower() == ".cif" and not f.is_dir()]
     files.sort(key=lambda file: _natural_order(file.name))
     if not files:
-        raise UserError(f"{folder} holds neither {RECORD} nor *.cif files: give {_KINDS}.")
+        raise UserError(f"{folder} holds neither {DATABASE} nor *.cif files: give {_KINDS}.")
     return _collect([file.name for file in files], _parse_all([_read_cif(f) for f in files]))
 
 
@@ -111,10 +112,10 @@ def _refuse_part_of_samples(path: Path) -> None:
     The networks' predictions, in eV per cell for one of them, depend on the cell.
     """
     place = path.resolve()
-    if place.name == RECORD or (place / RECORD).is_file():
+    if place.name == DATABASE or (place / DATABASE).is_file():
         return
     folder = place.parent.parent if place.parent.name == CIF_FOLDER else place.parent
-    if (folder / RECORD).is_file():
+    if (folder / DATABASE).is_file():
         raise UserError(
             f"{path} is only a part of what was sampled, without the rejected crystals and maybe "
             f"in other cells: give the folder {folder} instead."
@@ -141,8 +142,8 @@ def _read_extxyz(path: Path) -> Inputs:
     return _collect([f"frame {i}" for i in range(len(results))], results)
 
 
-def _read_record(path: Path) -> Inputs:
-    results = read_record(path)
+def _read_samples(path: Path) -> Inputs:
+    results = read_samples(path)
     return _collect([f"sample {index}" for index in range(len(results))], results)
 
 

@@ -1,4 +1,4 @@
-"""Crystals of one request as Python has them: a sequence of structures, and what they turn into."""
+"""Crystals of one request in Python: a sequence of structures, and what they turn into."""
 
 import dataclasses
 from collections import Counter
@@ -9,11 +9,12 @@ import ase
 import numpy as np
 from pymatgen.core import Structure
 
-from crystal_diffusion_jax.request import SampleSettings, draw_values
-from crystal_diffusion_jax.sampling.entry import cif_name
+from crystal_diffusion_jax.request import Batch, Request
 from crystal_diffusion_jax.structures.cif_writer import to_cif
 from crystal_diffusion_jax.structures.compositions import reduced_formula
-from crystal_diffusion_jax.structures.conversion import to_ase
+from crystal_diffusion_jax.structures.conversion import to_ase, to_structure
+from crystal_diffusion_jax.structures.export import cif_name
+from crystal_diffusion_jax.structures.store import rejection
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -21,22 +22,22 @@ class SampledCrystals(Sequence[Structure]):
     """Crystals of one request, a sequence of pymatgen structures.
 
     Attributes:
-      structures: those that were not rejected.
+      structures: the crystals that were not rejected.
       indices: place of each in the request.
-      rejected: index -> why.
-      settings: the request.
+      rejected: index -> reason.
+      request: the request.
     """
 
     structures: tuple[Structure, ...]
     indices: tuple[int, ...]
     rejected: Mapping[int, str]
-    settings: SampleSettings
+    request: Request
 
     def __repr__(self) -> str:
         common = Counter(self.formulas).most_common(5)
         formulas = ", ".join(f"{formula} {count}" for formula, count in common)
         more = ", ..." if len(set(self.formulas)) > len(common) else ""
-        return f"{len(self)} crystals of {self.settings.model} ({formulas}{more})"
+        return f"{len(self)} crystals of {self.request.model} ({formulas}{more})"
 
     def __len__(self) -> int:
         return len(self.structures)
@@ -49,9 +50,8 @@ class SampledCrystals(Sequence[Structure]):
 
     @property
     def values(self) -> dict[str, np.ndarray]:
-        """[len(self)] requested value of each property asked for."""
-        drawn = draw_values(self.settings.target, self.settings.num, self.settings.seed)
-        return {name: asked[list(self.indices)] for name, asked in drawn.items()}
+        """[len(self)] requested value of each property."""
+        return {name: asked[list(self.indices)] for name, asked in self.request.values().items()}
 
     @property
     def formulas(self) -> list[str]:
@@ -59,24 +59,58 @@ class SampledCrystals(Sequence[Structure]):
         return [reduced_formula(np.array(crystal.atomic_numbers)) for crystal in self]
 
     def to_pymatgen(self) -> list[Structure]:
-        """The crystals as pymatgen has them."""
+        """The crystals as pymatgen structures."""
         return list(self.structures)
 
     def to_ase(self) -> list[ase.Atoms]:
-        """The crystals as ASE has them."""
+        """The crystals as ASE atoms."""
         return [to_ase(structure) for structure in self.structures]
 
     def write_cifs(self, folder: str | Path, symprec: float = 0.1) -> list[Path]:
-        """One CIF a crystal, named as by `experiments.sample`.
+        """Writes one CIF per crystal, named as by `experiments.sample`.
 
         Args:
-          folder: made where it is missing.
+          folder: created if missing.
           symprec: tolerance of the symmetry in Angstrom; 0 writes P1.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         paths = []
-        for index, structure, formula in zip(self.indices, self, self.formulas, strict=True):
-            paths.append(folder / cif_name({"index": index, "formula": formula}))
+        for index, structure in zip(self.indices, self, strict=True):
+            paths.append(folder / cif_name(index, structure))
             paths[-1].write_text(to_cif(structure, symprec), encoding="utf-8")
         return paths
+
+
+class CrystalsInMemory:
+    """Collects the batches of one request without a folder."""
+
+    def __init__(self, request: Request) -> None:
+        """Starts without crystals."""
+        self._request = request
+        self._structures: dict[int, Structure] = {}
+        self._rejected: dict[int, str] = {}
+
+    def remaining(self) -> list[int]:
+        """Indices that are neither kept nor rejected, ascending."""
+        done = self._structures.keys() | self._rejected.keys()
+        return [index for index in range(self._request.num) if index not in done]
+
+    def counts(self) -> tuple[int, int]:
+        """Number of crystals that are kept and rejected."""
+        return len(self._structures), len(self._rejected)
+
+    def add(self, batch: Batch) -> None:
+        """Keeps the crystals of one batch."""
+        for index, states in zip(batch.indices, batch.trajectories, strict=True):
+            crystal = states.lattice[-1], states.frac_coords[-1], states.atomic_numbers[-1]
+            if reason := rejection(self._request, *crystal):
+                self._rejected[index] = reason
+            else:
+                self._structures[index] = to_structure(*crystal)
+
+    def crystals(self) -> SampledCrystals:
+        """The crystals that were kept, by index."""
+        indices = tuple(sorted(self._structures))
+        structures = tuple(self._structures[index] for index in indices)
+        return SampledCrystals(structures, indices, self._rejected, self._request)

@@ -1,0 +1,87 @@
+"""The flags of a request: each is spelled here once, for every command that samples."""
+
+import argparse
+from typing import Any
+
+from crystal_diffusion_jax.cli.program import Parser
+from crystal_diffusion_jax.request import ANCESTRAL, SOLVERS
+from crystal_diffusion_jax.sampling.resolve import FEW_STEPS
+
+# Keyword arguments of `sampling.resolve.resolve` -> those of `add_argument`.
+_FLAGS: dict[str, dict[str, Any]] = {
+    "target": {
+        "default": "none",
+        "help": 'requested property: "min" or "max" of the training data, a value in the '
+        "property's unit, a range LOWEST:HIGHEST (drawn uniformly for each crystal), or "
+        '"none"; for several properties NAME=VALUE,NAME=VALUE (default: %(default)s)',
+    },
+    "num": {"type": int, "default": 200, "help": "number of crystals (default: %(default)s)"},
+    "guidance": {
+        "type": float,
+        "default": 0.0,
+        "help": "weight of classifier-free guidance; 0, as in the paper, disables it (default: "
+        "%(default)s)",
+    },
+    "solver": {
+        "choices": SOLVERS,
+        "default": ANCESTRAL,
+        "help": "second_order is for few steps (default: %(default)s)",
+    },
+    "num_steps": {
+        "type": int,
+        "help": f"sampling steps (default: as trained; {FEW_STEPS} with --solver=second_order)",
+    },
+    "corrector_step_size": {
+        "type": float,
+        "help": "step size of the corrector; 0 disables it and saves half of the network calls "
+        "(default: the config's; with --solver=second_order at least 0.32 frac_sigma_min^2)",
+    },
+    "renoising_steps": {
+        "type": int,
+        "metavar": "K",
+        "help": "renoising steps that replace the corrector, at the times that decide on the "
+        "structure; 5 take 1.5 times the network calls (default: the config's; 0 with "
+        "--corrector_step_size or --solver=second_order)",
+    },
+    "seed": {"type": int, "default": 0, "help": "seed of all noise (default: %(default)s)"},
+    "elements": {"help": "only these elements, for example Ba,Ti,O (default: all)"},
+    "chemical_system": {
+        "metavar": "SYSTEM",
+        "help": "only these elements, and each of them, for example Ba-Ti-O; crystals that lack "
+        "one are rejected",
+    },
+    "num_atoms": {"type": int, "help": "atoms per crystal (default: as in the training data)"},
+    "charge_balance": {
+        "action": "store_true",
+        "help": "draw species whose oxidation states can add up to zero",
+    },
+    "symprec": {
+        "type": float,
+        "default": 0.1,
+        "help": "tolerance in Angstrom for symmetrised CIF files; 0 writes P1 (default: "
+        "%(default)s)",
+    },
+}
+ALL = tuple(_FLAGS)
+
+
+def add_request_flags(parser: Parser, *names: str) -> None:
+    """Adds these flags, and the batch size.
+
+    Args:
+      parser: the parser of a command.
+      names: members of `ALL`.
+    """
+    for name in names:
+        parser.add_argument(f"--{name}", **_FLAGS[name])
+    parser.add_argument(
+        "--batch_size",
+        type=int,
+        default=100,
+        help="crystals computed at once (default: %(default)s)",
+    )
+
+
+def requested(flags: argparse.Namespace) -> dict[str, Any]:
+    """The keyword arguments of `resolve` among the parsed flags."""
+    return {name: getattr(flags, name) for name in ALL if hasattr(flags, name)}

@@ -1,0 +1,85 @@
+"""A request as arrays: z-scores of the properties, species that may appear, numbers of atoms."""
+
+from collections.abc import Collection
+
+import jax.numpy as jnp
+import numpy as np
+
+from crystal_diffusion_jax.crystals import SYMBOLS
+from crystal_diffusion_jax.data import profile
+from crystal_diffusion_jax.data.arrays import DatasetStatistics
+from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.models.embeddings import Condition
+
+
+def condition_arrays(
+    values: dict[str, np.ndarray], statistics: DatasetStatistics, batch_size: int
+) -> Condition:
+    """The requested values as z-scores.
+
+    Args:
+      values: [B] of each requested property, in its own unit.
+      statistics: of the model.
+      batch_size: B.
+    """
+    names = statistics.property_names
+    columns = [
+        (values.get(name, np.full(batch_size, mean)) - mean) / std
+        for name, mean, std in zip(
+            names, statistics.property_mean, statistics.property_std, strict=True
+        )
+    ]
+    shape = (batch_size, len(names))
+    return Condition(
+        values=jnp.asarray(np.array(columns).T.reshape(shape), jnp.float32),
+        present=jnp.broadcast_to(jnp.asarray([name in values for name in names], bool), shape),
+    )
+
+
+def allowed_species(symbols: Collection[str] | None, vocabulary: tuple[int, ...]) -> np.ndarray:
+    """[K] True for the species of these elements, for all if `symbols` is None."""
+    return np.array([symbols is None or SYMBOLS[z - 1] in symbols for z in vocabulary])
+
+
+def draw_num_atoms(
+    values: dict[str, np.ndarray],
+    num: int,
+    seed: int,
+    num_atoms: int | None,
+    statistics: DatasetStatistics,
+) -> np.ndarray:
+    """[num] atoms of each crystal: as requested, or drawn from p(N | requested values).
+
+    The probabilities are those of the training crystals whose property is in the same bin
+    (`data.profile`). Those of several properties are multiplied as if they were independent given
+    N. Without a property, or where the bin is empty, it is the histogram of the training data.
+
+    Args:
+      values: [num] requested value of each requested property.
+      num: number of crystals.
+      seed: of the draw.
+      num_atoms: in every crystal, None to draw it.
+      statistics: of the model.
+
+    Raises:
+      UserError: a number outside the range of the training data.
+    """
+    sizes, counts = np.array(statistics.num_atoms_histogram).T
+    if num_atoms is not None:
+        if not sizes.min() <= num_atoms <= sizes.max():
+            known = f"{sizes.min()} to {sizes.max()}" if len(sizes) > 1 else f"{sizes[0]}"
+            raise UserError(f"--num_atoms={num_atoms}: the model was trained on {known} atoms")
+        return np.full(num, num_atoms)
+    prior = counts / counts.sum()
+    probabilities = np.broadcast_to(prior, (num, len(sizes)))
+    if statistics.num_atoms_by_property:
+        for name, asked in values.items():
+            index = statistics.property_names.index(name)
+            table = np.array(statistics.num_atoms_by_property[index], float)
+            bins = profile.bin_of(asked, statistics.property_quantiles[index], len(table))
+            given = table[bins]  # [num, S]
+            probabilities = probabilities * given / prior
+    total = probabilities.sum(axis=1, keepdims=True)
+    probabilities = np.where(total > 0, probabilities / np.where(total > 0, total, 1.0), prior)
+    draws = np.random.default_rng(seed).random((num, 1))
+    return sizes[np.minimum(np.sum(draws > probabilities.cumsum(axis=1), axis=1), len(sizes) - 1)]

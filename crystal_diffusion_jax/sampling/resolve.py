@@ -1,0 +1,224 @@
+"""From what a user asks to a complete `Request`: defaults filled in, checked against the model."""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from crystal_diffusion_jax.crystals import Crystals
+from crystal_diffusion_jax.data.arrays import DatasetStatistics
+from crystal_diffusion_jax.errors import UserError, require_between
+from crystal_diffusion_jax.models.embeddings import Condition
+from crystal_diffusion_jax.request import (
+    ANCESTRAL,
+    SECOND_ORDER,
+    Request,
+    Solver,
+    range_text,
+)
+from crystal_diffusion_jax.sampling import charges
+from crystal_diffusion_jax.sampling.conditions import allowed_species, draw_num_atoms
+from crystal_diffusion_jax.sampling.parse import parse_elements, parse_target
+from crystal_diffusion_jax.structures.limits import MAX_CRYSTALS
+from crystal_diffusion_jax.trained_model import TrainedModel
+
+# With this many second-order steps, and a corrector whose step size is this share of sigma^2,
+# crystals are as good as those of the whole chain (docs/few_step_sampling.md).
+FEW_STEPS = 50
+FEW_STEPS_CORRECTOR = 0.32
+# More take hours, and such a request is surely a mistake.
+MAX_RENOISING_STEPS = 1000
+
+
+def resolve(
+    model: TrainedModel,
+    name: str,
+    target: str = "none",
+    *,
+    num: int,
+    seed: int = 0,
+    guidance: float = 0.0,
+    solver: Solver = ANCESTRAL,
+    num_steps: int | None = None,
+    corrector_step_size: float | None = None,
+    renoising_steps: int | None = None,
+    elements: str | None = None,
+    chemical_system: str | None = None,
+    num_atoms: int | None = None,
+    charge_balance: bool = False,
+    symprec: float = 0.1,
+) -> Request:
+    """Checks a request before the first crystal is computed.
+
+    Args:
+      model: the model.
+      name: what the user calls it.
+      target: see `parse.parse_target`.
+      num: number of crystals.
+      seed: seed of all randomness.
+      guidance: weight of classifier-free guidance.
+      solver: solver of the predictor.
+      num_steps: by default as trained, `FEW_STEPS` with the second-order solver.
+      corrector_step_size: by default that of the model's config, larger with the second-order
+        solver, 0 with renoising steps, which take the corrector's place.
+      renoising_steps: by default those of the model's config, 0 with the second-order solver or
+        a given `corrector_step_size`.
+      elements: symbols of the elements that may appear, like "Ba,Ti,O".
+      chemical_system: like "Ba-Ti-O", instead of `elements`.
+      num_atoms: in every crystal, None to draw it.
+      charge_balance: draw species whose oxidation states can add up to zero.
+      symprec: tolerance of the CIF files' symmetry in Angstrom.
+
+    Raises:
+      UserError: something that does not fit the model; it names the flag.
+    """
+    check_weights(model, name)
+    config, statistics = model.config, model.statistics
+    trained_steps = config.noise.num_steps
+    default_steps, default_step_size = trained_steps, config.sampling.corrector_step_size
+    if solver == SECOND_ORDER:
+        default_steps = min(FEW_STEPS, trained_steps)
+        few_step_size = FEW_STEPS_CORRECTOR * config.noise.frac_sigma_min**2
+        # Six digits, as people write it: 8e-06, not 8.000000000000001e-06.
+        default_step_size = float(f"{max(few_step_size, default_step_size):.6g}")
+    if renoising_steps is None:
+        own = config.sampling.renoising_steps
+        renoising_steps = own if solver == ANCESTRAL and corrector_step_size is None else 0
+    if renoising_steps:
+        default_step_size = 0.0
+    num_steps = default_steps if num_steps is None else num_steps
+    corrector_step_size = default_step_size if corrector_step_size is None else corrector_step_size
+    for flag, value, low, high in (
+        ("num", num, 1, MAX_CRYSTALS),
+        ("num_steps", num_steps, 1, trained_steps),
+        ("seed", seed, 0, 2**31 - 1),
+        ("guidance", guidance, -math.inf, math.inf),
+        ("corrector_step_size", corrector_step_size, 0, math.inf),
+        ("renoising_steps", renoising_steps, 0, MAX_RENOISING_STEPS),
+        ("symprec", symprec, 0, math.inf),
+    ):
+        require_between(flag, value, low, high)
+    if corrector_step_size and renoising_steps:
+        raise UserError(
+            "--renoising_steps replace the corrector, which --corrector_step_size is for: give "
+            "one of the two"
+        )
+    if elements is not None and chemical_system is not None:
+        raise UserError("--elements and --chemical_system exclude each other: give one of them")
+    request = Request(
+        model=name,
+        model_sha256=model.weights_sha256,
+        target=parse_target(target, statistics),
+        num=num,
+        seed=seed,
+        guidance=float(guidance),
+        solver=solver,
+        num_steps=num_steps,
+        corrector_step_size=float(corrector_step_size),
+        renoising_steps=renoising_steps,
+        elements=parse_elements(elements, statistics.vocabulary, "elements"),
+        chemical_system=parse_elements(chemical_system, statistics.vocabulary, "chemical_system"),
+        num_atoms=num_atoms,
+        charge_balance=charge_balance,
+        symprec=float(symprec),
+    )
+    _check_conditioning(model, request)
+    # Names a number of atoms that the model does not know.
+    draw_num_atoms(request.values(), num, seed, num_atoms, statistics)
+    return request
+
+
+def warnings(
+    request: Request,
+    statistics: DatasetStatistics,
+    oxidation_states: Sequence[Sequence[int]] | None,
+) -> list[str]:
+    """A sentence for each part of a request that will not have the effect it is meant to have.
+
+    Args:
+      request: the request.
+      statistics: of the model.
+      oxidation_states: [K] of each species where charges are to be balanced, otherwise None.
+    """
+    sentences = []
+    for name, asked in request.target.items():
+        index = statistics.property_names.index(name)
+        low, high = statistics.property_min[index], statistics.property_max[index]
+        if not low <= asked[0] <= asked[1] <= high:
+            sentences.append(
+                f"the target {name}={range_text(asked)} is outside the training range "
+                f"{low:g} .. {high:g}: the model extrapolates"
+            )
+    if oxidation_states is not None:
+        allowed = allowed_species(request.allowed_elements, statistics.vocabulary)
+        if not charges.can_balance(oxidation_states, allowed.tolist()):
+            sentences.append(
+                "--charge_balance has no effect: common oxidation states of the elements that may "
+                "appear never add up to zero"
+            )
+    return sentences
+
+
+def _check_conditioning(model: TrainedModel, request: Request) -> None:
+    """Refuses what the model's conditioning cannot do."""
+    conditioning = model.config.model.conditioning
+    if request.target and conditioning == "none":
+        raise UserError(f"{request.model} was trained without a condition; use --target=none")
+    if request.guidance and not request.target:
+        raise UserError("--guidance steers towards a target, and --target=none asks for none")
+    knows_null = model.config.loss.condition_dropout > 0
+    needs_null = request.guidance != 0 or set(request.target) != set(
+        model.statistics.property_names
+    )
+    if conditioning != "none" and needs_null and not knows_null:
+        raise UserError(
+            f"{request.model} was trained with condition_dropout=0, so it knows no crystals "
+            "without a target: ask for every property, with --guidance=0"
+        )
+
+
+def check_weights(model: TrainedModel, name: str) -> None:
+    """Checks that the weights are finite and those of the network that the model describes.
+
+    Args:
+      model: the model.
+      name: what the user calls it, for the message.
+
+    Raises:
+      UserError: a weight is missing, too many, of another shape, NaN or infinite.
+    """
+    one = Crystals(
+        lattice=jnp.ones((1, 3, 3)),
+        frac_coords=jnp.zeros((1, 1, 3)),
+        species=jnp.zeros((1, 1), jnp.int32),
+        mask=jnp.ones((1, 1), bool),
+    )
+    properties = (1, len(model.statistics.property_names))
+    condition = Condition(values=jnp.zeros(properties), present=jnp.ones(properties, bool))
+    initialise = functools.partial(model.denoiser.init, jax.random.key(0))
+    wanted = _shapes(jax.eval_shape(initialise, one, jnp.ones(1, jnp.int32), condition)["params"])
+    found = _shapes(model.params)
+    for weight in sorted(wanted | found):
+        if wanted.get(weight) != found.get(weight):
+            raise UserError(
+                f"--model={name} has weights of another network than its model.json describes: "
+                f"{weight} is {found.get(weight, 'missing')} there and "
+                f"{wanted.get(weight, 'absent')} in the network; copy the model again."
+            )
+    for path, leaf in jax.tree_util.tree_leaves_with_path(model.params):
+        if not np.isfinite(leaf).all():
+            raise UserError(
+                f"--model={name} has weights that are NaN or infinite, in "
+                f"{jax.tree_util.keystr(path, simple=True, separator='/')}: its training "
+                "diverged; use another model."
+            )
+
+
+def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
+    flat = flax.traverse_util.flatten_dict(params, sep="/")
+    return {name: tuple(leaf.shape) for name, leaf in flat.items()}

@@ -1,0 +1,186 @@
+"""samples.db: crystals, their request and cost in SQLite, laid out by ase.db.
+
+Besides ase.db's own tables there are `rejected`, with the crystals that were sampled and rejected,
+and `batches`, with the cost of each batch. The request is in ase.db's metadata.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import math
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ase.db
+import msgspec
+from pymatgen.core import Structure
+
+from crystal_diffusion_jax.errors import UserError, shown
+from crystal_diffusion_jax.request import Request
+from crystal_diffusion_jax.structures.conversion import restore_structure
+from crystal_diffusion_jax.structures.limits import MAX_CRYSTALS
+
+DATABASE = "samples.db"
+FORMAT_VERSION = 1
+# Bytes of one value; those of a crystal of 1,000 atoms take some 30,000.
+_MAX_VALUE = 2**24
+# Tables besides those of ase.db.
+_TABLES = (
+    "rejected (crystal INTEGER PRIMARY KEY, reason TEXT NOT NULL)",
+    "batches (seconds REAL NOT NULL, network_calls INTEGER NOT NULL)",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredRequest:
+    """The request that a samples.db belongs to.
+
+    Attributes:
+      request: the request.
+      versions: package -> version that sampled it.
+      format_version: of the database.
+    """
+
+    request: Request
+    versions: dict[str, str]
+    format_version: int = FORMAT_VERSION
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredCrystal:
+    """A written crystal.
+
+    Attributes:
+      index: place in the request.
+      structure: the crystal.
+      values: requested and added values by name.
+    """
+
+    index: int
+    structure: Structure
+    values: dict[str, Any]
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[Any]:
+    """A database for reading.
+
+    Args:
+      path: the file, maybe from somebody else.
+
+    Raises:
+      UserError: there is no such file, or it is damaged or holds no samples.
+    """
+    try:
+        with _open(path, create=False) as database:
+            yield database
+    except (OSError, sqlite3.Error) as error:
+        raise UserError(
+            f"{path} is damaged, or was not written by experiments.sample "
+            f"({shown(str(error), 200)}): sample again, or give other files of crystals."
+        ) from error
+
+
+@contextlib.contextmanager
+def changing(path: Path, create: bool = False) -> Iterator[Any]:
+    """One transaction of a database: an exception within rolls it back.
+
+    Args:
+      path: the file.
+      create: whether to create it if missing.
+
+    Raises:
+      UserError: it cannot be written, is damaged or holds no samples.
+    """
+    try:
+        with _open(path, create) as database:
+            yield database
+    except (OSError, sqlite3.OperationalError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(
+            f"--out={path.parent} cannot be written ({reason}): complete batches are kept, and "
+            "the same command continues from there once it can be."
+        ) from error
+    except sqlite3.Error as error:
+        raise UserError(
+            f"{path} is damaged or was written by another version ({shown(str(error), 200)}): "
+            "choose another --out, or remove the folder."
+        ) from error
+
+
+@contextlib.contextmanager
+def _open(path: Path, create: bool) -> Iterator[Any]:
+    if not create and not path.is_file():  # opening a FIFO would block
+        raise FileNotFoundError(errno.ENOENT, "there is no such file")
+    with ase.db.connect(path, type="db", use_lock_file=False) as database:
+        database.connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_VALUE)
+        database.change_count = -math.inf  # ase.db would commit after 5000 changes
+        if create:
+            query(database, "BEGIN")  # ase.db's tables come to be in the same transaction
+            for table in _TABLES:
+                query(database, f"CREATE TABLE IF NOT EXISTS {table}")
+        elif not query(database, "SELECT 1 FROM sqlite_master WHERE name = 'rejected'"):
+            raise sqlite3.DatabaseError("it holds no samples")
+        with _damage(), database.managed_connection():  # reads the metadata
+            pass
+        yield database
+
+
+@contextlib.contextmanager
+def _damage() -> Iterator[None]:
+    """Turns what parsing damaged values may raise into sqlite3's own exception."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
+        raise sqlite3.DatabaseError(f"{type(error).__name__}: {error}") from error
+
+
+def query(database: Any, sql: str, *values: Any) -> list[Any]:
+    """The rows that a statement returns."""
+    return list(database.connection.execute(sql, values))
+
+
+def stored_request(database: Any) -> StoredRequest:
+    """The request of a database that is not new.
+
+    Raises:
+      sqlite3.DatabaseError: it is damaged or of another version.
+    """
+    with _damage():
+        stored: StoredRequest = msgspec.convert(database.metadata, StoredRequest)
+        if stored.format_version != FORMAT_VERSION:
+            raise ValueError(f"format {stored.format_version}, not {FORMAT_VERSION}")
+        if not 0 < stored.request.num <= MAX_CRYSTALS:
+            raise ValueError(f"request.num is {stored.request.num}")
+    return stored
+
+
+def row_ids(database: Any) -> list[tuple[int, int]]:
+    """Index and row id of each written crystal, by index."""
+    sql = "SELECT value, id FROM number_key_values WHERE key = 'index' ORDER BY value"
+    with _damage():
+        found = [(int(index), row_id) for index, row_id in query(database, sql)]
+    if query(database, "SELECT COUNT(*) FROM systems") != [(len(found),)]:
+        raise sqlite3.DatabaseError("a crystal has no index, or two")
+    return found
+
+
+def crystals(database: Any) -> Iterator[StoredCrystal]:
+    """The written crystals by index, read one by one.
+
+    Raises:
+      sqlite3.DatabaseError: one is damaged.
+    """
+    for index, row_id in row_ids(database):
+        with _damage():
+            row = database.get(id=row_id)
+            structure = restore_structure(row.cell, row.data["frac_coords"], row.numbers)
+        yield StoredCrystal(index, structure, row.key_value_pairs)
+
+
+def value_names(database: Any) -> list[str]:
+    """Names of the crystals' values: those of the request, then those added later."""
+    sql = "SELECT DISTINCT key FROM keys WHERE key != 'index' ORDER BY key NOT LIKE 'target_%', key"
+    return [name for (name,) in query(database, sql)]

@@ -1,0 +1,115 @@
+"""What is exported from a samples.db: CIFs, an extended XYZ file and a table."""
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pymatgen.core import Structure
+
+from crystal_diffusion_jax.request import Trajectory
+from crystal_diffusion_jax.runtime.files import replace_pieces, replace_text
+from crystal_diffusion_jax.structures.cif_writer import to_cif
+from crystal_diffusion_jax.structures.compositions import reduced_formula
+from crystal_diffusion_jax.structures.conversion import (
+    minimum_distance,
+    restore_structure,
+    to_extxyz,
+)
+from crystal_diffusion_jax.structures.database import StoredCrystal
+
+EXTXYZ = "samples.extxyz"
+CSV = "samples.csv"
+CIF_FOLDER = "cif"
+TRAJECTORIES = "trajectories"
+
+
+def cif_name(index: int, structure: Structure) -> str:
+    """File name of a crystal's CIF, e.g. 00042_BaTiO3.cif."""
+    return f"{index:05d}_{_formula(structure)}.cif"
+
+
+def _formula(structure: Structure) -> str:
+    return reduced_formula(np.array(structure.atomic_numbers))
+
+
+def write_missing_cifs(out: Path, crystals: Iterable[StoredCrystal], symprec: float) -> None:
+    """Writes the CIFs that are not in OUT/cif yet; each is complete once it has its name."""
+    folder = out / CIF_FOLDER
+    folder.mkdir(exist_ok=True)
+    for crystal in crystals:
+        path = folder / cif_name(crystal.index, crystal.structure)
+        if not path.exists():
+            replace_text(path, to_cif(crystal.structure, symprec))
+
+
+def write_extxyz(out: Path, crystals: Iterable[StoredCrystal], model: str) -> None:
+    """Writes samples.extxyz, with the values of each crystal in the comment line of its frame."""
+    frames = (
+        to_extxyz(
+            [crystal.structure],
+            [{"model": model, "formula": _formula(crystal.structure), **crystal.values}],
+        )
+        for crystal in crystals
+    )
+    replace_pieces(out / EXTXYZ, frames)
+
+
+def write_csv(out: Path, crystals: Iterable[StoredCrystal], names: Sequence[str]) -> None:
+    """Writes samples.csv, one row per crystal.
+
+    Args:
+      out: the folder.
+      crystals: in the order of the rows.
+      names: of the values that become columns; empty cells stand for values that are not there.
+    """
+    header = ["index", "formula", "num_atoms", "a", "b", "c", "alpha", "beta", "gamma", "volume"]
+    header += ["min_distance", "cif", *names]
+
+    def lines() -> Iterator[str]:
+        yield _csv_line(header)
+        for crystal in crystals:
+            distance = minimum_distance(crystal.structure)
+            yield _csv_line(
+                [
+                    crystal.index,
+                    _formula(crystal.structure),
+                    len(crystal.structure),
+                    *crystal.structure.lattice.parameters,
+                    crystal.structure.volume,
+                    distance if math.isfinite(distance) else None,  # a single atom has none
+                    f"{CIF_FOLDER}/{cif_name(crystal.index, crystal.structure)}",
+                    *(crystal.values.get(name) for name in names),
+                ]
+            )
+
+    replace_pieces(out / CSV, lines())
+
+
+def _csv_line(values: Sequence[Any]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(values)
+    return text.getvalue()
+
+
+def trajectory_path(out: Path, index: int) -> Path:
+    """Where the trajectory of a crystal is, e.g. OUT/trajectories/00042.extxyz."""
+    return out / TRAJECTORIES / f"{index:05d}.extxyz"
+
+
+def write_trajectory(path: Path, states: Trajectory) -> None:
+    """Writes an extended XYZ file with one frame per state and its diffusion time as `t`.
+
+    Cells are written as they are, even if they are left-handed, flat or not finite.
+    """
+    structures = [
+        restore_structure(np.asarray(lattice, np.float64), np.asarray(coords, np.float64), numbers)
+        for lattice, coords, numbers in zip(
+            states.lattice, states.frac_coords, states.atomic_numbers, strict=True
+        )
+    ]
+    path.parent.mkdir(exist_ok=True)
+    replace_text(path, to_extxyz(structures, [{"t": int(t)} for t in states.times]))

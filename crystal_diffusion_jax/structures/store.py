@@ -1,0 +1,249 @@
+"""The output folder of a sampling command, and its samples.db.
+
+  samples.db        the crystals, the request and the cost, in SQLite as laid out by ase.db
+  cif/              one CIF per crystal, e.g. 00042_BaTiO3.cif
+  samples.extxyz    all crystals in one file, for ASE and its viewers
+  samples.csv       one row per crystal
+  trajectories/     if requested, one extended XYZ file per crystal
+
+The database is the only truth, and the other files are exported from it. A batch is one transaction
+of it: whenever the process is killed, the whole batch is there or nothing of it.
+"""
+
+import contextlib
+import re
+import sqlite3
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from pymatgen.core import Structure
+
+from crystal_diffusion_jax import __version__
+from crystal_diffusion_jax.errors import UserError, shown
+from crystal_diffusion_jax.request import Batch, Request
+from crystal_diffusion_jax.runtime.lock import LOCK, OWNER
+from crystal_diffusion_jax.structures import database, export
+from crystal_diffusion_jax.structures.cif_reader import checked_structure
+from crystal_diffusion_jax.structures.conversion import (
+    cell_defect,
+    to_ase,
+    to_structure,
+)
+from crystal_diffusion_jax.structures.database import DATABASE, StoredRequest
+
+
+def rejection(
+    request: Request, lattice: np.ndarray, frac_coords: np.ndarray, atomic_numbers: np.ndarray
+) -> str | None:
+    """Why a sampled crystal is rejected; None if it is kept.
+
+    Args:
+      request: the request.
+      lattice: [3, 3] cell vectors as rows, in Angstrom.
+      frac_coords: [N, 3].
+      atomic_numbers: [N] int.
+    """
+    if defect := cell_defect(lattice, frac_coords):
+        return defect
+    if request.chemical_system and len(set(atomic_numbers.tolist())) < len(request.chemical_system):
+        return "lacks an element of the chemical system"
+    return None
+
+
+def create_folder(out: Path) -> None:
+    """Makes the folder for --out, or accepts one that is empty or holds samples.
+
+    Raises:
+      UserError: it holds something else, or cannot be made.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        names = {path.name for path in out.iterdir()}
+    except OSError as error:
+        raise UserError(
+            f"The folder {out} cannot be created ({error.strerror}): choose another --out."
+        ) from error
+    if DATABASE not in names and names - {LOCK, OWNER}:
+        raise UserError(
+            f"{out} is not empty and has no {DATABASE}, so it does not hold samples: choose "
+            "another --out."
+        )
+
+
+class Samples:
+    """The folder of one sampling command, for one process at a time (`lock.exclusive`)."""
+
+    def __init__(self, out: Path, request: Request) -> None:
+        """Creates the folder, or opens one that the same command began.
+
+        Args:
+          out: the folder; its parents are created too.
+          request: the request.
+
+        Raises:
+          UserError: `out` holds something else, is damaged, belongs to another request or cannot
+            be written.
+        """
+        self._out, self._request = out, request
+        self._values = request.values()
+        create_folder(out)
+        packages = {name: version(name) for name in ("jax", "pymatgen", "spglib")}
+        present = StoredRequest(request, {"crystal_diffusion_jax": __version__, **packages})
+        with self._transaction(create=True) as db:
+            if not db.metadata:
+                db.metadata = msgspec.to_builtins(present)
+            elif differences := request.differences(database.stored_request(db).request):
+                raise UserError(
+                    f"{out} holds samples of another request, which differs in "
+                    f"{', '.join(differences)}: choose another --out, or remove the folder."
+                )
+        if (out / export.TRAJECTORIES).is_dir():
+            # Written before their batch, which a kill may have kept out of the database.
+            remaining = self.remaining()
+            with self._transaction():
+                for index in remaining:
+                    export.trajectory_path(out, index).unlink(missing_ok=True)
+
+    def remaining(self) -> list[int]:
+        """Indices out of 0 ... num - 1 that are neither written nor rejected, ascending."""
+        missing = np.ones(self._request.num, bool)
+        with self._transaction() as db:
+            done = [index for index, _ in database.row_ids(db)]
+            done += [index for (index,) in database.query(db, "SELECT crystal FROM rejected")]
+        missing[done] = False
+        indices: list[int] = np.flatnonzero(missing).tolist()
+        return indices
+
+    def counts(self) -> tuple[int, int]:
+        """Number of crystals that are written and rejected."""
+        with self._transaction() as db:
+            ((written,),) = database.query(db, "SELECT COUNT(*) FROM systems")
+            ((rejected,),) = database.query(db, "SELECT COUNT(*) FROM rejected")
+        return written, rejected
+
+    def reasons(self) -> dict[str, int]:
+        """Number of crystals rejected for each reason."""
+        sql = "SELECT reason, COUNT(*) FROM rejected GROUP BY reason ORDER BY reason"
+        with self._transaction() as db:
+            return dict(database.query(db, sql))
+
+    def cost(self) -> tuple[float, int]:
+        """Wall time in seconds and network calls of all batches."""
+        sql = "SELECT TOTAL(seconds), TOTAL(network_calls) FROM batches"
+        with self._transaction() as db:
+            ((seconds, calls),) = database.query(db, sql)
+        return seconds, int(calls)
+
+    def add(self, batch: Batch) -> None:
+        """Writes one batch of crystals; those with a `rejection` are counted as rejected instead.
+
+        Raises:
+          UserError: the folder cannot be written; no crystal of the batch counts.
+        """
+        with self._transaction() as db:
+            for index, states in zip(batch.indices, batch.trajectories, strict=True):
+                if len(states.times) > 1:
+                    export.write_trajectory(export.trajectory_path(self._out, index), states)
+                crystal = states.lattice[-1], states.frac_coords[-1], states.atomic_numbers[-1]
+                if reason := rejection(self._request, *crystal):
+                    database.query(db, "INSERT INTO rejected VALUES (?, ?)", index, reason)
+                    continue
+                structure = to_structure(*crystal)
+                db.write(
+                    to_ase(structure),
+                    index=index,
+                    # To select by: ase db samples.db "target_band_gap>1". Words only.
+                    **{
+                        "target_" + re.sub(r"\W", "_", name, flags=re.ASCII): float(values[index])
+                        for name, values in self._values.items()
+                    },
+                    # Computed from Cartesian coordinates they would be rounded.
+                    data={"frac_coords": structure.frac_coords},
+                )
+            cost = batch.seconds, batch.network_calls
+            database.query(db, "INSERT INTO batches VALUES (?, ?)", *cost)
+
+    def export(self) -> None:
+        """Writes missing CIFs, samples.extxyz and samples.csv.
+
+        Raises:
+          UserError: they cannot be written.
+        """
+        with self._transaction() as db:
+            export.write_missing_cifs(self._out, database.crystals(db), self._request.symprec)
+            export.write_extxyz(self._out, database.crystals(db), self._request.model)
+            export.write_csv(self._out, database.crystals(db), database.value_names(db))
+
+    def _transaction(self, create: bool = False) -> contextlib.AbstractContextManager[Any]:
+        return database.changing(self._out / DATABASE, create)
+
+
+def read_request(path: Path) -> StoredRequest | None:
+    """The request that crystals were sampled for, None for crystals from elsewhere.
+
+    Args:
+      path: output folder, its samples.db or anything else.
+
+    Raises:
+      UserError: the database cannot be read.
+    """
+    path = path / DATABASE if path.is_dir() else path
+    if path.suffix != ".db" or not path.is_file():
+        return None
+    with database.reading(path) as db:
+        return database.stored_request(db)
+
+
+def read_samples(path: Path) -> list[Structure | str]:
+    """The structure of each crystal of a request, or the reason why there is none.
+
+    Args:
+      path: samples.db; it may come from anyone, so nothing in it is trusted.
+
+    Raises:
+      UserError: it cannot be read or holds no samples, or an index is wrong or there twice.
+    """
+    with database.reading(path) as db:
+        results: list[Any] = [None] * database.stored_request(db).request.num
+        found = [(index, _read(db, row_id)) for index, row_id in database.row_ids(db)]
+        for index, reason in database.query(db, "SELECT crystal, reason FROM rejected"):
+            found.append((index, f"rejected when sampled: {shown(str(reason), 300)}"))
+        for index, result in found:
+            if not 0 <= index < len(results) or results[index] is not None:
+                raise sqlite3.DatabaseError(f"crystal {index} is there twice or not requested")
+            results[index] = result
+    return [result or "not sampled: the sampling command has not finished" for result in results]
+
+
+def add_columns(path: Path, columns: Mapping[str, Sequence[float | str | bool | None]]) -> None:
+    """Adds values to the written crystals, or replaces them, and writes samples.csv anew.
+
+    Args:
+      path: output folder, or its samples.db.
+      columns: name -> value of every crystal of the request, by index; None or NaN for no value.
+        As ase.db demands, names are words that it does not use itself (`energy` is one), and
+        text does not read as a number.
+
+    Raises:
+      UserError: the database cannot be read or written.
+    """
+    path = path / DATABASE if path.is_dir() else path
+    with database.changing(path) as db:
+        for index, row_id in database.row_ids(db):
+            values = {name: column[index] for name, column in columns.items()}
+            known = {name: x for name, x in values.items() if x is not None and x == x}
+            db.update(row_id, delete_keys=list(values.keys() - known), **known)
+        export.write_csv(path.parent, database.crystals(db), database.value_names(db))
+
+
+def _read(db: Any, row_id: int) -> Structure | str:
+    try:
+        row = db.get(id=row_id)
+        frac_coords = np.asarray(row.data["frac_coords"], np.float64)
+        return checked_structure(np.array(row.cell), frac_coords, row.numbers)
+    except Exception as error:  # whatever ase.db makes of a damaged row
+        return f"unreadable entry: {shown(str(error), 200)}"
