@@ -39,7 +39,6 @@ from crystal_diffusion_jax.sampling.generate import generate
 from crystal_diffusion_jax.sampling.resolve import resolve, warnings
 from crystal_diffusion_jax.structures.compositions import (
     common_oxidation_states,
-    reduced_composition,
 )
 from crystal_diffusion_jax.structures.conversion import from_ase
 from crystal_diffusion_jax.structures.sampled_crystals import CrystalsInMemory, SampledCrystals

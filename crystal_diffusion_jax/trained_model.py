@@ -18,7 +18,7 @@ from crystal_diffusion_jax import config as config_module
 from crystal_diffusion_jax import denoising
 from crystal_diffusion_jax.config import ExperimentConfig
 from crystal_diffusion_jax.data.arrays import DatasetStatistics
-from crystal_diffusion_jax.errors import UserError, did_you_mean, shown
+from crystal_diffusion_jax.errors import UserError, did_you_mean, printable
 from crystal_diffusion_jax.models.denoiser import Denoiser
 from crystal_diffusion_jax.runtime.archives import read_arrays
 from crystal_diffusion_jax.runtime.files import file_sha256, read_json
@@ -127,7 +127,7 @@ def load(path: Path | str) -> TrainedModel:
         config = config_module.from_dict(description.config)
     except (OSError, ValueError, msgspec.ValidationError) as error:
         raise UserError(
-            f"{folder}/model.json is damaged ({shown(str(error), 300)}); copy the model again, or "
+            f"{folder}/model.json is damaged ({printable(str(error), 300)}); copy the model again, or "
             "upgrade crystal-diffusion-jax if a newer version wrote it"
         ) from error
     return TrainedModel(
@@ -145,7 +145,7 @@ def _find(path: Path) -> Path:
         with contextlib.suppress(OSError, ValueError):  # too long a name, a folder without access
             if (folder / "model.json").exists():
                 return folder
-    name = shown(str(path), 500)
+    name = printable(str(path), 500)
     if name in OLD_NAMES:
         raise UserError(f"{name} is now {OLD_NAMES[name]}")
     if os.path.isdir(path / "checkpoints"):  # pathlib's raises where a name is too long
@@ -175,7 +175,7 @@ def _read_weights(path: Path, sha256: str) -> Any:
                 raise ValueError(f"{name} is below another array")
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{path} does not hold weights ({shown(str(error), 300)}); copy the model again"
+            f"{path} does not hold weights ({printable(str(error), 300)}); copy the model again"
         ) from error
     return flax.traverse_util.unflatten_dict(flat, sep="/")
 

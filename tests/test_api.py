@@ -247,9 +247,7 @@ def test_success_counts_invalid_and_rejected_crystals_as_failures(crystals, monk
     ]
     monkeypatch.setattr(api, "is_valid", lambda structure: False)
     assert cdj.success_rate(crystals, "perov5")["SR15"].k == 0
-    one_less = SampledCrystals(
-        crystals.structures, crystals.indices, {9: "flat"}, crystals.request
-    )
+    one_less = SampledCrystals(crystals.structures, crystals.indices, {9: "flat"}, crystals.request)
     assert cdj.success_rate(one_less, "perov5")["SR5"].n == 5
 
 

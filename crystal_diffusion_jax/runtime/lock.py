@@ -9,7 +9,7 @@ from pathlib import Path
 
 import filelock
 
-from crystal_diffusion_jax.errors import UserError, shown
+from crystal_diffusion_jax.errors import UserError, printable
 from crystal_diffusion_jax.runtime.files import read_json
 
 LOCK = ".lock"
@@ -62,6 +62,6 @@ def _owner(folder: Path) -> str:
     """Process and host of the last run that locked the folder."""
     try:
         owner = read_json(folder / OWNER, _MAX_OWNER)
-        return shown(f"process {owner['pid']} on {owner['host']}", 300)
+        return printable(f"process {owner['pid']} on {owner['host']}", 300)
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"

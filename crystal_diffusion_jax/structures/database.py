@@ -17,7 +17,7 @@ import ase.db
 import msgspec
 from pymatgen.core import Structure
 
-from crystal_diffusion_jax.errors import UserError, shown
+from crystal_diffusion_jax.errors import UserError, printable
 from crystal_diffusion_jax.request import Request
 from crystal_diffusion_jax.structures.conversion import restore_structure
 from crystal_diffusion_jax.structures.limits import MAX_CRYSTALS
@@ -79,7 +79,7 @@ def reading(path: Path) -> Iterator[Any]:
     except (OSError, sqlite3.Error) as error:
         raise UserError(
             f"{path} is damaged, or was not written by experiments.sample "
-            f"({shown(str(error), 200)}): sample again, or give other files of crystals."
+            f"({printable(str(error), 200)}): sample again, or give other files of crystals."
         ) from error
 
 
@@ -105,7 +105,7 @@ def changing(path: Path, create: bool = False) -> Iterator[Any]:
         ) from error
     except sqlite3.Error as error:
         raise UserError(
-            f"{path} is damaged or was written by another version ({shown(str(error), 200)}): "
+            f"{path} is damaged or was written by another version ({printable(str(error), 200)}): "
             "choose another --out, or remove the folder."
         ) from error
 

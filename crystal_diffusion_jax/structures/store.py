@@ -23,7 +23,7 @@ import numpy as np
 from pymatgen.core import Structure
 
 from crystal_diffusion_jax import __version__
-from crystal_diffusion_jax.errors import UserError, shown
+from crystal_diffusion_jax.errors import UserError, printable
 from crystal_diffusion_jax.request import Batch, Request
 from crystal_diffusion_jax.runtime.lock import LOCK, OWNER
 from crystal_diffusion_jax.structures import database, export
@@ -211,7 +211,7 @@ def read_samples(path: Path) -> list[Structure | str]:
         results: list[Any] = [None] * database.stored_request(db).request.num
         found = [(index, _read(db, row_id)) for index, row_id in database.row_ids(db)]
         for index, reason in database.query(db, "SELECT crystal, reason FROM rejected"):
-            found.append((index, f"rejected when sampled: {shown(str(reason), 300)}"))
+            found.append((index, f"rejected when sampled: {printable(str(reason), 300)}"))
         for index, result in found:
             if not 0 <= index < len(results) or results[index] is not None:
                 raise sqlite3.DatabaseError(f"crystal {index} is there twice or not requested")
@@ -246,4 +246,4 @@ def _read(db: Any, row_id: int) -> Structure | str:
         frac_coords = np.asarray(row.data["frac_coords"], np.float64)
         return checked_structure(np.array(row.cell), frac_coords, row.numbers)
     except Exception as error:  # whatever ase.db makes of a damaged row
-        return f"unreadable entry: {shown(str(error), 200)}"
+        return f"unreadable entry: {printable(str(error), 200)}"
