@@ -1,4 +1,4 @@
-"""Pages link to source files as `../crystal_diffusion_jax/...`; on the site these lead to GitHub."""
+"""Links of pages to source files, `../crystal_diffusion_jax/...`, lead to GitHub on the site."""
 
 import posixpath
 import re

@@ -56,7 +56,9 @@ def test_names_of_code_are_defined_in_the_linked_file(page):
 @each_page
 def test_commands_name_programs_and_configs_that_exist(page):
     text = page.read_text()
-    for package, program in re.findall(r"python -m (experiments|studies|benchmarks)\.([a-z]\w*)", text):
+    for package, program in re.findall(
+        r"python -m (experiments|studies|benchmarks)\.([a-z]\w*)", text
+    ):
         assert (ROOT / package / f"{program}.py").exists(), program
     for program in re.findall(r"crystal-diffusion ([a-z]\w*)", text):
         assert (ROOT / "experiments" / f"{program}.py").exists(), program
