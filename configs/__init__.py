@@ -1,1 +1,1 @@
-"""One file per experiment: numbers only."""
+"""One file per experiment, see `crystal_diffusion_jax.config` for the fields."""

@@ -1,17 +1,65 @@
-"""Carbon-24, energy per atom, condition joined to the input (cdi); else as carbon24_cds.
+"""Carbon-24 (10,153 crystals of 6 to 24 atoms), energy per atom, conditioning cdi.
 
-python -m experiments.train --config=configs/carbon24_cdi.py --workdir=runs/carbon24_cdi
+    python -m experiments.train --config=configs/carbon24_cdi.py --workdir=runs/carbon24_cdi
 
-Not yet trained.
+Takes 1 h 22 min on one busy core of an AMD EPYC. Expected on 3,362 training crystals (55 % of the
+official split), seed 0: validation loss 0.666; 200 crystals at --target=min: SR5 / SR10 / SR15
+0.675 / 0.855 / 0.860.
+
+Variants:
+  "": what the shipped model of this name was trained with.
+  "paper": the method of the paper: its score target without the mean-free projection, no auxiliary
+    loss, no condition dropout (hence no guidance), Adam, no distances between atoms, no ranks of
+    the property, no oversampling, its corrector, numbers of atoms from p(N). Its equations leave
+    open the sizes of the network, the weights of the losses, the schedule of the learning rate and
+    the moving average, which are ours.
+  "smoke": a tiny network for ten steps, to check an installation in seconds.
+
+All other fields have the defaults of `crystal_diffusion_jax.config`; `--show_config` prints them.
 """
 
 from ml_collections import ConfigDict
 
-from configs import carbon24_cds
+from crystal_diffusion_jax.config import ExperimentConfig, to_dict
 
 
-def get_config(variant: str = "full") -> ConfigDict:
-    """The experiment; variant "smoke" runs in seconds."""
-    config = carbon24_cds.get_config(variant)
+def get_config(variant: str = "") -> ConfigDict:
+    """The experiment, or one of its variants "paper" or "smoke"."""
+    config = ConfigDict(to_dict(ExperimentConfig()))
+    config.data.name = "carbon24"
+    config.data.properties = ("energy_per_atom",)
+    config.scale_by_num_atoms = True
     config.model.conditioning = "cdi"
+    config.model.width = 128
+    config.model.num_blocks = 4
+    config.model.num_radial_features = 16
+    config.model.num_rank_features = 20
+    config.training.num_steps = 11_000
+    config.training.optimizer = "muon"
+    config.training.ema_decay = 0.9995
+    config.training.tail_oversampling = 4
+    config.sampling.corrector_step_size = 1e-5
+    config.sampling.renoising_steps = 5
+
+    match variant:
+        case "":
+            pass
+        case "paper":
+            config.model.num_radial_features = 0
+            config.model.num_rank_features = 0
+            config.model.update(width=64, num_blocks=3)
+            config.training.update(num_steps=26_000, optimizer="adam", ema_decay=0.999)
+            config.training.tail_oversampling = 1
+            config.sampling.renoising_steps = 0
+            config.model.mean_free_score = False
+            config.loss.species_cross_entropy = 0.0
+            config.loss.condition_dropout = 0.0
+            config.sampling.sizes_by_property = False
+        case "smoke":
+            config.noise.num_steps = 50
+            config.model.update(width=16, pair_hidden_width=16, num_blocks=1, num_heads=2)
+            config.training.update(num_steps=10, batch_size=32, warmup_steps=5)
+            config.training.update(steps_per_call=5, log_every=5, checkpoint_every=10)
+        case _:
+            raise ValueError(f'there is no variant "{variant}"; choose "", "paper" or "smoke"')
     return config

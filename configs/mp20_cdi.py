@@ -1,17 +1,72 @@
-"""MP-20, formation energy, condition joined to the input (cdi); else as mp20_cds.
+"""MP-20 (45,231 crystals of 1 to 20 atoms), formation energy per atom, conditioning cdi.
 
-python -m experiments.train --config=configs/mp20_cdi.py --workdir=runs/mp20_cdi
+The shipped model was trained in two stages; the second adds the ranks of the energy as features.
 
-Not yet trained.
+    python -m experiments.train --config=configs/mp20_cdi.py:pretrain \\
+        --workdir=runs/mp20_cdi_pretrain
+    python -m experiments.train --config=configs/mp20_cdi.py --workdir=runs/mp20_cdi
+
+Takes 1 h 56 min and 2 h 06 min on one busy core of an AMD EPYC. Expected on 12,258 binary and
+ternary training crystals (45 % of the official split; this config does not select them), seed 0,
+200 crystals at --target=min: validation loss 1.660, SR5 / SR10 / SR15 0.825 / 0.890 / 0.930 after
+the first stage, 1.639 and 0.890 / 0.950 / 0.970 after the second.
+
+Variants:
+  "": what the shipped model of this name was trained with.
+  "pretrain": the first stage.
+  "paper": the method of the paper: its score target without the mean-free projection, no auxiliary
+    loss, no condition dropout (hence no guidance), Adam, no distances between atoms, no ranks of
+    the property, numbers of atoms from p(N). Its equations leave open the sizes of the network, the
+    weights of the losses, the schedule of the learning rate and the moving average, which are ours.
+  "smoke": a tiny network for ten steps, to check an installation in seconds.
+
+All other fields have the defaults of `crystal_diffusion_jax.config`; `--show_config` prints them.
 """
 
 from ml_collections import ConfigDict
 
-from configs import mp20_cds
+from crystal_diffusion_jax.config import ExperimentConfig, to_dict
 
 
-def get_config(variant: str = "full") -> ConfigDict:
-    """The experiment; variant "smoke" runs in seconds."""
-    config = mp20_cds.get_config(variant)
+def get_config(variant: str = "") -> ConfigDict:
+    """The experiment, or one of its variants "pretrain", "paper" or "smoke"."""
+    config = ConfigDict(to_dict(ExperimentConfig()))
+    config.data.name = "mp20"
+    config.data.properties = ("formation_energy_per_atom",)
+    config.scale_by_num_atoms = True
     config.model.conditioning = "cdi"
+    config.model.width = 128
+    config.model.num_blocks = 4
+    config.model.num_radial_features = 16
+    config.loss.species_cross_entropy = 0.5
+    config.training.num_steps = 14_000
+    config.training.optimizer = "muon"
+    config.training.ema_decay = 0.9995
+    config.sampling.corrector_step_size = 5e-6
+
+    match variant:
+        case "":
+            config.model.num_rank_features = 20
+            config.training.init_from = "runs/mp20_cdi_pretrain"
+            config.training.num_steps = 13_000
+            config.training.learning_rate = 1.5e-3
+        case "pretrain":
+            pass
+        case "paper":
+            config.model.num_radial_features = 0
+            config.model.update(width=96, pair_hidden_width=96)
+            config.training.update(num_steps=40_000, optimizer="adam", learning_rate=1e-3)
+            config.model.mean_free_score = False
+            config.loss.species_cross_entropy = 0.0
+            config.loss.condition_dropout = 0.0
+            config.sampling.sizes_by_property = False
+        case "smoke":
+            config.noise.num_steps = 50
+            config.model.update(width=16, pair_hidden_width=16, num_blocks=1, num_heads=2)
+            config.training.update(num_steps=10, batch_size=32, warmup_steps=5)
+            config.training.update(steps_per_call=5, log_every=5, checkpoint_every=10)
+        case _:
+            raise ValueError(
+                f'there is no variant "{variant}"; choose "", "pretrain", "paper" or "smoke"'
+            )
     return config

@@ -1,26 +1,56 @@
-"""MP-20 (45,231 crystals of 1 to 20 atoms), formation energy, condition in every block (cds).
+"""MP-20 (45,231 crystals of 1 to 20 atoms), formation energy per atom, conditioning cds.
 
     python -m experiments.train --config=configs/mp20_cds.py --workdir=runs/mp20_cds
 
-Not yet trained.
+Takes 2 h 26 min on one busy core of an AMD EPYC. Expected on 12,258 binary and ternary training
+crystals (45 % of the official split; this config does not select them), seed 0: validation loss
+0.857; 200 crystals at --target=min: SR5 / SR10 / SR15 0.520 / 0.720 / 0.810.
+
+Variants:
+  "": what the shipped model of this name was trained with.
+  "paper": the method of the paper: its score target without the mean-free projection, no auxiliary
+    loss, no condition dropout (hence no guidance), Adam, no distances between atoms, numbers of
+    atoms from p(N). Its equations leave open the sizes of the network, the weights of the losses,
+    the schedule of the learning rate and the moving average, which are ours.
+  "smoke": a tiny network for ten steps, to check an installation in seconds.
+
+All other fields have the defaults of `crystal_diffusion_jax.config`; `--show_config` prints them.
 """
 
 from ml_collections import ConfigDict
 
-from configs import perov5_cds
+from crystal_diffusion_jax.config import ExperimentConfig, to_dict
 
 
-def get_config(variant: str = "full") -> ConfigDict:
-    """The experiment; variant "smoke" runs in seconds."""
-    config = perov5_cds.get_config(variant)
+def get_config(variant: str = "") -> ConfigDict:
+    """The experiment, or one of its variants "paper" or "smoke"."""
+    config = ConfigDict(to_dict(ExperimentConfig()))
     config.data.name = "mp20"
     config.data.properties = ("formation_energy_per_atom",)
     config.scale_by_num_atoms = True
+    config.model.conditioning = "cds"
+    config.model.num_radial_features = 16
+    config.training.num_steps = 30_000
+    config.training.optimizer = "muon"
+    config.training.ema_decay = 0.9995
     config.sampling.corrector_step_size = 5e-6
-    if variant == "full":
-        config.model.width = config.model.pair_hidden_width = 96
-        config.model.num_blocks = 4
-        config.training.num_steps = 40_000
-        config.training.learning_rate = 1e-3
-        config.training.ema_decay = 0.9995
+
+    match variant:
+        case "":
+            pass
+        case "paper":
+            config.model.num_radial_features = 0
+            config.model.update(width=96, pair_hidden_width=96, num_blocks=4)
+            config.training.update(num_steps=40_000, optimizer="adam", learning_rate=1e-3)
+            config.model.mean_free_score = False
+            config.loss.species_cross_entropy = 0.0
+            config.loss.condition_dropout = 0.0
+            config.sampling.sizes_by_property = False
+        case "smoke":
+            config.noise.num_steps = 50
+            config.model.update(width=16, pair_hidden_width=16, num_blocks=1, num_heads=2)
+            config.training.update(num_steps=10, batch_size=32, warmup_steps=5)
+            config.training.update(steps_per_call=5, log_every=5, checkpoint_every=10)
+        case _:
+            raise ValueError(f'there is no variant "{variant}"; choose "", "paper" or "smoke"')
     return config

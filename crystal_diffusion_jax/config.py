@@ -1,28 +1,54 @@
-"""Every config dataclass: frozen, checked, readable from and written to json."""
+"""The config of an experiment: frozen dataclasses, from and to JSON.
+
+Every field has a default, so a file of configs/ states what its experiment changes, and `describe`
+prints the rest.
+"""
 
 import dataclasses
+import inspect
 import math
-import types
-import typing
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from crystal_diffusion_jax.errors import UserError
+import msgspec
+
+from crystal_diffusion_jax.errors import UserError, did_you_mean
+
+
+def _check_range(
+    section: object,
+    *names: str,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    most: float = math.inf,
+    below: float = math.inf,
+) -> None:
+    """Raises ValueError unless the named fields are finite and within the bounds."""
+    bounds = {"at least": least, "greater than": above, "at most": most, "less than": below}
+    rule = " and ".join(
+        f"{word} {bound:g}" for word, bound in bounds.items() if abs(bound) < math.inf
+    )
+    for name in names:
+        value = getattr(section, name)
+        if not (abs(value) < math.inf and least <= value <= most and above < value < below):
+            raise ValueError(f"{name} must be {rule}, not {value}")
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Which data to use.
+    """Which crystals to train on, and which of their properties.
 
     Attributes:
-      name: "perov5", "carbon24", "mp20", "abx3" (built-in), or "" for the user's own data.
-      root: where the data are. Known data sets: their folder, "" to search `find_known`'s places.
-        Own data: see `own_sources`.
-      properties: columns to condition on; () for a known data set's own property.
-      max_num_atoms: a crystal with more atoms is a bad row; 0: no limit.
-      skip_bad_rows: go on without rows that cannot be used instead of refusing the data.
-      val_fraction: part of one unsplit table that becomes "val".
-      seed: of the random split of one unsplit table, and of the built-in data.
+      name: "perov5", "carbon24", "mp20", "abx3" (built-in), or "" for your own data.
+      root: path of the data. Of a known data set the folder of its tables; "" looks in
+        $CRYSTAL_DIFFUSION_DATA/NAME and then in the user's cache. Of your own data the table or
+        folder.
+      properties: columns to condition on; () for the property that a known data set comes with.
+      max_num_atoms: crystals with more atoms are rejected; 0 disables the limit.
+      skip_bad_rows: train without the rows that cannot be used instead of refusing the table.
+      val_fraction: fraction of a table without splits that becomes the validation split.
+      seed: seed of that split, and of the built-in data.
     """
 
     name: str = ""
@@ -33,15 +59,20 @@ class DataConfig:
     val_fraction: float = 0.1
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Rejects values out of range."""
+        _check_range(self, "max_num_atoms", "seed", least=0)
+        _check_range(self, "val_fraction", least=0, most=1)
+
 
 @dataclasses.dataclass(frozen=True)
 class NoiseConfig:
     """The forward process.
 
     Attributes:
-      num_steps: T.
+      num_steps: number of diffusion steps T.
       cosine_offset: s of the cosine schedule (Nichol and Dhariwal, arXiv:2102.09672).
-      frac_sigma_min: standard deviation of fractional coordinates at t = 1.
+      frac_sigma_min: standard deviation of the noise on fractional coordinates at t = 1.
       frac_sigma_max: the same at t = T.
     """
 
@@ -51,21 +82,14 @@ class NoiseConfig:
     frac_sigma_max: float = 0.5
 
     def __post_init__(self) -> None:
-        """Rejects values that give no schedule."""
-        # Beyond the limit the smallest steps round to nothing in float32.
-        if not 1 <= self.num_steps <= 100_000:
-            raise ValueError(
-                f"num_steps must be at least 1 and at most 100000, not {self.num_steps}"
-            )
-        if not 0 <= self.cosine_offset < 1:
-            raise ValueError(f"cosine_offset must be in [0, 1), not {self.cosine_offset}")
-        # Beyond 0.7 the wrapped normal is flat to four digits, and its score, brought to unit
-        # size, is rounding noise in float32.
-        if not 0 < self.frac_sigma_min < self.frac_sigma_max <= 0.7:
-            raise ValueError(
-                "0 < frac_sigma_min < frac_sigma_max <= 0.7 must hold, not "
-                f"{self.frac_sigma_min} and {self.frac_sigma_max}"
-            )
+        """Rejects values that define no schedule."""
+        # With more steps the smallest ones round to nothing in float32.
+        _check_range(self, "num_steps", least=1, most=100_000)
+        _check_range(self, "cosine_offset", least=0, below=1)
+        # Above 0.7 the wrapped normal is flat to four digits, and its score, scaled to unit
+        # variance, is rounding noise in float32.
+        _check_range(self, "frac_sigma_min", above=0)
+        _check_range(self, "frac_sigma_max", above=self.frac_sigma_min, most=0.7)
 
 
 CONDITIONINGS = ("none", "cdi", "cds")
@@ -142,16 +166,16 @@ class DenoiserConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """Weights of the parts; the logged parts are unweighted.
+    """Weights of the terms of the loss. The logged terms are unweighted.
 
     Attributes:
-      lattice: of the squared error of the lattice noise.
-      frac_coords: of the squared error of the scaled score.
-      species_kl: of the D3PM KL divergence. It is tiny beside the others (about 0.002 against
-        0.5), hence DiffCSP's weight of 20.
-      species_cross_entropy: of D3PM's auxiliary cross-entropy of the clean species.
-      condition_dropout: probability of hiding a crystal's properties, see `drop_conditions`; it
-        trains the unconditional branch of classifier-free guidance.
+      lattice: weight of the squared error of the lattice noise.
+      frac_coords: weight of the squared error of the scaled score.
+      species_kl: weight of the D3PM KL divergence, which is much smaller than the other terms
+        (about 0.002 against 0.5); 20 is DiffCSP's.
+      species_cross_entropy: weight of D3PM's auxiliary cross-entropy of the clean species.
+      condition_dropout: probability of hiding the properties of a crystal, which trains the
+        unconditional branch of classifier-free guidance, see `training.loss.drop_conditions`.
     """
 
     lattice: float = 1.0
@@ -161,22 +185,14 @@ class LossConfig:
     condition_dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        """Rejects negative weights and what is no probability."""
-        for field in ("lattice", "frac_coords", "species_kl", "species_cross_entropy"):
-            if not 0 <= getattr(self, field) < math.inf:
-                raise ValueError(
-                    f"{field} must be at least 0 and finite, not {getattr(self, field)}"
-                )
-        if not 0 <= self.condition_dropout <= 1:
-            raise ValueError(f"condition_dropout must be in [0, 1], not {self.condition_dropout}")
+        """Rejects negative weights and probabilities outside [0, 1]."""
+        weights = ("lattice", "frac_coords", "species_kl", "species_cross_entropy")
+        _check_range(self, *weights, least=0)
+        _check_range(self, "condition_dropout", least=0, most=1)
 
 
 ADAM: Final = "adam"
-
-
 MUON: Final = "muon"
-
-
 OPTIMIZERS = (ADAM, MUON)
 
 
@@ -185,25 +201,24 @@ class TrainingConfig:
     """Optimisation, logging and checkpoints.
 
     Attributes:
-      num_steps: optimizer steps in all.
+      num_steps: total number of optimizer steps.
       batch_size: crystals per step, a multiple of the number of devices.
-      optimizer: "adam", or "muon" for the matrices of the blocks and Adam for all else, see
-        `training.optimizer`.
-      learning_rate: peak, reached after the warm-up.
-      final_learning_rate: reached at the last step, by a cosine.
+      optimizer: "adam", or "muon" for the matrices of the blocks with Adam for all other weights,
+        see `training.optimizer`.
+      learning_rate: peak learning rate, reached after the warm-up.
+      final_learning_rate: learning rate at the last step, approached along a cosine.
       warmup_steps: steps of linear warm-up from 0.
-      weight_decay: decoupled from the gradient; 0 does without.
-      gradient_clip: largest global norm of the gradient.
-      ema_decay: of the moving average of the weights, which is what is validated and sampled.
-      steps_per_call: steps that run as one program, without a return to Python; log_every and
-        num_steps must be multiples of it.
+      gradient_clip: maximum global norm of the gradient.
+      ema_decay: decay of the moving average of the weights, which is validated and sampled from.
+      steps_per_call: steps compiled into one program; log_every and num_steps must be multiples
+        of it.
       log_every: steps between lines of the log.
-      checkpoint_every: steps between validations with a checkpoint each; a multiple of log_every.
-      keep_last: checkpoints kept besides the one of the lowest validation loss.
-      init_from: folder or name of a trained model whose weights training starts from, see
-        `training.warm_start`; empty for fresh weights.
-      tail_oversampling: times in each epoch that a crystal comes whose property is in the lowest
-        or highest 5 %, where requests are made; all others come once. Data in shards need 1.
+      checkpoint_every: steps between validations, each with a checkpoint; a multiple of log_every.
+      keep_last: latest checkpoints to keep besides the one with the lowest validation loss.
+      init_from: folder or name of a trained model to start from, see `training.init_from`; "" for
+        fresh weights.
+      tail_oversampling: how many times per epoch crystals with a property in the lowest or highest
+        5 % are drawn, the range where most requests are made; all others are drawn once.
     """
 
     num_steps: int = 20_000
@@ -212,7 +227,6 @@ class TrainingConfig:
     learning_rate: float = 2e-3
     final_learning_rate: float = 1e-5
     warmup_steps: int = 500
-    weight_decay: float = 0.0
     gradient_clip: float = 1.0
     ema_decay: float = 0.999
     steps_per_call: int = 10
@@ -226,90 +240,77 @@ class TrainingConfig:
         """Rejects values that cannot be run."""
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer must be one of {OPTIMIZERS}, not {self.optimizer!r}")
-        for field in (
-            "num_steps",
-            "batch_size",
-            "steps_per_call",
-            "log_every",
-            "checkpoint_every",
-            "keep_last",
-            "tail_oversampling",
-        ):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} must be at least 1, not {getattr(self, field)}")
-        for field in ("learning_rate", "gradient_clip"):
-            if not 0 < getattr(self, field) < math.inf:
-                raise ValueError(f"{field} must be positive and finite, not {getattr(self, field)}")
-        for field in ("final_learning_rate", "weight_decay"):
-            if not 0 <= getattr(self, field) < math.inf:
-                raise ValueError(
-                    f"{field} must be at least 0 and finite, not {getattr(self, field)}"
-                )
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay must be in [0, 1), not {self.ema_decay}")
+        counts = ("num_steps", "batch_size", "steps_per_call", "log_every", "checkpoint_every")
+        _check_range(self, *counts, "keep_last", "tail_oversampling", least=1)
+        _check_range(self, "learning_rate", "gradient_clip", above=0)
+        _check_range(self, "final_learning_rate", least=0)
+        _check_range(self, "ema_decay", least=0, below=1)
         if not 0 <= self.warmup_steps < self.num_steps:
-            raise ValueError("warmup_steps must be at least 0 and fewer than num_steps")
-        for field in ("num_steps", "log_every"):
-            if getattr(self, field) % self.steps_per_call:
-                raise ValueError(
-                    f"{field} ({getattr(self, field)}) must be a multiple of steps_per_call "
-                    f"({self.steps_per_call})"
-                )
-        if self.checkpoint_every % self.log_every:
             raise ValueError(
-                f"checkpoint_every ({self.checkpoint_every}) must be a multiple of log_every "
-                f"({self.log_every}), so that a resumed run logs the same means"
+                f"warmup_steps={self.warmup_steps} must be at least 0 and less than "
+                f"num_steps={self.num_steps}"
             )
+        for name, divisor in (
+            ("num_steps", "steps_per_call"),
+            ("log_every", "steps_per_call"),
+            ("checkpoint_every", "log_every"),  # so that a resumed run logs the same means
+        ):
+            if getattr(self, name) % getattr(self, divisor):
+                raise ValueError(
+                    f"{name}={getattr(self, name)} must be a multiple of "
+                    f"{divisor}={getattr(self, divisor)}"
+                )
 
 
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
-    """Defaults that belong to a data set.
+    """Defaults of the sampler, stored with the model.
 
     Attributes:
-      corrector_step_size: Langevin step of the corrector at t = 1, in squared fractional units.
-      renoising_steps: at each of the times that decide on the structure, instead of the
-        corrector at all times, see `sampling.relaxation`; 0 for the paper's corrector.
+      corrector_step_size: step size of the Langevin corrector at t = 1, in squared fractional
+        units.
+      renoising_steps: steps of renoising at each time that decides on the structure, which replace
+        the corrector, see `sampling.renoising`; 0 uses the paper's corrector.
+      sizes_by_property: draw numbers of atoms from p(N | requested property); False draws them
+        from p(N) of the training data.
     """
 
     corrector_step_size: float = 1e-6
     renoising_steps: int = 0
+    sizes_by_property: bool = True
 
     def __post_init__(self) -> None:
-        """Rejects a negative step."""
-        for field in ("corrector_step_size", "renoising_steps"):
-            if not getattr(self, field) >= 0:
-                raise ValueError(f"{field} must be at least 0, not {getattr(self, field)}")
+        """Rejects negative steps."""
+        _check_range(self, "corrector_step_size", "renoising_steps", least=0)
 
 
 @dataclasses.dataclass(frozen=True)
 class ExperimentConfig:
-    """One experiment; each section is documented beside the code that reads it.
+    """One experiment.
 
     Attributes:
-      seed: of the initial weights, the batches and all noise.
-      data: which crystals and which properties.
+      seed: seed of the initial weights, the batches and all noise.
       scale_by_num_atoms: measure lattices in units that grow as N^(1/3).
+      data: which crystals, and which of their properties.
       noise: the forward process.
-      model: shape of the denoiser.
-      loss: weights of the loss.
-      training: optimisation, logging, checkpoints.
+      model: shape of the network.
+      loss: weights of the terms of the loss.
+      training: optimisation, logging and checkpoints.
       sampling: defaults of the sampler.
     """
 
-    seed: int
-    data: DataConfig
-    scale_by_num_atoms: bool
-    noise: NoiseConfig
-    model: DenoiserConfig
-    loss: LossConfig
-    training: TrainingConfig
-    sampling: SamplingConfig
+    seed: int = 0
+    scale_by_num_atoms: bool = False
+    data: DataConfig = DataConfig()
+    noise: NoiseConfig = NoiseConfig()
+    model: DenoiserConfig = DenoiserConfig()
+    loss: LossConfig = LossConfig()
+    training: TrainingConfig = TrainingConfig()
+    sampling: SamplingConfig = SamplingConfig()
 
     def __post_init__(self) -> None:
-        """Rejects a seed that numpy's generators refuse, and sections that contradict another."""
-        if self.seed < 0:
-            raise ValueError(f"seed must be at least 0, not {self.seed}")
+        """Rejects a negative seed, and sections that contradict each other."""
+        _check_range(self, "seed", least=0)
         if self.model.num_radial_features > 0 and not self.scale_by_num_atoms:
             raise ValueError(
                 f"model.num_radial_features={self.model.num_radial_features} needs "
@@ -317,84 +318,77 @@ class ExperimentConfig:
             )
 
 
-# Where the data lie does not change what is learnt from them, so a moved folder can be resumed.
-_LOCATION_FIELDS = ("data.root",)
+_PYTHON_NAMES = {"`object`": "dict", "`array`": "list", "`null`": "None"}
 
 
 def from_dict(values: Mapping[str, Any]) -> ExperimentConfig:
-    """Builds the config from nested dictionaries (a ConfigDict's, or those of a model folder).
+    """Builds the config from nested dictionaries, of a ConfigDict or of JSON.
+
+    A field that is left out takes its default.
 
     Raises:
-      UserError: a field that does not exist, is missing, has the wrong type or an impossible value.
+      UserError: a field that does not exist, has the wrong type or a value out of range.
     """
-    return _build(ExperimentConfig, values, "config")
+    _reject_unknown(ExperimentConfig, values, "config")
+    try:
+        return msgspec.convert(values, ExperimentConfig)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$")
+        where = f"config{path.rstrip('`')}"
+        if types := re.fullmatch("Expected (.+), got (.+)", message):
+            expected, got = (_PYTHON_NAMES.get(name, name.strip("`")) for name in types.groups())
+            raise UserError(f"{where} must be of type {expected}, not {got}") from error
+        raise UserError(f"{where}: {message}") from error
 
 
 def to_dict(config: ExperimentConfig) -> dict[str, Any]:
-    """Nested plain dictionaries, ready for json; `from_dict` reads them back."""
+    """Nested plain dictionaries, ready for JSON; the inverse of `from_dict`."""
     return dataclasses.asdict(config)
 
 
 def differences(old: ExperimentConfig, new: ExperimentConfig) -> list[str]:
-    """Fields that differ, as "section.field: old -> new"; the place of the data is not compared."""
-    flat_old, flat_new = _flatten(to_dict(old)), _flatten(to_dict(new))
+    """The fields that differ, as "section.field: old -> new"; the location of data is ignored."""
     return [
-        f"{name}: {flat_old[name]!r} -> {flat_new[name]!r}"
-        for name in flat_old
-        if name not in _LOCATION_FIELDS and flat_old[name] != flat_new[name]
+        f"{path}: {before!r} -> {after!r}"
+        for (path, before, _), (_, after, _) in zip(fields(old), fields(new), strict=True)
+        # Where the data are stored does not affect training: a run resumes after they moved.
+        if path != "data.root" and before != after
     ]
 
 
-def _build(kind: Any, values: Mapping[str, Any], where: str) -> Any:
-    hints = typing.get_type_hints(kind)
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    for name in values:
-        if name not in fields:
-            raise UserError(f"{where}.{name} does not exist; {where} has {', '.join(fields)}")
-    built = {}
-    for name, field in fields.items():
-        if name in values:
-            built[name] = _checked(hints[name], values[name], f"{where}.{name}")
-        elif field.default is dataclasses.MISSING:
-            raise UserError(f"{where}.{name} is missing")
-    try:
-        return kind(**built)
-    except ValueError as error:
-        raise UserError(f"{where}: {error}") from error
+def describe(config: ExperimentConfig) -> str:
+    """Every field as it is set on the command line, with its documentation."""
+    return "\n".join(f"--config.{path}={value!r}\n    {doc}" for path, value, doc in fields(config))
 
 
-def _checked(hint: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        if not isinstance(value, Mapping):
-            raise UserError(f"{where} must be a section of fields, not {value!r}")
-        return _build(hint, value, where)
-    if isinstance(hint, types.GenericAlias):  # tuple[X, ...]: json and the command line give lists
-        if not isinstance(value, list | tuple):
-            raise UserError(f"{where} must be a list, not {value!r}")
-        inner = typing.get_args(hint)[0]
-        return tuple(_checked(inner, item, where) for item in value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        value = _as_float(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise UserError(f"{where} must be of type {hint.__name__}, not {value!r}")
-    if hint is float and not math.isfinite(value):
-        section, _, field = where.rpartition(".")
-        raise UserError(f"{section}: {field} must be finite, not {value!r}")
-    return value
-
-
-def _as_float(value: int) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{name}.")
+def fields(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+    """Path ("model.width"), value and documentation of each field of a config or a section."""
+    docs = attribute_docs(type(config))
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from fields(value, f"{prefix}{field.name}.")
         else:
-            flat[prefix + name] = value
-    return flat
+            yield prefix + field.name, value, docs[field.name]
+
+
+def attribute_docs(kind: type) -> dict[str, str]:
+    """The text of each field in the Attributes section of the docstring of a class."""
+    _, _, section = (inspect.getdoc(kind) or "").partition("Attributes:\n")
+    entries = re.findall(r"^  (\w+): (.*(?:\n    .*)*)", section, re.MULTILINE)
+    return {name: re.sub(r"\s+", " ", text) for name, text in entries}
+
+
+def _reject_unknown(kind: Any, values: Any, where: str) -> None:
+    """Raises UserError for a field that the dataclass does not have; msgspec ignores those."""
+    if not isinstance(values, Mapping):
+        return
+    known = {field.name: field.type for field in dataclasses.fields(kind)}
+    for name, value in values.items():
+        if name not in known:
+            raise UserError(
+                f"{where}.{name} does not exist; {where} has {', '.join(known)}"
+                f"{did_you_mean(str(name), known)}"
+            )
+        if dataclasses.is_dataclass(known[name]):
+            _reject_unknown(known[name], value, f"{where}.{name}")

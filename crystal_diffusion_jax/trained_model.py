@@ -1,4 +1,4 @@
-"""A trained model as one folder: weights.npz, model.json and a model card. No pickle anywhere."""
+"""A trained model is one folder: weights.npz, model.json and a model card. No pickle anywhere."""
 
 import contextlib
 import dataclasses
@@ -7,10 +7,11 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import flax.traverse_util
 import jax
+import msgspec
 import numpy as np
 
 from crystal_diffusion_jax import config as config_module
@@ -22,24 +23,32 @@ from crystal_diffusion_jax.models.denoiser import Denoiser
 from crystal_diffusion_jax.runtime.archives import read_arrays
 from crystal_diffusion_jax.runtime.files import file_sha256, read_json
 
-FORMAT_VERSION = 1
+_MAX_DESCRIPTION = 2**20  # bytes; model.json has at most 50,000
 
-_MAX_DESCRIPTION = 2**20  # bytes; model.json has some thousands
-
-# Models that come with the package, one folder each.
+# The models that come with the package, one folder each.
 SHIPPED = Path(__file__).parent / "checkpoints"
+
+OLD_NAMES = {
+    "perov5_cds_plus": "perov5_cds",
+    "carbon24_cdi_plus": "carbon24_cdi",
+    "carbon24_cds_plus": "carbon24_cds",
+    "carbon24_cds_ranks": "carbon24_cds",
+    "mp20_cdi_plus": "mp20_cdi",
+    "mp20_cdi_ranks": "mp20_cdi",
+    "mp20_cds_plus": "mp20_cds",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
-    """All that sampling needs; no data set.
+    """Everything that sampling needs; no data set.
 
     Attributes:
-      params: averaged weights of the denoiser.
+      params: moving average of the weights of the denoiser.
       config: the experiment that trained it.
-      statistics: vocabulary, property statistics, atom counts and lattice scale.
-      training: how it was trained: step, losses, seconds, device, versions.
-      weights_sha256: of weights.npz; empty before the model is saved.
+      statistics: vocabulary, property statistics, numbers of atoms and lattice scale.
+      training: how it was trained: steps, losses, time, devices, versions.
+      weights_sha256: checksum of weights.npz; empty before the model is saved.
     """
 
     params: Any
@@ -55,12 +64,23 @@ class TrainedModel:
 
     @property
     def num_parameters(self) -> int:
-        """Weights in all."""
+        """Number of weights."""
         return sum(leaf.size for leaf in jax.tree.leaves(self.params))
 
 
+@dataclasses.dataclass(frozen=True)
+class _Description:
+    """What model.json holds."""
+
+    format_version: Literal[1]
+    weights_sha256: str
+    config: dict[str, Any]
+    statistics: DatasetStatistics
+    training: dict[str, Any]
+
+
 def save(model: TrainedModel, folder: Path) -> None:
-    """Writes the folder beside its final place and then swaps it in, replacing an older one."""
+    """Writes the folder under a temporary name and then swaps it in, replacing an older one."""
     new, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
     if old.exists() and not folder.exists():
         old.rename(folder)  # an earlier save was killed between its two renames
@@ -70,15 +90,15 @@ def save(model: TrainedModel, folder: Path) -> None:
     flat = flax.traverse_util.flatten_dict(model.params, sep="/")
     arrays: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in flat.items()}
     np.savez(new / "weights.npz", **arrays)
-    digest = file_sha256(new / "weights.npz")
-    description = {
-        "format_version": FORMAT_VERSION,
-        "weights_sha256": digest,
-        "config": config_module.to_dict(model.config),
-        "statistics": dataclasses.asdict(model.statistics),
-        "training": model.training,
-    }
-    (new / "model.json").write_text(json.dumps(description, indent=1) + "\n")
+    description = _Description(
+        format_version=1,
+        weights_sha256=file_sha256(new / "weights.npz"),
+        config=config_module.to_dict(model.config),
+        statistics=model.statistics,
+        training=model.training,
+    )
+    text = json.dumps(dataclasses.asdict(description), indent=1)
+    (new / "model.json").write_text(text + "\n")
     (new / "README.md").write_text(model_card(model))
     if folder.exists():
         folder.rename(old)
@@ -91,79 +111,67 @@ def shipped_names() -> list[str]:
     return sorted(path.parent.name for path in SHIPPED.glob("*/model.json"))
 
 
-def _find(path: Path) -> Path:
-    """The folder with model.json that a path or a shipped model's name stands for."""
-    for folder in (path, path / "model", SHIPPED / path):
-        with contextlib.suppress(OSError, ValueError):  # a name too long, a folder of someone else
-            if (folder / "model.json").exists():
-                return folder
-    if os.path.isdir(path / "checkpoints"):  # pathlib's raises where a name is too long
-        raise UserError(
-            f"{shown(str(path), 500)} is a training that has not written a model yet, which comes "
-            "with its first validation: give the same train command again"
-        )
-    names = shipped_names()
-    raise UserError(
-        f"{shown(str(path), 500)} is neither a folder with a trained model nor a model of this "
-        f"package, which has {', '.join(names)}; train another with python -m experiments.train"
-        f"{did_you_mean(str(path), names)}"
-    )
-
-
 def load(path: Path | str) -> TrainedModel:
     """Reads a model folder, the one inside a training run's workdir, or a shipped model.
 
     Args:
-      path: the folder, or a name of `shipped_names()`; a folder of that name comes first.
+      path: the folder, or a name of `shipped_names()`; a folder of that name takes precedence.
 
     Raises:
-      UserError: no model there, a newer format, or weights that are damaged or belong elsewhere.
+      UserError: no model there, or files that are damaged or do not belong together.
     """
     folder = _find(Path(path))
-    for name in ("model.json", "weights.npz"):
-        _refuse_link_out(folder, folder / name)
     try:
-        description = read_json(folder / "model.json", _MAX_DESCRIPTION)
-        version = description["format_version"]
-        if type(version) is not int:
-            raise TypeError(f"format_version is {version!r}")
-        if version <= FORMAT_VERSION:
-            statistics = DatasetStatistics(**_tuples(description["statistics"]))
-            statistics.require_sound()
-            config = config_module.from_dict(description["config"])
-            digest, training = description["weights_sha256"], description["training"]
-            if not isinstance(training, dict):
-                raise TypeError("training is no object with fields")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        values = read_json(folder / "model.json", _MAX_DESCRIPTION)
+        description = msgspec.convert(values, _Description)
+        config = config_module.from_dict(description.config)
+    except (OSError, ValueError, msgspec.ValidationError) as error:
         raise UserError(
-            f"{folder}/model.json is damaged ({shown(str(error), 300)}); copy the model again"
+            f"{folder}/model.json is damaged ({shown(str(error), 300)}); copy the model again, or "
+            "upgrade crystal-diffusion-jax if a newer version wrote it"
         ) from error
-    if version > FORMAT_VERSION:
-        raise UserError(
-            f"{folder} was written by a newer version (format {version}, this one reads "
-            f"{FORMAT_VERSION}); upgrade crystal-diffusion-jax"
-        )
     return TrainedModel(
-        params=_read_weights(folder / "weights.npz", digest),
+        params=_read_weights(folder / "weights.npz", description.weights_sha256),
         config=config,
-        statistics=statistics,
-        training=training,
-        weights_sha256=digest,
+        statistics=description.statistics,
+        training=description.training,
+        weights_sha256=description.weights_sha256,
     )
 
 
-def _read_weights(path: Path, digest: str) -> Any:
-    if not path.is_file() or file_sha256(path) != digest:
+def _find(path: Path) -> Path:
+    """The folder with model.json that a path or a shipped model's name stands for."""
+    for folder in (path, path / "model", SHIPPED / path):
+        with contextlib.suppress(OSError, ValueError):  # too long a name, a folder without access
+            if (folder / "model.json").exists():
+                return folder
+    name = shown(str(path), 500)
+    if name in OLD_NAMES:
+        raise UserError(f"{name} is now {OLD_NAMES[name]}")
+    if os.path.isdir(path / "checkpoints"):  # pathlib's raises where a name is too long
+        raise UserError(
+            f"{name} is a training run that has not saved a model yet, which comes with its first "
+            "validation: give the same train command again"
+        )
+    names = shipped_names()
+    raise UserError(
+        f"{name} is neither a folder with a trained model nor a model of this package, which has "
+        f"{', '.join(names)}; train another with python -m experiments.train"
+        f"{did_you_mean(str(path), names)}"
+    )
+
+
+def _read_weights(path: Path, sha256: str) -> Any:
+    if not path.is_file() or file_sha256(path) != sha256:
         raise UserError(f"{path} is missing or does not match model.json; copy the model again")
     try:
-        # Of a file that somebody made up, the checksum says nothing.
+        # The checksum proves nothing about a file from a stranger.
         flat = read_arrays(path)
         for name, array in flat.items():
             if array.dtype.kind != "f":
                 raise ValueError(f"{name} holds {array.dtype} instead of floats")
-            if any(
-                "/".join(name.split("/")[:depth]) in flat for depth in range(1, 1 + name.count("/"))
-            ):
+            parts = name.split("/")
+            if any("/".join(parts[:depth]) in flat for depth in range(1, len(parts))):
                 raise ValueError(f"{name} is below another array")
     except (OSError, ValueError) as error:
         raise UserError(
@@ -172,49 +180,36 @@ def _read_weights(path: Path, digest: str) -> Any:
     return flax.traverse_util.unflatten_dict(flat, sep="/")
 
 
-def _refuse_link_out(folder: Path, path: Path) -> None:
-    """Refuses a file of the model that is a link to something elsewhere.
-
-    Somebody else's folder could name any file of this machine.
-    """
-    if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
-        raise UserError(
-            f"{path} is a link to a file outside of its folder; copy the model with the files "
-            "themselves (cp -rL)"
-        )
-
-
 def example_target(conditioning: str, property_names: Sequence[str]) -> str:
-    """A `--target` that a model with this conditioning and these properties understands."""
+    """A `--target` that a model with this conditioning and these properties accepts."""
     if conditioning == "none":
         return "none"
     return "min" if len(property_names) == 1 else f"{property_names[0]}=min"
 
 
 def model_card(model: TrainedModel) -> str:
-    """A short page for people: data, network, training, use."""
-    config, statistics, training = model.config, model.statistics, model.training
+    """A page for people: data, network, training, use."""
+    config, statistics = model.config, model.statistics
+    columns = (statistics.property_min, statistics.property_max, statistics.property_mean)
     rows = [
         f"| {name} | {low:.4g} .. {high:.4g} | {mean:.4g} | {std:.4g} |"
         for name, low, high, mean, std in zip(
-            statistics.property_names,
-            statistics.property_min,
-            statistics.property_max,
-            statistics.property_mean,
-            statistics.property_std,
-            strict=True,
+            statistics.property_names, *columns, statistics.property_std, strict=True
         )
     ]
-    facts = "\n".join(f"- {name}: {value}" for name, value in training.items())
-    smallest, largest = (statistics.num_atoms_histogram[end][0] for end in (0, -1))
-    sizes = f"{smallest} to {largest}" if smallest < largest else f"{smallest}"
-    target = example_target(config.model.conditioning, statistics.property_names)
+    facts = [
+        f"- {name}: {str(fact).translate(str.maketrans('', '', '{}'))}".replace("'", "")
+        for name, fact in model.training.items()
+    ]
+    sizes = sorted({statistics.num_atoms_histogram[end][0] for end in (0, -1)})
     count = sum(crystals for _, crystals in statistics.num_atoms_histogram)
+    elements = len(statistics.vocabulary)
+    target = example_target(config.model.conditioning, statistics.property_names)
     return f"""# Crystal diffusion model, data set {config.data.name or config.data.root}
 
 {model.num_parameters:,} parameters, conditioning {config.model.conditioning}, trained on {count:,}
-crystals of {sizes} atoms and {len(statistics.vocabulary)} elements. Requests
-outside the range of a property are extrapolations.
+crystals of {" to ".join(map(str, sizes))} atoms and {elements} element{"s"[: elements - 1]}.
+Targets outside the training range of a property are extrapolations.
 
 | property | training range | mean | standard deviation |
 |---|---|---|---|
@@ -222,18 +217,9 @@ outside the range of a property are extrapolations.
 
 Training:
 
-{facts}
+{chr(10).join(facts)}
 
     python -m experiments.sample --model=THIS_FOLDER --target={target} --num=200 --out=samples
 
 weights.npz holds the averaged weights, model.json the whole configuration and the data statistics.
 """
-
-
-def _tuples(value: Any) -> Any:
-    """Json's lists back to the tuples of the frozen dataclasses."""
-    if isinstance(value, list):
-        return tuple(_tuples(item) for item in value)
-    if isinstance(value, dict):
-        return {name: _tuples(item) for name, item in value.items()}
-    return value

@@ -3,25 +3,25 @@
     python -m tests.make_tiny_model
 
 One block of width 16 on the built-in perovskites: its programs compile in a second or two, and most
-of its crystals are crystals. What depends on how good they are does not belong into a test.
+of its crystals are crystals. Tests must not depend on how good they are.
 """
 
 import shutil
 import tempfile
 from pathlib import Path
 
-from configs import quickstart
 from crystal_diffusion_jax import config as config_module
 from crystal_diffusion_jax.data.load import load
 from crystal_diffusion_jax.runtime import devices
 from crystal_diffusion_jax.training.loop import train
+from tests import smoke_config
 
 FOLDER = Path(__file__).parent / "tiny_model"
 
 
 def main() -> None:
-    """Trains two thousand steps of the quickstart's smoke variant and keeps its model."""
-    config = quickstart.get_config("smoke")
+    """Trains two thousand steps of the smoke run and keeps its model."""
+    config = smoke_config.get_config()
     config.training.num_steps = 2000
     config.training.learning_rate = 1e-2
     config.training.warmup_steps = 100

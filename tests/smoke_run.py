@@ -13,7 +13,6 @@ import pytest
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from configs import quickstart
 from crystal_diffusion_jax import config as config_module
 from crystal_diffusion_jax.config import ExperimentConfig
 from crystal_diffusion_jax.crystals import Crystals
@@ -39,8 +38,9 @@ from crystal_diffusion_jax.training.step import (
     make_evaluation_step,
     make_train_steps,
 )
+from tests import smoke_config
 
-CONFIG: ExperimentConfig = config_module.from_dict(quickstart.get_config("smoke").to_dict())
+CONFIG: ExperimentConfig = config_module.from_dict(smoke_config.get_config().to_dict())
 
 
 @functools.cache

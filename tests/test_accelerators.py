@@ -150,7 +150,7 @@ TRAINED = [
 def test_training(conditioning: str, optimizer: str, num_atoms: int, more: dict[str, Any]) -> None:
     denoiser = network(conditioning, **more)
     vector, unflatten = jax.flatten_util.ravel_pytree(weights(denoiser))
-    made = make_optimizer(TrainingConfig(optimizer=optimizer, weight_decay=0.1), unflatten)
+    made = make_optimizer(TrainingConfig(optimizer=optimizer), unflatten)
     state = jax.eval_shape(lambda params: initial_state(params, made), vector)
     schedule, loss = noise_schedule(NOISE), LossConfig()
     steps = make_train_steps(denoiser, unflatten, schedule, loss, made, 0.999, MESH)

@@ -40,7 +40,7 @@ LEARNING_RATE = 1e-5
 TRAIN = [
     "-m",
     "experiments.train",
-    "--config=configs/quickstart.py:smoke",
+    "--config=tests/smoke_config.py",
     f"--config.training.learning_rate={LEARNING_RATE}",
 ]
 SLOWLY = dataclasses.replace(

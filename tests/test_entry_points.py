@@ -15,7 +15,7 @@ from tests import make_tiny_model, smoke_run
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = ROOT / "crystal_diffusion_jax" / "checkpoints" / "perov5_cds"
-SMOKE = "--config=configs/quickstart.py:smoke"
+SMOKE = "--config=tests/smoke_config.py"
 
 # Each mistake in a child of one program, which saves importing everything once for each.
 MAKE_MISTAKES = """
@@ -74,8 +74,8 @@ TRAINING_MISTAKES = {
         "configs/nothing.py",
     ),
     "unknown variant": (
-        ["--config=configs/quickstart.py:fast", "--workdir=WORKDIR"],
-        'choose "full" or "smoke"',
+        ["--config=configs/perov5_cds.py:fast", "--workdir=WORKDIR"],
+        'choose "", "paper" or "smoke"',
     ),
     "impossible value": ([SMOKE, "--workdir=WORKDIR", "--config.model.width=7"], "config.model"),
     "another config in the workdir": (

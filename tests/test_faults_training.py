@@ -38,7 +38,7 @@ from tests.test_loop import Killed, checkpoint_steps, kill_at, metrics, quiet, w
 ROOT = Path(__file__).parent.parent
 # Two calls of the train steps to a line of the log, so that a preemption may fall between.
 SPARSE = dataclasses.replace(CONFIG, training=dataclasses.replace(CONFIG.training, log_every=10))
-FLAGS = ["--config=configs/quickstart.py:smoke", "--config.training.log_every=10"]
+FLAGS = ["--config=tests/smoke_config.py", "--config.training.log_every=10"]
 # As in the process of the tests, to compare with.
 AS_HERE = {
     "JAX_PLATFORMS": "cpu",

@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 from absl import flags as absl_flags
 
-from configs import quickstart
 from crystal_diffusion_jax import config as config_module
 from crystal_diffusion_jax import trained_model
 from crystal_diffusion_jax.cli import sample, train
@@ -39,6 +38,7 @@ from crystal_diffusion_jax.structures.cif_writer import to_cif
 from crystal_diffusion_jax.structures.compositions import parse_elements
 from crystal_diffusion_jax.structures.conversion import to_extxyz
 from crystal_diffusion_jax.structures.reading import Inputs, read_structures
+from tests import smoke_config
 from tests.mutations import NUMBERS, PIECES, Rng, mutated, mutated_tree
 from tests.test_evaluation_inputs import crystal
 from tests.test_trained_model import STATISTICS, made_up_model
@@ -272,7 +272,7 @@ def test_a_damaged_model_json_is_read_or_named(num_cases: int, tmp_path: Path) -
 
 
 def test_a_damaged_config_is_read_or_its_field_named(num_cases: int) -> None:
-    good = quickstart.get_config("smoke").to_dict()
+    good = smoke_config.get_config().to_dict()
 
     def case(rng: Rng) -> None:
         config = config_module.from_dict(mutated_tree(good, rng))
@@ -285,10 +285,10 @@ def test_a_damaged_config_is_read_or_its_field_named(num_cases: int) -> None:
 def test_overrides_on_the_command_line_of_training_are_taken_or_named(
     num_cases: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    values = quickstart.get_config("smoke").to_dict()
+    values = smoke_config.get_config().to_dict()
     fields = [f"{name}.{field}" for name, part in values.items() if isinstance(part, dict)
               for field in part]  # fmt: skip
-    base = ["train", "--config=configs/quickstart.py:smoke", "--workdir=runs/x"]
+    base = ["train", "--config=tests/smoke_config.py", "--workdir=runs/x"]
     words = [*PIECES, "True", "False", "()", "('a',)", "[1]", "'x'"]
 
     def case(rng: Rng) -> None:

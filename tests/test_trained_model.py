@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from configs import quickstart
 from crystal_diffusion_jax import config as config_module
 from crystal_diffusion_jax import trained_model
 from crystal_diffusion_jax.data.arrays import DatasetStatistics
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.trained_model import TrainedModel
+from tests import smoke_config
 
 STATISTICS = DatasetStatistics(
     vocabulary=(8, 22, 56),
@@ -38,7 +38,7 @@ def made_up_model(seed: int = 0) -> TrainedModel:
         },
         "weight": rng.normal(size=(2, 5)).astype(np.float32),
     }
-    config = config_module.from_dict(quickstart.get_config("smoke").to_dict())
+    config = config_module.from_dict(smoke_config.get_config().to_dict())
     return TrainedModel(params, config, STATISTICS, {"steps": 20, "validation loss": 0.5})
 
 
@@ -154,6 +154,12 @@ def test_a_folder_comes_before_the_shipped_model_of_its_name(folder, monkeypatch
     assert own.weights_sha256 == trained_model.load(folder).weights_sha256
 
 
+def test_an_old_name_is_told_the_present_one():
+    assert set(trained_model.OLD_NAMES.values()) <= set(trained_model.shipped_names())
+    with pytest.raises(UserError, match=r"^mp20_cdi_ranks is now mp20_cdi$"):
+        trained_model.load("mp20_cdi_ranks")
+
+
 def test_a_misspelt_name_is_told_the_right_one():
     with pytest.raises(UserError, match=r"perov5_csd is neither .*did you mean perov5_cds\?"):
         trained_model.load("perov5_csd")
@@ -175,11 +181,9 @@ def test_a_truncated_description_is_named(folder):
 
 def test_a_newer_format_asks_for_an_upgrade(folder):
     description = json.loads((folder / "model.json").read_text())
-    description["format_version"] = trained_model.FORMAT_VERSION + 1
-    # Whatever else a newer version may have renamed.
-    del description["config"], description["statistics"]
+    description["format_version"] = 2
     (folder / "model.json").write_text(json.dumps(description))
-    with pytest.raises(UserError, match=r"newer version.*upgrade crystal-diffusion-jax"):
+    with pytest.raises(UserError, match="upgrade crystal-diffusion-jax if a newer"):
         trained_model.load(folder)
 
 
@@ -201,7 +205,7 @@ def test_the_model_card_states_data_network_and_ranges(folder):
 
 def test_a_training_without_a_model_yet_is_told_from_any_other_folder(tmp_path):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"has not written a model yet.*same train command"):
+    with pytest.raises(UserError, match=r"has not saved a model yet.*same train command"):
         trained_model.load(tmp_path / "run")
     for other in (tmp_path, "x" * 5000, "a\0b"):
         with pytest.raises(UserError, match="neither a folder with a trained model"):

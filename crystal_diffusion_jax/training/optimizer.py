@@ -1,4 +1,4 @@
-"""The optimizer: clipped AdamW, or Muon for the matrices of the Transformer blocks."""
+"""The optimizer: clipped Adam, or Muon for the matrices of the Transformer blocks."""
 
 import collections
 from collections.abc import Callable
@@ -40,16 +40,14 @@ def make_optimizer(
     if config.optimizer == MUON:
         if unflatten is None:
             raise ValueError("muon needs the layout of the weights")
-        inner = _muon(schedule, config.weight_decay, unflatten)
+        inner = _muon(schedule, unflatten)
     else:
-        inner = optax.adamw(schedule, weight_decay=config.weight_decay)
+        inner = optax.adam(schedule)
     return optax.chain(optax.clip_by_global_norm(config.gradient_clip), inner)
 
 
-def _muon(
-    schedule: optax.Schedule, weight_decay: float, unflatten: Unflatten
-) -> optax.GradientTransformation:
-    """Muon for what `by_shape` calls matrices, AdamW with Nesterov momentum for all else."""
+def _muon(schedule: optax.Schedule, unflatten: Unflatten) -> optax.GradientTransformation:
+    """Muon for what `by_shape` calls matrices, Adam with Nesterov momentum for all else."""
 
     def dimensions(groups: Any) -> Any:
         return {
@@ -58,8 +56,6 @@ def _muon(
 
     inner = contrib.muon(
         schedule,
-        weight_decay=weight_decay,
-        adam_weight_decay=weight_decay,
         adam_learning_rate=schedule,
         muon_weight_dimension_numbers=dimensions,
         consistent_rms=_MUON_RMS,
