@@ -11,7 +11,7 @@ import pytest
 
 from configs import perov5_cds
 from crystal_diffusion_jax import trained_model
-from studies import reference
+from studies import config_reference, reference
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -99,6 +99,11 @@ def test_links_within_pages_lead_to_headings(page):
         headings = re.findall(r"^#+ (.*)$", there.read_text(), re.MULTILINE)
         anchors = {re.sub(r"[^\w\- ]", "", title).lower().replace(" ", "-") for title in headings}
         assert anchor in anchors, f"{page.name}: #{anchor}"
+
+
+def test_the_config_reference_is_what_the_dataclasses_say():
+    written = (DOCS / "config.md").read_text()
+    assert written == config_reference.page(), "run studies.config_reference"
 
 
 def test_every_page_is_in_the_navigation():
