@@ -1,14 +1,14 @@
-# make demo        100 crystals of a model that comes with the package, judged: samples/demo/report.html
-# make quickstart  train two minutes on built-in perovskites, sample, draw
+# make demo        100 crystals of a model that comes with the package, scored: samples/demo/report.html
 # make test        lint, types and the quick tests
 # make test-slow   the tests that train, kill and start programs; make test-faults: those of minutes
+# make docs        the site, into site/
 # Each starts from nothing but python3 >= 3.11 with venv and pip.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
-.PHONY: install test lint types pytest test-slow test-faults coverage judge demo quickstart clean
+.PHONY: install test lint types pytest test-slow test-faults coverage oracle demo docs clean
 
 install: $(INSTALLED)
 
@@ -45,20 +45,18 @@ coverage: $(INSTALLED)
 test-faults: $(INSTALLED)
 	$(BIN)/python -m pytest -m faults
 
-# The judge's weights; without them the demo goes on, and its report says so.
-judge: $(INSTALLED)
-	@$(BIN)/python -m experiments.prepare --oracle || echo "note: the demo goes on without the judge's weights; make demo fetches them when there is a connection"
+# The oracle's weights; without them the demo goes on, and its report says so.
+oracle: $(INSTALLED)
+	@$(BIN)/python -m experiments.prepare --oracle || echo "note: the demo goes on without the oracle's weights; make demo fetches them when there is a connection"
 
-demo: judge
+demo: oracle
 	$(BIN)/python -m experiments.sample --model=perov5_cds --target=min --guidance=1 --num=100 --out=samples/demo
 	$(BIN)/python -m experiments.report --structures=samples/demo --out=samples/demo/report.html
 	@echo "open samples/demo/report.html in a browser; the crystals are in samples/demo/cif"
 
-quickstart: $(INSTALLED)
-	$(BIN)/python -m experiments.train --config=configs/quickstart.py --workdir=runs/quickstart
-	$(BIN)/python -m experiments.sample --model=runs/quickstart --target=0.80 --guidance=1 --num=32 --out=samples/quickstart_0.80
-	$(BIN)/python -m experiments.sample --model=runs/quickstart --target=0.95 --guidance=1 --num=32 --out=samples/quickstart_0.95
-	$(BIN)/python -m experiments.quickstart --samples samples/quickstart_0.80 samples/quickstart_0.95 --out=samples/quickstart.png
+docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .coverage .coverage.*

@@ -20,8 +20,12 @@ from crystal_diffusion_jax.oracle import weights
 from crystal_diffusion_jax.structures.sampled_crystals import SampledCrystals
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
-# Fewer crystals and steps, so that it takes a minute; 16 crystals are asked for at another place.
-SMALLER = {"sampling.ipynb": {"NUM": 16}, "own_data.ipynb": {"STEPS": 300}}
+# Fewer crystals and steps, so that each takes a minute.
+SMALLER = {
+    "quickstart.ipynb": {"STEPS": 200},
+    "sampling.ipynb": {"NUM": 16},
+    "own_data.ipynb": {"STEPS": 300},
+}
 
 
 def text_of(outputs: list[Any]) -> str:
@@ -40,7 +44,7 @@ def executed(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             )
             found += times
         assert found == 1, variable
-    # The kernel's own files, too, into the test's folder.
+    # The kernel writes its own files into the test's folder as well.
     monkeypatch.setenv("IPYTHONDIR", str(folder / "ipython"))
     monkeypatch.setenv("PYTHONWARNINGS", "default")
     client = nbclient.NotebookClient(
@@ -49,16 +53,17 @@ def executed(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return client.execute()
 
 
-def test_every_notebook_is_tried_here_and_kept_without_outputs():
+def test_every_notebook_is_tested_and_stored_without_outputs():
     assert {path.name for path in NOTEBOOKS.glob("*.ipynb")} == set(SMALLER)
     for path in NOTEBOOKS.glob("*.ipynb"):
         cells = json.loads(path.read_text())["cells"]
         assert all(not cell.get("outputs") for cell in cells)
 
 
-# What the variables of the notebooks are.
+# Types of the notebooks' variables.
 KINDS: dict[str, Any] = {"cdj": cdj, "model": api.Model}
 KINDS |= dict.fromkeys(("crystals", "swept", "chosen", "light", "heavy"), SampledCrystals)
+CALLS = {"quickstart.ipynb": 2, "sampling.ipynb": 10, "own_data.ipynb": 4}
 
 
 def code_of(name: str) -> ast.Module:
@@ -67,8 +72,8 @@ def code_of(name: str) -> ast.Module:
     return ast.parse("\n".join(sources))
 
 
-@pytest.mark.parametrize("name", SMALLER)
-def test_what_a_notebook_uses_of_the_package_exists(name):
+@pytest.mark.parametrize(("name", "calls"), CALLS.items())
+def test_what_a_notebook_uses_of_the_package_exists(name, calls):
     seen = 0
     for node in ast.walk(code_of(name)):
         called = node.func if isinstance(node, ast.Call) else node
@@ -87,7 +92,20 @@ def test_what_a_notebook_uses_of_the_package_exists(name):
             itself = [None] if isinstance(kind, type) else []
             given = {str(keyword.arg): None for keyword in node.keywords}
             inspect.signature(function).bind(*itself, *node.args, **given)
-    assert seen >= 3
+    assert seen >= calls
+
+
+def num_pictures(notebook: Any) -> int:
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return sum("image/png" in output.get("data", {}) for output in outputs)
+
+
+@pytest.mark.slow
+def test_quickstart(tmp_path, monkeypatch):
+    notebook = executed("quickstart.ipynb", tmp_path, monkeypatch)
+    said = "\n".join(text_of(cell.get("outputs", [])) for cell in notebook.cells)
+    assert re.search(r"32 crystals of quickstart", said)
+    assert num_pictures(notebook) == 1
 
 
 @pytest.mark.slow
@@ -99,13 +117,7 @@ def test_sampling(tmp_path, monkeypatch):
     notebook = executed("sampling.ipynb", tmp_path, monkeypatch)
     said = "\n".join(text_of(cell.get("outputs", [])) for cell in notebook.cells)
     assert re.search(r"'SR5': '\d+ of 16'", said)
-    pictures = [
-        output
-        for cell in notebook.cells
-        for output in cell.get("outputs", [])
-        if "image/png" in output.get("data", {})
-    ]
-    assert len(pictures) == 3
+    assert num_pictures(notebook) == 3
 
 
 @pytest.mark.faults  # takes minutes; its steps are those of test_own_data.py
