@@ -47,6 +47,7 @@ def get_config(variant: str = "") -> ConfigDict:
             config.loss.condition_dropout = 0.0
             config.sampling.sizes_by_property = False
         case "smoke":
+            config.training.optimizer = "adam"
             config.noise.num_steps = 50
             config.model.update(width=16, pair_hidden_width=16, num_blocks=1, num_heads=2)
             config.training.update(num_steps=10, batch_size=32, warmup_steps=5)

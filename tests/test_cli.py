@@ -1,11 +1,13 @@
-"""experiments/cli.py: the file of --out is tried before the work and written whole."""
+"""The console script, and --out: tested before the work and written atomically."""
 
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from crystal_diffusion_jax.cli import __main__ as script
 from crystal_diffusion_jax.cli import evaluate, predict, program
 from crystal_diffusion_jax.errors import UserError
 
@@ -22,15 +24,6 @@ def test_trying_the_output_leaves_an_older_file_as_it_is(tmp_path: Path) -> None
     (tmp_path / "m.json").write_text("older")
     program.check_output(tmp_path / "m.json")
     assert (tmp_path / "m.json").read_text() == "older"
-
-
-def test_a_link_in_place_of_half_a_file_is_not_followed(tmp_path: Path) -> None:
-    (tmp_path / "letter").write_text("dear diary")
-    (tmp_path / ".m.json.tmp").symlink_to(tmp_path / "letter")
-    program.check_output(tmp_path / "m.json")
-    (tmp_path / ".m.json.tmp").symlink_to(tmp_path / "letter")
-    program.write_output(tmp_path / "m.json", "text")
-    assert (tmp_path / "letter").read_text() == "dear diary"
 
 
 @pytest.mark.parametrize("name", ["", "file/m.json", f"{'x' * 300}.json"])
@@ -57,3 +50,40 @@ def test_the_output_is_tried_before_the_structures_are_read(
     monkeypatch.setattr(sys, "argv", ["program", *flags])
     with pytest.raises(UserError, match="is a folder"):
         program.main()  # type: ignore[attr-defined]
+
+
+def test_the_console_script_knows_every_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiments = Path(__file__).parent.parent / "experiments"
+    assert set(script.COMMANDS) == {path.stem for path in experiments.glob("[!_]*.py")}
+    monkeypatch.setattr(sys, "argv", ["crystal-diffusion", "--help"])
+    script.main()
+    printed = capsys.readouterr().out
+    assert all(f"\n  {name} " in printed for name in script.COMMANDS)
+
+
+def test_the_console_script_suggests_a_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["crystal-diffusion", "smaple"])
+    with pytest.raises(SystemExit, match="2"):
+        script.main()
+    assert "smaple is none of train, sample" in (error := capsys.readouterr().err)
+    assert "did you mean sample?" in error
+
+
+def test_the_help_of_the_console_script_imports_no_jax() -> None:
+    code = "import sys; sys.argv[1:] = []; from crystal_diffusion_jax.cli import __main__ as script"
+    code += "; script.main(); assert 'jax' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_commands_of_the_console_script_are_spelled_as_they_were_called(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["crystal-diffusion predict"])
+    text = predict.parser().format_help()
+    assert text.startswith("usage: crystal-diffusion predict --flag=value")
+    assert "    crystal-diffusion predict --oracle=" in text
+    assert "experiments" not in text.split("options:")[0]

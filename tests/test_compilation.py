@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 PROGRAM = """
 import jax, jax.numpy as jnp
 from jax import monitoring
-from crystal_diffusion_jax.compilation import keep_compiled_programs
+from crystal_diffusion_jax.runtime.compilation import keep_compiled_programs
 
 hits = []
 monitoring.register_event_listener(lambda event, **_: hits.append(event))

@@ -1,4 +1,4 @@
-"""Mistakes of a new user: a sentence names each, and the word that was meant if one is near.
+"""Mistakes of a new user: one sentence each, which suggests the nearest word.
 
 Those of `train`, and those that need a trained model, are in test_entry_points.py.
 """
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from crystal_diffusion_jax.cli.__main__ import COMMANDS
 from crystal_diffusion_jax.config import DataConfig
 from crystal_diffusion_jax.data.load import load
 from crystal_diffusion_jax.errors import UserError, did_you_mean, nearest
@@ -25,6 +26,7 @@ MISTAKES = [
     ("sample", "--model=perov5_cds --out=OUT --num=1e3", "--num"),
     ("sample", "--model=perov5_csd --out=OUT", "did you mean perov5_cds?"),
     ("sample", "--model=Perov5_CDI --out=OUT", "did you mean perov5_cdi?"),
+    ("sample", "--model=mp20_cdi_ranks --out=OUT", "mp20_cdi_ranks is now mp20_cdi"),
     ("sample", "--model=FOLDER --out=OUT", "FOLDER is neither a folder with a trained model"),
     ("sample", "--model=perov5_cds --out=OUT --target=heat=1", "did you mean heat_ref?"),
     ("sample", "--model=perov5_cds --out=OUT --target=mni", "'mni'"),
@@ -49,24 +51,27 @@ MISTAKES = [
     ("prepare", "--dataset=perov5 --shards=0 --out=OUT", "--shards=0 must be at least 1"),
     ("prepare", "--dataset=perov5 --shards=2 --slices=0 --out=OUT", "--slices=0 must be"),
     ("prepare", "--parts=FOLDER/no --properties=x --shards=2 --out=OUT", "--parts=FOLDER/no"),
-    ("quickstart", "--sample FOLDER --out=OUT", "did you mean --samples?"),
-    ("quickstart", "--samples FOLDER --out=OUT", "FOLDER/samples.json cannot be read"),
     ("report", "--structures=FOLDER --out=OUT --dataset=mp2", "did you mean mp20?"),
     ("report", "--structures=FOLDER/no --out=OUT", "FOLDER/no does not exist"),
     ("report", "--structures=FOLDER --out=OUT --symprec=nan", "--symprec=nan must be at least 0"),
     ("report", "--structures=FOLDER --out=OUT --symprec=-1", "--symprec=-1.0 must be at least 0"),
-    ("report", "--structures=\udcff --out=OUT", "'--structures=\\udcff' is no UTF-8"),
     ("prepare", "--root=FOLDER --properties=e,f,e", "--properties=e,f,e names e more than once"),
     ("prepare", "--root=FOLDER --properties=e --max_num_atoms=-3", "--max_num_atoms=-3"),
     ("table1", "--out=OUT --model=perov5_cds", "did you mean --models?"),
     ("table1", "--out=OUT --models=perov5_cdsi", "did you mean perov5_cd"),
     ("table1", "--out=OUT --guidance=a", "--guidance=a"),
-    ("commands", "--out=FOLDER", "FOLDER is a folder"),
+    ("reference", "--out=FOLDER", "FOLDER is a folder"),
 ]
 
 
+def module_of(program: str) -> str:
+    """A command of users, or a study."""
+    package = "crystal_diffusion_jax.cli" if program in COMMANDS else "studies"
+    return f"{package}.{program}"
+
+
 @pytest.mark.parametrize(("program", "flags", "fragment"), MISTAKES)
-def test_a_mistake_is_said_in_one_sentence(
+def test_a_mistake_is_explained_in_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, flags: str, fragment: str
 ) -> None:
     (tmp_path / "FOLDER").mkdir()
@@ -74,7 +79,7 @@ def test_a_mistake_is_said_in_one_sentence(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["program", *flags.split()])
     with pytest.raises(UserError) as caught:
-        importlib.import_module(f"experiments.{program}").main()
+        importlib.import_module(module_of(program)).main()
     assert fragment in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "OUT").exists()

@@ -6,8 +6,8 @@ import os
 # Silences XLA, which works only before JAX is loaded.
 importlib.import_module("crystal_diffusion_jax")
 
-# Devices of a CPU that wait for one another are patient: XLA ends a process after 40 seconds, which
-# pass while it is suspended, or while others keep the cores busy.
-_PATIENCE = "--xla_cpu_collective_call_terminate_timeout_seconds"
-if _PATIENCE not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_PATIENCE}=86400".strip()
+# XLA ends a process whose CPU devices wait for one another for 40 seconds, which can happen while
+# it is suspended or other programs keep the cores busy.
+_TIMEOUT = "--xla_cpu_collective_call_terminate_timeout_seconds"
+if _TIMEOUT not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_TIMEOUT}=86400".strip()

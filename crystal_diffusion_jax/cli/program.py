@@ -1,4 +1,4 @@
-"""What every entry point does around its main function: plain messages, meaningful exit status."""
+"""Shared by all commands: flags, error messages, exit status."""
 
 import argparse
 import re
@@ -13,11 +13,13 @@ from crystal_diffusion_jax.runtime import compilation, devices, processes
 from crystal_diffusion_jax.runtime.files import replace_bytes, replace_text, try_writing
 from crystal_diffusion_jax.training.preemption import Preempted
 
-_WIDTH = 100  # columns of a help text, that of the module docstrings which it shows
+SCRIPT = "crystal-diffusion"
+
+_WIDTH = 100  # columns of a help text, as in the module docstrings that it shows
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
-    """Keeps the lines of the examples, and tells the flags that have to be given."""
+    """Keeps the lines of the examples and marks required flags."""
 
     def __init__(self, prog: str) -> None:
         width = min(shutil.get_terminal_size().columns, _WIDTH)
@@ -27,16 +29,23 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         return f"{action.help}, required" if action.required else action.help or ""
 
 
-class Parser(argparse.ArgumentParser):
-    """Says a mistake in one sentence, as all other mistakes are said.
+def _as_called(text: str) -> str:
+    """The text with commands spelled as the user has just called one, as module or script."""
+    if not sys.argv[0].startswith(f"{SCRIPT} "):
+        return text
+    return text.replace("python -m experiments.", f"{SCRIPT} ")
 
-    Flags are written out: what is an abbreviation today is ambiguous, or another flag, tomorrow.
+
+class Parser(argparse.ArgumentParser):
+    """Reports a mistake as a UserError instead of printing the usage.
+
+    Flags must not be abbreviated: an abbreviation may become ambiguous in a later version.
     """
 
     def __init__(self, prog: str, description: str) -> None:
         super().__init__(
-            prog=prog,
-            description=description.strip(),
+            prog=_as_called(prog),
+            description=_as_called(description.strip()),
             usage="%(prog)s --flag=value ...",
             formatter_class=_Help,
             allow_abbrev=False,
@@ -50,11 +59,9 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """Names a flag that does not exist before one that is missing, its cause as a rule."""
+        """Reports an unknown flag before a missing one, which it usually causes."""
         known = [name for action in self.actions for name in action.option_strings]
         for argument in sys.argv[1:] if args is None else args:
-            if re.search("[\ud800-\udfff]", argument):
-                self.error(f"{argument!a} is no UTF-8, in which all files are written")
             name = argument.partition("=")[0]
             if re.match("--?[A-Za-z]", name) and name not in (*known, "-h", "--help"):
                 self.error(f"there is no flag {name}{did_you_mean(name, known)}")
@@ -75,10 +82,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def check_output(path: Path) -> None:
-    """Makes the folders above the file of --out and tries them, before the minutes of work.
+    """Makes the parent folders of --out and tests that it can be written, before the work starts.
 
     Raises:
-      UserError: such a file cannot be written.
+      UserError: the file cannot be written.
     """
     try:
         if path.is_dir():
@@ -90,7 +97,7 @@ def check_output(path: Path) -> None:
 
 
 def write_output(path: Path, content: str | bytes) -> None:
-    """Writes the file of --out, whole or not at all.
+    """Writes the file of --out atomically.
 
     Raises:
       UserError: it cannot be written.
@@ -126,13 +133,12 @@ def _cannot_write(path: Path, error: OSError) -> UserError:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs a program; a user's mistake ends it with a sentence instead of a traceback.
+    """Runs a command; a user's mistake ends it with a sentence instead of a traceback.
 
-    A device that JAX_PLATFORMS asks for and that is not there counts as one.
+    A device that JAX_PLATFORMS requests and that does not exist counts as a mistake.
 
-    Exit status: 0 done, 2 a user's mistake, 130 interrupted with Ctrl-C (128 + SIGINT, as shells
-    have it), 143 ended by SIGTERM after a checkpoint, 1 an error of the program, with its
-    traceback.
+    Exit status: 0 success, 2 a user's mistake, 130 interrupted with Ctrl-C (128 + SIGINT), 143
+    ended by SIGTERM after a checkpoint, 1 an error of the program, with its traceback.
     """
     devices.use_every_core()
     compilation.keep_compiled_programs()

@@ -1,4 +1,4 @@
-"""Keeps compiled programs in the user's cache folder, so that the second start is quick."""
+"""Persistent compilation cache in the user's cache folder, which makes the second start fast."""
 
 import hashlib
 import logging
@@ -13,7 +13,7 @@ from crystal_diffusion_jax.runtime.user_cache import cache_folder
 
 _LOGGER = logging.getLogger("crystal_diffusion_jax")
 
-# The least recently used programs go first; one of ours takes about 1 MB.
+# The least recently used programs are evicted first; one of ours takes about 1 MB.
 MAX_BYTES = 2**30
 # Reading a program back takes some tenths of a second.
 MIN_SECONDS = 0.5
@@ -24,11 +24,11 @@ _CPUINFO = Path("/proc/cpuinfo")
 def keep_compiled_programs() -> None:
     """Turns JAX's persistent compilation cache on, unless the user has set one up.
 
-    A folder that cannot be written costs a warning and the cache, nothing else.
+    Without a writable folder it warns and leaves the cache off.
     """
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
-    # XLA compiles for the very processor it runs on, and home folders are shared by machines.
+    # XLA compiles for the processor it runs on, and machines may share a home folder.
     folder = cache_folder() / "compiled" / _processor()
     try:
         folder.mkdir(parents=True, exist_ok=True)
