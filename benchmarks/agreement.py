@@ -69,7 +69,7 @@ LARGEST_Z = 4.0
 CHAINS: dict[str, dict[str, Any]] = {
     "corrector": {},
     "guidance": {"use_guidance": True},
-    "relaxation": {"use_corrector": False, "renoising_steps": 2},
+    "renoising": {"use_corrector": False, "renoising_steps": 2},
     "second order": {"solver": SECOND_ORDER},
 }
 

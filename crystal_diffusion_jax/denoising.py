@@ -27,7 +27,7 @@ def build(config: DenoiserConfig, statistics: DatasetStatistics) -> Denoiser:
     if not statistics.property_quantiles:
         raise UserError(
             f"model.num_rank_features={config.num_rank_features} needs the quantiles of the "
-            "properties, which data in shards and older models lack; set it to 0"
+            "properties, which these statistics lack; set it to 0"
         )
     return Denoiser(config, len(statistics.vocabulary), statistics.z_quantiles)
 

@@ -188,7 +188,7 @@ def test_renoising_nothing_moves_nothing_and_renoising_all_goes_to_the_expected_
     np.testing.assert_allclose(circular_distance(arrived, target), 0.0, atol=1e-3)
 
 
-def test_corrector_moves_up_the_score_by_gamma_and_adds_no_noise_at_the_last_time(schedule):
+def test_corrector_moves_up_the_score_by_its_step_size_and_adds_no_noise_at_the_last_time(schedule):
     site, noisy = np.full((1, 1, 3), 0.5, np.float32), np.full((1, 1, 3), 0.51, np.float32)
     times = at(1)
     score = _scaled_score(noisy, site, times, schedule)
