@@ -202,8 +202,8 @@ def test_no_way_to_sample_is_left_out() -> None:
     assert {case.get("solver", SOLVERS[0]) for case in SAMPLERS} == set(SOLVERS)
 
 
-def judge_weights(width: int = 8) -> dict[str, np.ndarray]:
-    """A network of the judge's layout, narrower."""
+def oracle_weights(width: int = 8) -> dict[str, np.ndarray]:
+    """A network of the oracle's layout, narrower."""
     radial, spherical, basis = dimenet.NUM_RADIAL, dimenet.NUM_SPHERICAL, 4
     square = (width, width)
     layers: dict[str, tuple[int, ...]] = {
@@ -231,11 +231,11 @@ def judge_weights(width: int = 8) -> dict[str, np.ndarray]:
     return {name: np.zeros(shape, np.float32) for name, shape in layers.items()}
 
 
-def test_the_judge() -> None:
+def test_the_oracle() -> None:
     bonds = np.array([[0, 1, 0, 0, 0], [1, 0, 0, 0, 0], [0, 1, 1, 0, 0]])
     graph = CrystalGraph(3.0 * np.eye(3), np.zeros((2, 3)), np.array([6, 8]), bonds)
     batch = pad([graph], BatchShape(crystals=2, atoms=4, bonds=8, triplets=8))
-    assert problems(jax.jit(dimenet.forward), judge_weights(), batch) == []
+    assert problems(jax.jit(dimenet.forward), oracle_weights(), batch) == []
 
 
 def test_a_double_is_found() -> None:

@@ -147,7 +147,7 @@ def test_the_pair_of_query_and_key_is_read_in_that_order(params, inputs):
     np.testing.assert_allclose(change[2, 0], 0.0, atol=1e-6)
 
 
-def test_a_lonely_atom_attends_to_itself_alone(params, inputs):
+def test_a_single_atom_attends_only_to_itself(params, inputs):
     # Whatever alpha is: with a single key the weight is 1.
     other = params | {"alpha": {"kernel": params["alpha"]["kernel"] * 7.0}}
     np.testing.assert_allclose(attend(other, inputs)[2, 0], attend(params, inputs)[2, 0], atol=1e-6)

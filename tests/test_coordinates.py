@@ -141,8 +141,9 @@ def test_langevin_corrector_leaves_the_wrapped_normal_invariant(schedule, t):
     angle = 2 * np.pi * (np.asarray(found, np.float64) - SITES)
     resultant = np.exp(-2 * (np.pi * sigma) ** 2)
     # Var cos = (1 + r^4) / 2 - r^2, Var sin = (1 - r^4) / 2. The step
-    # h = step_size (sigma / sigma_1)^2 is 0.04 sigma^2 while narrow, so 40 steps forget a wrong start width by exp(-3); its
-    # discretisation widens the variance by h / 2, that is lowers r by at most 2 pi^2 h r.
+    # h = step_size (sigma / sigma_1)^2 is 0.04 sigma^2 while narrow, so 40 steps forget a wrong
+    # start width by exp(-3); its discretisation widens the variance by h / 2, that is lowers r by
+    # at most 2 pi^2 h r.
     step_size = corrector_step_size * (sigma / 0.005) ** 2
     error_cos = np.sqrt(((1 + resultant**4) / 2 - resultant**2) / angle.size)
     error_sin = np.sqrt((1 - resultant**4) / 2 / angle.size)
@@ -188,7 +189,7 @@ def test_renoising_nothing_moves_nothing_and_renoising_all_goes_to_the_expected_
     np.testing.assert_allclose(circular_distance(arrived, target), 0.0, atol=1e-3)
 
 
-def test_corrector_moves_up_the_score_by_gamma_and_adds_no_noise_at_the_last_time(schedule):
+def test_corrector_moves_up_the_score_by_its_step_size_and_adds_no_noise_at_the_last_time(schedule):
     site, noisy = np.full((1, 1, 3), 0.5, np.float32), np.full((1, 1, 3), 0.51, np.float32)
     times = at(1)
     score = _scaled_score(noisy, site, times, schedule)

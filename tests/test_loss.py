@@ -102,7 +102,7 @@ def test_each_time_of_a_batch_is_uniform_on_1_to_T():
         assert stats.chisquare(counts[1:]).pvalue > 1e-6
 
 
-def test_conditions_are_dropped_with_the_given_probability_each_on_its_own():
+def test_conditions_are_dropped_with_the_given_probability_each_independently():
     number, probability = 20_000, 0.1
     properties = jnp.arange(2.0 * number).reshape(number, 2)
     condition = jax.jit(drop_conditions)(jax.random.key(0), properties, probability)
@@ -155,7 +155,7 @@ def test_a_denoiser_that_knows_the_truth_has_no_loss(schedule, mean_free_score):
 
 
 @pytest.mark.parametrize("mean_free_score", [True, False])
-def test_parts_are_the_means_that_the_formulas_say(schedule, mean_free_score):
+def test_parts_are_the_means_of_the_formulas(schedule, mean_free_score):
     crystals = clean_batch()
     _, parts = loss_and_parts(schedule, crystals, mean_free_score=mean_free_score)
 
@@ -217,7 +217,7 @@ def test_crystals_of_weight_0_and_padding_do_not_matter(schedule, mean_free_scor
         np.testing.assert_allclose(other[name], part, rtol=1e-6, err_msg=name)
 
 
-def test_weights_count_a_crystal_as_often_as_they_say(schedule):
+def test_a_crystal_of_weight_n_counts_n_times(schedule):
     crystals = clean_batch()
     parts = [loss_and_parts(schedule, crystals, weight=jnp.eye(4)[index])[1] for index in range(4)]
     _, mixed = loss_and_parts(schedule, crystals, weight=jnp.array([1.0, 2.0, 0.0, 0.0]))

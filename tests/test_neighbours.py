@@ -97,7 +97,7 @@ def test_the_same_crystal_with_a_doubled_cell_has_the_same_distances_to_its_neig
     )
 
 
-def test_what_is_far_away_is_not_seen():
+def test_atoms_beyond_the_cutoff_have_no_features():
     far = features(np.array([[[0, 0, 0], [0.5, 0.5, 0.5]]]), 10 * np.eye(3)[None], np.ones((1, 2)))
     assert np.all(far[0, 0, 1] == 0)
     assert np.all(

@@ -86,6 +86,6 @@ def test_the_first_step_of_a_matrix_is_orthogonal_and_of_the_given_size():
     np.testing.assert_allclose(singular, 0.2 * 1e-2 * np.sqrt(9), rtol=0.4)
 
 
-def test_muon_asks_for_the_layout():
+def test_muon_needs_the_layout_of_the_weights():
     with pytest.raises(ValueError, match="layout"):
         make_optimizer(CONFIG)

@@ -1,4 +1,4 @@
-"""Work shared out over devices and chunks gives what the whole batch gives."""
+"""Work split over devices and chunks gives the results of the whole batch."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The rank of a property as an input, and that networks without it are what they were."""
+"""Features of a property's rank, and networks without them."""
 
 import dataclasses
 import functools
@@ -38,7 +38,7 @@ def test_the_rank_is_the_cumulative_distribution():
     np.testing.assert_allclose(shares(values, Z_NORMAL), expected, atol=1e-3)
 
 
-def test_the_rank_stays_that_of_the_end_beyond_the_data():
+def test_the_rank_is_constant_beyond_the_data():
     found = np.asarray(features_of(np.array([[-9.0], [-2.0], [2.0], [9.0]]), (UNIFORM,), 3))
     np.testing.assert_allclose(found[:2, 0], np.ones((2, 3)), atol=1e-6)
     np.testing.assert_allclose(found[2:, 0], [[-1, 1, -1]] * 2, atol=1e-6)
@@ -112,7 +112,7 @@ def test_where_the_property_is_absent_its_rank_is_not_seen():
 
 
 @pytest.mark.parametrize("conditioning", ["cdi", "cds"])
-def test_the_denoiser_hands_the_rank_on(conditioning):
+def test_the_denoiser_uses_the_rank(conditioning):
     config = DenoiserConfig(
         conditioning=conditioning,
         width=16,
@@ -150,11 +150,11 @@ def test_without_ranks_the_network_does_not_depend_on_the_quantiles():
     assert denoising.build(DenoiserConfig(), statistics).quantiles == ()
 
 
-def test_statistics_without_quantiles_are_told_the_way_out():
+def test_without_quantiles_the_error_names_the_way_out():
     statistics = dataset_statistics(splits()["train"], scale_by_num_atoms=False)
-    in_shards: DatasetStatistics = dataclasses.replace(statistics, property_quantiles=())
+    without: DatasetStatistics = dataclasses.replace(statistics, property_quantiles=())
     with pytest.raises(UserError, match=r"num_rank_features=2 needs the quantiles.*set it to 0"):
-        denoising.build(DenoiserConfig(num_rank_features=2), in_shards)
+        denoising.build(DenoiserConfig(num_rank_features=2), without)
 
 
 def test_a_negative_number_of_rank_features_is_refused():

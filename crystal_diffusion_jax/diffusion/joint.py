@@ -169,6 +169,6 @@ def _fold(keys: Key[Array, " crystals"], number: int) -> Key[Array, " crystals"]
 
 
 def _normal(
-    keys: Key[Array, " crystals"], like: Float[Array, "crystals ..."]
-) -> Float[Array, "crystals ..."]:
+    keys: Key[Array, " crystals"], like: Float[Array, " crystals *shape"]
+) -> Float[Array, " crystals *shape"]:
     return jax.vmap(lambda key, row: jax.random.normal(key, row.shape))(keys, like)

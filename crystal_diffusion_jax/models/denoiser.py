@@ -135,8 +135,8 @@ class Denoiser(nn.Module):
                 zeros = nn.initializers.zeros
                 return nn.Dense(config.num_radial_features, kernel_init=zeros, name=name)(atoms)
 
-            phi += virial(shell_weights("stress_head"), neighbours, crystals.lattice, mask)
-            force = shell_weights("force_head")
+            stress, force = shell_weights("stress_head"), shell_weights("force_head")
+            phi += virial(stress, neighbours, crystals.lattice, mask)
             score += jnp.sum(force[..., None] * neighbours.pull, axis=2)
         lattice_eps = jnp.matmul(phi, crystals.lattice, precision=jax.lax.Precision.HIGHEST)
         logits = MLP(width, self.num_species, name="species_head")(atoms)

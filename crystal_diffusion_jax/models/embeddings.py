@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-# For each property, its z-scored quantiles in the training data, equally spaced in rank from 0 to 1.
+# Each property's z-scored quantiles in the training data, equally spaced in rank from 0 to 1.
 Quantiles = tuple[tuple[float, ...], ...]
 
 

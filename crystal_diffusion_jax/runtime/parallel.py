@@ -84,7 +84,7 @@ def _split(rows: Any, elements_per_row: int, elements_per_chunk: int, mesh: Mesh
 
 
 def _on_mesh(local: RowFunction, mesh: Mesh, out_specs: PartitionSpec) -> RowFunction:
-    # check_vma would insert a psum into every gradient; unchecked, they stay local until the one.
+    # With check_vma, gradients would get a psum each; without, they stay local until the one above.
     mapped: RowFunction = jax.shard_map(
         local,
         mesh=mesh,
