@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from crystal_diffusion_jax.training.inputs import Inputs
 
 from crystal_diffusion_jax.config import DataConfig, ExperimentConfig
 from crystal_diffusion_jax.data.arrays import CrystalDataset, dataset_statistics
@@ -20,6 +19,7 @@ from crystal_diffusion_jax.data.shards.writer import write_shards
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.runtime.archives import read_arrays
 from crystal_diffusion_jax.training import loop
+from crystal_diffusion_jax.training.inputs import Inputs
 from crystal_diffusion_jax.training.loop import train
 from tests.smoke_run import CONFIG, splits
 
