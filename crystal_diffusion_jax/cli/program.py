@@ -14,7 +14,9 @@ from crystal_diffusion_jax.runtime import compilation, devices, processes
 from crystal_diffusion_jax.runtime.files import replace_bytes, replace_text, try_writing
 from crystal_diffusion_jax.training.preemption import Preempted
 
-_WIDTH = 100  # columns of a help text, that of the module docstrings which it shows
+SCRIPT = "crystal-diffusion"
+
+_WIDTH = 100  # columns of a help text, as in the module docstrings that it shows
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -28,6 +30,13 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         return f"{action.help}, required" if action.required else action.help or ""
 
 
+def _as_called(text: str) -> str:
+    """The text with commands spelled as the user has just called one, as module or script."""
+    if not sys.argv[0].startswith(f"{SCRIPT} "):
+        return text
+    return text.replace("python -m experiments.", f"{SCRIPT} ")
+
+
 class Parser(argparse.ArgumentParser):
     """Says a mistake in one sentence, as all other mistakes are said.
 
@@ -36,8 +45,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, prog: str, description: str) -> None:
         super().__init__(
-            prog=prog,
-            description=description.strip(),
+            prog=_as_called(prog),
+            description=_as_called(description.strip()),
             usage="%(prog)s --flag=value ...",
             formatter_class=_Help,
             allow_abbrev=False,

@@ -1,0 +1,38 @@
+"""The console script: `crystal-diffusion COMMAND --flag=value ...`."""
+
+import importlib
+import sys
+
+from crystal_diffusion_jax.errors import did_you_mean
+
+COMMANDS = {
+    "train": "train a model, or resume a run",
+    "sample": "generate crystals with a requested property",
+    "evaluate": "score crystals against a data set",
+    "report": "write a page about crystals: pictures, scores, tables",
+    "predict": "predict the property of crystals with an oracle",
+    "prepare": "read a data set or download the oracles' weights in advance",
+    "animate": "draw how crystals emerge from noise",
+}
+
+
+def main() -> None:
+    """Runs a command; only its own modules are imported."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("-h", "--help"):
+        print("crystal-diffusion COMMAND --flag=value ...\n")
+        print("\n".join(f"  {name:10}{what}" for name, what in COMMANDS.items()))
+        print("\ncrystal-diffusion COMMAND --help explains the flags of a command.")
+        return
+    if name not in COMMANDS:
+        suggestion = did_you_mean(name, COMMANDS)
+        print(f"error: {name} is none of {', '.join(COMMANDS)}{suggestion}", file=sys.stderr)
+        sys.exit(2)
+    from crystal_diffusion_jax.cli import program
+
+    sys.argv = [f"{program.SCRIPT} {name}", *sys.argv[2:]]
+    program.run(importlib.import_module(f"crystal_diffusion_jax.cli.{name}").main)
+
+
+if __name__ == "__main__":
+    main()
