@@ -57,7 +57,7 @@ def test_a_new_folder_has_no_checkpoint(tmp_path):
         assert checkpoints.best_step() is None
 
 
-def test_a_state_comes_back_bit_by_bit_in_another_session(tmp_path):
+def test_a_state_is_restored_bitwise_in_another_session(tmp_path):
     save(tmp_path, {10: 0.5, 20: 0.4}, keep_last=2)
     with Checkpoints(tmp_path, keeping(2)) as checkpoints:
         step, validated, state, losses = checkpoints.restore(like=state_after(0))
@@ -74,7 +74,7 @@ def test_a_state_comes_back_bit_by_bit_in_another_session(tmp_path):
         ([0.1, 0.8, 0.7, 0.6, 0.5], 10, {10, 40, 50}),
     ],
 )
-def test_the_last_ones_and_the_one_of_the_lowest_loss_are_kept(tmp_path, losses, best, kept):
+def test_the_last_ones_and_the_one_with_the_lowest_loss_are_kept(tmp_path, losses, best, kept):
     by_step = dict(zip(range(10, 60, 10), losses, strict=True))
     first, second = dict(list(by_step.items())[:3]), dict(list(by_step.items())[3:])
     save(tmp_path, first, keep_last=2)
@@ -85,7 +85,7 @@ def test_the_last_ones_and_the_one_of_the_lowest_loss_are_kept(tmp_path, losses,
     assert_same(read_state(tmp_path / str(best), like=state_after(0)), state_after(best))
 
 
-def test_a_state_that_is_consumed_right_after_saving_is_saved_whole(tmp_path):
+def test_a_state_donated_right_after_saving_is_saved_intact(tmp_path):
     consume = jax.jit(
         lambda state: jax.tree.map(lambda leaf: leaf * 0 - 7, state), donate_argnums=0
     )
@@ -97,7 +97,7 @@ def test_a_state_that_is_consumed_right_after_saving_is_saved_whole(tmp_path):
     assert_same(read_state(tmp_path / "10", like=state_after(0)), state_after(10))
 
 
-def test_a_checkpoint_that_a_kill_cut_short_does_not_count(tmp_path):
+def test_an_unfinished_checkpoint_is_ignored(tmp_path):
     save(tmp_path, {10: 0.5}, keep_last=2)
     begun = tmp_path / "20.orbax-checkpoint-tmp"
     begun.mkdir()

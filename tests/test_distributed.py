@@ -1,4 +1,4 @@
-"""Two processes on this machine train as one. The time limits stand for hangs, not for speed."""
+"""Two processes on this machine train as one. The time limits detect hangs, not slowness."""
 
 import dataclasses
 import json
@@ -26,7 +26,7 @@ from tests.smoke_run import (
 
 ROOT = Path(__file__).parent.parent
 TIME_LIMIT = 240
-# What the library of the collectives says on stdout, from several threads and piece by piece.
+# What the collectives library prints on stdout, from several threads and in pieces.
 GLOO = re.compile(
     r"\[Gloo\] Rank |\d+| is connected to | peer ranks\. "
     r"|Expected number of connected peer ranks is : "
@@ -114,9 +114,9 @@ def two_processes(
     ]
     try:
         return [
-            (process.wait(), *said)
+            (process.wait(), *output)
             for process in running
-            for said in [process.communicate(timeout=TIME_LIMIT)]
+            for output in [process.communicate(timeout=TIME_LIMIT)]
         ]
     finally:
         for process in running:
@@ -164,7 +164,7 @@ def by_one(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def by_two(tmp_path_factory) -> tuple[Path, list[str]]:
-    """The workdir, and what each process said."""
+    """The workdir, and the output of each process."""
     workdir = tmp_path_factory.mktemp("two") / "run"
     ended = two_processes(workdir, TRAIN)
     assert [status for status, _, _ in ended] == [0, 0], ended
@@ -181,7 +181,7 @@ def test_two_processes_give_the_losses_of_one_and_its_files(by_one, by_two):
 
 
 @pytest.mark.slow
-def test_the_first_process_alone_speaks(by_two):
+def test_only_the_first_process_prints(by_two):
     _, (first, second) = by_two
     assert "step 20/20" in first
     assert "trained model" in first
@@ -189,7 +189,7 @@ def test_the_first_process_alone_speaks(by_two):
 
 
 @pytest.mark.slow
-def test_one_process_goes_on_where_two_stopped(by_one, by_two, tmp_path):
+def test_one_process_resumes_the_run_of_two(by_one, by_two, tmp_path):
     workdir = copy_up_to_step_10(by_two[0], tmp_path / "run")
     lines: list[str] = []
     train(SLOWLY, splits(), workdir, lines.append)
@@ -198,7 +198,7 @@ def test_one_process_goes_on_where_two_stopped(by_one, by_two, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_go_on_where_one_stopped(by_one, tmp_path):
+def test_two_processes_resume_the_run_of_one(by_one, tmp_path):
     workdir = copy_up_to_step_10(by_one, tmp_path / "run")
     (status, out, error), (other_status, _, other_error) = two_processes(workdir, TRAIN)
     assert (status, other_status) == (0, 0), error + other_error
@@ -207,7 +207,7 @@ def test_two_processes_go_on_where_one_stopped(by_one, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_the_first_process_refuses_ends_both_with_the_same_sentence(by_two):
+def test_an_error_in_the_first_process_ends_both_with_the_same_sentence(by_two):
     before = losses(by_two[0])
     for status, _, error in two_processes(by_two[0], TRAIN, "--config.seed=1"):
         assert status == 2, error
@@ -241,7 +241,7 @@ def test_sigterm_to_one_process_lets_both_write_a_checkpoint(by_one, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_process_that_breaks_down_takes_the_other_with_it(tmp_path):
+def test_a_process_that_crashes_ends_the_other(tmp_path):
     workdir = tmp_path / "run"
     flags = TRAIN[2:]
     (status, _, _), (broken_status, _, error) = two_processes(workdir, ["-c", DEFECTIVE], *flags)
@@ -260,7 +260,7 @@ def test_a_process_that_breaks_down_takes_the_other_with_it(tmp_path):
         (("localhost", 2, 1), "--coordinator=localhost is not HOST:PORT"),
     ],
 )
-def test_numbers_that_do_not_fit_are_refused(arguments, sentence):
+def test_inconsistent_process_numbers_are_refused(arguments, sentence):
     with pytest.raises(UserError, match=sentence):
         processes.join(*arguments)
 

@@ -1,4 +1,4 @@
-"""Checkpoints that were truncated, flipped, emptied, mixed up or never finished."""
+"""Checkpoints that are truncated, corrupted, empty, from another run or unfinished."""
 
 import dataclasses
 import json
@@ -28,8 +28,8 @@ LOSSES = {
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
-    """Two checkpoints, never touched."""
+def intact(tmp_path_factory) -> Path:
+    """Two intact checkpoints."""
     folder = tmp_path_factory.mktemp("whole") / "checkpoints"
     with Checkpoints(folder, CONFIG) as checkpoints:
         checkpoints.save(10, state_after(10), {"loss": 0.5})
@@ -38,9 +38,9 @@ def whole(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def folder(whole, tmp_path) -> Path:
+def folder(intact, tmp_path) -> Path:
     """A copy to damage."""
-    return shutil.copytree(whole, tmp_path / "checkpoints")
+    return shutil.copytree(intact, tmp_path / "checkpoints")
 
 
 def restore_20(folder: Path) -> TrainState:
@@ -58,7 +58,7 @@ def resume(
 
 
 def files(folder: Path) -> list[Path]:
-    """Of the state and the record, and the checksums."""
+    """All files of the items, and the checksums."""
     return [path for path in (folder / "20").glob("*/**/*") if path.is_file()] + [
         folder / "20" / CHECKSUMS
     ]
@@ -73,11 +73,11 @@ def require_refused(folder: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def flipped(whole: bytes, position: int) -> bytes:
+def flipped(content: bytes, position: int) -> bytes:
     """One bit of one byte."""
-    spoilt = bytearray(whole)
-    spoilt[position] ^= 1 << (position % 8)
-    return bytes(spoilt)
+    damaged = bytearray(content)
+    damaged[position] ^= 1 << (position % 8)
+    return bytes(damaged)
 
 
 def test_a_file_that_is_truncated_or_missing_is_refused(folder):
@@ -121,7 +121,7 @@ def test_an_empty_folder_is_refused(folder):
     require_refused(folder)
 
 
-def test_what_orbax_writes_of_itself_is_not_needed(folder):
+def test_orbax_metadata_files_are_not_needed(folder):
     beside = {path.name for path in (folder / "20").iterdir() if path.is_file()} - {CHECKSUMS}
     assert beside == {"_CHECKPOINT_METADATA", "commit_success.txt"}
     for name in beside:
@@ -134,7 +134,7 @@ def test_what_orbax_writes_of_itself_is_not_needed(folder):
             path.touch()
 
 
-def test_a_damaged_checkpoint_is_stepped_over_only_when_asked_for(folder):
+def test_a_damaged_checkpoint_is_set_aside_only_on_request(folder):
     (folder / RECORD).write_text("{")
     with pytest.raises(UserError, match=r"--resume_from_previous to go back .* of step 10"):
         resume(folder)
@@ -147,7 +147,7 @@ def test_a_damaged_checkpoint_is_stepped_over_only_when_asked_for(folder):
     assert_same(restore_20(folder), state_after(20))
 
 
-def test_without_an_earlier_checkpoint_there_is_nothing_to_step_back_to(folder):
+def test_without_an_earlier_checkpoint_there_is_no_way_back(folder):
     shutil.rmtree(folder / "10")
     (folder / RECORD).unlink()
     for from_previous in (False, True):
@@ -156,26 +156,26 @@ def test_without_an_earlier_checkpoint_there_is_nothing_to_step_back_to(folder):
     assert (folder / "20").exists()
 
 
-def test_a_whole_checkpoint_is_taken_also_when_stepping_back_is_allowed(folder):
+def test_an_intact_checkpoint_is_used_even_if_going_back_is_allowed(folder):
     restored, lines = resume(folder, from_previous=True)
     assert (restored.step, lines) == (20, [])
     assert_same(restored.state, state_after(20))
 
 
-def test_a_damaged_checkpoint_before_the_last_is_renamed_and_no_obstacle(folder):
+def test_a_damaged_checkpoint_before_the_last_is_renamed_without_an_error(folder):
     (folder / "10" / "metrics" / "metrics").write_text("{")
     restored, lines = resume(folder)
     assert restored.step == 20
     assert ["renamed to 10.damaged" in line for line in lines] == [True]
 
 
-def test_a_checkpoint_without_checksums_is_refused_whatever_else_it_holds(folder):
+def test_a_checkpoint_without_checksums_is_refused_even_if_it_has_metrics(folder):
     assert (folder / "20" / "metrics" / "metrics").exists()
     (folder / "20" / CHECKSUMS).unlink()
     require_refused(folder)
 
 
-def test_a_folder_without_checkpoints_starts_at_the_start(tmp_path):
+def test_without_checkpoints_training_starts_at_step_0(tmp_path):
     restored, lines = resume(tmp_path / "new")
     assert (restored.step, restored.validated, lines) == (0, True, [])
     assert_same(restored.state, state_after(0))
@@ -188,7 +188,7 @@ def test_a_checkpoint_of_another_config_is_refused_with_its_fields(folder):
     assert not isinstance(caught.value, DamagedError)
 
 
-def test_a_checkpoint_of_a_newer_version_is_refused_and_not_stepped_over(folder):
+def test_a_checkpoint_of_a_newer_version_is_refused_and_not_set_aside(folder):
     path = folder / RECORD
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 2}))
     checkpoint_files.write_checksums(folder / "20")
@@ -196,7 +196,7 @@ def test_a_checkpoint_of_a_newer_version_is_refused_and_not_stepped_over(folder)
         resume(folder, from_previous=True)
 
 
-def test_a_preempted_state_comes_back_with_the_losses_of_its_unfinished_interval(folder):
+def test_a_preempted_state_is_restored_with_the_losses_not_yet_logged(folder):
     with Checkpoints(folder, CONFIG) as checkpoints:
         checkpoints.save_preempted(25, state_after(25), LOSSES)
     with Checkpoints(folder, CONFIG) as checkpoints:
@@ -207,7 +207,7 @@ def test_a_preempted_state_comes_back_with_the_losses_of_its_unfinished_interval
     jax.tree.map(np.testing.assert_array_equal, losses, LOSSES)
 
 
-def test_the_checkpoint_of_a_preemption_goes_when_a_later_one_is_there(folder):
+def test_a_preempted_checkpoint_is_removed_once_a_later_one_is_complete(folder):
     with Checkpoints(folder, CONFIG) as checkpoints:
         checkpoints.save_preempted(25, state_after(25), LOSSES)
         checkpoints.save_preempted(30, state_after(30), LOSSES)
@@ -216,7 +216,7 @@ def test_the_checkpoint_of_a_preemption_goes_when_a_later_one_is_there(folder):
     assert steps_in(folder) == {20, 30}
 
 
-def test_what_a_kill_left_of_a_removal_is_removed(folder):
+def test_a_removal_cut_short_by_a_kill_is_completed(folder):
     (folder / "removed").mkdir()
     (folder / "10").rename(folder / "removed" / "10")
     with Checkpoints(folder, CONFIG) as checkpoints:
@@ -225,7 +225,7 @@ def test_what_a_kill_left_of_a_removal_is_removed(folder):
 
 
 @pytest.mark.parametrize("room", [0, 4096, 100_000])
-def test_a_full_disk_is_told_and_leaves_earlier_checkpoints_whole(tmp_path, folder, room):
+def test_a_full_disk_is_reported_and_leaves_earlier_checkpoints_intact(tmp_path, folder, room):
     with small_disk(tmp_path / "disk", "2m") as disk:
         copy = shutil.copytree(folder, disk / "checkpoints")
         filler = fill(disk, room)

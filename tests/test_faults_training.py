@@ -1,4 +1,4 @@
-"""Trainings that are preempted, killed, starved of disk or fed with numbers that are not finite."""
+"""Training runs that are preempted, killed, out of disk space, or fed NaN and infinities."""
 
 import dataclasses
 import json
@@ -45,7 +45,7 @@ AS_HERE = {
     "JAX_PLATFORMS": "cpu",
     "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=1",
 }
-# Stands for a hang, not for slowness.
+# Detects a hang, not slowness.
 TIME_LIMIT = 600
 
 
@@ -60,7 +60,7 @@ def run(workdir: Path, log: Callable[[str], None] = quiet, **options: bool) -> P
 
 
 def terminate_at(text: str) -> Callable[[str], None]:
-    """A preemption at the moment of a line."""
+    """Sends SIGTERM at a progress line."""
 
     def log(line: str) -> None:
         if text in line:
@@ -70,7 +70,7 @@ def terminate_at(text: str) -> Callable[[str], None]:
 
 
 def at_group(monkeypatch: pytest.MonkeyPatch, index: int, act: Callable[[], object]) -> None:
-    """Does something when the batches of a call of the train steps are asked for."""
+    """Runs `act` when the batches of the given call of the train steps are requested."""
 
     class Acting(Batches):
         asked = 0
@@ -130,7 +130,7 @@ def test_a_preempted_and_resumed_run_gives_bitwise_the_same(
     assert_same_results(tmp_path, undisturbed)
 
 
-def test_a_validation_gives_way_to_a_preemption_and_is_done_anew(tmp_path, undisturbed):
+def test_a_preemption_interrupts_validation_which_is_repeated_on_resume(tmp_path, undisturbed):
     with pytest.raises(Preempted, match="of step 10"):
         run(tmp_path, terminate_at("step 10/20"))
     assert checkpoint_steps(tmp_path) == {"preempted_10"}
@@ -178,15 +178,15 @@ def test_a_second_training_in_the_same_workdir_is_refused(tmp_path):
     [("step 10/20", 0), ("step 20  validation", 0), ("step 20  validation", 300_000)],
     ids=["log", "model", "checkpoint"],
 )
-def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(
+def test_a_full_disk_is_reported_and_the_run_resumes_once_there_is_room(
     tmp_path, undisturbed, line, room
 ):
     with small_disk(tmp_path / "disk", "4m") as disk:
         workdir = disk / "run"
         fillers: list[Path] = []
 
-        def log(said: str) -> None:
-            if line in said:
+        def log(text: str) -> None:
+            if line in text:
                 fillers.append(fill(disk, room))
 
         with pytest.raises(UserError, match=r"cannot be written \(.*No space left on device"):
@@ -197,7 +197,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(
         assert_same_results(workdir, undisturbed)
 
 
-def test_a_workdir_that_has_become_read_only_is_told(tmp_path):
+def test_a_read_only_workdir_is_reported(tmp_path):
     with small_disk(tmp_path / "disk", "4m") as disk:
         with pytest.raises(Killed):
             run(disk / "run", kill_at("crystals in batches"))
@@ -216,13 +216,13 @@ def float_fields(config: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str,
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 10**400], ids=str)
-def test_a_number_of_the_config_that_is_not_finite_is_named(value):
+def test_a_config_field_that_is_not_finite_is_named(value):
     paths = list(float_fields(CONFIG))
     assert ("training", "learning_rate") in paths
     for section, field in paths:
         values = config_module.to_dict(CONFIG)
         values[section][field] = value
-        with pytest.raises(UserError, match=rf"config\.{section}: {field} must be finite"):
+        with pytest.raises(UserError, match=rf"config\.{section}.*\b{field}\b"):
             config_module.from_dict(values)
 
 
@@ -240,15 +240,17 @@ def test_a_gradient_that_overflows_under_a_finite_loss_stops_the_run(tmp_path, m
     assert metrics(tmp_path) == []
 
 
-def test_losses_that_are_not_finite_make_no_checkpoint_of_a_preemption(tmp_path, monkeypatch):
-    class Spoilt(Batches):
+def test_a_preempted_run_with_losses_that_are_not_finite_writes_no_checkpoint(
+    tmp_path, monkeypatch
+):
+    class NanBatches(Batches):
         def group(self, number: int, multiple: int = 1, part: range | None = None) -> Batch:
             batches = super().group(number, multiple, part)
             if number == 2:
                 terminate()
             return with_nan(batches) if number == 2 else batches
 
-    monkeypatch.setattr(loop, "Batches", Spoilt)
+    monkeypatch.setattr(loop, "Batches", NanBatches)
     with pytest.raises(UserError, match=r"stopped at step 13: .*lattice.* not finite"):
         run(tmp_path)
     assert checkpoint_steps(tmp_path) == {"10"}
@@ -259,21 +261,21 @@ def test_a_state_that_is_not_finite_is_named_by_its_part(tmp_path, wrong):
     good = state_after(10)
     with Checkpoints(tmp_path, CONFIG) as checkpoints:
         require_finite_state(good, 10, checkpoints)
-        spoilt = dataclasses.replace(good, ema_params=good.ema_params.at[3].set(wrong))
+        damaged = dataclasses.replace(good, ema_params=good.ema_params.at[3].set(wrong))
         with pytest.raises(UserError, match=r"at step 10: the averaged weights not finite; .* no"):
-            require_finite_state(spoilt, 10, checkpoints)
-        spoilt = dataclasses.replace(good, params=jnp.full(9, wrong))
+            require_finite_state(damaged, 10, checkpoints)
+        damaged = dataclasses.replace(good, params=jnp.full(9, wrong))
         with pytest.raises(UserError, match="at step 10: the weights not finite"):
-            require_finite_state(spoilt, 10, checkpoints)
+            require_finite_state(damaged, 10, checkpoints)
 
 
 class Training:
-    """A training from the command line, its words in a file."""
+    """A training run from the command line, with its output in a file."""
 
     def __init__(
         self, workdir: Path, *flags: str, program: Sequence[str] = ("-m", "experiments.train")
     ) -> None:
-        self._path = workdir.with_name(f"{workdir.name}.said")
+        self._path = workdir.with_name(f"{workdir.name}.output")
         command = [sys.executable, "-u", *program, *FLAGS, *flags]
         with self._path.open("w") as file:
             self._process = subprocess.Popen(
@@ -285,7 +287,7 @@ class Training:
             )
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         return self._path.read_text()
 
     def wait_until(self, reached: Callable[[], bool]) -> bool:
@@ -298,11 +300,11 @@ class Training:
         return False
 
     def wait_for(self, text: str) -> bool:
-        """The same for a text that it says."""
-        return self.wait_until(lambda: text in self.said)
+        """The same for a text in its output."""
+        return self.wait_until(lambda: text in self.output)
 
     def pause(self, seconds: float) -> None:
-        """Holds it up, as a scheduler or a closed lid does."""
+        """Suspends it, as a scheduler or a closed laptop does."""
         self._process.send_signal(signal.SIGSTOP)
         time.sleep(0.5)  # a thread may be writing a line
         before = self._path.stat()
@@ -321,20 +323,20 @@ class Training:
 
 
 @pytest.mark.slow
-def test_sigterm_ends_the_program_with_status_143_and_one_line(tmp_path):
+def test_sigterm_exits_with_status_143_and_one_line(tmp_path):
     workdir = tmp_path / "run"
     training = Training(workdir, "--config.training.num_steps=100000")
     assert training.wait_for("step 10/")
     assert training.end(signal.SIGTERM) == 143
-    *_, last = training.said.splitlines()
+    *_, last = training.output.splitlines()
     assert last.startswith("preempted: ")
-    assert "Traceback" not in training.said
+    assert "Traceback" not in training.output
     (preempted,) = (name for name in checkpoint_steps(workdir) if "preempted" in name)
     assert f"has a checkpoint of step {preempted.split('_')[1]}; " in last
 
 
 @pytest.mark.faults
-def test_a_run_that_is_paused_goes_on_to_the_same_bytes(tmp_path, undisturbed):
+def test_a_suspended_run_ends_with_the_same_bytes(tmp_path, undisturbed):
     workdir = tmp_path / "run"
     training = Training(workdir)
     assert training.wait_for("crystals in batches")
@@ -343,7 +345,7 @@ def test_a_run_that_is_paused_goes_on_to_the_same_bytes(tmp_path, undisturbed):
         if moment(training):
             training.pause(2.0)
             paused += 1
-    assert training.end() == 0, training.said
+    assert training.end() == 0, training.output
     assert paused >= 1  # the later moments may pass unseen on a busy machine
     assert_same_results(workdir, undisturbed)
 
@@ -353,14 +355,14 @@ Moment = Callable[[Training], bool]
 
 
 def kills(workdir: Path, moments: Iterator[Moment]) -> int:
-    """Starts a training again and again until it ends by itself; counts the kills."""
+    """Restarts a run until it finishes; returns the number of kills."""
     killed = 0
     while True:
         training = Training(workdir)
         due = training.wait_for("crystals in batches") and next(moments)(training)
         status = training.end(signal.SIGKILL if due else None)
         if status != -signal.SIGKILL:
-            assert status == 0, training.said
+            assert status == 0, training.output
             return killed
         killed += 1
 
@@ -377,7 +379,7 @@ def complete(workdir: Path, step: str) -> Moment:
 
 
 def random_moments(workdir: Path, rng: random.Random, usual: float) -> Iterator[Moment]:
-    """Half of them within 0.3 s of the beginning of a checkpoint, half anywhere."""
+    """Half of them within 0.3 s of the start of a checkpoint, half at any time."""
     while True:
         writing, share = rng.random() < 0.5, rng.random()
 
@@ -390,8 +392,8 @@ def random_moments(workdir: Path, rng: random.Random, usual: float) -> Iterator[
         yield moment
 
 
-# Killed by itself, so that the moment does not depend on how busy the machine is: WAIT is whether
-# the checkpoint of STEP is complete or has only begun.
+# Kills itself, so that the moment does not depend on the load of the machine: WAIT says whether
+# the checkpoint of STEP is complete or only begun.
 KILLING = """
 import os, signal
 from crystal_diffusion_jax.training.checkpoints import Checkpoints
@@ -416,9 +418,9 @@ def test_a_run_that_is_killed_twice_ends_the_same(tmp_path, undisturbed):
     for step, wait in (("10", True), ("20", False)):
         program = KILLING.replace("STEP", step).replace("WAIT", str(wait))
         training = Training(workdir, program=["-c", program])
-        assert training.end() == -signal.SIGKILL, training.said
+        assert training.end() == -signal.SIGKILL, training.output
     training = Training(workdir)
-    assert training.end() == 0, training.said
+    assert training.end() == 0, training.output
     assert_same_results(workdir, undisturbed)
 
 
@@ -428,7 +430,7 @@ def test_a_run_that_is_killed_at_fifty_random_moments_ends_the_same(tmp_path, un
     training = Training(tmp_path / "measured")
     assert training.wait_for("crystals in batches")
     begin = time.monotonic()
-    assert training.end() == 0, training.said
+    assert training.end() == 0, training.output
     usual = time.monotonic() - begin
     killed = trial = 0
     while killed < 50:
@@ -439,26 +441,26 @@ def test_a_run_that_is_killed_at_fifty_random_moments_ends_the_same(tmp_path, un
 
 
 @pytest.mark.faults
-def test_a_full_disk_ends_the_program_with_status_2_and_one_sentence(tmp_path, undisturbed):
+def test_a_full_disk_exits_with_status_2_and_one_sentence(tmp_path, undisturbed):
     with small_disk(tmp_path / "disk", "4m") as disk:
         workdir = disk / "run"
         workdir.mkdir()
         filler = fill(disk, 150_000)
         training = Training(workdir)
-        assert training.end() == 2, training.said
-        *_, last = training.said.splitlines()
+        assert training.end() == 2, training.output
+        *_, last = training.output.splitlines()
         assert last.startswith("error: ")
         assert "No space left on device" in last
-        assert "Traceback" not in training.said
+        assert "Traceback" not in training.output
         filler.unlink()
         training = Training(workdir)
-        assert training.end() == 0, training.said
+        assert training.end() == 0, training.output
         assert json.loads((workdir / "model" / "model.json").read_text())["training"]["steps"] == 20
         assert_same_results(workdir, undisturbed)
 
 
 @pytest.mark.faults
-def test_a_damaged_checkpoint_ends_the_program_with_status_2_until_told_to_go_back(
+def test_a_damaged_checkpoint_exits_with_status_2_unless_told_to_go_back(
     tmp_path, undisturbed, monkeypatch
 ):
     workdir = tmp_path / "run"
@@ -472,13 +474,13 @@ def test_a_damaged_checkpoint_ends_the_program_with_status_2_until_told_to_go_ba
     content[len(content) // 2] ^= 1
     largest.write_bytes(content)
     training = Training(workdir)
-    assert training.end() == 2, training.said
-    *_, last = training.said.splitlines()
+    assert training.end() == 2, training.output
+    *_, last = training.output.splitlines()
     assert last.startswith("error: ")
     assert "--resume_from_previous to go back to the checkpoint of step 10" in last
-    assert "Traceback" not in training.said
+    assert "Traceback" not in training.output
     training = Training(workdir, "--resume_from_previous")
-    assert training.end() == 0, training.said
-    assert "renamed to preempted_15.damaged" in training.said
+    assert training.end() == 0, training.output
+    assert "renamed to preempted_15.damaged" in training.output
     shutil.rmtree(workdir / "checkpoints" / "preempted_15.damaged")
     assert_same_results(workdir, undisturbed)

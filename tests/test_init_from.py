@@ -69,7 +69,7 @@ def test_the_same_network_takes_all_weights(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
-def test_what_the_model_lacks_is_fresh(tmp_path):
+def test_weights_that_the_model_lacks_are_fresh(tmp_path):
     data = with_elements(ELEMENTS)
     expected = shipped(tmp_path / "m", NETWORK, data)
     larger = dataclasses.replace(NETWORK, num_rank_features=3)
@@ -79,7 +79,7 @@ def test_what_the_model_lacks_is_fresh(tmp_path):
         np.testing.assert_array_equal(leaf, expected.get(name, fresh[name]))
 
 
-def test_elements_find_their_weights_by_atomic_number_and_new_ones_are_fresh(tmp_path):
+def test_elements_are_matched_by_atomic_number_and_new_ones_are_fresh(tmp_path):
     expected = shipped(tmp_path / "m", NETWORK, with_elements((1, 6, 8, 14, 26)))
     fresh, found = started(tmp_path / "m", NETWORK, with_elements((6, 7, 26)))
     rows, old = found["species/Dense_0/kernel"], expected["species/Dense_0/kernel"]
@@ -116,7 +116,7 @@ def test_the_embedding_of_other_properties_is_fresh(tmp_path):
         ("noise", {"frac_sigma_max": 0.4}, "noise.frac_sigma_max=0.4, the config 0.5"),
     ],
 )
-def test_a_model_made_for_something_else_is_refused(tmp_path, section, changes, named):
+def test_a_model_with_another_architecture_is_refused(tmp_path, section, changes, named):
     there = dataclasses.replace(
         CONFIG, **{section: dataclasses.replace(getattr(CONFIG, section), **changes)}
     )
@@ -127,7 +127,7 @@ def test_a_model_made_for_something_else_is_refused(tmp_path, section, changes, 
 
 
 @pytest.mark.parametrize("damage", ["missing element", "nan", "unknown"])
-def test_weights_that_are_not_the_networks_are_refused(tmp_path, damage):
+def test_weights_that_do_not_fit_the_network_are_refused(tmp_path, damage):
     data = with_elements(ELEMENTS)
     params = weights(NETWORK, data, seed=1)
     if damage == "missing element":
@@ -142,7 +142,7 @@ def test_weights_that_are_not_the_networks_are_refused(tmp_path, damage):
         started(tmp_path / "m", NETWORK, data)
 
 
-def test_a_misspelt_model_is_told_the_right_one_and_claims_no_folder(tmp_path):
+def test_a_misspelt_model_gets_a_suggestion_and_creates_no_folder(tmp_path):
     config = _starting_from("perov5_csd")
     with pytest.raises(UserError, match=r"perov5_csd is neither.*did you mean perov5_cds"):
         train(config, splits(), tmp_path / "run", lambda line: None)
@@ -161,9 +161,7 @@ def _starting_from(model: str, num_steps: int = 10) -> Any:
     return dataclasses.replace(CONFIG, training=training)
 
 
-def test_the_first_steps_of_a_run_are_from_the_weights_of_the_model(
-    tmp_path, tiny_model, monkeypatch
-):
+def test_the_first_step_starts_from_the_weights_of_the_model(tmp_path, tiny_model, monkeypatch):
     begun: list[TrainState] = []
 
     def begin(state_and_keys: Any, mesh: Any) -> None:

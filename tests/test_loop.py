@@ -1,4 +1,4 @@
-"""The training loop: what it writes and says, what it refuses, and that it resumes bit by bit."""
+"""The training loop: its files and progress lines, what it refuses, and bitwise exact resume."""
 
 import dataclasses
 import json
@@ -28,11 +28,11 @@ PARTS = {"loss", "lattice", "frac_coords", "species_kl", "species_cross_entropy"
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: no handler for ordinary exceptions may see it."""
+    """Simulates SIGKILL: handlers for ordinary exceptions must not catch it."""
 
 
 def quiet(line: str) -> None:
-    """Takes the progress lines."""
+    """Ignores the progress lines."""
 
 
 def kill_at(text: str) -> Callable[[str], None]:
@@ -66,7 +66,7 @@ def finished(tmp_path_factory) -> tuple[Path, list[str]]:
 
 
 def metrics(workdir: Path) -> list[dict[str, Any]]:
-    """All rows without the numbers that depend on the clock."""
+    """All rows without the values that depend on the clock."""
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in row.items() if k not in CLOCK} for row in rows]
 
@@ -80,7 +80,7 @@ def checkpoint_steps(workdir: Path) -> set[str]:
 
 
 def assert_same_results(workdir: Path, expected: Path) -> None:
-    """Bit by bit the same metrics and weights."""
+    """Bitwise the same metrics and weights."""
     assert metrics(workdir) == metrics(expected)
     models = [trained_model.load(each) for each in (workdir, expected)]
     jax.tree.map(np.testing.assert_array_equal, models[0].params, models[1].params)
@@ -112,7 +112,7 @@ def test_a_run_leaves_checkpoints_tensorboard_and_a_model_that_can_be_loaded(fin
     assert model.training["validation losses"]["loss"] == pytest.approx(last["loss"], abs=1e-5)
 
 
-def test_progress_lines_tell_the_size_of_the_job_each_step_and_the_best_checkpoint(finished):
+def test_progress_lines_report_size_steps_and_the_best_checkpoint(finished):
     workdir, lines = finished
     assert "2,011 crystals" in lines[0]
     assert [line.split()[1] for line in lines if "structures/s" in line] == [
@@ -148,7 +148,7 @@ def test_a_finished_run_is_left_as_it_is(finished):
     assert after == files
 
 
-def test_a_finished_run_that_has_lost_its_model_says_how_to_get_it_back(tmp_path, finished):
+def test_a_finished_run_without_its_model_is_an_error_with_a_way_out(tmp_path, finished):
     workdir = shutil.copytree(finished[0], tmp_path / "run")
     last = workdir / "checkpoints" / "20"
     (workdir / "model" / "weights.npz").unlink()
@@ -200,11 +200,11 @@ def test_a_workdir_that_is_a_file_is_refused(tmp_path):
 def with_nan(batch: Batch) -> Batch:
     lattice = np.array(batch.crystals.lattice)
     lattice[(2, 3, 1, 1)[-lattice.ndim :]] = np.nan  # of the third step, if there are steps
-    spoilt = dataclasses.replace(batch.crystals, lattice=jnp.asarray(lattice))
-    return batch._replace(crystals=spoilt)
+    damaged = dataclasses.replace(batch.crystals, lattice=jnp.asarray(lattice))
+    return batch._replace(crystals=damaged)
 
 
-class SpoiltBatches(Batches):
+class NanBatches(Batches):
     """The batch of the 13th step holds a NaN."""
 
     def group(self, index: int, multiple: int = 1, part: range | None = None) -> Batch:
@@ -216,7 +216,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_good_checkp
     tmp_path, finished, monkeypatch
 ):
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "Batches", SpoiltBatches)
+        patch.setattr(loop, "Batches", NanBatches)
         with pytest.raises(
             UserError, match=r"stopped at step 13: .*lattice.* not finite"
         ) as caught:

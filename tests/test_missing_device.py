@@ -1,4 +1,4 @@
-"""JAX_PLATFORMS asks for a device that is not there: every program says so in one sentence."""
+"""JAX_PLATFORMS names a device that does not exist: every program reports it in one sentence."""
 
 import ast
 import os
@@ -12,7 +12,6 @@ import pytest
 
 from crystal_diffusion_jax.cli import program as cli
 from crystal_diffusion_jax.runtime import compilation, devices
-from studies import reference
 
 ROOT = Path(__file__).parent.parent
 UNKNOWN = "Unable to initialize backend 'nonsense': Backend 'nonsense' is not in the list of known"
@@ -20,8 +19,8 @@ ADVICE = " (set JAX_PLATFORMS='' to automatically choose an available backend)"
 
 
 @pytest.fixture(autouse=True)
-def _settings_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Keeps what `program.run` sets for a whole process away from the tests in this one."""
+def _process_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Keeps `program.run` from changing settings of the whole test process."""
     monkeypatch.setattr(devices, "use_every_core", lambda: None)
     monkeypatch.setattr(compilation, "keep_compiled_programs", lambda: None)
     asked = jax.config.values["jax_platforms"]
@@ -29,7 +28,7 @@ def _settings_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     jax.config.update("jax_platforms", asked)
 
 
-def test_the_sampler_says_what_is_missing_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_the_sampler_reports_it_and_writes_nothing(tmp_path: Path) -> None:
     # The name of no device, so that the test fails on no machine for having one.
     done = subprocess.run(
         [
@@ -49,11 +48,12 @@ def test_the_sampler_says_what_is_missing_and_leaves_nothing_behind(tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", reference.programs())
-def test_every_program_runs_where_the_sentence_is_said(name: str) -> None:
-    source = (ROOT / "experiments" / f"{name}.py").read_text()
-    last = ast.unparse(ast.parse(source).body[-1])
-    assert last == "if __name__ == '__main__':\n    cli.run(main)"
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "experiments").glob("[!_]*.py")), ids=lambda path: path.stem
+)
+def test_every_program_runs_under_the_function_that_reports_the_error(path: Path) -> None:
+    last = ast.unparse(ast.parse(path.read_text()).body[-1])
+    assert last == f"if __name__ == '__main__':\n    program.run({path.stem}.main)"
 
 
 def said(
@@ -62,7 +62,7 @@ def said(
     asked: str | None,
     error: Exception,
 ) -> str:
-    """What a program prints for an error of JAX's search for devices."""
+    """What a program prints when JAX's search for devices fails."""
 
     def search() -> None:
         raise error
@@ -100,7 +100,7 @@ def said(
         ),
     ],
 )
-def test_the_sentence_names_the_device_the_reason_and_the_way_out(
+def test_the_message_names_the_device_the_reason_and_the_way_out(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     asked: str | None,
@@ -116,7 +116,7 @@ def test_the_sentence_names_the_device_the_reason_and_the_way_out(
 
 @pytest.mark.parametrize("error", [AssertionError("broken"), RuntimeError("broken: really")])
 @pytest.mark.parametrize("devices_found", [True, False])
-def test_an_error_of_the_program_keeps_its_traceback(
+def test_an_error_in_the_program_keeps_its_traceback(
     monkeypatch: pytest.MonkeyPatch, error: Exception, devices_found: bool
 ) -> None:
     def search() -> None:
@@ -131,7 +131,7 @@ def test_an_error_of_the_program_keeps_its_traceback(
         cli.run(program)
 
 
-def test_a_program_that_needs_no_device_does_not_look_for_one(
+def test_a_program_that_needs_no_device_does_not_search_for_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(jax, "devices", lambda: pytest.fail("looked for a device"))

@@ -108,7 +108,7 @@ def test_seconds_of_lost_work_do_not_count(tmp_path):
         assert run_log.seconds == pytest.approx(0, abs=10)
 
 
-def test_a_run_that_starts_anew_starts_with_an_empty_log(tmp_path):
+def test_a_new_run_starts_with_an_empty_log(tmp_path):
     write(tmp_path, [5, 10])
     write(tmp_path, [5], start=0)
     assert [row["step"] for row in rows(tmp_path)] == [5]
@@ -135,11 +135,11 @@ def test_a_row_that_a_kill_cut_short_is_dropped_on_resume(tmp_path, half):
         (90_000, "25 h 00 min"),
     ],
 )
-def test_durations_are_told_in_the_two_largest_units(seconds, text):
+def test_durations_use_the_two_largest_units(seconds, text):
     assert duration(seconds) == text
 
 
-def test_the_progress_line_tells_step_losses_speed_and_time_left():
+def test_the_progress_line_has_step_losses_speed_and_time_left():
     line = progress_line(50, 200, LOSSES, rate=12_345.6, seconds_left=75)
     assert "\n" not in line
     assert line.startswith("step 50/200 ")

@@ -69,7 +69,7 @@ class Checkpoints:
     Args:
       folder: created if needed.
       config: of the run. Its checkpoints must have been written with the same one;
-        `training.keep_last` of them are kept besides the one with the lowest validation loss.
+        `training.keep_last` of them are kept, and the one with the lowest validation loss.
       resume_from_previous: whether to resume from an earlier checkpoint if the last is damaged.
       log: takes a line for each damaged checkpoint.
 

@@ -20,7 +20,6 @@ from crystal_diffusion_jax.trained_model import TrainedModel
 from crystal_diffusion_jax.training import preemption
 from crystal_diffusion_jax.training.checkpoint_files import Checkpoint, complete_checkpoints
 from crystal_diffusion_jax.training.checkpoints import Checkpoints, Losses
-from crystal_diffusion_jax.training.export import export_model, require_model
 from crystal_diffusion_jax.training.finite import require_finite_losses, require_finite_state
 from crystal_diffusion_jax.training.init_from import load_initial_model, warm_start
 from crystal_diffusion_jax.training.optimizer import make_optimizer
@@ -31,7 +30,7 @@ from crystal_diffusion_jax.training.step import (
     make_evaluation_step,
     make_train_steps,
 )
-from crystal_diffusion_jax.training.workdir import open_workdir
+from crystal_diffusion_jax.training.workdir import export_model, open_workdir, require_model
 
 # Noise draws per validation crystal: four keep the noise of the loss below its trend.
 VALIDATION_DRAWS = 4

@@ -98,7 +98,7 @@ class RunLog:
         """Opens the files; returns the seconds of training up to the last row that is kept."""
         path = self._workdir / "metrics.jsonl"
         with write_errors(self._workdir):
-            rows, seconds = _read(path, keep_through)
+            rows, seconds = read_metrics(path, keep_through)
             replace_text(path, "".join(rows))
             self._file = path.open("a")
             self._tensorboard = _TensorBoard(self._workdir / "tensorboard", keep_through + 1)
@@ -144,8 +144,12 @@ class _TensorBoard:
         self._records.write(event.SerializeToString())
 
 
-def _read(path: Path, keep_through: int) -> tuple[list[str], float]:
-    """The rows of a log up to a step, and the seconds of training up to the last of them."""
+def read_metrics(path: Path, keep_through: int) -> tuple[list[str], float]:
+    """The rows of a log up to a step, and the seconds of training up to the last of them.
+
+    Raises:
+      UserError: the file is too large.
+    """
     rows, seconds = [], 0.0
     try:
         lines = read_text(path, MAX_RECORD_BYTES).splitlines(keepends=True) if path.exists() else []
