@@ -243,25 +243,25 @@ def test_the_same_command_goes_on_where_a_signal_ended_it(
     model, tmp_path, monkeypatch, how, status
 ):
     whole, out = tmp_path / "whole", tmp_path / "out"
-    run_sample(monkeypatch, request(model, whole, 6))
-    keep = Samples.add
+    run_sample(monkeypatch, request(model, whole, 8))
+    add = Samples.add
     batches: list[None] = []
 
-    def keep_two(samples, batch):
-        if len(batches) == 2:
+    def keep(samples, batch):
+        batches.append(add(samples, batch))
+        if len(batches) == 3:
             signal.raise_signal(how)
-        batches.append(keep(samples, batch))
 
     with monkeypatch.context() as patch:
-        patch.setattr(Samples, "add", keep_two)
+        patch.setattr(Samples, "add", keep)
         with pytest.raises(SystemExit) as caught:
-            run_sample(patch, request(model, out, 6))
+            run_sample(patch, request(model, out, 8))
     assert caught.value.code == status
-    assert [one.startswith(b"not sampled") for one in stored(out)] == [False] * 4 + [True] * 2
+    assert [one.startswith(b"not sampled") for one in stored(out)] == [False] * 6 + [True] * 2
     assert not (out / ".owner.json").exists()
-    run_sample(monkeypatch, request(model, out, 6))
+    run_sample(monkeypatch, request(model, out, 8))
     assert content(out) == content(whole)
-    assert_every_crystal_once(content(out), 6)
+    assert_every_crystal_once(content(out), 8)
 
 
 def test_a_second_command_is_refused_while_the_first_is_at_work(

@@ -50,14 +50,13 @@ def parser() -> program.Parser:
 
 @contextlib.contextmanager
 def stopping_on_signals() -> Iterator[Callable[[], None]]:
-    """Turns SIGTERM, as batch systems send it, and Ctrl-C into an orderly end.
+    """Lets SIGTERM, as batch systems send it, and Ctrl-C end the command after the present batch.
 
-    Python handles a signal between two operations; while crystals are computed, that is after the
-    batch. An exception that is raised within a hook of the garbage collector, as jax has one, gets
-    lost, so the end must be asked for as well.
+    A second signal ends it at once. Raising an exception at the first one would not do: in the
+    garbage collector's hook that jax installs, and where much time goes, exceptions get lost.
 
     Yields:
-      A function that ends the command if one of these signals came.
+      A function that ends the command if a signal came.
 
     Raises:
       SystemExit: SIGTERM came; the exit status is 143.
@@ -73,7 +72,8 @@ def stopping_on_signals() -> Iterator[Callable[[], None]]:
 
     def handle(signum: int, _frame: object) -> None:
         received.append(signum)
-        end_if_received()
+        if len(received) > 1:
+            end_if_received()
 
     former = {each: signal.signal(each, handle) for each in (signal.SIGTERM, signal.SIGINT)}
     try:
