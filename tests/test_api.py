@@ -92,7 +92,7 @@ crystals.write_cifs(sys.argv[1] + "/cifs")
 
 def assert_same_crystals(cifs: Path, crystals: dict[int, dict[str, Any]], out: Path) -> None:
     """Compares arrays by index and CIF files with what the command left in `out`."""
-    stored = dict(enumerate(read_samples(out / "samples.db")))
+    stored: dict[int, Any] = dict(enumerate(read_samples(out / "samples.db")))
     assert [i for i, one in stored.items() if isinstance(one, Structure)] == sorted(crystals)
     for index, arrays in crystals.items():
         np.testing.assert_array_equal(stored[index].lattice.matrix, arrays["lattice"])
@@ -248,9 +248,7 @@ def test_success_counts_invalid_and_rejected_crystals_as_failures(crystals, monk
     ]
     monkeypatch.setattr(api, "structural_defect", lambda structure: "too close")
     assert cdj.success_rate(crystals, "perov5")["SR15"].k == 0
-    one_less = SampledCrystals(
-        crystals.structures, crystals.indices, {9: "flat"}, crystals.request
-    )
+    one_less = SampledCrystals(crystals.structures, crystals.indices, {9: "flat"}, crystals.request)
     assert cdj.success_rate(one_less, "perov5")["SR5"].n == 5
 
 

@@ -1,13 +1,11 @@
 """data/limits.py: what JSON may hold, and that its memory is in proportion to its limit."""
 
-import json
 import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from crystal_diffusion_jax.runtime.files import TooLarge, read_json
-from tests.test_record import finish
 
 LIMIT = 2**20
 
@@ -36,17 +34,6 @@ def test_the_memory_of_hostile_json_is_in_proportion_to_the_limit(
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert peak < 16 * LIMIT
-
-
-def test_a_record_has_fewer_values_than_are_refused(tmp_path: Path) -> None:
-    finish(tmp_path)
-    path = tmp_path / "samples.json"
-    content = json.loads(path.read_text())
-    content["structures"] *= 100
-    path.write_text(json.dumps(content))
-    assert read_json(path, path.stat().st_size) == content
-    with pytest.raises(TooLarge, match="larger than"):
-        read_json(path, path.stat().st_size - 1)
 
 
 def test_json_of_any_depth_ends_with_a_reason(tmp_path: Path) -> None:

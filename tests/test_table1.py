@@ -13,8 +13,10 @@ import pytest
 
 from crystal_diffusion_jax import trained_model
 from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.structures.store import Samples
 from studies import table1, table1_file
 from studies.table1_rows import PAGE, PUBLISHED, RATES, Measured, Row, markdown, spreads
+from tests.test_store import REQUEST
 
 
 def scores(rate: float | None, num: int = 1000) -> dict[str, Any]:
@@ -51,10 +53,14 @@ def measured(row: Row, rate: float | None, num: int = 1000) -> Measured:
 
 def finished(folder: Path, rate: float, model: str = "perov5_cds") -> None:
     """What sampling and judging leave."""
-    folder.mkdir(parents=True)
+    made_by(folder, trained_model.load(model).weights_sha256)
     (folder / "metrics.json").write_text(json.dumps(scores(rate)))
-    settings = {"model_sha256": trained_model.load(model).weights_sha256}
-    (folder / "samples.json").write_text(json.dumps({"settings": settings}))
+
+
+def made_by(folder: Path, weights_sha256: str) -> None:
+    """Says of a folder which weights made its crystals."""
+    (folder / "samples.db").unlink(missing_ok=True)
+    Samples(folder, dataclasses.replace(REQUEST, model_sha256=weights_sha256))
 
 
 def test_spreads_are_mean_and_range_of_the_seeds():
@@ -148,7 +154,7 @@ def test_what_is_measured_already_is_only_written_down(tmp_path, monkeypatch):
         run(monkeypatch, *arguments, f"--work={tmp_path / 'work'}", "--num=10", other)
     with pytest.raises(UserError, match=r"with 2 x 1000 crystals, and 2 x 10 would replace them"):
         run(monkeypatch, *arguments, f"--work={tmp_path / 'work'}", "--num=10")
-    (folder / "samples.json").write_text('{"settings": {"model_sha256": "0"}}')
+    made_by(folder, "0")
     with pytest.raises(UserError, match="crystals of other weights than those of perov5_cds"):
         run(monkeypatch, *arguments, f"--work={tmp_path / 'work'}", other)
 
