@@ -6,6 +6,7 @@ import json
 import math
 import re
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -53,14 +54,16 @@ def measured(row: Row, rate: float | None, num: int = 1000) -> Measured:
 
 def finished(folder: Path, rate: float, model: str = "perov5_cds") -> None:
     """What sampling and judging leave."""
+    folder.mkdir(parents=True)
     made_by(folder, trained_model.load(model).weights_sha256)
     (folder / "metrics.json").write_text(json.dumps(scores(rate)))
 
 
 def made_by(folder: Path, weights_sha256: str) -> None:
     """Says of a folder which weights made its crystals."""
-    (folder / "samples.db").unlink(missing_ok=True)
-    Samples(folder, dataclasses.replace(REQUEST, model_sha256=weights_sha256))
+    made = Path(tempfile.mkdtemp(dir=folder.parent))
+    Samples(made, dataclasses.replace(REQUEST, model_sha256=weights_sha256))
+    (made / "samples.db").replace(folder / "samples.db")
 
 
 def test_spreads_are_mean_and_range_of_the_seeds():
