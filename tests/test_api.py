@@ -92,7 +92,7 @@ crystals.write_cifs(sys.argv[1] + "/cifs")
 
 def assert_same_crystals(cifs: Path, crystals: dict[int, dict[str, Any]], out: Path) -> None:
     """Compares arrays by index and CIF files with what the command left in `out`."""
-    stored = dict(enumerate(read_samples(out / "samples.db")))
+    stored: dict[int, Any] = dict(enumerate(read_samples(out / "samples.db")))
     assert [i for i, one in stored.items() if isinstance(one, Structure)] == sorted(crystals)
     for index, arrays in crystals.items():
         np.testing.assert_array_equal(stored[index].lattice.matrix, arrays["lattice"])

@@ -1,6 +1,7 @@
 """Sampling through signals, full disks and company: no crystal is lost or comes twice."""
 
 import contextlib
+import csv
 import dataclasses
 import json
 import os
@@ -16,13 +17,14 @@ import ase.io
 import jax
 import numpy as np
 import pytest
-from crystal_diffusion_jax.sampling.journal import Journal
-from crystal_diffusion_jax.sampling.record import SampleFolder
+from pymatgen.core import Structure
 
 from crystal_diffusion_jax import trained_model
 from crystal_diffusion_jax.cli import program, sample
 from crystal_diffusion_jax.runtime.lock import exclusive
+from crystal_diffusion_jax.structures.store import Samples, read_request, read_samples
 from tests import make_tiny_model
+from tests.small_disk import small_disk
 
 ROOT = Path(__file__).parent.parent
 
@@ -30,8 +32,7 @@ ROOT = Path(__file__).parent.parent
 # as children of its own: a tenth of the time.
 STARTER = """
 import json, os, signal, sys
-from crystal_diffusion_jax.cli import program as cli
-from crystal_diffusion_jax.cli import sample
+from crystal_diffusion_jax.cli import program, sample
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 for line in sys.stdin:
@@ -120,27 +121,39 @@ def undisturbed(starter, model, tmp_path_factory) -> dict[str, bytes]:
 
 
 def content(out: Path) -> dict[str, bytes]:
-    """Every file but the lock, the record without its seconds."""
+    """Every file but the lock; instead of the database, what it holds."""
     files = {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()}
     files.pop(".lock", None)
-    record = json.loads(files["samples.json"])
-    del record["seconds"]
-    return files | {"samples.json": json.dumps(record).encode()}
+    return files | {"samples.db": b"\n".join(stored(out))}
+
+
+def stored(out: Path) -> list[bytes]:
+    """Exact numbers of each crystal, or why there is none, by index."""
+    return [
+        one.encode()
+        if isinstance(one, str)
+        else one.lattice.matrix.tobytes() + one.frac_coords.tobytes() + bytes(one.atomic_numbers)
+        for one in read_samples(out / "samples.db")
+    ]
+
+
+def crystals_in(out: Path) -> int:
+    """How many crystals of a request the database holds, rejected ones included."""
+    return sum(not one.startswith(b"not sampled") for one in stored(out))
 
 
 def assert_whole(out: Path, final: dict[str, bytes]) -> None:
     """What there is under a final name is whole, and part of what there will be."""
     for path in (out / "cif").glob("[0-9]*.cif"):
         assert path.read_bytes() == final[f"cif/{path.name}"]
-    if (out / "samples.json").exists():
-        record, whole = (
-            json.loads((out / "samples.json").read_text()),
-            json.loads(final["samples.json"]),
-        )
-        there = {entry["index"]: entry for entry in whole["structures"]}
-        assert all(there[entry["index"]] == entry for entry in record["structures"])
-        frames = (out / "samples.extxyz").read_bytes()
-        assert frames == b"" or ase.io.read(out / "samples.extxyz", index="-1")
+    for name in ("samples.extxyz", "samples.csv"):
+        if (out / name).exists():
+            assert set((out / name).read_bytes().split(b"\n")) <= set(final[name].split(b"\n"))
+    if (out / "samples.db").exists() and read_request(out):
+        there = stored(out)
+        assert crystals_in(out) % 2 == 0
+        whole = final["samples.db"]
+        assert all(one.startswith(b"not sampled") or one in whole for one in there)
 
 
 def kill_and_go_on(starter: Starter, flags: list[str], out: Path, final: dict, kills: int) -> None:
@@ -172,16 +185,13 @@ def test_sampling_killed_at_three_random_moments_ends_with_the_same_files(
     kill_and_go_on(starter, request(model, out, 24), out, undisturbed, kills=3)
 
 
-def structures(files: dict[str, bytes]) -> list[dict]:
-    written: list[dict] = json.loads(files["samples.json"])["structures"]
-    return written
-
-
 def assert_every_crystal_once(files: dict[str, bytes], num: int) -> None:
-    record = json.loads(files["samples.json"])
-    entries = record["structures"] + record["rejected"]
-    assert sorted(entry["index"] for entry in entries) == list(range(num))
-    assert record["structures"]  # of a hundred crystals 97 are written
+    assert b"not sampled" not in files["samples.db"]
+    rejected = files["samples.db"].count(b"rejected when sampled")
+    written = sum(name.startswith("cif/") for name in files)
+    assert written + rejected == num
+    assert written  # of a hundred crystals 97 are written
+    assert len(files["samples.csv"].splitlines()) == written + 1
 
 
 @pytest.mark.faults
@@ -205,11 +215,13 @@ def test_a_command_told_to_stop_keeps_every_complete_batch_for_evaluation(
     starter.after_batches(3)
     os.kill(process, how)
     assert starter.status() == status
-    counts = json.loads((tmp_path / "out" / "samples.json").read_text())["counts"]
-    journal = Journal(tmp_path / "out" / "unfinished.jsonl")
-    assert 6 <= journal.done < 4000
-    assert counts["written"] + counts["rejected"] == journal.done
-    assert not (tmp_path / "out" / ".owner.json").exists()
+    out = tmp_path / "out"
+    assert 6 <= crystals_in(out) < 4000
+    structures = [one for one in read_samples(out / "samples.db") if isinstance(one, Structure)]
+    assert len(structures) == len(list((out / "cif").iterdir()))
+    assert len(structures) == len((out / "samples.csv").read_text().splitlines()) - 1
+    assert len(structures) == len(ase.io.read(out / "samples.extxyz", index=":"))
+    assert not (out / ".owner.json").exists()
 
 
 def run_sample(monkeypatch, flags: list[str]) -> None:
@@ -231,27 +243,25 @@ def test_the_same_command_goes_on_where_a_signal_ended_it(
     model, tmp_path, monkeypatch, how, status
 ):
     whole, out = tmp_path / "whole", tmp_path / "out"
-    run_sample(monkeypatch, request(model, whole, 6))
-    keep = SampleFolder.add
+    run_sample(monkeypatch, request(model, whole, 8))
+    add = Samples.add
     batches: list[None] = []
 
-    def keep_two(*batch, **cost):
-        if len(batches) == 2:
+    def keep(samples, batch):
+        batches.append(add(samples, batch))
+        if len(batches) == 3:
             signal.raise_signal(how)
-        batches.append(keep(*batch, **cost))
 
     with monkeypatch.context() as patch:
-        patch.setattr(SampleFolder, "add", keep_two)
+        patch.setattr(Samples, "add", keep)
         with pytest.raises(SystemExit) as caught:
-            run_sample(patch, request(model, out, 6))
+            run_sample(patch, request(model, out, 8))
     assert caught.value.code == status
-    counts = json.loads((out / "samples.json").read_text())["counts"]
-    assert counts["written"] + counts["rejected"] == 4
-    assert Journal(out / "unfinished.jsonl").missing() == [4, 5]
+    assert [one.startswith(b"not sampled") for one in stored(out)] == [False] * 6 + [True] * 2
     assert not (out / ".owner.json").exists()
-    run_sample(monkeypatch, request(model, out, 6))
+    run_sample(monkeypatch, request(model, out, 8))
     assert content(out) == content(whole)
-    assert_every_crystal_once(content(out), 6)
+    assert_every_crystal_once(content(out), 8)
 
 
 def test_a_second_command_is_refused_while_the_first_is_at_work(
@@ -263,7 +273,7 @@ def test_a_second_command_is_refused_while_the_first_is_at_work(
         run_sample(monkeypatch, request(model, out, 2))
     assert caught.value.code == 2
     assert f"--out={out} is in use by process {os.getpid()} on" in capsys.readouterr().err
-    assert not (out / "samples.json").exists()
+    assert not (out / "samples.db").exists()
 
 
 def test_a_model_whose_weights_are_nan_is_refused_before_its_folder_is_made(
@@ -281,38 +291,30 @@ def test_a_model_whose_weights_are_nan_is_refused_before_its_folder_is_made(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.fixture
-def small_disk(tmp_path) -> Iterator[Path]:
-    """A file system of 96 kB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", str(folder)]
-    if subprocess.run(command, check=False).returncode != 0:
-        pytest.skip("may not mount a small file system")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
 @pytest.mark.slow
 def test_a_full_disk_is_said_in_one_sentence_and_room_lets_the_same_command_finish(
-    starter, model, undisturbed, small_disk
+    starter, model, tmp_path
 ):
-    out = small_disk / "out"
-    flags = request(model, out, 24)
-    for _ in range(2):  # the second time it is full from the beginning
-        starter.start(flags)
-        assert starter.status() == 2
-        error = starter.said().splitlines()[-1]
-        assert error.startswith(f"error: --out={out} ")
-        assert "No space left on device" in error
-        assert "Traceback" not in starter.said()
-        assert_whole(out, undisturbed)
-    begun = json.loads((out / "samples.json").read_text())["counts"]["written"]
-    assert 0 < begun < 24
-    subprocess.run(["mount", "-o", "remount,size=4m", str(small_disk)], check=True)
-    starter.start(flags)
+    whole = tmp_path / "whole"
+    starter.start(request(model, whole, 120))
     assert starter.status() == 0, starter.said()
-    assert content(out) == undisturbed
+    final = content(whole)
+    with small_disk(tmp_path / "disk", "256k") as disk:
+        out = disk / "out"
+        flags = request(model, out, 120)
+        for _ in range(2):  # the second time it is full from the beginning
+            starter.start(flags)
+            assert starter.status() == 2
+            error = starter.said().splitlines()[-1]
+            assert error.startswith(f"error: --out={out} ")
+            assert "disk is full" in error or "No space left on device" in error
+            assert "Traceback" not in starter.said()
+            assert_whole(out, final)
+        assert 0 < crystals_in(out) < 120
+        subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
+        starter.start(flags)
+        assert starter.status() == 0, starter.said()
+        assert content(out) == final
 
 
 def command(flags: list[str], **environment: str) -> subprocess.Popen[str]:
@@ -377,12 +379,11 @@ def test_of_twenty_thousand_crystals_the_last_cost_what_the_first_do(model, tmp_
     assert len(memory) == num // batch_size
     assert max(memory) <= 1.1 * memory[0]
 
-    # In most batches, nothing is assembled.
     per_batch = np.diff(written)
     quarter = len(per_batch) // 4
     assert np.median(per_batch[-quarter:]) <= 1.1 * np.median(per_batch[:quarter])
     final = content(tmp_path / "out")
-    assert written[-1] <= 4 * sum(map(len, final.values()))
+    assert written[-1] <= 4 * (tmp_path / "out" / "samples.db").stat().st_size
     assert_every_crystal_once(final, num)
-    names = [f"cif/{entry['index']:05d}_{entry['formula']}.cif" for entry in structures(final)]
-    assert set(final) == {*names, "samples.json", "samples.extxyz"}
+    names = [row["cif"] for row in csv.DictReader(final["samples.csv"].decode().splitlines())]
+    assert set(final) == {*names, "samples.db", "samples.extxyz", "samples.csv"}

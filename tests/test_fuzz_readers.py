@@ -13,6 +13,7 @@ import sqlite3
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -224,7 +225,7 @@ def test_a_damaged_samples_db_loses_no_crystal(num_cases: int, tmp_path: Path) -
                 rows = connection.execute(f"SELECT rowid, {column} FROM {table}").fetchall()
                 row, value = rows[rng.integers(len(rows))]
                 raw = value if isinstance(value, bytes) else str(value).encode()
-                changed = mutated(raw, rng)
+                changed: Any = mutated(raw, rng)
                 if not isinstance(value, bytes):
                     changed = changed.decode("utf-8", errors="replace")
                 connection.execute(

@@ -6,7 +6,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from pymatgen.core import Structure
 
 from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.request import ANCESTRAL, Request
@@ -45,9 +44,7 @@ def request_for(num: int, num_steps: int = 3, **changes: Any) -> Request:
     return Request(**{**values, **changes})
 
 
-def run(
-    model: TrainedModel, out: Path, request: Request, batch_size: int, log=print
-) -> list[Structure | str]:
+def run(model: TrainedModel, out: Path, request: Request, batch_size: int, log=print) -> list[Any]:
     """Samples into a folder and reads what it holds."""
     generate(model, request, Samples(out, request), batch_size, log)
     return read_samples(out / "samples.db")

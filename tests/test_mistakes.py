@@ -32,7 +32,7 @@ MISTAKES = [
     ("sample", "--model=perov5_cds --out=OUT --target=mni", "'mni'"),
     ("sample", "--model=perov5_cds --out=OUT --target=2:1", "as in 1:2"),
     ("sample", "--model=perov5_cds --out=OUT --elements=Ba;Ti;O", "as in --elements=Ba,Ti,O"),
-    ("sample", "--model=perov5_cds --out=OUT --chemical_system=Ba-ti-O", "'ti' is no element"),
+    ("sample", "--model=perov5_cds --out=OUT --chemical_system=Ba-ti-O", "'ti' is not an element"),
     ("sample", "--model=perov5_cds --out=OUT --chem=Ba-Ti-O", "there is no flag --chem"),
     ("evaluate", "--structures=FOLDER --dataset=perov-5 --out=OUT", "did you mean perov5?"),
     ("evaluate", "--structures=FOLDER --dataset=MP20 --out=OUT", "did you mean mp20?"),

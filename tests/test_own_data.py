@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import ase.db
 import ase.io
 import numpy as np
 import pytest
@@ -20,6 +21,8 @@ from crystal_diffusion_jax.config import DataConfig
 from crystal_diffusion_jax.data.arrays import dataset_statistics
 from crystal_diffusion_jax.data.load import load
 from crystal_diffusion_jax.structures.cif_writer import to_cif
+from crystal_diffusion_jax.structures.reading import read_structures
+from crystal_diffusion_jax.structures.store import read_request
 from tests.tiny_run import perovskite
 
 NUM_CRYSTALS = 60
@@ -84,9 +87,11 @@ def sampled(model: Path, out: Path, target: str, *arguments: str) -> list[dict[s
     """What was asked of each crystal, as the record and the extended XYZ file say it."""
     flags = [f"--model={model}", f"--out={out}", f"--target={target}", "--num=8", *arguments]
     run("sample", *flags)
-    record = json.loads((out / "samples.json").read_text())
-    assert len(record["structures"]) + len(record["rejected"]) == 8
-    asked = [entry["target"] for entry in record["structures"]]
+    stored = read_request(out)
+    assert stored is not None
+    assert stored.request.num == 8
+    rows = ase.db.connect(out / "samples.db").select(sort="index")
+    asked = [{name: row[f"target_{name}"] for name in stored.request.target} for row in rows]
     frames = ase.io.read(out / "samples.extxyz", ":") if asked else []
     for entry, frame in zip(asked, frames, strict=True):
         for name, value in entry.items():
@@ -191,9 +196,8 @@ def test_the_documented_commands_from_the_table_to_the_page(tmp_path):
     )
     system = ["--chemical_system=Ba-Ti-O", "--guidance=1", "--num_atoms=5"]
     sampled(workdir, tmp_path / "system", "band_gap=1.5", *system)
-    record = json.loads((tmp_path / "system" / "samples.json").read_text())
-    for entry in record["structures"]:
-        assert set(entry["species"]) == {"Ba", "Ti", "O"}
-        assert len(entry["species"]) == 5
+    for crystal in filter(None, read_structures(tmp_path / "system").structures):
+        assert crystal.symbol_set == ("Ba", "O", "Ti")
+        assert len(crystal) == 5
     run("report", f"--structures={tmp_path / 'both'}", f"--out={tmp_path / 'page.html'}")
     assert_page_without_judge(tmp_path / "page.html", "band_gap = 1.5")

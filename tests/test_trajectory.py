@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import ase.io
 import jax
@@ -10,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import Array
-from pymatgen.core import Structure
 
 from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.diffusion import second_order
@@ -91,7 +91,7 @@ def test_the_saved_states_are_those_that_the_chain_goes_through(num_steps, every
         np.testing.assert_array_equal(found[:, -1], getattr(last, name))
 
 
-def run(model, out: Path, every: int | None, log=SILENT) -> list[Structure | str]:
+def run(model, out: Path, every: int | None, log=SILENT) -> list[Any]:
     request = request_for(5)
     generate(model, request, Samples(out, request), 3, log, trajectory=every)
     return read_samples(out / "samples.db")

@@ -11,7 +11,7 @@ import contextlib
 import math
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from crystal_diffusion_jax import trained_model
@@ -49,31 +49,57 @@ def parser() -> program.Parser:
 
 
 @contextlib.contextmanager
-def stopping_on_sigterm() -> Iterator[None]:
-    """Turns SIGTERM, as batch systems send it, into an orderly end with exit status 143.
+def stopping_on_signals() -> Iterator[Callable[[], None]]:
+    """Lets SIGTERM, as batch systems send it, and Ctrl-C end the command after the present batch.
 
-    Python handles a signal between two operations; while crystals are computed, that is after the
-    batch.
+    A second signal ends it at once. Raising an exception at the first one would not do: in the
+    garbage collector's hook that jax installs, and where much time goes, exceptions get lost.
+
+    Yields:
+      A function that ends the command if a signal came.
+
+    Raises:
+      SystemExit: SIGTERM came; the exit status is 143.
+      KeyboardInterrupt: Ctrl-C came.
     """
+    received: list[int] = []
 
-    def stop(signum: int, _frame: object) -> None:
-        sys.exit(128 + signum)
+    def end_if_received() -> None:
+        if signal.SIGTERM in received:
+            sys.exit(128 + signal.SIGTERM)
+        if received:
+            raise KeyboardInterrupt
 
-    former = signal.signal(signal.SIGTERM, stop)
+    def handle(signum: int, _frame: object) -> None:
+        received.append(signum)
+        if len(received) > 1:
+            end_if_received()
+
+    former = {each: signal.signal(each, handle) for each in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield
+        yield end_if_received
     finally:
-        signal.signal(signal.SIGTERM, former)
+        for each, handler in former.items():
+            signal.signal(each, handler)
 
 
 def main() -> None:
     """Entry point."""
-    with stopping_on_sigterm():
-        sample(parser().parse_args())
+    with stopping_on_signals() as end_if_received:
+
+        def log(line: str) -> None:
+            print(line)
+            end_if_received()
+
+        sample(parser().parse_args(), log)
 
 
-def sample(flags: argparse.Namespace) -> None:
+def sample(flags: argparse.Namespace, log: Callable[[str], None]) -> None:
     """Checks the request, then samples what its folder does not have yet.
+
+    Args:
+      flags: the parsed flags.
+      log: takes a progress line after each batch.
 
     Raises:
       UserError: a flag that does not fit the model or the folder.
@@ -90,7 +116,7 @@ def sample(flags: argparse.Namespace) -> None:
         trajectory.check_size(flags.trajectory, request, model.statistics)
     # Before the lock leaves its file in a folder that holds something else.
     create_folder(flags.out)
-    with exclusive(flags.out, "--out"):
+    with exclusive(flags.out, "--out", log):
         samples = Samples(flags.out, request)
         try:
             generate(
@@ -98,6 +124,7 @@ def sample(flags: argparse.Namespace) -> None:
                 request,
                 samples,
                 flags.batch_size,
+                log,
                 trajectory=flags.trajectory,
                 oxidation_states=states,
             )

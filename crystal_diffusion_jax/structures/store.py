@@ -183,7 +183,7 @@ class Samples:
 
 
 def read_request(path: Path) -> StoredRequest | None:
-    """The request that crystals were sampled for, None for crystals from elsewhere.
+    """The request that crystals were sampled for, None if there is none yet or they are no samples.
 
     Args:
       path: output folder, its samples.db or anything else.
@@ -195,7 +195,7 @@ def read_request(path: Path) -> StoredRequest | None:
     if path.suffix != ".db" or not path.is_file():
         return None
     with database.reading(path) as db:
-        return database.stored_request(db)
+        return database.stored_request(db) if db.metadata else None
 
 
 def read_samples(path: Path) -> list[Structure | str]:
