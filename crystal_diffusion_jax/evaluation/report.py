@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from pymatgen.core import Structure
@@ -130,7 +130,7 @@ def evaluate(
     checked = check(inputs)
     compared = diversity(inputs.structures, train, progress)
     stages = {**checked.failures, "property": {}, "comparison": compared.failures}
-    scores: dict[str, object] = {}
+    scores: dict[str, Any] = {}
     values = np.full(len(inputs.structures), np.nan)
     test_structures = [] if test is None else dataset_structures(test)
     test_values = np.full(len(test_structures), np.nan)
@@ -197,5 +197,5 @@ def evaluate(
         novel=compared.novel,
         failures=list_failures(inputs.names, stages),
         values=values,
-        **scores,  # type: ignore[arg-type]
+        **scores,
     )
