@@ -59,12 +59,13 @@ def outputs(oracle: str, graphs: list[CrystalGraph]) -> np.ndarray:
 
 
 def in_float64(tree: Tree) -> Tree:
-    """The same numbers in NumPy's float64, which needs no programs to make them."""
+    """The same numbers in float64, by way of NumPy, which needs no compilation."""
 
-    def widen(leaf: Array) -> Array | np.ndarray:
-        return np.asarray(leaf).astype(np.float64) if leaf.dtype == jnp.float32 else leaf
+    def widen(leaf: Array) -> Array:
+        return jnp.asarray(np.float64(leaf)) if leaf.dtype == jnp.float32 else leaf
 
-    widened: Tree = jax.tree.map(widen, tree)
+    with jax.enable_x64(True):
+        widened: Tree = jax.tree.map(widen, tree)
     return widened
 
 
@@ -142,9 +143,9 @@ def test_gradients_are_those_of_finite_differences(monkeypatch: pytest.MonkeyPat
         }
 
         def at(distance: float, field: str) -> list[np.ndarray]:
-            value = getattr(batch, field) + distance * directions[field]  # noqa: B023
-            moved = batch.replace(**{field: value})  # type: ignore[attr-defined]  # noqa: B023
+            value = np.asarray(getattr(batch, field)) + distance * directions[field]  # noqa: B023
             with jax.enable_x64(True):
+                moved = batch.replace(**{field: jnp.asarray(value)})  # type: ignore[attr-defined]  # noqa: B023
                 found = compiled(network, moved, *directions.values())  # noqa: B023
                 return [np.asarray(part)[: len(chosen)] for part in found]  # noqa: B023
 
@@ -191,12 +192,14 @@ def test_junk_in_the_padding_changes_nothing() -> None:
     graphs = [golden.graph(crystal) for crystal in golden.crystals("perov5")[:3]]
     batch = pad(graphs, SHAPE)
     num_atoms = sum(len(graph.atomic_numbers) for graph in graphs)
-    changed = {name: np.array(getattr(batch, name)) for name in ("frac_coords", "lattice")}
-    numbers = np.array(batch.atomic_numbers)
+    changed = {
+        name: np.array(getattr(batch, name))
+        for name in ("frac_coords", "lattice", "atomic_numbers")
+    }
     changed["frac_coords"][num_atoms:] = 0.37
     changed["lattice"][3:] *= 1.7
-    numbers[num_atoms:] = 79
-    junk = batch.replace(**changed, atomic_numbers=numbers)  # type: ignore[attr-defined]
+    changed["atomic_numbers"][num_atoms:] = 79
+    junk = batch.replace(**{name: jnp.asarray(x) for name, x in changed.items()})  # type: ignore[attr-defined]
     network = parameters("perov5")
     np.testing.assert_array_equal(
         np.asarray(_forward(network, junk))[:3], np.asarray(_forward(network, batch))[:3]

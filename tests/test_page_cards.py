@@ -24,7 +24,6 @@ def scores(*, predicted: bool) -> Report:
         validity={"both": rate(VALID)},
         diversity={},
         unique=np.ones(5, dtype=bool),
-        failures=[],
         values=VALUES,
         valid=VALID,
         novel=None,

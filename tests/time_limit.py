@@ -1,44 +1,25 @@
-"""A limit on the processor time of code that cannot be asked to stop."""
+"""A limit on the processor time of a test that could hang."""
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 
 
-class Interrupt(BaseException):
-    """Leaves a library from anywhere: a BaseException, as some of them catch every Exception."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
+class OutOfTime(BaseException):
+    """Not an Exception, as some libraries catch every one of those."""
 
 
 @contextmanager
 def processor_time_limit(seconds: float) -> Iterator[None]:
-    """Raises `Interrupt` when the process has computed for so long, between two steps of Python.
+    """Raises `OutOfTime` once the process has computed for so long; for the main thread only."""
 
-    Args:
-      seconds: of processor time, more than 0.
-
-    Raises:
-      ValueError: this is not the main thread, the only one that signals reach.
-    """
-    armed = True
-
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        if armed:
-            raise Interrupt(f"no result after {seconds:g} s")
+    def stop(*_: object) -> None:
+        raise OutOfTime(f"no result after {seconds:g} s")
 
     before = signal.signal(signal.SIGPROF, stop)
-    # Once more each second, should the first one be lost in a finaliser.
-    signal.setitimer(signal.ITIMER_PROF, seconds, 1.0)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
-        try:
-            yield
-        finally:
-            armed = False
+        yield
     finally:
-        # A signal may strike between leaving the block and here; this part runs even then.
         signal.setitimer(signal.ITIMER_PROF, 0.0)
         signal.signal(signal.SIGPROF, before)

@@ -5,7 +5,7 @@ that failures can be counted by it; numbers, formulas and messages of other pack
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from pymatgen.core import Structure
@@ -57,37 +57,26 @@ class Checked:
 
 def check(inputs: Inputs) -> Checked:
     """Checks structure and composition of every crystal that could be read."""
-    num = len(inputs.structures)
-    present = [i for i, structure in enumerate(inputs.structures) if structure is not None]
-    crystals = [structure for structure in inputs.structures if structure is not None]
-    structural = _defects(present, map(structural_defect, crystals))
-    compositional = _defects(
-        present,
-        (composition_defect(reduced_composition(crystal.atomic_numbers)) for crystal in crystals),
-    )
-    is_read = _mask(num, present)
+    crystals = {i: crystal for i, crystal in enumerate(inputs.structures) if crystal is not None}
+    structure: dict[int, str] = {}
+    composition: dict[int, str] = {}
+    for i, crystal in crystals.items():
+        if defect := structural_defect(crystal):
+            structure[i] = defect
+        if defect := composition_defect(reduced_composition(crystal.atomic_numbers)):
+            composition[i] = defect
+    indices = range(len(inputs.structures))
     return Checked(
-        present=present,
-        crystals=crystals,
-        structure_valid=is_read & ~_mask(num, structural),
-        composition_valid=is_read & ~_mask(num, compositional),
+        present=list(crystals),
+        crystals=list(crystals.values()),
+        structure_valid=np.array([i in crystals and i not in structure for i in indices], bool),
+        composition_valid=np.array([i in crystals and i not in composition for i in indices], bool),
         failures={
             "reading": dict(inputs.failures),
-            "structure": structural,
-            "composition": compositional,
+            "structure": structure,
+            "composition": composition,
         },
     )
-
-
-def _defects(indices: Sequence[int], defects: Iterable[str | None]) -> dict[int, str]:
-    pairs = zip(indices, defects, strict=True)
-    return {index: defect for index, defect in pairs if defect is not None}
-
-
-def _mask(num: int, indices: Iterable[int]) -> np.ndarray:
-    mask = np.zeros(num, dtype=bool)
-    mask[list(indices)] = True
-    return mask
 
 
 @dataclasses.dataclass(frozen=True)

@@ -39,11 +39,12 @@ Predict = Callable[[Sequence[Structure]], PredictionsLike]
 MakeFingerprints = Callable[[Sequence[Structure | None]], Sequence[Fingerprint | str]]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Report:
     """Scores of n crystals; rates are out of all n of them unless stated otherwise.
 
-    What needs the oracle, the training split or the test split is None, or empty, without it.
+    Scores that need the oracle, the training split or the test split are None, or empty mappings,
+    without it.
 
     Attributes:
       num: n, the crystals asked for.
@@ -56,8 +57,8 @@ class Report:
         "novel_compositions".
       unique: [n] bool, no crystal before it is the same.
       novel: [n] bool, no training crystal is the same.
-      failures: by index, those of one crystal in the order of the stages.
       values: [n] predictions, NaN where there is none.
+      failures: by index, those of one crystal in the order of the stages.
       num_predicted: crystals with a prediction.
       success: reading -> SR5, SR10, SR15, see `success_rates`.
       property_mean: mean prediction, of all crystals that have one.
@@ -87,8 +88,8 @@ class Report:
     diversity: Mapping[str, Rate]
     unique: np.ndarray
     novel: np.ndarray | None
-    failures: Sequence[Failure]
     values: np.ndarray
+    failures: Sequence[Failure] = ()
     num_predicted: int | None = None
     success: Mapping[str, Mapping[str, Rate]] = dataclasses.field(default_factory=dict)
     property_mean: SampleStatistic | None = None
@@ -129,63 +130,7 @@ def evaluate(
     """
     checked = check(inputs)
     compared = diversity(inputs.structures, train, progress)
-    stages = {**checked.failures, "property": {}, "comparison": compared.failures}
-    scores: dict[str, object] = {}
-    values = np.full(len(inputs.structures), np.nan)
-    test_structures = [] if test is None else dataset_structures(test)
-    test_values = np.full(len(test_structures), np.nan)
-
-    if predict is not None and spec is not None:
-        predictions = predict(checked.crystals)
-        values = checked.scatter(predictions.values)
-        stages["property"] = {
-            checked.present[i]: reason for i, reason in predictions.failures.items()
-        }
-        believed, predicted = values, finite(values)
-        if test is not None:
-            test_values = predict(test_structures).values
-            scores |= {"num_test_predicted": len(finite(test_values))}
-        if test is not None and train is not None:
-            errors = finite(np.abs(test_values - test.properties[:, 0]))
-            implausible = np.zeros(len(values), dtype=bool)
-            if len(errors):
-                error = float(np.mean(errors))
-                lowest = float(train.properties[:, 0].min()) - PLAUSIBLE_ERRORS * error
-                implausible = values < lowest  # False for NaN
-                scores |= {"oracle_error": error, "lowest_plausible": lowest}
-            believed = np.where(implausible, np.nan, values)
-            stages["property"] |= dict.fromkeys(np.flatnonzero(implausible).tolist(), IMPLAUSIBLE)
-            scores |= {"implausibly_low": Rate(int(np.sum(implausible)), len(predicted))}
-        if train is not None and compared.novel is not None:
-            useful = checked.valid & compared.novel & reaches(believed, spec.success_thresholds[0])
-            scores |= {
-                "useful": compared.distinct(useful),
-                "below_training_range": rate(predicted < train.properties[:, 0].min()),
-            }
-        scores |= {
-            "num_predicted": len(predicted),
-            "success": success_rates(believed, checked.valid, spec.success_thresholds),
-            "property_mean": bootstrap(np.mean, predicted),
-            "property_median": bootstrap(np.median, predicted),
-        }
-    if test is not None:
-        drawn = draw_valid(checked.valid)
-        drawn_structures = [s for i in drawn if (s := inputs.structures[i]) is not None]
-        scores |= {
-            "distances": distances(drawn_structures, values[drawn], test_structures, test_values)
-        }
-    if test is not None and spec is not None and make_fingerprints is not None:
-        made = make_fingerprints([*inputs.structures, *test_structures])
-        found = [item if isinstance(item, Fingerprint) else None for item in made]
-        of_crystals, of_test = found[: len(values)], found[len(values) :]
-        stages["fingerprint"] = {
-            i: text for i in checked.present if isinstance(text := made[i], str)
-        }
-        scores |= {
-            "coverage": coverage(of_crystals, of_test, CUTOFFS[spec.name]),
-            "num_test_fingerprinted": len(of_test) - of_test.count(None),
-        }
-    return Report(
+    report = Report(
         num=len(inputs.structures),
         num_read=len(checked.present),
         num_train=None if train is None else len(train),
@@ -195,7 +140,51 @@ def evaluate(
         diversity=compared.rates,
         unique=compared.is_first,
         novel=compared.novel,
-        failures=list_failures(inputs.names, stages),
-        values=values,
-        **scores,  # type: ignore[arg-type]
+        values=np.full(len(inputs.structures), np.nan),
     )
+    stages = {**checked.failures, "property": {}, "comparison": compared.failures}
+    test_structures = [] if test is None else dataset_structures(test)
+    test_values = np.full(len(test_structures), np.nan)
+
+    if predict is not None and spec is not None:
+        predictions = predict(checked.crystals)
+        report.values = checked.scatter(predictions.values)
+        stages["property"] = {checked.present[i]: text for i, text in predictions.failures.items()}
+        predicted = finite(report.values)
+        report.num_predicted = len(predicted)
+        report.property_mean = bootstrap(np.mean, predicted)
+        report.property_median = bootstrap(np.median, predicted)
+        implausible = np.zeros(report.num, dtype=bool)
+        if test is not None:
+            test_values = predict(test_structures).values
+            report.num_test_predicted = len(finite(test_values))
+            errors = finite(np.abs(test_values - test.properties[:, 0]))
+            report.oracle_error = float(np.mean(errors)) if len(errors) else None
+        if train is not None:
+            lowest = float(train.properties[:, 0].min())
+            report.below_training_range = rate(predicted < lowest)
+            if report.oracle_error is not None:
+                report.lowest_plausible = lowest - PLAUSIBLE_ERRORS * report.oracle_error
+                implausible = report.values < report.lowest_plausible  # False for NaN
+            report.implausibly_low = Rate(int(np.sum(implausible)), len(predicted))
+            stages["property"] |= dict.fromkeys(np.flatnonzero(implausible).tolist(), IMPLAUSIBLE)
+        believed = np.where(implausible, np.nan, report.values)
+        report.success = success_rates(believed, report.valid, spec.success_thresholds)
+        if report.novel is not None:
+            reached = reaches(believed, spec.success_thresholds[0])
+            report.useful = compared.distinct(report.valid & report.novel & reached)
+    if test is not None:
+        drawn = draw_valid(report.valid)
+        crystals = [s for i in drawn if (s := inputs.structures[i]) is not None]
+        report.distances = distances(crystals, report.values[drawn], test_structures, test_values)
+    if test is not None and spec is not None and make_fingerprints is not None:
+        made = make_fingerprints([*inputs.structures, *test_structures])
+        found = [item if isinstance(item, Fingerprint) else None for item in made]
+        of_test = found[report.num :]
+        report.coverage = coverage(found[: report.num], of_test, CUTOFFS[spec.name])
+        report.num_test_fingerprinted = len(of_test) - of_test.count(None)
+        stages["fingerprint"] = {
+            i: text for i in checked.present if isinstance(text := made[i], str)
+        }
+    report.failures = list_failures(inputs.names, stages)
+    return report

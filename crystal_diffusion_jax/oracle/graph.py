@@ -44,7 +44,7 @@ class _TooManyAtoms(BaseException):
 class _BoundedStructure(Structure):
     """A structure that refuses to list the atoms in a sphere if there are far too many."""
 
-    def get_sites_in_sphere(self, pt: Any, r: float, *args: Any, **kwargs: Any) -> Any:
+    def get_sites_in_sphere(self, pt: Any, r: Any, *args: Any, **kwargs: Any) -> Any:
         spacings = self.lattice.reciprocal_lattice_crystallographic.lengths
         translations = math.prod(2 * math.ceil(r * inverse) + 1 for inverse in spacings)
         if translations * len(self) > _MAX_CANDIDATES:
@@ -125,7 +125,7 @@ def bonds(
     listed = []
     for i, found in enumerate(neighbors):
         for neighbor in found:
-            j = neighbor["site_index"]
+            j = int(neighbor["site_index"])
             image = np.asarray(neighbor["image"], dtype=np.int64) + cell[i] - cell[j]
             listed.append((i, j, *image.tolist()))
     directed = directed_bonds(listed)

@@ -13,7 +13,7 @@ from crystal_diffusion_jax.oracle.batching import pack
 from crystal_diffusion_jax.oracle.dimenet import forward
 from crystal_diffusion_jax.oracle.graph import Structure
 
-ORACLES = tuple(weights.ORACLES)
+ORACLES = tuple(weights.NETWORKS)
 
 # Bonds in a full batch. On a CPU its messages (1 MB) stay in the second-level cache, twice as fast
 # as with 8192; accelerators need more rows.

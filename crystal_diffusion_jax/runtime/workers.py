@@ -52,11 +52,11 @@ class Workers(Generic[Item, Result]):
         """Prepares the processes; they start with the first items.
 
         Args:
-          function: importable by name, or a `functools.partial` of such a function; it is sent to
-            each worker once, with the arguments that are bound to it.
+          function: importable by name, or a `functools.partial` of such a function, whose arguments
+            are sent to each worker once.
           timeout: seconds for one item.
           chunksize: items that a worker takes at a time.
-          num_workers: default: one per core.
+          num_workers: default one per core.
         """
         self.function = function
         self._timeout = timeout
@@ -126,8 +126,8 @@ def map_in_processes(
       items: its arguments.
       title: of the progress bar.
       timeout: seconds for one item.
-      chunksize: items that a worker takes at a time; more than 1 pays off for items of less than a
-        millisecond.
+      chunksize: items that a worker takes at a time; more than 1 pays off for items of less than
+        some 0.2 ms.
       progress: show a progress bar on stderr.
 
     Yields:
