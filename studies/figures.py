@@ -13,10 +13,11 @@ import functools
 import math
 import shlex
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from matplotlib.figure import Figure
 
 from crystal_diffusion_jax import api
 from crystal_diffusion_jax.cli import program
@@ -26,7 +27,6 @@ from crystal_diffusion_jax.errors import require_between
 from crystal_diffusion_jax.evaluation.success_rate import NAMES
 from crystal_diffusion_jax.oracle.predict import predict
 from crystal_diffusion_jax.runtime.lock import exclusive
-from crystal_diffusion_jax.runtime.progress import duration
 from crystal_diffusion_jax.structures.limits import MAX_CRYSTALS
 from studies import measurement, plots, records
 from studies.measurement import Arguments, Measurement, Training
@@ -64,7 +64,7 @@ def parser() -> program.Parser:
 
 @dataclasses.dataclass(frozen=True)
 class Requests:
-    """The sets of crystals for the three pictures; some are in two of them.
+    """The sets of crystals for the three pictures; one may be in two of them.
 
     Attributes:
       histogram: "minimum", "median" (or "mean") and "maximum" of the training set -> arguments.
@@ -75,15 +75,6 @@ class Requests:
     histogram: Mapping[str, Arguments]
     guided: Sequence[Arguments]
     across: Sequence[Arguments]
-
-    @property
-    def all(self) -> list[Arguments]:
-        """Each one once."""
-        found: list[Arguments] = []
-        for each in [*self.histogram.values(), *self.guided, *self.across]:
-            if each not in found:
-                found.append(each)
-        return found
 
 
 def make_requests(
@@ -122,61 +113,42 @@ def make_requests(
     )
 
 
-Find = Callable[[Arguments], Measurement | None]
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """The measurements of `Requests`."""
 
+    histogram: Mapping[str, Measurement]
+    guided: Sequence[Measurement]
+    across: Sequence[Measurement]
 
-def summary(requests: Requests, find: Find, training: Training) -> dict[str, Any]:
-    """The numbers of the pictures, as far as they are measured.
+    def summary(self, training: Training) -> dict[str, Any]:
+        """The numbers of the pictures, ready for JSON."""
+        return {
+            "property_histogram": {name: each.summary for name, each in self.histogram.items()},
+            "guidance": [each.summary for each in self.guided],
+            "conditioning": {
+                **measurement.conditioning_errors(self.across, training),
+                "targets": [each.summary for each in self.across],
+            },
+        }
 
-    Args:
-      requests: all requests.
-      find: the measurement of a request, None if it is missing.
-      training: the property in the training set.
+    def pictures(self, training: Training, spec: DatasetSpec, about: str) -> dict[str, Figure]:
+        """The three pictures by name.
 
-    Returns:
-      property_histogram: name -> summary; guidance: summary for each weight; conditioning, once
-      all targets are measured: errors over all crystals, and the summary for each target.
-    """
-    across = [each for request in requests.across if (each := find(request))]
-    content: dict[str, Any] = {
-        "property_histogram": {
-            name: each.summary
-            for name, request in requests.histogram.items()
-            if (each := find(request))
-        },
-        "guidance": [each.summary for request in requests.guided if (each := find(request))],
-    }
-    if len(across) == len(requests.across):
-        content["conditioning"] = measurement.conditioning_errors(across, training)
-        content["conditioning"]["targets"] = [each.summary for each in across]
-    return content
-
-
-def draw(
-    requests: Requests, find: Find, training: Training, spec: DatasetSpec, about: str
-) -> dict[str, bytes]:
-    """The three pictures as PNG, by file name.
-
-    Args:
-      requests: all of them measured.
-      find: the measurement of a request.
-      training: the property in the training set.
-      spec: the data set.
-      about: model and sampler, for the titles.
-    """
-    sets = {name: found for name, request in requests.histogram.items() if (found := find(request))}
-    guided = [found for request in requests.guided if (found := find(request))]
-    across = [found for request in requests.across if (found := find(request))]
-    scores = summary(requests, find, training)["conditioning"]
-    title = f"{about}: {len(across)} requests, guidance 0"
-    figures = {
-        "property_histogram.png": plots.property_histogram(
-            sets, training, spec, f"{about}: three requests, guidance 0"
-        ),
-        "conditioning.png": plots.conditioning(across, training, spec, title, scores),
-        "guidance.png": plots.guidance(guided, f"{about}: minimum requested"),
-    }
-    return {name: plots.save(figure) for name, figure in figures.items()}
+        Args:
+          training: the property in the training set.
+          spec: the data set.
+          about: model and sampler, for the titles.
+        """
+        return {
+            "property_histogram": plots.property_histogram(
+                self.histogram, training, spec, f"{about}: three requests, guidance 0"
+            ),
+            "conditioning": plots.conditioning(
+                self.across, training, spec, f"{about}: {len(self.across)} requests, guidance 0"
+            ),
+            "guidance": plots.guidance(self.guided, f"{about}: minimum requested"),
+        }
 
 
 def _log(line: str) -> None:
@@ -214,34 +186,36 @@ def main() -> None:
         stored = records.read(record, Record)
         done = stored.measurements if stored else []
 
-        def find(arguments: Arguments) -> Measurement | None:
-            return measurement.find(done, model.trained.weights_sha256, arguments)
-
-        missing = [arguments for arguments in requests.all if find(arguments) is None]
-        if len(missing) < len(requests.all):
-            _log(f"{len(requests.all) - len(missing)} of {len(requests.all)} sets are measured")
-        begin, todo = time.monotonic(), sum(arguments["num"] for arguments in missing)
-        left = todo
-        for number, arguments in enumerate(missing, 1):
-            where = (
-                f"set {number}/{len(missing)} (target {arguments['target']:.6g}, guidance "
-                f"{arguments['guidance']:g})"
+        def measured(arguments: Arguments) -> Measurement:
+            where = f"target {arguments['target']:.6g}, guidance {arguments['guidance']:g}"
+            found = measurement.find(done, model.trained.weights_sha256, arguments)
+            if found is not None:
+                _log(f"{where}: measured already")
+                return found
+            found = measurement.measure(
+                model,
+                spec,
+                arguments,
+                flags.batch_size,
+                oracle,
+                log=lambda line: _log(f"{where}: {line}"),
             )
+            done.append(found)
+            records.write(record, head | {"measurements": done})
+            return found
 
-            def log(line: str, where: str = where) -> None:
-                _log(f"{where}: {line}")
-
-            done.append(measurement.measure(model, spec, arguments, flags.batch_size, oracle, log))
-            content = head | summary(requests, find, training) | {"measurements": done}
-            records.write(record, content)
-            left -= arguments["num"]
-            seconds = (time.monotonic() - begin) / (todo - left) * left
-            log(f"scored; all sets: {duration(seconds)} left")
+        results = Results(
+            {name: measured(arguments) for name, arguments in requests.histogram.items()},
+            [measured(arguments) for arguments in requests.guided],
+            [measured(arguments) for arguments in requests.across],
+        )
+        records.write(record, head | results.summary(training) | {"measurements": done})
         about = f"{Path(flags.model).name}, {flags.solver.replace('_', '-')} solver"
         about += ", balanced charges" if flags.charge_balance else ""
-        for name, png in draw(requests, find, training, spec, about).items():
-            program.write_output(flags.out / name, png)
-            print(f"picture: {flags.out / name}")
+        for name, figure in results.pictures(training, spec, about).items():
+            path = flags.out / f"{name}.png"
+            program.write_output(path, plots.save(figure))
+            print(f"picture: {path}")
     print(f"numbers in {record}")
 
 

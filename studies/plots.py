@@ -25,7 +25,7 @@ from crystal_diffusion_jax.report.pictures import (
     legend_above,
     panels,
 )
-from studies.measurement import Measurement, Training
+from studies.measurement import Measurement, Training, conditioning_errors
 
 # From strict to lenient, then for what is not a success rate.
 _RATE_COLOURS = ("#7a1f2b", GENERATED_COLOUR, "#e8a0a9")
@@ -81,7 +81,6 @@ def conditioning(
     training: Training,
     spec: DatasetSpec,
     title: str,
-    scores: Mapping[str, Any],
 ) -> Figure:
     """Predicted against requested property, every crystal and the quartiles of each target.
 
@@ -90,7 +89,6 @@ def conditioning(
       training: the training set.
       spec: its name and thresholds.
       title: title of the picture.
-      scores: see `measurement.conditioning_errors`.
     """
     figure, (axes,) = panels(1, 1, 5.4)
     low, high = training.ends
@@ -118,8 +116,9 @@ def conditioning(
         label="median and quartiles",
     )
     outside = int(np.sum((values < limits[0]) | (values > limits[1])))
+    errors = error_text(conditioning_errors(measurements, training), spec.unit, outside)
     axes.set(
-        xlabel=f"requested {_title(spec)}\n{error_text(scores, spec.unit, outside)}",
+        xlabel=f"requested {_title(spec)}\n{errors}",
         ylabel=f"predicted {_title(spec)}",
         xlim=limits,
         ylim=limits,

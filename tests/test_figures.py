@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from pymatgen.core import Structure
 
 from crystal_diffusion_jax import api, trained_model
@@ -18,8 +17,8 @@ from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.oracle.predict import Predictions
 from crystal_diffusion_jax.request import ANCESTRAL
 from studies import figures, plots
-from studies.figures import Requests, make_requests, summary
-from studies.measurement import Arguments, Measurement, Training, dataset_of, find, score
+from studies.figures import Requests, Results, make_requests
+from studies.measurement import Arguments, Measurement, Training, dataset_of, score
 from tests import tiny_run
 from tests.tiny_run import perovskite, sampled
 
@@ -72,14 +71,23 @@ def measured(arguments: Arguments, values: list[float | None]) -> Measurement:
     )
 
 
-def finder(rows: list[Measurement]) -> figures.Find:
-    return lambda arguments: find(rows, "sha", arguments)
+def results(training: Training = TRAINING, values: tuple[float | None, ...] = ()) -> Results:
+    """Results whose predictions are the targets, or else the given values, repeated."""
+
+    def answered(arguments: Arguments) -> Measurement:
+        return measured(arguments, list((values or (arguments["target"],)) * arguments["num"]))
+
+    requests = requests_for(training)
+    return Results(
+        {name: answered(arguments) for name, arguments in requests.histogram.items()},
+        [answered(arguments) for arguments in requests.guided],
+        [answered(arguments) for arguments in requests.across],
+    )
 
 
-def test_the_unguided_set_at_the_minimum_is_requested_once():
+def test_the_targets_share_the_crystals_and_have_noise_of_their_own():
     requests = requests_for()
-    assert requests.guided[0] == requests.histogram["minimum"]
-    assert len(requests.all) == 3 + 1 + 4
+    assert requests.guided[0] == requests.histogram["minimum"]  # measured once
     assert [request["num"] for request in requests.across] == [2] * 4
     assert [request["seed"] for request in requests.across] == [7, 8, 9, 10]
     assert requests.histogram["median"]["target"] == pytest.approx(2.0)
@@ -106,37 +114,24 @@ def test_a_summary_has_the_error_and_the_quartiles_of_the_predictions():
     assert empty.summary["quartiles"] is None
 
 
-def test_the_summary_waits_for_all_targets():
-    requests = requests_for()
-    some = [measured(requests.across[0], [0.0, None])]
-    assert "conditioning" not in summary(requests, finder(some), TRAINING)
-    every = [
+def test_errors_are_pooled_over_crystals_not_over_targets():
+    across = [
         measured(request, [request["target"] + 0.5, request["target"] - 1.5])
-        for request in requests.across[:-1]
-    ] + [measured(requests.across[-1], [requests.across[-1]["target"] + 9.0, None])]
-    found = summary(requests, finder(every), TRAINING)["conditioning"]
+        for request in requests_for().across[:-1]
+    ]
+    last = requests_for().across[-1]
+    across.append(measured(last, [last["target"] + 9.0, None]))
+    found = Results({}, [], across).summary(TRAINING)["conditioning"]
     assert (found["num"], found["predicted"]) == (8, 7)
-    # Over crystals, not over targets.
     assert found["mean_absolute_error"] == pytest.approx((3 * 0.5 + 3 * 1.5 + 9.0) / 7)
     assert found["median_absolute_error"] == pytest.approx(1.5)
     assert [each["mean_error"] for each in found["targets"]] == pytest.approx([1, 1, 1, 9])
 
 
-def pictures(rows: list[Measurement], training: Training) -> dict[str, Figure]:
-    requests = requests_for(training)
-    across = rows[-4:]
-    scores = summary(requests, finder(rows), training)["conditioning"]
-    return {
-        "histogram": plots.property_histogram({"minimum": rows[0]}, training, SPEC, "a model"),
-        "conditioning": plots.conditioning(across, training, SPEC, "a model", scores),
-        "guidance": plots.guidance([rows[0]], "a model"),
-        "curve": plots.learning_curve([1.0], [rows[0]], [(1.0, 0.5)], "a run"),
-    }
-
-
 def test_legends_are_whole_and_hide_no_data():
-    rows = [measured(each, [each["target"]] * each["num"]) for each in requests_for().all]
-    for name, figure in pictures(rows, TRAINING).items():
+    found = results()
+    curve = plots.learning_curve([1.0], [found.guided[0]], [(1.0, 0.5)], "a run")
+    for name, figure in (found.pictures(TRAINING, SPEC, "a model") | {"curve": curve}).items():
         figure.draw_without_rendering()
         (legend,) = figure.legends
         top = max(axes.get_window_extent().y1 for axes in figure.axes)
@@ -150,12 +145,10 @@ def test_legends_are_whole_and_hide_no_data():
 @pytest.mark.parametrize("quantiles", [QUANTILES, None])
 def test_pictures_are_small_even_if_crystals_are_missing_or_out_of_range(quantiles):
     training = dataclasses.replace(TRAINING, quantiles=quantiles)
-    requests = requests_for(training)
-    rows = [measured(request, [1e6, None] * (request["num"] // 2)) for request in requests.all]
-    rows[-1] = measured(requests.all[-1], [None, None])
-    drawn = figures.draw(requests, finder(rows), training, SPEC, "a model")
-    assert set(drawn) == {"property_histogram.png", "conditioning.png", "guidance.png"}
-    for content in drawn.values():
+    found = results(training, (1e6, None))
+    found.across[-1].values[:] = [None] * found.across[-1].num
+    for figure in found.pictures(training, SPEC, "a model").values():
+        content = plots.save(figure)
         assert content.startswith(PNG)
         assert len(content) < 80_000
 
@@ -169,7 +162,7 @@ def test_titles_have_the_decimals_that_the_range_needs():
 
 
 def test_compositions_are_drawn_from_zero_and_only_if_there_are_several():
-    rows = [measured(request, [1.0] * request["num"]) for request in requests_for().guided]
+    rows = list(results().guided)
     several = [dataclasses.replace(rows[0], compositions=52), *rows[1:]]
     _, right = plots.guidance(several, "a model").axes
     assert right.get_ylim()[0] == 0
@@ -236,9 +229,8 @@ def test_the_command_measures_draws_and_repeats_nothing(tmp_path, monkeypatch, c
     for each in content["measurements"]:
         assert len(each["values"]) == each["arguments"]["num"]
     said = capsys.readouterr().err
-    assert "2 of 5 sets are measured" in said
+    assert "guidance 0: measured already" in said
     assert "one batch" in said
-    assert " left" in said
     run(monkeypatch, *arguments)
     assert len(calls) == 6
     run(monkeypatch, *arguments, "--charge_balance")

@@ -320,7 +320,7 @@ def _samples_without_data(tmp_path, monkeypatch):
     monkeypatch.setenv("CRYSTAL_DIFFUSION_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(build, "read_structures", lambda path: SAMPLED)
     stored = StoredRequest(REQUEST, {"jax": "0.9", "spglib": "2.6"})
-    monkeypatch.setattr(build, "read_request", lambda path: stored)
+    monkeypatch.setattr(report, "read_request", lambda path: stored)
 
 
 @pytest.mark.usefixtures("_samples_without_data")
@@ -378,17 +378,16 @@ def test_with_only_a_training_split_novelty_is_known_and_the_oracle_unchecked(mo
 
 def test_the_training_distribution_is_that_of_the_labels_or_else_of_the_model():
     spec = KNOWN_DATASETS["perov5"]
-    model = trained_model.load("perov5_cds")
-    stored = build.training_quantiles(spec, None, model)
+    statistics = trained_model.load("perov5_cds").statistics
+    stored = build.training_quantiles(spec, None, statistics)
     assert stored is not None
-    assert stored[0] == model.statistics.property_min[0]
+    assert stored[0] == statistics.property_min[0]
     assert len(stored) == 101
-    labels = build.training_quantiles(spec, training_set(), model)
+    labels = build.training_quantiles(spec, training_set(), statistics)
     np.testing.assert_array_equal(labels, [0.1, 0.2, 0.3])
     assert build.training_quantiles(spec, None, None) is None
-    assert build.training_quantiles(KNOWN_DATASETS["mp20"], None, model) is None
-    old = dataclasses.replace(model.statistics, property_quantiles=())
-    assert build.training_quantiles(spec, None, dataclasses.replace(model, statistics=old)) is None
+    unknown = dataclasses.replace(statistics, property_quantiles=())
+    assert build.training_quantiles(spec, None, unknown) is None
 
 
 def test_the_request_is_described_with_units_where_they_are_known():
@@ -405,10 +404,21 @@ def test_the_request_is_described_with_units_where_they_are_known():
 @pytest.mark.usefixtures("_samples_without_data")
 def test_a_model_that_is_gone_does_not_prevent_the_page(tmp_path, monkeypatch):
     gone = StoredRequest(dataclasses.replace(REQUEST, model="gone"), {})
-    monkeypatch.setattr(build, "read_request", lambda path: gone)
-    made = build.build(tmp_path, None, "", 0.1, "command")
-    assert made.rates["valid"] == Rate(3, 4)
-    assert made.subtitle.startswith("Requested from gone: heat_ref = -0.328464 with")
+    monkeypatch.setattr(report, "read_request", lambda path: gone)
+    run(monkeypatch, f"--structures={tmp_path / 's'}", f"--out={tmp_path / 'page.html'}")
+    text = (tmp_path / "page.html").read_text()
+    assert "3 of 4</span>" in text
+    assert "Requested from gone: heat_ref = -0.328464 with guidance 1." in text
+
+
+@pytest.mark.usefixtures("_samples_without_data")
+def test_the_distribution_is_that_of_the_models_own_data_set_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "predict", volume_oracle)
+    for dataset, known in (("perov5", True), ("mp20", False)):
+        arguments = [f"--structures={tmp_path / 's'}", f"--out={tmp_path / 'page.html'}"]
+        run(monkeypatch, *arguments, f"--dataset={dataset}")
+        note = "predicted below all training crystals"  # needs the distribution
+        assert (note in (tmp_path / "page.html").read_text()) == known
 
 
 def test_a_page_without_crystals_is_a_page():

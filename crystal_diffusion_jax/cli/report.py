@@ -12,12 +12,14 @@ import shlex
 import sys
 from pathlib import Path
 
+from crystal_diffusion_jax import trained_model
 from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
-from crystal_diffusion_jax.errors import require_between
+from crystal_diffusion_jax.errors import UserError, require_between
 from crystal_diffusion_jax.report.build import build
 from crystal_diffusion_jax.report.document import to_html
 from crystal_diffusion_jax.report.pictures import prepare_folder, write_png
+from crystal_diffusion_jax.structures.store import StoredRequest, read_request
 
 
 def parser() -> program.Parser:
@@ -36,6 +38,14 @@ def parser() -> program.Parser:
     return flags
 
 
+def _find_model(stored: StoredRequest | None) -> trained_model.TrainedModel | None:
+    """The model that made the crystals, if it is still there."""
+    try:
+        return trained_model.load(stored.request.model) if stored else None
+    except UserError:
+        return None
+
+
 def main() -> None:
     """Entry point."""
     flags = parser().parse_args()
@@ -43,8 +53,19 @@ def main() -> None:
     program.check_output(flags.out)
     if flags.png is not None:
         prepare_folder(flags.png)
-    command = f"python -m experiments.report {shlex.join(sys.argv[1:])}"
-    page = build(flags.structures, flags.dataset, flags.root, flags.symprec, command)
+    stored = read_request(flags.structures)
+    model = _find_model(stored)
+    own = model.config.data.name if model else None
+    dataset = flags.dataset or own
+    page = build(
+        flags.structures,
+        stored,
+        KNOWN_DATASETS.get(dataset or ""),
+        model.statistics if model and dataset == own else None,
+        flags.root,
+        flags.symprec,
+        command=f"python -m experiments.report {shlex.join(sys.argv[1:])}",
+    )
     program.write_output(flags.out, to_html(page))
     if flags.png is not None:
         for path in write_png(flags.png, page.pictures):

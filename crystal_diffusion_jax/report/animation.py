@@ -122,21 +122,18 @@ def _draw_scene(axes: Any, scene: Scene, view: Rotation, reach: float) -> None:
     balls = positions[:, None] + radii[:, None, None] * circle
     gloss = positions[:, None] + radii[:, None, None] * (0.28 * circle + [-0.32, 0.36, 1e-3])
 
-    shapes = [*edges, *bonds, *balls, *gloss]
-    faces = np.concatenate(
-        [
-            np.broadcast_to(_EDGE_COLOUR, (len(edges), 3)),
-            0.92 * colours[atoms[:, 0]],
-            colours,
-            1.0 - 0.45 * (1.0 - colours),
-        ]
-    )
-    outlines = np.concatenate([faces[: len(edges)], 0.55 * faces[len(edges) :]])
-    outlines[len(shapes) - len(gloss) :] = faces[len(shapes) - len(gloss) :]
-    depths = np.array([shape[:, 2].mean() for shape in shapes])
-    # A ball hides what is inside it, a bond the edge that it lies on.
-    depths[len(shapes) - 2 * len(radii) :] += np.tile(radii, 2)
-    depths[: len(edges)] -= 2 * _BOND_RADIUS / reach
+    # Shapes, face colours, brightness of the outlines, and a shift towards the viewer: a ball hides
+    # what is inside it, a bond the edge that it lies on.
+    layers = [
+        (edges, np.tile(_EDGE_COLOUR, (len(edges), 1)), 1.0, -2 * _BOND_RADIUS / reach),
+        (bonds, 0.92 * colours[atoms[:, 0]], 0.55, 0.0),
+        (balls, colours, 0.55, radii),
+        (gloss, 1.0 - 0.45 * (1.0 - colours), 1.0, radii),
+    ]
+    shapes = [shape for layer, *_ in layers for shape in layer]
+    faces = np.concatenate([colour for _, colour, _, _ in layers])
+    outlines = np.concatenate([brightness * colour for _, colour, brightness, _ in layers])
+    depths = np.concatenate([layer[..., 2].mean(axis=1) + lift for layer, _, _, lift in layers])
     fog = (0.8 + 0.2 * np.clip(depths, -1.0, 1.0))[:, None]
     order = np.argsort(depths, kind="stable")
     axes.add_collection(

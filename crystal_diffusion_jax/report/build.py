@@ -7,10 +7,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from crystal_diffusion_jax import __version__, trained_model
+from crystal_diffusion_jax import __version__
 from crystal_diffusion_jax.config import DataConfig
-from crystal_diffusion_jax.data.arrays import CrystalDataset
-from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS, DatasetSpec
+from crystal_diffusion_jax.data.arrays import CrystalDataset, DatasetStatistics
+from crystal_diffusion_jax.data.datasets import DatasetSpec
 from crystal_diffusion_jax.data.load import load
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation.report import Report, evaluate
@@ -23,15 +23,25 @@ from crystal_diffusion_jax.report.entries import element_counts, entries
 from crystal_diffusion_jax.report.pictures import pictures
 from crystal_diffusion_jax.request import Request
 from crystal_diffusion_jax.structures.reading import Inputs, read_structures
-from crystal_diffusion_jax.structures.store import StoredRequest, read_request
+from crystal_diffusion_jax.structures.store import StoredRequest
 
 
-def build(structures: Path, dataset: str | None, root: str, symprec: float, command: str) -> Page:
+def build(
+    structures: Path,
+    stored: StoredRequest | None,
+    spec: DatasetSpec | None,
+    statistics: DatasetStatistics | None,
+    root: str,
+    symprec: float,
+    command: str,
+) -> Page:
     """Everything the page shows.
 
     Args:
       structures: the crystals, see `read_structures`.
-      dataset: the data set to compare with, None for that of the model which made the crystals.
+      stored: the request that they were sampled for, None if unknown.
+      spec: the data set to compare with, None if there is no oracle for the property.
+      statistics: of its training split, as a model stores them; None if unknown.
       root: folder of the data set, "" to look for it in the usual places.
       symprec: tolerance of symmetry in Angstrom.
       command: the command that makes the page.
@@ -40,10 +50,7 @@ def build(structures: Path, dataset: str | None, root: str, symprec: float, comm
       UserError: the crystals cannot be read, or `root` is given and holds no data.
     """
     inputs = read_structures(structures)
-    stored = read_request(structures)
     request = stored.request if stored else None
-    model = _find_model(request)
-    spec = KNOWN_DATASETS.get(dataset or (model.config.data.name if model else ""))
     scores, train, notes = score(inputs, spec, root)
     if inputs.failures:
         notes.append(f"{len(inputs.failures)} crystals could not be read and are not shown.")
@@ -51,7 +58,7 @@ def build(structures: Path, dataset: str | None, root: str, symprec: float, comm
     if spec is not None and scores.success:
         title, caption = f"{spec.property_name}, {spec.unit}", cards.caption(spec)
         target = request.target.get(spec.property_name) if request else None
-        quantiles = training_quantiles(spec, train, model)
+        quantiles = training_quantiles(spec, train, statistics)
         if scores.num_test is None:
             notes.append(_unchecked(scores.values, quantiles))
         thresholds = dict(zip(NAMES, spec.success_thresholds, strict=True))
@@ -113,20 +120,18 @@ def score(
 
 
 def training_quantiles(
-    spec: DatasetSpec, train: CrystalDataset | None, model: trained_model.TrainedModel | None
+    spec: DatasetSpec, train: CrystalDataset | None, statistics: DatasetStatistics | None
 ) -> np.ndarray | None:
     """Ascending values of the property in the training set, in equal steps of probability.
 
-    These are the sorted labels, or else the quantiles stored in a model trained on the data set.
+    These are the sorted labels, or else the stored quantiles.
     """
     if train is not None:
         return np.sort(train.properties[:, 0])
-    if model is None or model.config.data.name != spec.name:
+    if statistics is None or not statistics.property_quantiles:
         return None
-    names, rows = model.statistics.property_names, model.statistics.property_quantiles
-    if spec.property_name not in names or not rows:
-        return None
-    return np.array(rows[names.index(spec.property_name)])
+    index = statistics.property_names.index(spec.property_name)
+    return np.array(statistics.property_quantiles[index])
 
 
 def describe(request: Request, spec: DatasetSpec | None) -> str:
@@ -142,14 +147,6 @@ def describe(request: Request, spec: DatasetSpec | None) -> str:
         f"Requested from {request.model}: {', '.join(targets) or 'no particular property'}"
         f"{' with ' if options else ''}{' and '.join(options)}."
     )
-
-
-def _find_model(request: Request | None) -> trained_model.TrainedModel | None:
-    """The model that made the crystals, if it is still there."""
-    try:
-        return trained_model.load(request.model) if request else None
-    except UserError:
-        return None
 
 
 def _unchecked(values: np.ndarray, training: np.ndarray | None) -> str:
