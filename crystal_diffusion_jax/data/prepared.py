@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -32,6 +33,8 @@ _ARRAYS = {
     "frac_coords": (np.float64, (3,)),
     "atomic_numbers": (np.int64, ()),
 }
+_TEMPORARY = "preparing-"
+_ABANDONED_AFTER = 7 * 24 * 3600  # seconds
 # Bad rows that are kept for messages; any others are only counted.
 _MAX_BAD_ROWS = 1000
 
@@ -135,10 +138,14 @@ def prepare(
 
 @contextlib.contextmanager
 def _temporary_folder(parent: Path | None) -> Iterator[Path]:
+    """A new folder that is deleted at the end, unless it was moved; so are those of killed runs."""
+    for left in parent.glob(f"{_TEMPORARY}*") if parent else ():
+        if time.time() - left.stat().st_mtime > _ABANDONED_AFTER:
+            shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(
-        prefix="preparing-", dir=parent, ignore_cleanup_errors=True
+        prefix=_TEMPORARY, dir=parent, ignore_cleanup_errors=True
     ) as outer:
-        folder = Path(outer) / "table"  # with the usual permissions, which `outer` has not
+        folder = Path(outer) / "table"  # `outer` itself could only be read by this user
         folder.mkdir()
         yield folder
 
