@@ -52,11 +52,11 @@ def load(config: DataConfig, progress: bool = True) -> dict[str, CrystalDataset]
     else:
         properties = config.properties
         sources = locate.own_sources(config.root)
-    not_cached: list[OSError] = []
+    not_cached: list[str] = []
 
     def cached(key: str, read: Callable[[], Pieces]) -> Prepared:
-        table, error = prepare(key, properties, read)
-        not_cached.extend([error] if error else [])
+        table, reason = prepare(key, properties, read)
+        not_cached.extend([reason] if reason else [])
         return table
 
     def read_source(source: Source) -> Pieces:

@@ -91,7 +91,7 @@ class _Meta:
 
 def prepare(
     key: str, property_names: Sequence[str], read: Callable[[], Pieces]
-) -> tuple[Prepared, OSError | None]:
+) -> tuple[Prepared, str]:
     """Opens the table that is cached under a key, after reading it where it is not.
 
     Args:
@@ -100,7 +100,7 @@ def prepare(
       read: reads the table from its source.
 
     Returns:
-      The table, and None or the reason why it is not in the cache.
+      The table, and the reason why it is not in the cache, or "".
 
     Raises:
       UserError: from `read`, or there is no room for the arrays anywhere.
@@ -108,7 +108,7 @@ def prepare(
     folder = cache_folder() / "prepared" / key
     if folder.is_dir():
         try:
-            return read_folder(folder), None
+            return read_folder(folder), ""
         except (OSError, ValueError) as error:
             _LOGGER.warning("cached data in %s are damaged (%s); preparing anew", folder, error)
             shutil.rmtree(folder, ignore_errors=True)
@@ -121,9 +121,9 @@ def prepare(
             except OSError:
                 if not folder.is_dir():  # where it is, another process was faster
                     raise
-        return read_folder(folder), None
+        return read_folder(folder), ""
     except OSError as error:
-        not_cached = error
+        not_cached = str(error)
     try:
         with _temporary_folder(None) as written:
             write_folder(written, property_names, read())
