@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -253,6 +254,21 @@ def test_a_random_split_is_cached_too_and_read_as_maps(
         assert isinstance(second[split].frac_coords.base, np.memmap)
         assert not second[split].frac_coords.flags.writeable
     assert len(first["train"]) == 9
+
+
+def test_what_killed_runs_left_behind_is_removed_after_a_week(
+    tmp_path: Path, cache_folder: Path
+) -> None:
+    days_old = {"preparing-old": 8, "preparing-new": 1}
+    for name, days in days_old.items():
+        (cache_folder / "prepared" / name).mkdir(parents=True)
+        then = time.time() - 24 * 3600 * days
+        os.utime(cache_folder / "prepared" / name, (then, then))
+    path = tmp_path / "mine.csv"
+    path.write_text(table(5))
+    load(DataConfig(root=str(path), properties=("energy",)), progress=False)
+    left = {path.name for path in (cache_folder / "prepared").glob("preparing-*")}
+    assert left == {"preparing-new"}
 
 
 def test_a_table_without_crystals_and_many_bad_rows_is_kept_within_bounds(tmp_path: Path) -> None:

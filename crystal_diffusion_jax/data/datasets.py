@@ -1,7 +1,7 @@
-"""The known data sets: where they come from, which property is asked for, what counts as success.
+"""Known data sets: their source, property and success thresholds.
 
-All three are those of CDVAE (Xie et al., arXiv:2110.06197), whose repository holds them as csv
-files with one inline CIF a row.
+All three are those of CDVAE (Xie et al., arXiv:2110.06197), whose repository has them as csv files
+with one inline CIF per row.
 """
 
 import dataclasses
@@ -17,11 +17,11 @@ CDVAE_DATA = (
 
 @dataclasses.dataclass(frozen=True)
 class DatasetSpec:
-    """What is known of a data set before any of its files is opened.
+    """A known data set.
 
     Attributes:
       name: the name used in configs and folder names.
-      property_name: column of the property that success is judged by.
+      property_name: column of the property that is conditioned on and judged.
       unit: unit of that property.
       direction: "min", as all three data sets are searched for low energies.
       success_thresholds: property values at or below which a crystal counts for SR5, SR10 and

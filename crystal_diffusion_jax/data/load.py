@@ -1,6 +1,5 @@
 """load: from a name or a path to checked data sets by split, through the cache."""
 
-import dataclasses
 import hashlib
 import importlib.metadata
 import json
@@ -53,11 +52,11 @@ def load(config: DataConfig, progress: bool = True) -> dict[str, CrystalDataset]
     else:
         properties = config.properties
         sources = locate.own_sources(config.root)
-    not_cached: list[OSError] = []
+    not_cached: list[str] = []
 
     def cached(key: str, read: Callable[[], Pieces]) -> Prepared:
-        table, error = prepare(key, properties, read)
-        not_cached.extend([error] if error else [])
+        table, reason = prepare(key, properties, read)
+        not_cached.extend([reason] if reason else [])
         return table
 
     def read_source(source: Source) -> Pieces:
@@ -154,22 +153,16 @@ def _load_built_in(config: DataConfig) -> dict[str, CrystalDataset]:
     if config.root:
         raise UserError(f"{BUILT_IN} is built in and takes no root.")
     dataset = abx3_dataset()
-    missing = set(config.properties) - set(dataset.property_names)
-    if missing:
+    if missing := sorted(set(config.properties) - set(dataset.property_names)):
         raise UserError(
-            f"{BUILT_IN} has no property {', '.join(sorted(missing))}; "
+            f"{BUILT_IN} has no property {', '.join(missing)}; "
             f"it has {', '.join(dataset.property_names)}."
         )
-    if 0 < config.max_num_atoms < dataset.num_atoms.max():
+    if 0 < config.max_num_atoms < (largest := int(dataset.num_atoms.max())):
         raise UserError(
-            f"The crystals of {BUILT_IN} have up to {dataset.num_atoms.max()} atoms, more than "
+            f"The crystals of {BUILT_IN} have {largest} atoms, more than "
             f"max_num_atoms={config.max_num_atoms}."
         )
-    names = config.properties or dataset.property_names
-    columns = [dataset.property_names.index(name) for name in names]
-    dataset = dataclasses.replace(
-        dataset, properties=dataset.properties[:, columns], property_names=names
-    )
     fractions = {"val": _BUILT_IN_HELD_OUT, "test": _BUILT_IN_HELD_OUT}
     splits = _split(dataset, fractions, config.seed)
     return {name: dataset.take(rows) for name, rows in splits.items()}

@@ -105,10 +105,9 @@ def assign_ions(a: int, b: int, x: int) -> PerovskiteIons | None:
 def abx3_dataset() -> CrystalDataset:
     """All charge-neutral cubic ABX3 with r_A > r_B and plausible tolerance and octahedral factors.
 
-    Elements up to uranium; tolerance factor in 0.75..1.10 and octahedral factor in 0.38..0.90.
-    Cubic cell with A at the corner, B at the centre, X at the face centres. Crystals are ordered
-    by the atomic numbers of A, B, X and named like "abx3-BaTiO3"; the property is
-    "tolerance_factor", without unit. The same call gives the same arrays everywhere.
+    A is at the corner, B at the centre and X at the face centres of the cubic cell. Crystals are
+    ordered by the atomic numbers of A, B, X and named like "abx3-BaTiO3"; the property is
+    "tolerance_factor", without unit.
     """
     compositions, constants, tolerance_factors, names = [], [], [], []
     anions = sorted(Element(symbol).Z for symbol in _ANION_CHARGE)

@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -32,6 +33,8 @@ _ARRAYS = {
     "frac_coords": (np.float64, (3,)),
     "atomic_numbers": (np.int64, ()),
 }
+_TEMPORARY = "preparing-"
+_ABANDONED_AFTER = 7 * 24 * 3600  # seconds
 # Bad rows that are kept for messages; any others are only counted.
 _MAX_BAD_ROWS = 1000
 
@@ -88,7 +91,7 @@ class _Meta:
 
 def prepare(
     key: str, property_names: Sequence[str], read: Callable[[], Pieces]
-) -> tuple[Prepared, OSError | None]:
+) -> tuple[Prepared, str]:
     """Opens the table that is cached under a key, after reading it where it is not.
 
     Args:
@@ -97,7 +100,7 @@ def prepare(
       read: reads the table from its source.
 
     Returns:
-      The table, and None or the reason why it is not in the cache.
+      The table, and the reason why it is not in the cache, or "".
 
     Raises:
       UserError: from `read`, or there is no room for the arrays anywhere.
@@ -105,7 +108,7 @@ def prepare(
     folder = cache_folder() / "prepared" / key
     if folder.is_dir():
         try:
-            return read_folder(folder), None
+            return read_folder(folder), ""
         except (OSError, ValueError) as error:
             _LOGGER.warning("cached data in %s are damaged (%s); preparing anew", folder, error)
             shutil.rmtree(folder, ignore_errors=True)
@@ -118,9 +121,9 @@ def prepare(
             except OSError:
                 if not folder.is_dir():  # where it is, another process was faster
                     raise
-        return read_folder(folder), None
+        return read_folder(folder), ""
     except OSError as error:
-        not_cached = error
+        not_cached = str(error)
     try:
         with _temporary_folder(None) as written:
             write_folder(written, property_names, read())
@@ -135,10 +138,14 @@ def prepare(
 
 @contextlib.contextmanager
 def _temporary_folder(parent: Path | None) -> Iterator[Path]:
+    """A new folder that is deleted at the end, unless it was moved; so are those of killed runs."""
+    for left in parent.glob(f"{_TEMPORARY}*") if parent else ():
+        if time.time() - left.stat().st_mtime > _ABANDONED_AFTER:
+            shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(
-        prefix="preparing-", dir=parent, ignore_cleanup_errors=True
+        prefix=_TEMPORARY, dir=parent, ignore_cleanup_errors=True
     ) as outer:
-        folder = Path(outer) / "table"  # with the usual permissions, which `outer` has not
+        folder = Path(outer) / "table"  # `outer` itself could only be read by this user
         folder.mkdir()
         yield folder
 

@@ -52,7 +52,7 @@ def read(
         try:
             while chunk := list(itertools.islice(rows, _CHUNK)):
                 yield chunk
-        except UserError as error:  # joblib would lose it, and wait for ever
+        except UserError as error:  # joblib would lose it and wait forever
             errors.append(error)
 
     results = joblib.Parallel(n_jobs=num_jobs, return_as="generator")(

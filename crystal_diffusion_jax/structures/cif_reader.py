@@ -1,8 +1,8 @@
 """CIF text -> the structure that it states, unrounded and unreduced, or the reason why not.
 
-pymatgen mends many defects of a CIF with no more than a Python warning (merged sites, skipped
-atoms, guessed elements). Here each of them is an error, so the warnings are silenced. Crystals for
-training are reduced to a canonical cell besides (`structures.canonical`).
+pymatgen repairs many defects of a CIF with no more than a Python warning (merged sites, skipped
+atoms, guessed elements). Here each of them is an error, so the warnings are silenced.
+`structures.canonical` uses the same checks and reduces crystals for training to a canonical cell.
 """
 
 import math

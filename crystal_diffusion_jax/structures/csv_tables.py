@@ -52,11 +52,11 @@ def _read(path: Path) -> Iterator[Any]:
         with open_regular(path) as file:
             binary = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
             # utf-8-sig: spreadsheet programs put a byte order mark before the first column's name.
-            text = io.TextIOWrapper(binary, encoding="utf-8-sig", newline="")
-            # strict: an unclosed quote is an error instead of swallowing the rest of the file.
-            rows = csv.DictReader(_lines(text, file, path), strict=True)
-            yield list(rows.fieldnames or [])
-            yield from rows
+            with io.TextIOWrapper(binary, encoding="utf-8-sig", newline="") as text:
+                # strict: an unclosed quote is an error instead of swallowing the rest of the file.
+                rows = csv.DictReader(_lines(text, file, path), strict=True)
+                yield list(rows.fieldnames or [])
+                yield from rows
     except (OSError, EOFError, zlib.error, ValueError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as a csv table: {error}.") from error
 

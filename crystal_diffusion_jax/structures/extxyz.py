@@ -35,8 +35,8 @@ def read_frames(path: Path) -> list[Structure | str]:
     """
     results: list[Structure | str] = []
     try:
-        with open_regular(path) as file:
-            for frame in split_frames(io.TextIOWrapper(file, encoding="utf-8", errors="replace")):
+        with io.TextIOWrapper(open_regular(path), encoding="utf-8", errors="replace") as file:
+            for frame in split_frames(file):
                 results.append(frame if isinstance(frame, TooManyAtoms) else _parse(frame))
                 if len(results) > MAX_CRYSTALS:
                     raise ValueError(f"more than {MAX_CRYSTALS:,} frames; split the file")
