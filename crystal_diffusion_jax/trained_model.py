@@ -127,8 +127,8 @@ def load(path: Path | str) -> TrainedModel:
         config = config_module.from_dict(description.config)
     except (OSError, ValueError, msgspec.ValidationError) as error:
         raise UserError(
-            f"{folder}/model.json is damaged ({printable(str(error), 300)}); copy the model again, or "
-            "upgrade crystal-diffusion-jax if a newer version wrote it"
+            f"{folder}/model.json is damaged ({printable(str(error), 300)}); copy the model again, "
+            "or upgrade crystal-diffusion-jax if a newer version wrote it"
         ) from error
     return TrainedModel(
         params=_read_weights(folder / "weights.npz", description.weights_sha256),

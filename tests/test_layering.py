@@ -203,7 +203,8 @@ def test_no_file_is_a_drawer_for_odds_and_ends() -> None:
 
 
 def test_importing_the_package_loads_neither_jax_nor_pymatgen() -> None:
-    code = f"import sys, {LIBRARY}; print(sorted({JAX_PACKAGES | CRYSTALLOGRAPHY!r} & set(sys.modules)))"
+    unwanted = JAX_PACKAGES | CRYSTALLOGRAPHY
+    code = f"import sys, {LIBRARY}; print(sorted({unwanted!r} & set(sys.modules)))"
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
