@@ -22,7 +22,7 @@ from crystal_diffusion_jax import trained_model
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
 from crystal_diffusion_jax.evaluation.success_rate import success_rates
 from crystal_diffusion_jax.evaluation.validity import is_valid
-from crystal_diffusion_jax.oracle.predict import predict
+from crystal_diffusion_jax.oracles.predict import predict
 from crystal_diffusion_jax.report import pictures
 from crystal_diffusion_jax.request import ANCESTRAL, SECOND_ORDER, Solver, draw_values
 from crystal_diffusion_jax.runtime import devices

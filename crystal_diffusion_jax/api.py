@@ -25,14 +25,13 @@ import ase
 import numpy as np
 from pymatgen.core import Structure
 
-import crystal_diffusion_jax
 from crystal_diffusion_jax import trained_model
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
 from crystal_diffusion_jax.errors import UserError, did_you_mean
 from crystal_diffusion_jax.evaluation.intervals import Rate
 from crystal_diffusion_jax.evaluation.success_rate import success_rates
 from crystal_diffusion_jax.evaluation.validity import is_valid
-from crystal_diffusion_jax.oracle.predict import ORACLES, predict
+from crystal_diffusion_jax.oracles.predict import ORACLES, predict
 from crystal_diffusion_jax.request import ANCESTRAL, Solver
 from crystal_diffusion_jax.runtime import compilation, devices
 from crystal_diffusion_jax.sampling.generate import generate
@@ -241,7 +240,3 @@ def success_rate(crystals: Crystal | Sequence[Crystal], dataset: str) -> dict[st
         np.array([*valid, *[False] * rejected], bool),
         KNOWN_DATASETS[dataset].success_thresholds,
     )["single_valid"]
-
-
-# Importing the subpackage `oracle` has just set the package's attribute of that name.
-crystal_diffusion_jax.oracle = oracle

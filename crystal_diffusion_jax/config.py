@@ -62,7 +62,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         """Rejects values out of range."""
         _check_range(self, "max_num_atoms", "seed", least=0)
-        _check_range(self, "val_fraction", least=0, most=1)
+        _check_range(self, "val_fraction", above=0, below=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +70,7 @@ class NoiseConfig:
     """The forward process.
 
     Attributes:
-      num_steps: T.
+      num_steps: number of diffusion steps T.
       cosine_offset: s of the cosine schedule of lattice and species (Nichol and Dhariwal,
         arXiv:2102.09672).
       frac_sigma_min: standard deviation of fractional coordinates at t = 1.

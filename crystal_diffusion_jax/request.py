@@ -118,7 +118,7 @@ class Trajectory:
 
 
 @dataclasses.dataclass(frozen=True)
-class Batch:
+class SampledBatch:
     """Crystals that were sampled together.
 
     Attributes:

@@ -25,7 +25,7 @@ from crystal_diffusion_jax import api
 from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.cli.request_flags import add_request_flags
 from crystal_diffusion_jax.errors import UserError, require_between
-from crystal_diffusion_jax.oracle.predict import predict
+from crystal_diffusion_jax.oracles.predict import predict
 from crystal_diffusion_jax.runtime.files import MAX_RECORD_BYTES, file_sha256, read_text
 from crystal_diffusion_jax.trained_model import TrainedModel
 from crystal_diffusion_jax.training import checkpoint_files

@@ -17,9 +17,9 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.oracle import weights
-from crystal_diffusion_jax.oracle.batching import CrystalGraph
-from crystal_diffusion_jax.oracle.weights import Weights
+from crystal_diffusion_jax.oracles import weights
+from crystal_diffusion_jax.oracles.batching import CrystalGraph
+from crystal_diffusion_jax.oracles.weights import Weights
 
 _SHARED = Path(__file__).parents[2] / "shared"
 

@@ -33,8 +33,8 @@ from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.diffusion.schedules import noise_schedule
 from crystal_diffusion_jax.models.denoiser import Denoiser
 from crystal_diffusion_jax.models.embeddings import Condition
-from crystal_diffusion_jax.oracle import dimenet
-from crystal_diffusion_jax.oracle.batching import BatchShape, CrystalGraph, pad
+from crystal_diffusion_jax.oracles import dimenet
+from crystal_diffusion_jax.oracles.batching import BatchShape, CrystalGraph, pad
 from crystal_diffusion_jax.request import SECOND_ORDER, SOLVERS
 from crystal_diffusion_jax.runtime import devices
 from crystal_diffusion_jax.sampling.sampler import make_sampler

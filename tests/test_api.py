@@ -18,7 +18,7 @@ from crystal_diffusion_jax import api, trained_model
 from crystal_diffusion_jax.cli import sample
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.oracle.predict import Predictions
+from crystal_diffusion_jax.oracles.predict import Predictions
 from crystal_diffusion_jax.structures.sampled_crystals import SampledCrystals
 from crystal_diffusion_jax.structures.store import read_samples
 from crystal_diffusion_jax.trained_model import TrainedModel
@@ -257,7 +257,7 @@ def test_the_package_has_no_other_names():
 
 
 @pytest.mark.parametrize(("before", "after"), [({}, "3"), ({"TF_CPP_MIN_LOG_LEVEL": "0"}, "0")])
-@pytest.mark.parametrize("package", ["crystal_diffusion_jax", "experiments"])
+@pytest.mark.parametrize("package", ["crystal_diffusion_jax", "crystal_diffusion_jax.cli"])
 def test_the_remarks_of_the_compiler_are_silenced_unless_asked_for(package, before, after):
     level = "os.environ['TF_CPP_MIN_LOG_LEVEL']"
     command = f"import os, sys, {package}; print({level}, 'jax' in sys.modules)"

@@ -23,7 +23,7 @@ from crystal_diffusion_jax.data import prepared
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation import diversity as evaluation_diversity
 from crystal_diffusion_jax.evaluation.matching import match
-from crystal_diffusion_jax.oracle import bonds
+from crystal_diffusion_jax.oracles import bonds
 from tests import golden
 from tests.test_evaluation_report import (
     INPUTS,

@@ -14,7 +14,7 @@ from crystal_diffusion_jax import api, trained_model
 from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.oracle.predict import Predictions
+from crystal_diffusion_jax.oracles.predict import Predictions
 from crystal_diffusion_jax.request import ANCESTRAL
 from studies import figures, plots
 from studies.figures import Requests, Results, make_requests

@@ -19,8 +19,8 @@ GROUND = {"errors", "crystals", "config", "request"}
 BELOW_DATA = GROUND | {"runtime", "structures"}
 BELOW_MODEL = BELOW_DATA | {"data", "diffusion", "models"}
 BELOW_USE = BELOW_MODEL | {"denoising", "trained_model"}
-BELOW_EVALUATION = BELOW_DATA | {"data", "oracle"}
-BELOW_API = BELOW_USE | {"training", "sampling", "published_weights", "oracle", "evaluation"}
+BELOW_EVALUATION = BELOW_DATA | {"data", "oracles"}
+BELOW_API = BELOW_USE | {"training", "sampling", "published_weights", "oracles", "evaluation"}
 MAY_IMPORT = {
     "errors": set(),
     "crystals": set(),
@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "training": BELOW_USE,
     "sampling": BELOW_USE,
     "published_weights": {"errors", "runtime", "structures"},
-    "oracle": {"errors", "runtime", "structures", "published_weights"},
+    "oracles": {"errors", "runtime", "structures", "published_weights"},
     "evaluation": BELOW_EVALUATION,
     "report": BELOW_EVALUATION | {"evaluation"},
     "api": BELOW_API,
@@ -47,7 +47,7 @@ STUDIES = ("studies", "benchmarks")
 
 # The rest of the library, training and the sampler with it, runs on arrays.
 CRYSTALLOGRAPHY = {"pymatgen", "ase", "spglib", "smact", "matminer", "monty"}
-CRYSTALLOGRAPHY_ROOMS = {"structures", "data", "oracle", "potential", "evaluation", "report"}
+CRYSTALLOGRAPHY_ROOMS = {"structures", "data", "oracles", "potentials", "evaluation", "report"}
 # Types in the signatures of the interface.
 CRYSTALLOGRAPHY_TYPES = {f"{LIBRARY}/api.py"}
 FLAG_PACKAGES = {"ml_collections", "absl"}

@@ -1,4 +1,4 @@
-"""oracle/basis.py against scipy and the conditions that define the functions."""
+"""oracles/basis.py against scipy and the conditions that define the functions."""
 
 import functools
 
@@ -10,7 +10,7 @@ from jax import Array
 from scipy.integrate import quad
 from scipy.special import sph_harm_y, spherical_jn
 
-from crystal_diffusion_jax.oracle import basis
+from crystal_diffusion_jax.oracles import basis
 
 
 @functools.partial(jax.jit, static_argnums=0)

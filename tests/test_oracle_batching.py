@@ -1,4 +1,4 @@
-"""oracle/batching.py: triplets against their definition, and batches that lose nothing."""
+"""oracles/batching.py: triplets against their definition, and batches that lose nothing."""
 
 import types
 
@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from crystal_diffusion_jax.oracle import batching
-from crystal_diffusion_jax.oracle.batching import CrystalGraph
+from crystal_diffusion_jax.oracles import batching
+from crystal_diffusion_jax.oracles.batching import CrystalGraph
 
 
 def pack(

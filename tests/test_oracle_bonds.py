@@ -1,4 +1,4 @@
-"""oracle/bonds.py: every structure gets its bonds or a reason, once."""
+"""oracles/bonds.py: every structure gets its bonds or a reason, once."""
 
 import importlib.metadata
 from collections.abc import Iterable, Iterator
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from crystal_diffusion_jax.oracle import bonds, graph
+from crystal_diffusion_jax.oracles import bonds, graph
 from crystal_diffusion_jax.runtime.workers import TaskFailure, Workers
 from tests.hostile_reads import npy
 

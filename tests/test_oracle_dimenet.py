@@ -1,4 +1,4 @@
-"""oracle/dimenet.py against the original network, and its gradient against finite differences."""
+"""oracles/dimenet.py against the original network, and its gradient against finite differences."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from jax import Array
 
-from crystal_diffusion_jax.oracle import dimenet
-from crystal_diffusion_jax.oracle.batching import BatchShape, CrystalGraph, GraphBatch, pad
+from crystal_diffusion_jax.oracles import dimenet
+from crystal_diffusion_jax.oracles.batching import BatchShape, CrystalGraph, GraphBatch, pad
 from tests import golden
 
 ORACLES = ["perov5", "carbon24", "mp20"]

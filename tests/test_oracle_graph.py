@@ -1,4 +1,4 @@
-"""oracle/graph.py: CrystalNN's bonds under the original rule, and what has no bonds."""
+"""oracles/graph.py: CrystalNN's bonds under the original rule, and what has no bonds."""
 
 from collections import Counter
 
@@ -7,7 +7,7 @@ import pytest
 from pymatgen.core import Lattice, Structure
 from pymatgen.core.local_env import CrystalNN
 
-from crystal_diffusion_jax.oracle import graph
+from crystal_diffusion_jax.oracles import graph
 from tests import golden
 
 

@@ -1,4 +1,4 @@
-"""oracle/predict.py and cli/predict.py: from structures to numbers."""
+"""oracles/predict.py and cli/predict.py: from structures to numbers."""
 
 import csv
 import sys
@@ -11,9 +11,9 @@ from pymatgen.core import Lattice, Structure
 
 from crystal_diffusion_jax.cli import predict as program
 from crystal_diffusion_jax.cli import program as cli
-from crystal_diffusion_jax.oracle import batching, bonds
-from crystal_diffusion_jax.oracle.batching import BatchShape
-from crystal_diffusion_jax.oracle.predict import ORACLES, predict
+from crystal_diffusion_jax.oracles import batching, bonds
+from crystal_diffusion_jax.oracles.batching import BatchShape
+from crystal_diffusion_jax.oracles.predict import ORACLES, predict
 from tests import golden
 
 # Of a prediction in eV, per cell or per atom: at most 2e-5 of rounding here, as much again in the

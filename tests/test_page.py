@@ -20,7 +20,7 @@ from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation.intervals import Rate
-from crystal_diffusion_jax.oracle.predict import Predictions
+from crystal_diffusion_jax.oracles.predict import Predictions
 from crystal_diffusion_jax.report import build
 from crystal_diffusion_jax.report.distribution import distribution, periodic_table, place
 from crystal_diffusion_jax.report.document import Page, to_html

@@ -17,7 +17,7 @@ from pymatgen.core import Structure
 from pymatgen.io.cif import CifParser
 
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.request import Batch, Request, Trajectory
+from crystal_diffusion_jax.request import Request, SampledBatch, Trajectory
 from crystal_diffusion_jax.structures.reading import read_structures
 from crystal_diffusion_jax.structures.store import Samples, add_columns, read_request, read_samples
 
@@ -57,11 +57,11 @@ def defective(index: int) -> Crystal:
     return lattice, frac_coords, atomic_numbers
 
 
-def batch(indices: Sequence[int], sample: Callable[[int], Crystal] = crystal) -> Batch:
+def batch(indices: Sequence[int], sample: Callable[[int], Crystal] = crystal) -> SampledBatch:
     """A batch of crystals without the states before them."""
     one = [sample(index) for index in indices]
     states = [Trajectory(np.zeros(1, int), *(array[None] for array in each)) for each in one]
-    return Batch(indices, states, seconds=0.5, network_calls=10)
+    return SampledBatch(indices, states, seconds=0.5, network_calls=10)
 
 
 def finish(out: Path, request: Request = REQUEST, sample: Callable[..., Crystal] = crystal) -> None:
@@ -265,7 +265,7 @@ def test_an_exception_within_a_batch_leaves_nothing_of_it(tmp_path):
     samples = Samples(tmp_path, REQUEST)
     good = batch([0, 1])
     bad = batch([2], interrupted)
-    mixed = Batch([0, 1, 2], [*good.trajectories, *bad.trajectories], 0.5, 10)
+    mixed = SampledBatch([0, 1, 2], [*good.trajectories, *bad.trajectories], 0.5, 10)
     with pytest.raises(ValueError, match="atomic number"):
         samples.add(mixed)
     assert samples.remaining() == list(range(8))

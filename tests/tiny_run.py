@@ -12,7 +12,7 @@ from pymatgen.core import Element, Lattice, Structure
 
 from crystal_diffusion_jax import config as config_module
 from crystal_diffusion_jax import trained_model
-from crystal_diffusion_jax.oracle.predict import Predictions
+from crystal_diffusion_jax.oracles.predict import Predictions
 from crystal_diffusion_jax.request import ANCESTRAL, Request
 from crystal_diffusion_jax.structures.sampled_crystals import SampledCrystals
 from crystal_diffusion_jax.trained_model import TrainedModel

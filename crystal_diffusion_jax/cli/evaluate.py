@@ -3,10 +3,10 @@
     python -m experiments.evaluate --structures=samples/min --dataset=perov5 --out=metrics.json
     python -m experiments.evaluate --structures=FOLDER_OF_CIFS --dataset=mp20 --out=m.json
 
---structures takes a folder of `experiments.sample` or of CIFs, a CIF, an extended XYZ file, or a
+--structures takes a folder of `sample` or of CIFs, a CIF, an extended XYZ file, or a
 csv with a column `cif`. The scores go into a JSON file and, as a table, to stdout; crystals that
 cannot be read or predicted count as failures and are listed by name. If --structures is a folder of
-`experiments.sample`, predictions, validity, uniqueness and novelty of each crystal are also added
+`sample`, predictions, validity, uniqueness and novelty of each crystal are also added
 to its samples.db and samples.csv.
 """
 
@@ -26,7 +26,7 @@ from crystal_diffusion_jax.evaluation.fingerprints import (
 )
 from crystal_diffusion_jax.evaluation.report import evaluate
 from crystal_diffusion_jax.evaluation.summary import to_json, to_table
-from crystal_diffusion_jax.oracle.predict import predict
+from crystal_diffusion_jax.oracles.predict import predict
 from crystal_diffusion_jax.structures.reading import read_structures
 
 

@@ -4,7 +4,7 @@
     python -m experiments.predict --oracle=mp20 --structures=crystal.cif --out=predictions.csv
 
 The csv has one row per crystal, in order: name, prediction, failure. If --structures is a folder of
-`experiments.sample`, the predictions are also added to its samples.db and samples.csv.
+`sample`, the predictions are also added to its samples.db and samples.csv.
 """
 
 import csv
@@ -17,7 +17,7 @@ import numpy as np
 from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
 from crystal_diffusion_jax.evaluation.checks import split_reason
-from crystal_diffusion_jax.oracle.predict import Predictions, predict
+from crystal_diffusion_jax.oracles.predict import Predictions, predict
 from crystal_diffusion_jax.structures.reading import Inputs, read_structures
 
 
@@ -29,7 +29,7 @@ def parser() -> program.Parser:
         "--structures",
         type=Path,
         required=True,
-        help="folder of CIFs or of experiments.sample, .cif, .extxyz, or csv with a column cif",
+        help="folder of CIFs or of `sample`, .cif, .extxyz, or csv with a column cif",
     )
     flags.add_argument("--out", type=Path, required=True, help="csv file for the predictions")
     return flags

@@ -24,7 +24,7 @@ from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
 from crystal_diffusion_jax.data.download import download
 from crystal_diffusion_jax.data.load import load
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.oracle import weights
+from crystal_diffusion_jax.oracles import weights
 
 
 def parser() -> program.Parser:

@@ -33,15 +33,15 @@ _FLAGS: dict[str, dict[str, Any]] = {
     },
     "corrector_step_size": {
         "type": float,
-        "help": "step size of the corrector; 0 disables it and saves half of the network calls "
-        "(default: the config's; with --solver=second_order at least 0.32 frac_sigma_min^2)",
+        "metavar": "H",
+        "help": "step size of the corrector; 0 disables it and saves half of the calls (default: "
+        "the model's; with second_order at least 0.32 frac_sigma_min^2)",
     },
     "renoising_steps": {
         "type": int,
         "metavar": "K",
-        "help": "renoising steps that replace the corrector, at the times that decide on the "
-        "structure; 5 take 1.5 times the network calls (default: the config's; 0 with "
-        "--corrector_step_size or --solver=second_order)",
+        "help": "instead of the corrector, at the times that decide on the structure; 5 take "
+        "1.5 times the calls (default: the model's; 0 with --corrector_step_size or second_order)",
     },
     "seed": {"type": int, "default": 0, "help": "seed of all noise (default: %(default)s)"},
     "elements": {"help": "only these elements, for example Ba,Ti,O (default: all)"},
@@ -58,8 +58,7 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "symprec": {
         "type": float,
         "default": 0.1,
-        "help": "tolerance in Angstrom for symmetrised CIF files; 0 writes P1 (default: "
-        "%(default)s)",
+        "help": "symmetry of the CIF files, Angstrom; 0 writes P1 (default: %(default)s)",
     },
 }
 ALL = tuple(_FLAGS)

@@ -20,6 +20,7 @@ from crystal_diffusion_jax.cli.request_flags import ALL, add_request_flags, requ
 from crystal_diffusion_jax.errors import require_between
 from crystal_diffusion_jax.runtime.lock import exclusive
 from crystal_diffusion_jax.sampling import trajectory
+from crystal_diffusion_jax.sampling.conditions import crystal_sizes
 from crystal_diffusion_jax.sampling.generate import generate
 from crystal_diffusion_jax.sampling.resolve import resolve, warnings
 from crystal_diffusion_jax.structures.compositions import common_oxidation_states
@@ -113,7 +114,7 @@ def sample(flags: argparse.Namespace, log: Callable[[str], None]) -> None:
     for sentence in warnings(request, model.statistics, states):
         print(f"warning: {sentence}", file=sys.stderr)
     if flags.trajectory is not None:
-        trajectory.check_size(flags.trajectory, request, model.statistics)
+        trajectory.check_size(flags.trajectory, request.num_steps, crystal_sizes(request, model))
     # Before the lock leaves its file in a folder that holds something else.
     create_folder(flags.out)
     with exclusive(flags.out, "--out", log):

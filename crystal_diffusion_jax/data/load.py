@@ -140,10 +140,6 @@ def _check(config: DataConfig) -> None:
         )
     if twice := sorted({n for n in config.properties if config.properties.count(n) > 1}):
         raise UserError(f"properties names {', '.join(twice)} more than once.")
-    if config.max_num_atoms < 0:
-        raise UserError(f"max_num_atoms={config.max_num_atoms} is negative; 0 means no limit.")
-    if not 0.0 < config.val_fraction < 1.0:
-        raise UserError(f"val_fraction={config.val_fraction} is not between 0 and 1.")
 
 
 def _load_built_in(config: DataConfig) -> dict[str, CrystalDataset]:

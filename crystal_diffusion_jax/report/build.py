@@ -15,7 +15,7 @@ from crystal_diffusion_jax.data.load import load
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation.report import Report, evaluate
 from crystal_diffusion_jax.evaluation.success_rate import NAMES
-from crystal_diffusion_jax.oracle.predict import predict
+from crystal_diffusion_jax.oracles.predict import predict
 from crystal_diffusion_jax.report import cards
 from crystal_diffusion_jax.report.distribution import distribution
 from crystal_diffusion_jax.report.document import Page

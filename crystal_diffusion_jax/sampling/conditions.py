@@ -10,6 +10,8 @@ from crystal_diffusion_jax.data import profile
 from crystal_diffusion_jax.data.arrays import DatasetStatistics
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.models.embeddings import Condition
+from crystal_diffusion_jax.request import Request
+from crystal_diffusion_jax.trained_model import TrainedModel
 
 
 def condition_arrays(
@@ -39,6 +41,16 @@ def condition_arrays(
 def allowed_species(symbols: Collection[str] | None, vocabulary: tuple[int, ...]) -> np.ndarray:
     """[K] True for the species of these elements, for all if `symbols` is None."""
     return np.array([symbols is None or SYMBOLS[z - 1] in symbols for z in vocabulary])
+
+
+def crystal_sizes(request: Request, model: TrainedModel) -> np.ndarray:
+    """[num] atoms of each crystal of a request.
+
+    Raises:
+      UserError: a requested number of atoms outside the range of the training data.
+    """
+    values = request.values() if model.config.sampling.sizes_by_property else {}
+    return draw_num_atoms(values, request.num, request.seed, request.num_atoms, model.statistics)
 
 
 def draw_num_atoms(

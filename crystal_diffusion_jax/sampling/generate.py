@@ -11,14 +11,14 @@ import numpy as np
 
 from crystal_diffusion_jax.data.buckets import bucket_sizes
 from crystal_diffusion_jax.diffusion.schedules import sampling_times
-from crystal_diffusion_jax.request import Batch, Request, Trajectory
+from crystal_diffusion_jax.request import Request, SampledBatch, Trajectory
 from crystal_diffusion_jax.runtime import devices
 from crystal_diffusion_jax.runtime.progress import duration
 from crystal_diffusion_jax.sampling.chain import last_state
 from crystal_diffusion_jax.sampling.conditions import (
     allowed_species,
     condition_arrays,
-    draw_num_atoms,
+    crystal_sizes,
 )
 from crystal_diffusion_jax.sampling.renoising import num_renoised
 from crystal_diffusion_jax.sampling.sampler import make_sampler
@@ -38,7 +38,7 @@ class Sink(Protocol):
     def counts(self) -> tuple[int, int]:
         """Number of crystals that it has kept and rejected."""
 
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: SampledBatch) -> None:
         """Takes one batch."""
 
 
@@ -72,7 +72,7 @@ def generate(
     """
     statistics = model.statistics
     values = request.values()
-    num_atoms = draw_num_atoms(values, request.num, request.seed, request.num_atoms, statistics)
+    num_atoms = crystal_sizes(request, model)
     allowed = allowed_species(request.allowed_elements, statistics.vocabulary)
     use_corrector = request.corrector_step_size != 0
     mesh = devices.data_mesh()
@@ -130,7 +130,7 @@ def generate(
             Trajectory(kept_times, lattice[i], frac_coords[i, :, :n], atomic_numbers[i, :, :n])
             for i, n in enumerate(num_atoms[rows])
         ]
-        sink.add(Batch(rows.tolist(), trajectories, time.monotonic() - start, network_calls))
+        sink.add(SampledBatch(rows.tolist(), trajectories, time.monotonic() - start, network_calls))
         kept, rejected = sink.counts()
         left = request.num - kept - rejected
         rate = (todo - left) / (time.monotonic() - begin)

@@ -22,7 +22,7 @@ from crystal_diffusion_jax.request import (
     range_text,
 )
 from crystal_diffusion_jax.sampling import charges
-from crystal_diffusion_jax.sampling.conditions import allowed_species, draw_num_atoms
+from crystal_diffusion_jax.sampling.conditions import allowed_species, crystal_sizes
 from crystal_diffusion_jax.sampling.parse import parse_elements, parse_target
 from crystal_diffusion_jax.structures.limits import MAX_CRYSTALS
 from crystal_diffusion_jax.trained_model import TrainedModel
@@ -129,7 +129,7 @@ def resolve(
     )
     _check_conditioning(model, request)
     # Names a number of atoms that the model does not know.
-    draw_num_atoms(request.values(), num, seed, num_atoms, statistics)
+    crystal_sizes(request, model)
     return request
 
 

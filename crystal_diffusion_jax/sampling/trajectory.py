@@ -13,11 +13,8 @@ import numpy as np
 from jax import Array
 
 from crystal_diffusion_jax.crystals import Crystals
-from crystal_diffusion_jax.data.arrays import DatasetStatistics
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.request import Request
 from crystal_diffusion_jax.sampling.chain import State, Step
-from crystal_diffusion_jax.sampling.conditions import draw_num_atoms
 from crystal_diffusion_jax.sampling.sampler import Process
 
 # Lines of atoms in all trajectories of a request, about 60 bytes each.
@@ -66,27 +63,24 @@ def recording(every: int) -> Process:
     return process
 
 
-def check_size(every: int, request: Request, statistics: DatasetStatistics) -> None:
+def check_size(every: int, num_steps: int, num_atoms: np.ndarray) -> None:
     """Refuses trajectories that would fill memory and disk.
 
     Args:
       every: K.
-      request: the request.
-      statistics: of the model.
+      num_steps: S.
+      num_atoms: [num] of each crystal.
 
     Raises:
       UserError: K is below 1, or they hold more than MAX_ATOM_LINES atoms.
     """
     if every < 1:
         raise UserError(f"--trajectory={every} must be at least 1: every K-th step is kept")
-    num_atoms = draw_num_atoms(
-        request.values(), request.num, request.seed, request.num_atoms, statistics
-    )
-    frames = len(saved_steps(request.num_steps, every))
+    frames = len(saved_steps(num_steps, every))
     atoms = int(np.sum(num_atoms, dtype=np.int64))
     if frames * atoms > MAX_ATOM_LINES:
         raise UserError(
-            f"--trajectory={every} would keep {frames} states of {request.num} crystals with "
+            f"--trajectory={every} would keep {frames} states of {len(num_atoms)} crystals with "
             f"{atoms} atoms, more than {MAX_ATOM_LINES:,} lines: choose a larger --trajectory or "
             "a smaller --num"
         )

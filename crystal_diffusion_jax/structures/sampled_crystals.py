@@ -9,7 +9,7 @@ import ase
 import numpy as np
 from pymatgen.core import Structure
 
-from crystal_diffusion_jax.request import Batch, Request
+from crystal_diffusion_jax.request import Request, SampledBatch
 from crystal_diffusion_jax.structures.cif_writer import to_cif
 from crystal_diffusion_jax.structures.compositions import reduced_formula
 from crystal_diffusion_jax.structures.conversion import to_ase, to_structure
@@ -100,7 +100,7 @@ class CrystalsInMemory:
         """Number of crystals that are kept and rejected."""
         return len(self._structures), len(self._rejected)
 
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: SampledBatch) -> None:
         """Keeps the crystals of one batch."""
         for index, states in zip(batch.indices, batch.trajectories, strict=True):
             crystal = states.lattice[-1], states.frac_coords[-1], states.atomic_numbers[-1]

@@ -24,7 +24,7 @@ from pymatgen.core import Structure
 
 from crystal_diffusion_jax import __version__
 from crystal_diffusion_jax.errors import UserError, printable
-from crystal_diffusion_jax.request import Batch, Request
+from crystal_diffusion_jax.request import Request, SampledBatch
 from crystal_diffusion_jax.runtime.lock import LOCK, OWNER
 from crystal_diffusion_jax.structures import database, export
 from crystal_diffusion_jax.structures.cif_reader import checked_structure
@@ -138,7 +138,7 @@ class Samples:
             ((seconds, calls),) = database.query(db, sql)
         return seconds, int(calls)
 
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: SampledBatch) -> None:
         """Writes one batch of crystals; those with a `rejection` are counted as rejected instead.
 
         Raises:

@@ -13,14 +13,14 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from crystal_diffusion_jax.oracle.basis import (
+from crystal_diffusion_jax.oracles.basis import (
     NUM_RADIAL,
     NUM_SPHERICAL,
     radial_basis,
     spherical_harmonics,
     spherical_radial_part,
 )
-from crystal_diffusion_jax.oracle.batching import GraphBatch
+from crystal_diffusion_jax.oracles.batching import GraphBatch
 
 Parameters = Mapping[str, Array]
 

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float64
 
-from crystal_diffusion_jax.oracle import bonds, weights
-from crystal_diffusion_jax.oracle.batching import pack
-from crystal_diffusion_jax.oracle.dimenet import forward
-from crystal_diffusion_jax.oracle.graph import Structure
+from crystal_diffusion_jax.oracles import bonds, weights
+from crystal_diffusion_jax.oracles.batching import pack
+from crystal_diffusion_jax.oracles.dimenet import forward
+from crystal_diffusion_jax.oracles.graph import Structure
 
 ORACLES = tuple(weights.NETWORKS)
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from crystal_diffusion_jax.oracle import graph
-from crystal_diffusion_jax.oracle.batching import CrystalGraph
+from crystal_diffusion_jax.oracles import graph
+from crystal_diffusion_jax.oracles.batching import CrystalGraph
 from crystal_diffusion_jax.runtime.archives import read_array
 from crystal_diffusion_jax.runtime.user_cache import cache_folder, write_cached
 from crystal_diffusion_jax.runtime.workers import TaskFailure, map_in_processes
