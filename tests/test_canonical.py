@@ -184,7 +184,7 @@ DEFECTS = {
         "volume below",
     ),
     "huge coordinate": (TI_SITE, "Ti  Ti1  1  0.5  0.5  1e300  1", "coordinate beyond 1e+10"),
-    "cell length twice": ("_cell_length_a", "_cell_length_a 3.0\n_cell_length_a", "there twice"),
+    "cell length twice": ("_cell_length_a", "_cell_length_a 3.0\n_cell_length_a", "occurs twice"),
     "endless line": ("# generated", "_title '" + "x" * 2048 + "'\n#", "line is longer than 2048"),
     "two structures": ("# generated", GOOD.replace("data_", "data_other_") + "#", "2 structures"),
     "two blocks of one name": ("# generated", GOOD + "#", "same name"),
@@ -301,7 +301,7 @@ def test_an_unforeseen_error_of_the_parser_makes_one_bad_row(
     def parse(*arguments: object) -> None:
         raise RuntimeError("never seen before")
 
-    monkeypatch.setattr(canonical, "parse_structure", parse)
+    monkeypatch.setattr(canonical, "parse_block", parse)
     prepared = read_whole(write_table(tmp_path / "table.csv", [GOOD]), ["energy"])
     assert len(prepared.dataset) == 0
     assert "never seen before" in prepared.bad_rows[0].reason

@@ -201,7 +201,7 @@ def test_not_a_number_in_an_extxyz_is_a_named_failure(
     ("flags", "sentence"),
     [
         (["--structures={}/absent", "--out={}/m.json"], "absent does not exist"),
-        (["--structures={}/no.cif", "--out={}/m.json"], "no.cif is no CIF"),
+        (["--structures={}/no.cif", "--out={}/m.json"], "no.cif is not a CIF"),
         (["--structures={}", "--out={}/no.cif/m.json"], "m.json cannot be written"),
         (["--structures={}", "--out={}"], "is a folder"),
     ],

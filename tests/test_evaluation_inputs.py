@@ -1,4 +1,4 @@
-"""evaluation/inputs.py and cif.py: whoever wrote the crystals, they are read as they are."""
+"""structures/reading.py: crystals of any program are read as they are."""
 
 import csv
 import dataclasses
@@ -6,6 +6,7 @@ import gzip
 import os
 import re
 import sqlite3
+import zipfile
 from pathlib import Path
 
 import ase
@@ -104,6 +105,38 @@ def test_a_folder_of_cifs_is_read_in_the_order_of_numbers_in_names(
     assert inputs.failures == {}
     for read, written in zip(inputs.structures, crystals, strict=True):
         assert_same(read, written, atol=2e-5 if writer == "ase" else 1e-7)
+
+
+def test_a_zip_archive_of_cifs_is_read_like_a_folder(tmp_path: Path) -> None:
+    crystals = [crystal(seed) for seed in range(3)]
+    path = tmp_path / "generated_crystals_cif.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for index, structure in zip((10, 2, 1), crystals, strict=True):
+            archive.writestr(f"gen_{index}.cif", str(CifWriter(structure)))
+        archive.writestr("notes.txt", "not a crystal")
+        archive.writestr("gen_11.cif", "")
+        archive.writestr("gen_12.cif", np.random.default_rng(0).bytes(2**20))
+        archive.writestr("gen_13.cif", str(CifWriter(crystals[0])), zipfile.ZIP_BZIP2)
+        archive.writestr("../gen_14.cif", "x" * 5000, zipfile.ZIP_STORED)
+    path.write_bytes(path.read_bytes().replace(b"xxx", b"yyy", 1))  # against its checksum
+    inputs = read_structures(path)
+    assert inputs.names[1:] == [f"gen_{index}.cif" for index in (1, 2, 10, 11, 12, 13)]
+    for read, written in zip(inputs.structures[1:4], reversed(crystals), strict=True):
+        assert_same(read, written, atol=1e-7)
+    assert inputs.failures == {
+        0: "cannot be read: Bad CRC-32 for file '../gen_14.cif'",
+        4: "empty file",
+        5: "too large: larger than 0.5 MiB",
+        6: "cannot be read: neither stored nor deflated",
+    }
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_archive_that_expands_beyond_its_limit_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.cif", " " * 2**20)
+    with pytest.raises(UserError, match=r"a\.zip cannot be read .* expands more than 100-fold"):
+        read_structures(tmp_path / "a.zip")
 
 
 def test_an_extxyz_of_ase_is_read_frame_by_frame(tmp_path: Path) -> None:
@@ -309,11 +342,13 @@ def test_empty_and_binary_cifs_in_a_folder_are_named_failures(tmp_path: Path) ->
         ("columns.csv", b"material_id,energy\na,1\n"),
         ("header.csv", b"material_id,cif\n"),
         ("samples.db", b"{"),
+        ("noise.zip", b"PK" + bytes(range(256))),
+        ("empty.zip", b"PK\5\6" + bytes(18)),
         ("list.json", b"[1, 2]"),
         ("other.poscar", b"Si"),
     ],
 )
-def test_what_is_no_set_of_structures_is_refused_by_name(
+def test_files_without_structures_are_refused_by_name(
     tmp_path: Path, name: str, content: bytes | None
 ) -> None:
     if content is not None:
@@ -366,7 +401,7 @@ def test_numbers_that_are_no_crystal_are_a_failure_of_their_frame_alone(
     assert list(inputs.failures) == [1]
     assert re.search(reason, inputs.failures[1])
     first = inputs.structures[0]
-    assert first is not None  # identical positions are two atoms, and a defect when judged
+    assert first is not None  # identical positions are two atoms, and a structural defect
     assert len(first) == 2
     assert structural_defect(first) == "two atoms closer than 0.5 A"
 

@@ -166,7 +166,7 @@ def test_arrays_come_back_as_numpy_wrote_them(tmp_path: Path) -> None:
             np.testing.assert_array_equal(found[name], array)
 
 
-@pytest.mark.parametrize("name", ["set.csv", "set.cif", "set.extxyz", "samples.db"])
+@pytest.mark.parametrize("name", ["set.csv", "set.cif", "set.extxyz", "set.zip", "samples.db"])
 def test_a_pipe_is_refused_without_blocking(tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / name)
     with pytest.raises(UserError, match=name):

@@ -3,7 +3,7 @@
     python -m experiments.evaluate --structures=samples/min --dataset=perov5 --out=metrics.json
     python -m experiments.evaluate --structures=FOLDER_OF_CIFS --dataset=mp20 --out=m.json
 
---structures takes a folder of `sample` or of CIFs, a CIF, an extended XYZ file, or a
+--structures takes a folder of `sample`, a folder or .zip of CIFs, a CIF, an extended XYZ file, or a
 csv with a column `cif`. The scores go into a JSON file and, as a table, to stdout; crystals that
 cannot be read or predicted count as failures and are listed by name. If --structures is a folder of
 `sample`, predictions, validity, uniqueness and novelty of each crystal are also added

@@ -29,7 +29,7 @@ def parser() -> program.Parser:
         "--structures",
         type=Path,
         required=True,
-        help="folder of CIFs or of `sample`, .cif, .extxyz, or csv with a column cif",
+        help="folder of CIFs or of `sample`, .zip, .cif, .extxyz, or csv with a column cif",
     )
     flags.add_argument("--out", type=Path, required=True, help="csv file for the predictions")
     return flags

@@ -25,7 +25,9 @@ from crystal_diffusion_jax.structures.store import StoredRequest, read_request
 def parser() -> program.Parser:
     """The flags."""
     flags = program.Parser(prog="python -m experiments.report", description=__doc__)
-    flags.add_argument("--structures", type=Path, required=True, help="the generated crystals")
+    flags.add_argument(
+        "--structures", type=Path, required=True, help="folder, .zip, .cif, .extxyz or .csv"
+    )
     flags.add_argument("--out", type=Path, required=True, help="HTML file")
     flags.add_argument("--png", type=Path, help="folder to save the pictures to as PNG files")
     flags.add_argument(

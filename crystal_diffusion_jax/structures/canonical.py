@@ -6,11 +6,11 @@ from typing import NamedTuple
 import numpy as np
 from pymatgen.core import Lattice, Structure
 
-from crystal_diffusion_jax.structures.cif_reader import check_formula, parse_block
+from crystal_diffusion_jax.structures.cif_reader import check_formula, parse_block, structure_of
 from crystal_diffusion_jax.structures.conversion import wrap_array
 from crystal_diffusion_jax.structures.limits import MAX_ATOMS
 
-# Angstrom; closer atoms are one atom listed twice. The shortest bond (H-H) has 0.74, while two
+# Angstrom; closer atoms are one atom listed twice. The shortest bond (H-H) is 0.74 long; two
 # listings of one site, rounded differently to two decimals in a cell of 10, differ by up to 0.1.
 MIN_DISTANCE = 0.1
 
@@ -32,11 +32,11 @@ class Cell(NamedTuple):
 def canonical_cell(cif: str, max_num_atoms: int = 0) -> Cell:
     """Parses one CIF and brings it into canonical form; handedness is preserved.
 
-    Deuterium and tritium count as hydrogen, as the model knows only atomic numbers.
+    Deuterium and tritium count as hydrogen: the model knows only atomic numbers.
 
     Args:
       cif: text of the CIF.
-      max_num_atoms: largest number of atoms in the cell that the CIF states; 0: MAX_ATOMS.
+      max_num_atoms: largest number of atoms in the cell that the CIF states; 0 for MAX_ATOMS.
 
     Raises:
       ValueError: the crystal cannot be used; the message is the reason.
@@ -44,7 +44,11 @@ def canonical_cell(cif: str, max_num_atoms: int = 0) -> Cell:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            structure = parse_structure(cif)
+            parser, block = parse_block(cif)
+            structure = structure_of(parser)
+            if structure is None:
+                raise ValueError("duplicate atoms at one site")
+            check_formula(block, structure)
             limit = min(max_num_atoms or MAX_ATOMS, MAX_ATOMS)
             if len(structure) > limit:
                 raise ValueError(f"too many atoms: {len(structure)}, the limit is {limit}")
@@ -65,22 +69,3 @@ def _reduce(structure: Structure) -> Cell:
     lattice = Lattice.from_parameters(*lengths, *reduced.lattice.angles).matrix
     atomic_numbers = np.array([site.specie.Z for site in reduced], dtype=np.int64)
     return Cell(np.array(lattice), wrap_array(reduced.frac_coords), atomic_numbers)
-
-
-def parse_structure(cif: str) -> Structure:
-    """pymatgen's standard parse of a CIF that leaves nothing to guess; ValueError otherwise."""
-    parser, block = parse_block(cif)
-    try:
-        # "ignore": blocks without atoms (title, authors) are no error.
-        structure = parser.parse_structures(primitive=False, on_error="ignore")[0]
-    except ValueError as error:
-        problems: list[str] = parser.warnings  # type: ignore[attr-defined]  # set in from_str
-        reason = (problems or [str(error)])[-1].splitlines()[-1]
-        # Every occupancy is 1, so pymatgen finds more only where it has merged sites.
-        if reason.startswith("Occupancy"):
-            reason = "duplicate atoms at one site"
-        else:
-            reason = f"unparsable CIF: {reason}"
-        raise ValueError(reason) from error
-    check_formula(block, structure)
-    return structure

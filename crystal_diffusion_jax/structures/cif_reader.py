@@ -1,8 +1,8 @@
 """CIF text -> the structure that it states, unrounded and unreduced, or the reason why not.
 
-pymatgen repairs many defects of a CIF with no more than a Python warning (merged sites, skipped
-atoms, guessed elements). Here each of them is an error, so the warnings are silenced.
-`structures.canonical` uses the same checks and reduces crystals for training to a canonical cell.
+pymatgen repairs many defects of a CIF with only a Python warning (merged sites, skipped atoms,
+guessed elements). Here each of them is an error, so the warnings are silenced.
+`structures.canonical` parses with the same checks.
 """
 
 import math
@@ -46,23 +46,18 @@ def parse_cif(text: str) -> Structure:
     """The one structure in a CIF, in the cell and with the coordinates it states.
 
     Raises:
-      ValueError: there is no such structure, or it cannot be used (disordered, unknown element,
-        no volume); the message is "reason: particulars" or "reason".
+      ValueError: there is not exactly one, or it cannot be used (disordered, unknown element, no
+        volume); the message is "reason: particulars" or "reason".
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # frac_tolerance=0: otherwise 0.3333 becomes 1/3, also where 0.3333 was meant.
         parser, block = parse_block(text, frac_tolerance=0.0, site_tolerance=_SITE_TOLERANCE)
+        structure = structure_of(parser)
         listed = _all_listed(parser, CifBlock(block, [], ""))
-        try:
-            (structure,) = parser.parse_structures(primitive=False, on_error="raise")
-            # The parser merges atoms of one element at one site, and turns O and H there into a
-            # hydroxyl group without coordinates for H.
-            structure = listed if len(structure) < len(listed) else structure
-        except Exception as error:
-            # Every occupancy is 1, so the parser finds more only where two atoms coincide.
-            if "Occupancy" not in str(error):
-                raise ValueError(f"unparsable CIF: {error}") from error
+        # Besides coinciding atoms of different elements, pymatgen merges those of one element, and
+        # turns O and H at one site into a hydroxyl group without coordinates for H.
+        if structure is None or len(structure) < len(listed):
             structure = listed
         check_formula(block, structure)
     numbers = np.array([site.specie.Z for site in structure])
@@ -70,14 +65,15 @@ def parse_cif(text: str) -> Structure:
 
 
 def parse_block(text: str, **tolerances: float) -> tuple[CifParser, dict[str, Any]]:
-    """The parser of a CIF and its one data block with atoms, which leaves nothing to guess.
+    """The parser of a CIF and its one data block with atoms, checked for ambiguities.
 
     Args:
       text: the CIF.
       **tolerances: options of `CifParser`.
 
     Raises:
-      ValueError: there is no such block; the message is the reason.
+      ValueError: there is not exactly one such block, or pymatgen would have to guess; the message
+        is the reason.
     """
     text = _checked_text(text)
     try:
@@ -93,11 +89,29 @@ def parse_block(text: str, **tolerances: float) -> tuple[CifParser, dict[str, An
     return parser, blocks[0]
 
 
+def structure_of(parser: CifParser) -> Structure | None:
+    """pymatgen's own parse of a block that `parse_block` accepted; None if two atoms coincide.
+
+    Raises:
+      ValueError: pymatgen refuses it; the message is the reason.
+    """
+    try:
+        # "ignore": blocks without atoms (title, authors) are not errors.
+        return parser.parse_structures(primitive=False, on_error="ignore")[0]
+    except Exception as error:
+        problems: list[str] = parser.warnings  # type: ignore[attr-defined]  # set in from_str
+        reason = (problems or [str(error)])[-1].splitlines()[-1]
+        # Every occupancy is 1, so pymatgen finds more only where it has merged sites.
+        if reason.startswith("Occupancy"):
+            return None
+        raise ValueError(f"unparsable CIF: {reason}") from error
+
+
 def _checked_text(cif: str) -> str:
-    """Refuses a text that pymatgen would take minutes for, or would keep only a part of.
+    """Refuses a text that would take pymatgen minutes, or of which it would drop a part.
 
     Returns:
-      The text without blank lines, as pymatgen's search for data blocks is quadratic in them.
+      The text without blank lines; pymatgen's search for data blocks is quadratic in them.
     """
     if len(cif) > MAX_CIF_CHARACTERS:
         raise ValueError(f"too large: a CIF of {len(cif):,} characters")
@@ -114,7 +128,7 @@ def _checked_text(cif: str) -> str:
     for block in (first, *blocks):
         for name, count in Counter(_ONLY_ONCE.findall(block)).items():
             if count > 1:
-                raise ValueError(f"unparsable CIF: {name} is there twice")
+                raise ValueError(f"unparsable CIF: {name} occurs twice")
     return cif
 
 
@@ -128,7 +142,7 @@ def _check_cell(block: Mapping[str, Any]) -> None:
     if max(parameters[:3]) > MAX_CELL_LENGTH:
         raise ValueError(f"cell vector longer than {MAX_CELL_LENGTH:g} A: {max(parameters[:3]):g}")
     volume = Lattice.from_parameters(*parameters).volume if min(parameters) > 0 else 0.0
-    if not volume >= MIN_VOLUME:  # NaN is no volume either
+    if not volume >= MIN_VOLUME:  # also NaN
         raise ValueError(f"volume below {MIN_VOLUME} A^3: lengths and angles are {parameters}")
 
 
@@ -150,11 +164,11 @@ def _check_atoms(block: Mapping[str, Any]) -> None:
         # pymatgen would go by the labels and drop the other atoms.
         raise ValueError("unparsable CIF: the columns of atoms differ in length")
     for text in block.get("_atom_site_occupancy", []):
-        if not abs(_number_or_nan(text) - 1.0) < 1e-6:  # '?' is not a full occupancy either
+        if not abs(_number_or_nan(text) - 1.0) < 1e-6:  # also refuses '?'
             raise ValueError(f"partial occupancy: {printable(text)}")
     for text in block.get("_atom_site_attached_hydrogens", []):
         if _number_or_nan(text) > 0:
-            raise ValueError("hydrogen atoms are mentioned but have no coordinates")
+            raise ValueError("hydrogen atoms are attached without coordinates")
     for symbol in block.get("_atom_site_type_symbol", block.get("_atom_site_label", [])):
         letters = re.match("[A-Za-z]*", symbol).group()  # type: ignore[union-attr]
         if not Element.is_valid_symbol(letters):
@@ -174,19 +188,19 @@ def _check_images(block: Mapping[str, Any], parser: CifParser) -> None:
 
 
 def _number_or_nan(text: str) -> float:
-    """A CIF number without its uncertainty in brackets; NaN where there is none ('?', '.')."""
+    """A CIF number without its uncertainty in brackets; NaN for anything else ('?', '.')."""
     try:
         return np.nan if text == "." else float(str2float(text))
-    except (ValueError, TypeError):  # a list is no number either
+    except (ValueError, TypeError):  # TypeError: a list
         return np.nan
 
 
 def check_formula(block: Mapping[str, Any], structure: Structure) -> None:
-    """Refuses a CIF whose own formula says that atoms are missing or too many."""
+    """Refuses a CIF whose atoms disagree with its own formula."""
     try:
         stated = Composition(block["_chemical_formula_sum"]).fractional_composition
     except (KeyError, TypeError, ValueError):
-        return  # no formula, or '?': nothing to compare with
+        return  # no formula, or '?'
     found = structure.composition.element_composition
     if not stated.almost_equals(found.fractional_composition, rtol=_FORMULA_TOLERANCE):
         raise ValueError(
@@ -196,7 +210,7 @@ def check_formula(block: Mapping[str, Any], structure: Structure) -> None:
 
 
 def _all_listed(parser: CifParser, block: CifBlock) -> Structure:
-    """The structure in which every listed atom has its own symmetry images, wherever these lie."""
+    """The structure with the symmetry images of every listed atom, even where they coincide."""
     listed = zip(
         block.data.get("_atom_site_type_symbol", block["_atom_site_label"]),
         *(map(str2float, block[f"_atom_site_fract_{axis}"]) for axis in "xyz"),
