@@ -138,17 +138,10 @@ class DenoiserConfig:
             raise ValueError(
                 f"conditioning must be one of {CONDITIONINGS}, not {self.conditioning!r}"
             )
-        for fields, least, most in (
-            (("num_blocks",), 1, _MAX_BLOCKS),
-            (("width", "num_heads", "num_frequencies", "pair_hidden_width"), 1, _MAX_WIDTH),
-            (("num_radial_features", "num_rank_features"), 0, _MAX_WIDTH),
-        ):
-            for field in fields:
-                value = getattr(self, field)
-                if value < least:
-                    raise ValueError(f"{field} must be at least {least}, not {value}")
-                if value > most:
-                    raise ValueError(f"{field} must be at most {most}, not {value}")
+        _check_range(self, "num_blocks", least=1, most=_MAX_BLOCKS)
+        widths = ("width", "num_heads", "num_frequencies", "pair_hidden_width")
+        _check_range(self, *widths, least=1, most=_MAX_WIDTH)
+        _check_range(self, "num_radial_features", "num_rank_features", least=0, most=_MAX_WIDTH)
         if self.width % self.num_heads or self.width % 2:
             raise ValueError(
                 f"width must be even and a multiple of num_heads, not {self.width} "

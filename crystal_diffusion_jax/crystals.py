@@ -1,18 +1,9 @@
-"""Crystals: the padded batch that all stages exchange, and the symbols of the elements."""
+"""Crystals: the padded batch that all stages exchange."""
 
 import flax.struct
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
-
-_SYMBOLS = """
-H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb
-Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu
-Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr Rf Db
-Sg Bh Hs Mt Ds Rg Cn Nh Fl Mc Lv Ts Og
-"""
-# SYMBOLS[Z - 1] is the element of atomic number Z.
-SYMBOLS = tuple(_SYMBOLS.split())
 
 
 @flax.struct.dataclass

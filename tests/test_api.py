@@ -167,7 +167,7 @@ def test_a_range_is_drawn_for_each_crystal_and_told(model):
     [
         ({"num": 0}, "num=0"),
         ({"target": "lowest"}, "lowest"),
-        ({"target": {"band_gap": 1.0}}, "no property 'band_gap', but heat_ref"),
+        ({"target": {"band_gap": 1.0}}, "no property 'band_gap', only heat_ref"),
         ({"target": (2.0, 1.0)}, "LOWEST:HIGHEST"),
         ({"guidance": 1.0}, "target"),
         ({"elements": "Xx"}, "not an element symbol"),

@@ -30,7 +30,7 @@ from crystal_diffusion_jax.sampling.conditions import allowed_species, draw_num_
 from crystal_diffusion_jax.sampling.parse import parse_elements, parse_target
 from crystal_diffusion_jax.structures.canonical import canonical_cell
 from crystal_diffusion_jax.structures.cif_writer import to_cif
-from crystal_diffusion_jax.structures.conversion import to_extxyz
+from crystal_diffusion_jax.structures.conversion import to_ase, to_extxyz
 from crystal_diffusion_jax.structures.reading import Inputs, read_structures
 from tests import smoke_config
 from tests.mutations import NUMBERS, PIECES, Rng, mutated, mutated_tree
@@ -192,7 +192,7 @@ def num_frames(content: bytes) -> int:
 
 
 def test_a_damaged_extxyz_loses_no_frame(num_cases: int, tmp_path: Path) -> None:
-    good = to_extxyz(CRYSTALS, [{"index": i, "model": "m"} for i in range(3)]).encode()
+    good = to_extxyz([to_ase(one, index=i, model="m") for i, one in enumerate(CRYSTALS)]).encode()
     path = tmp_path / "set.extxyz"
 
     def case(rng: Rng) -> None:

@@ -73,7 +73,9 @@ def model(tiny_model, tmp_path_factory) -> Path:
     given = {name: getattr(tiny_model.statistics, name) for name in vars(tiny_model.statistics)}
     twice = {name: 2 * value for name, value in given.items() if name.startswith("property_")}
     statistics = dataclasses.replace(
-        tiny_model.statistics, **twice | {"property_names": PROPERTIES}, num_atoms_by_property=()
+        tiny_model.statistics,
+        **twice | {"property_names": PROPERTIES},
+        num_atoms_by_property=2 * tiny_model.statistics.num_atoms_by_property,
     )
     both = dataclasses.replace(
         tiny_model, params=tiny_model.params | {"property": half}, statistics=statistics

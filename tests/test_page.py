@@ -386,8 +386,6 @@ def test_the_training_distribution_is_that_of_the_labels_or_else_of_the_model():
     labels = build.training_quantiles(spec, training_set(), statistics)
     np.testing.assert_array_equal(labels, [0.1, 0.2, 0.3])
     assert build.training_quantiles(spec, None, None) is None
-    unknown = dataclasses.replace(statistics, property_quantiles=())
-    assert build.training_quantiles(spec, None, unknown) is None
 
 
 def test_the_request_is_described_with_units_where_they_are_known():

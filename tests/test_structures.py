@@ -4,6 +4,7 @@ import io
 import itertools
 import warnings
 from pathlib import Path
+from typing import Any
 
 import ase.io
 import numpy as np
@@ -18,6 +19,7 @@ from crystal_diffusion_jax.structures.compositions import reduced_formula
 from crystal_diffusion_jax.structures.conversion import (
     cell_defect,
     minimum_distance,
+    to_ase,
     to_extxyz,
     to_structure,
 )
@@ -58,7 +60,7 @@ def perovskite(lattice: np.ndarray | None = None, noise: float = 0.0, seed: int 
 
 def test_a_sound_cell_has_no_defect():
     assert cell_defect(SKEWED, PEROVSKITE) is None
-    assert cell_defect(SKEWED[[1, 0, 2]], PEROVSKITE) is None  # left-handed is no defect
+    assert cell_defect(SKEWED[[1, 0, 2]], PEROVSKITE) is None  # left-handed
 
 
 @pytest.mark.parametrize(
@@ -223,7 +225,8 @@ def test_symmetrised_real_crystals_read_back_as_themselves():
 
 def test_ase_reads_the_same_crystals_from_extxyz():
     structures = [perovskite(), to_structure(SKEWED, PEROVSKITE[:2], np.array([55, 17]))]
-    text = to_extxyz(structures, [{"index": 0, "target_gap": 1.5}, {"index": 7, "model": "a b"}])
+    infos: list[dict[str, Any]] = [{"index": 0, "target_gap": 1.5}, {"index": 7, "model": "a b"}]
+    text = to_extxyz([to_ase(each, **info) for each, info in zip(structures, infos, strict=True)])
     frames = list(ase.io.iread(io.StringIO(text), format="extxyz"))
     assert [frame.info["index"] for frame in frames] == [0, 7]
     assert frames[0].info["target_gap"] == 1.5

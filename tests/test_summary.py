@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from crystal_diffusion_jax.structures.summary import summary
+from crystal_diffusion_jax.structures.export import summary
 
 # Formula, smallest distance, volume, number of atoms.
 Row = tuple[str, float | str, float, int]

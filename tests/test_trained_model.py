@@ -24,6 +24,11 @@ STATISTICS = DatasetStatistics(
     num_atoms_histogram=((3, 10), (5, 120)),
     lattice_scale=4.1412345678901235,
     scale_by_num_atoms=True,
+    property_quantiles=(
+        tuple(np.linspace(-4.25, 3.5, 101).tolist()),
+        tuple(np.linspace(0.0, 8.0, 101).tolist()),
+    ),
+    num_atoms_by_property=2 * (10 * ((1, 4), (0, 8)),),
 )
 
 
@@ -214,7 +219,11 @@ def test_a_training_without_a_model_yet_is_told_from_any_other_folder(tmp_path):
 
 def test_the_card_of_cells_of_one_size_names_it_once():
     model = made_up_model()
-    statistics = dataclasses.replace(model.statistics, num_atoms_histogram=((5, 130),))
+    statistics = dataclasses.replace(
+        model.statistics,
+        num_atoms_histogram=((5, 130),),
+        num_atoms_by_property=2 * (20 * ((5,),),),
+    )
     card = trained_model.model_card(dataclasses.replace(model, statistics=statistics))
     assert "130\ncrystals of 5 atoms" in card
 

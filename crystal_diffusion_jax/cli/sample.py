@@ -24,9 +24,8 @@ from crystal_diffusion_jax.sampling.conditions import crystal_sizes
 from crystal_diffusion_jax.sampling.generate import generate
 from crystal_diffusion_jax.sampling.resolve import resolve, warnings
 from crystal_diffusion_jax.structures.compositions import common_oxidation_states
-from crystal_diffusion_jax.structures.export import CSV
+from crystal_diffusion_jax.structures.export import CSV, summary
 from crystal_diffusion_jax.structures.store import Samples, create_folder
-from crystal_diffusion_jax.structures.summary import summary
 
 
 def parser() -> program.Parser:

@@ -91,10 +91,9 @@ class DatasetStatistics:
       lattice_scale: mean length of the cell vectors in Angstrom, divided by N^(1/3) first when
         `scale_by_num_atoms`.
       scale_by_num_atoms: whether a crystal's lattice unit is `lattice_scale * N^(1/3)`.
-      property_quantiles: P times 101 quantiles in steps of one percent, see `profile.quantiles`;
-        empty where they were not measured.
+      property_quantiles: P times 101 quantiles in steps of one percent, see `profile.quantiles`.
       num_atoms_by_property: P tables of the numbers of atoms by property, see
-        `profile.size_counts`; empty where they were not measured.
+        `profile.size_counts`.
     """
 
     vocabulary: tuple[int, ...]
@@ -106,8 +105,8 @@ class DatasetStatistics:
     num_atoms_histogram: tuple[tuple[int, int], ...]
     lattice_scale: float
     scale_by_num_atoms: bool
-    property_quantiles: tuple[tuple[float, ...], ...] = ()
-    num_atoms_by_property: tuple[tuple[tuple[int, ...], ...], ...] = ()
+    property_quantiles: tuple[tuple[float, ...], ...]
+    num_atoms_by_property: tuple[tuple[tuple[int, ...], ...], ...]
 
     def __post_init__(self) -> None:
         """Raises ValueError, naming the field, where values are out of range or do not match."""

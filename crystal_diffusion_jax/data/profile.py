@@ -61,23 +61,27 @@ def check_tables(
     num_properties: int,
     num_sizes: int,
 ) -> None:
-    """Checks tables that come from a file; empty ones pass.
+    """Checks tables that come from a file.
 
     Raises:
       ValueError: they are not P x 101 ascending numbers, or not P x 20 or 100 x S counts.
     """
-    if property_quantiles:
-        array = np.array(property_quantiles)  # ragged tables raise ValueError
-        if array.shape != (num_properties, len(_PERCENT)):
-            raise ValueError(f"property_quantiles must be {num_properties} x 101 numbers")
-        if not (np.abs(array) <= MAX_PROPERTY).all() or (np.diff(array) < 0).any():
-            raise ValueError(f"property_quantiles must ascend within {MAX_PROPERTY:g}")
-    if num_atoms_by_property:
-        counts = np.array(num_atoms_by_property)
-        if counts.shape not in [(num_properties, bins, num_sizes) for bins in (_COARSE, _FINE)]:
-            raise ValueError(
-                f"num_atoms_by_property must be {num_properties} x {_COARSE} or {_FINE} x "
-                f"{num_sizes} counts"
-            )
-        if counts.min(initial=0) < 0:
-            raise ValueError("num_atoms_by_property has a negative count")
+    if len(property_quantiles) != num_properties:
+        raise ValueError(f"property_quantiles must have {num_properties} tables")
+    if len(num_atoms_by_property) != num_properties:
+        raise ValueError(f"num_atoms_by_property must have {num_properties} tables")
+    if num_properties == 0:
+        return
+    array = np.array(property_quantiles)  # ragged tables raise ValueError
+    if array.shape != (num_properties, len(_PERCENT)):
+        raise ValueError(f"property_quantiles must be {num_properties} x 101 numbers")
+    if not (np.abs(array) <= MAX_PROPERTY).all() or (np.diff(array) < 0).any():
+        raise ValueError(f"property_quantiles must ascend within {MAX_PROPERTY:g}")
+    counts = np.array(num_atoms_by_property)
+    if counts.shape not in [(num_properties, bins, num_sizes) for bins in (_COARSE, _FINE)]:
+        raise ValueError(
+            f"num_atoms_by_property must be {num_properties} x {_COARSE} or {_FINE} x "
+            f"{num_sizes} counts"
+        )
+    if counts.min(initial=0) < 0:
+        raise ValueError("num_atoms_by_property has a negative count")

@@ -128,7 +128,7 @@ def training_quantiles(
     """
     if train is not None:
         return np.sort(train.properties[:, 0])
-    if statistics is None or not statistics.property_quantiles:
+    if statistics is None:
         return None
     index = statistics.property_names.index(spec.property_name)
     return np.array(statistics.property_quantiles[index])

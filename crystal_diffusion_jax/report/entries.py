@@ -84,7 +84,7 @@ def entries(
         found.append(
             Entry(
                 name=inputs.names[index],
-                formula=reduced_formula(np.array(structure.atomic_numbers)),
+                formula=reduced_formula(structure.atomic_numbers),
                 space_group=_space_group(structure, symprec),
                 cell=tuple(round(x, 3) for x in structure.lattice.parameters),
                 num_atoms=len(structure),

@@ -13,9 +13,9 @@ from crystal_diffusion_jax.diffusion.schedules import NoiseSchedule
 from crystal_diffusion_jax.request import ANCESTRAL, SECOND_ORDER, Solver
 from crystal_diffusion_jax.sampling import renoising
 
-# The present crystals, and the estimate that the second-order solver carries along.
+# The current crystals, and the estimate carried along by the second-order solver.
 State = tuple[Crystals, second_order.CleanEstimate | None]
-# (state, its time and the next one) -> (the next state, None), for jax.lax.scan
+# (state, (its time, the next time)) -> (the next state, None), for jax.lax.scan
 Step = Callable[[State, tuple[Array, Array]], tuple[State, None]]
 
 
@@ -30,13 +30,13 @@ def reverse_chain(
     use_corrector: bool = True,
     renoising_steps: int = 0,
 ) -> tuple[State, Step]:
-    """Pure noise, and the step that leads from it to crystals; scan over it under jax.jit.
+    """Pure noise, and the step that turns it into crystals; scan over it under jax.jit.
 
-    Each crystal's noise comes from its own key alone, so it does not depend on its batch.
+    Each crystal's noise depends on its own key alone, not on its batch.
 
     Args:
-      denoise: (crystals, t [B]) -> Prediction; called once per step, once more for the corrector
-        and for each renoising step.
+      denoise: (crystals, t [B]) -> Prediction; called once per step, and once more for the
+        corrector and for each renoising step.
       keys: [B] PRNG keys.
       mask: [B, N] real atoms.
       num_species: K.

@@ -25,11 +25,11 @@ from crystal_diffusion_jax.diffusion import species
 from crystal_diffusion_jax.diffusion.joint import Denoise, Prediction
 from crystal_diffusion_jax.diffusion.schedules import NoiseSchedule
 
-# Probabilities down to 1e-6 matter, which the shorter floats of accelerators cannot resolve.
+# Probabilities down to 1e-6 matter; accelerators' default precision does not resolve them.
 _matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 # Weight of the unconditioned distribution in the mixture, so that no species is ever ruled out.
 _UNCONDITIONED = 1e-3
-# A neutral crystal less likely than this is beyond float32: then nothing is conditioned on it.
+# Neutral crystals less likely than this are beyond float32, and nothing is conditioned on them.
 _UNLIKELY = 1e-6
 
 
@@ -47,10 +47,10 @@ class OxidationStates:
 
 
 def oxidation_states(known: Sequence[Sequence[int]]) -> OxidationStates:
-    """Oxidation states of which those of one element are equally likely.
+    """Oxidation states, those of one element being equally likely.
 
     Args:
-      known: [K] states of each species, at least one.
+      known: [K] oxidation states of each species, at least one each.
     """
     charges = np.arange(min(map(min, known)), max(map(max, known)) + 1)
     probs = [np.isin(charges, of_one) / len(of_one) for of_one in known]
@@ -58,11 +58,11 @@ def oxidation_states(known: Sequence[Sequence[int]]) -> OxidationStates:
 
 
 def can_balance(known: Sequence[Sequence[int]], allowed: Sequence[bool]) -> bool:
-    """Whether oxidation states of the allowed species can add up to zero in a cell of some size.
+    """Whether oxidation states of the allowed species can add up to zero in some cell.
 
     Args:
-      known: [K] states of each species.
-      allowed: [K] species that may appear.
+      known: [K] oxidation states of each species.
+      allowed: [K] True for species that may appear.
     """
     states = [state for of_one, may in zip(known, allowed, strict=True) if may for state in of_one]
     signs = set(np.sign(states).tolist())
@@ -74,8 +74,8 @@ def balanced(denoise: Denoise, states: OxidationStates, schedule: NoiseSchedule)
 
     Args:
       denoise: the denoiser.
-      states: of its species.
-      schedule: noise schedule; an atom's present species counts as evidence, as in
+      states: oxidation states of its species.
+      schedule: noise schedule; an atom's current species counts as evidence, as in
         `species.log_posterior`.
     """
 
@@ -97,12 +97,12 @@ def balanced(denoise: Denoise, states: OxidationStates, schedule: NoiseSchedule)
 def balance_factor(probs: Array, mask: Array, states: OxidationStates) -> Array:
     """P(neutral | species of one atom) / P(neutral) for each atom and species, [B, N, K].
 
-    Mixed with a little of 1, the factor of no condition; 1 where a neutral crystal is out of reach.
+    Mixed with a little of the unconditioned factor 1, and 1 where no crystal can be neutral.
 
     Args:
       probs: [B, N, K] independent distributions of the atoms' species.
       mask: [B, N] real atoms.
-      states: of the species.
+      states: oxidation states of the species.
     """
     given = _neutral(probs, mask, states)
     total = jnp.sum(probs * given, axis=-1, keepdims=True)

@@ -1,16 +1,16 @@
-"""A request as arrays: z-scores of the properties, species that may appear, numbers of atoms."""
+"""A request as arrays: z-scores of the properties, allowed species, numbers of atoms."""
 
 from collections.abc import Collection
 
 import jax.numpy as jnp
 import numpy as np
 
-from crystal_diffusion_jax.crystals import SYMBOLS
 from crystal_diffusion_jax.data import profile
 from crystal_diffusion_jax.data.arrays import DatasetStatistics
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.models.embeddings import Condition
 from crystal_diffusion_jax.request import Request
+from crystal_diffusion_jax.structures.compositions import SYMBOLS
 from crystal_diffusion_jax.trained_model import TrainedModel
 
 
@@ -20,8 +20,8 @@ def condition_arrays(
     """The requested values as z-scores.
 
     Args:
-      values: [B] of each requested property, in its own unit.
-      statistics: of the model.
+      values: [B] values of each requested property, in its own unit.
+      statistics: statistics of the model's training data.
       batch_size: B.
     """
     names = statistics.property_names
@@ -39,16 +39,12 @@ def condition_arrays(
 
 
 def allowed_species(symbols: Collection[str] | None, vocabulary: tuple[int, ...]) -> np.ndarray:
-    """[K] True for the species of these elements, for all if `symbols` is None."""
-    return np.array([symbols is None or SYMBOLS[z - 1] in symbols for z in vocabulary])
+    """[K] True for the species of these elements; for all if `symbols` is None."""
+    return np.array([symbols is None or SYMBOLS[z] in symbols for z in vocabulary])
 
 
 def crystal_sizes(request: Request, model: TrainedModel) -> np.ndarray:
-    """[num] atoms of each crystal of a request.
-
-    Raises:
-      UserError: a requested number of atoms outside the range of the training data.
-    """
+    """`draw_num_atoms` of a request; p(N) where the model's config says so."""
     values = request.values() if model.config.sampling.sizes_by_property else {}
     return draw_num_atoms(values, request.num, request.seed, request.num_atoms, model.statistics)
 
@@ -60,18 +56,18 @@ def draw_num_atoms(
     num_atoms: int | None,
     statistics: DatasetStatistics,
 ) -> np.ndarray:
-    """[num] atoms of each crystal: as requested, or drawn from p(N | requested values).
+    """[num] atoms of each crystal: as requested, or drawn from p(N | y).
 
-    The probabilities are those of the training crystals whose property is in the same bin
-    (`data.profile`). Those of several properties are multiplied as if they were independent given
-    N. Without a property, or where the bin is empty, it is the histogram of the training data.
+    p(N | y) is the histogram of the training crystals whose property is in the same bin
+    (`data.profile`). Several properties count as independent given N. Without a property, or where
+    the bin is empty, it is the histogram of all training data.
 
     Args:
-      values: [num] requested value of each requested property.
+      values: [num] values y of each requested property.
       num: number of crystals.
-      seed: of the draw.
-      num_atoms: in every crystal, None to draw it.
-      statistics: of the model.
+      seed: seed of the draw.
+      num_atoms: atoms of every crystal, None to draw it.
+      statistics: statistics of the training data.
 
     Raises:
       UserError: a number outside the range of the training data.
@@ -84,13 +80,11 @@ def draw_num_atoms(
         return np.full(num, num_atoms)
     prior = counts / counts.sum()
     probabilities = np.broadcast_to(prior, (num, len(sizes)))
-    if statistics.num_atoms_by_property:
-        for name, asked in values.items():
-            index = statistics.property_names.index(name)
-            table = np.array(statistics.num_atoms_by_property[index], float)
-            bins = profile.bin_of(asked, statistics.property_quantiles[index], len(table))
-            given = table[bins]  # [num, S]
-            probabilities = probabilities * given / prior
+    for name, asked in values.items():
+        index = statistics.property_names.index(name)
+        table = np.array(statistics.num_atoms_by_property[index], float)
+        bins = profile.bin_of(asked, statistics.property_quantiles[index], len(table))
+        probabilities = probabilities * table[bins] / prior
     total = probabilities.sum(axis=1, keepdims=True)
     probabilities = np.where(total > 0, probabilities / np.where(total > 0, total, 1.0), prior)
     draws = np.random.default_rng(seed).random((num, 1))

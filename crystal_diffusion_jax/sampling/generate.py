@@ -30,16 +30,16 @@ OxidationStates = tuple[tuple[int, ...], ...]
 
 
 class Sink(Protocol):
-    """Where batches go."""
+    """Collects the batches of one request."""
 
     def remaining(self) -> list[int]:
-        """Indices of the crystals that it does not have yet, ascending."""
+        """Indices of the crystals still to sample, ascending."""
 
     def counts(self) -> tuple[int, int]:
-        """Number of crystals that it has kept and rejected."""
+        """Number of kept and of rejected crystals."""
 
     def add(self, batch: SampledBatch) -> None:
-        """Takes one batch."""
+        """Adds one batch."""
 
 
 def generate(
@@ -51,24 +51,24 @@ def generate(
     trajectory: int | None = None,
     oxidation_states: OxidationStates | None = None,
 ) -> None:
-    """Samples whatever the sink does not have yet.
+    """Samples the crystals that the sink does not have yet.
 
-    The noise of crystal i follows from (seed, i) alone, and a resumed request computes in the same
+    The noise of crystal i depends on (seed, i) alone, and a resumed request computes in the same
     batch shapes, so it ends with the same crystals. Another batch size rounds differently, which
     can grow along the chain into another crystal.
 
     Args:
       model: the trained model.
       request: the request.
-      sink: takes the crystals.
+      sink: collects the crystals.
       batch_size: maximum number of crystals per call of the sampler.
-      log: takes progress lines.
-      trajectory: hand every so many steps of each crystal to the sink, None for the crystals
-        alone, which do not depend on it.
-      oxidation_states: of each species of the model, for `charge_balance`.
+      log: receives progress lines.
+      trajectory: also add the states after every so many steps, which leaves the crystals
+        unchanged; None for the crystals alone.
+      oxidation_states: those of each species of the model, for `charge_balance`.
 
     Raises:
-      UserError: the sink cannot take a batch.
+      UserError: the sink cannot write a batch.
     """
     statistics = model.statistics
     values = request.values()
@@ -98,13 +98,12 @@ def generate(
     remaining = np.array(sink.remaining(), dtype=np.int64)
     begin, todo = time.monotonic(), len(remaining)
     if trajectory is not None and todo < request.num:
-        log(f"{request.num - todo} crystals were there before and get no new trajectory")
+        log(f"{request.num - todo} crystals already exist and get no new trajectory")
     if todo:
-        log("the first batch of each size compiles the sampler or loads it, up to a minute")
+        log("the first batch of each size compiles or loads the sampler, up to a minute")
     for rows, size, shape in batches(remaining, num_atoms, batch_size):
         start = time.monotonic()
-        # A batch that is not full is filled up, so that it compiles nothing new and the devices
-        # can share it.
+        # A partial batch is filled up, so that it needs no new program and divides among devices.
         shared = -(-shape // mesh.size) * mesh.size
         filled = np.concatenate([rows, np.full(shared - len(rows), rows[0])])
         states = sample(
@@ -118,7 +117,7 @@ def generate(
             jnp.float32(request.corrector_step_size),
             jnp.asarray(allowed),
         )
-        if trajectory is None:  # an axis of one state after that of the crystals
+        if trajectory is None:  # one state per crystal
             states = jax.tree.map(lambda leaf: leaf[:, None], states)
         lattice, frac_coords, species = (
             np.asarray(array)[: len(rows)]
@@ -153,12 +152,12 @@ def batches(
     Yields:
       Indices of a batch, number of atoms it is padded to, number of crystals it is filled up to.
     """
-    # Both shapes come from the whole request, so that a resumed one computes the same numbers.
+    # Both shapes depend on the whole request, so that a resumed one computes the same numbers.
     sizes = bucket_sizes(num_atoms)
     bucket = np.searchsorted(sizes, num_atoms)
     for index, size in enumerate(sizes):
         rows = remaining[bucket[remaining] == index]
-        # As even as they can be: what a last small batch is filled up with would be thrown away.
+        # As even as possible: crystals that only fill up a small last batch are wasted.
         count = int(np.sum(bucket == index))
         shape = math.ceil(count / math.ceil(count / batch_size))
         for start in range(0, len(rows), shape):

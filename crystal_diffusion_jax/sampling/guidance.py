@@ -1,4 +1,4 @@
-"""Wrappers of the denoiser: guidance, restriction to elements, detection of undefined numbers."""
+"""Wrappers of the denoiser: guidance, restriction to elements, detection of undefined logits."""
 
 import dataclasses
 
@@ -20,7 +20,7 @@ def guided(denoise: ConditionalDenoise, condition: Condition, guidance: float | 
     Args:
       denoise: the denoiser.
       condition: the request.
-      guidance: w; 0 is plain conditional sampling.
+      guidance: w; 0 gives plain conditional sampling.
     """
     null = Condition(values=condition.values, present=jnp.zeros_like(condition.present))
     both = jax.tree.map(lambda *parts: jnp.concatenate(parts), condition, null)
@@ -39,7 +39,7 @@ def guided(denoise: ConditionalDenoise, condition: Condition, guidance: float | 
 
 
 def restrict_species(denoise: Denoise, allowed: Array) -> Denoise:
-    """Excludes species from the predicted distribution, so that no final crystal has them.
+    """Excludes species from the predicted distribution, and thereby from the final crystals.
 
     Args:
       denoise: the denoiser.
@@ -57,8 +57,8 @@ def restrict_species(denoise: Denoise, allowed: Array) -> Denoise:
 def mark_undefined_species(denoise: Denoise) -> Denoise:
     """Turns the lattice of a crystal with a non-finite species logit into NaN.
 
-    A draw from logits with a NaN or infinity among them is a species like any other, so nothing
-    else would show that the crystal is invalid.
+    Drawing from such logits gives a species like any other, so that nothing else would show that
+    the crystal is invalid.
 
     Args:
       denoise: the denoiser, before `restrict_species`.

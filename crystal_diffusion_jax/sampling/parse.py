@@ -4,10 +4,10 @@ import math
 import re
 from collections.abc import Sequence
 
-from crystal_diffusion_jax.crystals import SYMBOLS
 from crystal_diffusion_jax.data.arrays import DatasetStatistics
 from crystal_diffusion_jax.errors import UserError, did_you_mean
 from crystal_diffusion_jax.request import Target
+from crystal_diffusion_jax.structures.compositions import SYMBOLS
 from crystal_diffusion_jax.structures.limits import MAX_PROPERTY
 
 
@@ -16,13 +16,13 @@ def parse_target(text: str, statistics: DatasetStatistics) -> Target:
 
     Args:
       text: for example "min", "0.44", "-2.5:-2.0" or "band_gap=1.5:2,density=max".
-      statistics: of the model; min and max are those of its training data.
+      statistics: statistics of the training data, whose ends "min" and "max" are.
 
     Returns:
-      Requested range of each requested property, in its own unit; empty for "none".
+      Range of each requested property, in its own unit; empty for "none".
 
     Raises:
-      UserError: not a number, or a property that the model does not know.
+      UserError: a malformed target, or a property that the model does not know.
     """
     if text == "none":
         return {}
@@ -35,15 +35,15 @@ def parse_target(text: str, statistics: DatasetStatistics) -> Target:
             if len(names) != 1:
                 raise UserError(
                     f"--target={text}: this model knows the properties {known}; "
-                    "say which one, as in --target=NAME=VALUE"
+                    "name one of them, as in --target=NAME=VALUE"
                 )
             name = names[0]
         if name in target:
-            raise UserError(f"--target={text}: {name} is asked for twice")
+            raise UserError(f"--target={text}: {name} is requested twice")
         if name not in names:
-            meant = did_you_mean(name, names)
             raise UserError(
-                f"--target={text}: the model has no property {name!r}, but {known}{meant}"
+                f"--target={text}: the model has no property {name!r}, only {known}"
+                f"{did_you_mean(name, names)}"
             )
         index = names.index(name)
         ends = {"min": statistics.property_min[index], "max": statistics.property_max[index]}
@@ -73,20 +73,20 @@ def parse_elements(
     """Reads a list of elements, "Ba,Ti,O" or "Ba-Ti-O", into sorted symbols; None stays None.
 
     Args:
-      text: symbols separated by commas, or also by dashes if `flag` is "chemical_system".
+      text: symbols separated by commas, for "chemical_system" also by dashes.
       vocabulary: atomic numbers that the model knows.
-      flag: where they come from, for messages.
+      flag: "elements" or "chemical_system".
 
     Raises:
-      UserError: a symbol of no element, or of one that the model never saw.
+      UserError: not an element, or one that the model never saw.
     """
     if text is None:
         return None
-    known = [SYMBOLS[z - 1] for z in vocabulary]
+    known = [SYMBOLS[z] for z in vocabulary]
     separators = "[,-]" if flag == "chemical_system" else ","
     symbols = {part.strip() for part in re.split(separators, text)}
     for symbol in sorted(symbols):
-        if symbol not in SYMBOLS:
+        if symbol not in SYMBOLS[1:]:
             raise UserError(
                 f"--{flag}={text}: {symbol!r} is not an element symbol; they are written as in "
                 "--elements=Ba,Ti,O or --chemical_system=Ba-Ti-O"

@@ -1,9 +1,9 @@
 """Renoising of the coordinates at the times that decide on the structure.
 
-While the noise of the coordinates is about as wide as atoms are apart, the reverse process chooses
-between structures, and the errors of its steps add up to a wrong one. At these times, steps that
-replace a large share of the noise bring the coordinates back to what the network considers likely.
-At earlier times nothing is decided yet, and at later ones such steps would only disturb.
+While the noise of the coordinates is about as wide as the distance between atoms, the reverse
+process chooses between structures, and the errors of its steps add up to a wrong one. At these
+times, steps that replace a large share of the noise bring the coordinates back to what the network
+considers likely. Earlier nothing is decided yet; later such steps would only disturb.
 """
 
 from typing import Any
@@ -26,7 +26,7 @@ _SHARE = 0.4
 
 
 def num_renoised(times: np.ndarray, noise: NoiseConfig) -> int:
-    """Number of these times of a process at which coordinates are renoised."""
+    """Number of these times at which coordinates are renoised."""
     sigma = geometric_sigma(noise.num_steps, noise.frac_sigma_min, noise.frac_sigma_max)
     return int(np.sum(_is_renoised(sigma.astype(np.float32)[times])))
 
@@ -40,19 +40,19 @@ def renoise(
     num_steps: int,
     schedule: NoiseSchedule,
 ) -> tuple[Crystals, second_order.CleanEstimate | None]:
-    """The crystals after `num_steps` steps at time t, if it is one to renoise at.
+    """The crystals after `num_steps` steps at time t if t is a time to renoise, else unchanged.
 
     Args:
       denoise: (crystals, t [B]) -> Prediction; called once per step.
       keys: [B] one PRNG key per crystal.
       crystals: batch at time t.
-      previous: estimate that the second-order solver carries along, None for the ancestral one.
+      previous: estimate carried along by the second-order solver, None for the ancestral one.
       t: [B] int, the same time for all.
       num_steps: at least 1.
       schedule: noise schedule of the forward process.
 
     Returns:
-      The batch, wrapped, and `previous` as seen from where the atoms are now.
+      The batch, wrapped, and `previous` relative to the new positions.
     """
 
     def one(

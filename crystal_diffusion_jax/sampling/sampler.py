@@ -26,14 +26,14 @@ from crystal_diffusion_jax.sampling.guidance import (
     restrict_species,
 )
 
-# (first state, step, times) -> what to keep of the process, with the crystals as leading axis
+# (first state, step, times) -> states to keep, with the crystals as leading axis
 Process = Callable[[State, Step, Array], Crystals]
 
 # (params, keys [B], mask [B, N], condition, guidance, corrector_step_size, allowed [K]) -> Crystals
 Sampler = Callable[[Any, Array, Array, Condition, float | Array, float | Array, Array], Crystals]
 
 
-# Cached, because jax would trace a new function for each request of a loop over targets.
+# Cached: in a loop over targets, jax would trace a new function for each request.
 @functools.lru_cache(maxsize=8)
 def make_sampler(
     denoiser: Denoiser,
@@ -47,11 +47,11 @@ def make_sampler(
     oxidation_states: tuple[tuple[int, ...], ...] | None = None,
     process: Process = last_state,
 ) -> Sampler:
-    """The jitted sampler, its batch split over the mesh; it compiles once per shape of `mask`.
+    """The jitted sampler, its batch split over the mesh; compiles once per shape of `mask`.
 
     Args:
       denoiser: the network.
-      noise_config: the forward process that it was trained on.
+      noise_config: the forward process it was trained on.
       num_steps: S, at most T.
       use_guidance: also evaluate the unconditional branch; without it `guidance` is ignored.
       mesh: the devices; their number must divide the batch.
@@ -59,9 +59,9 @@ def make_sampler(
       use_corrector: begin each step with a corrector step; without it `corrector_step_size` is
         ignored.
       renoising_steps: steps before the predictor, see `renoising.renoise`; 0 disables them.
-      oxidation_states: [K] of each species, for neutral crystals, see `charges`; None leaves the
-        charges free.
-      process: what to return of the reverse process; `trajectory.recording` keeps more of it.
+      oxidation_states: [K] oxidation states of each species, for neutral crystals, see `charges`;
+        None disables charge balance.
+      process: which states to return; `trajectory.recording` keeps more than the last.
 
     Raises:
       ValueError: num_steps outside 1..T.

@@ -1,8 +1,7 @@
 """Records every K-th state of the reverse process.
 
-The scan over steps becomes a scan over segments of K steps, each of which is a loop of the same
-steps: only the states between segments are ever held, and the crystals are the same up to
-rounding.
+The scan over steps becomes a scan over segments of K steps, each a loop over the same steps: only
+the states between segments are held, and the crystals are the same up to rounding.
 """
 
 import functools
@@ -22,7 +21,7 @@ MAX_ATOM_LINES = 10_000_000
 
 
 def saved_steps(num_steps: int, every: int) -> np.ndarray:
-    """Numbers of steps after which a state is kept: 0, K, 2K, ... and the last, [F] int32.
+    """Numbers of steps after which a state is kept: 0, K, 2K, ..., S; [F] int32.
 
     Args:
       num_steps: S, at least 1.
@@ -34,14 +33,14 @@ def saved_steps(num_steps: int, every: int) -> np.ndarray:
 # Cached, so that `make_sampler` finds its program again.
 @functools.cache
 def recording(every: int) -> Process:
-    """Like `chain.last_state`, with all kept states instead of the last alone.
+    """Like `chain.last_state`, with all kept states instead of only the last.
 
     Args:
       every: K, see `saved_steps`.
 
     Returns:
-      A process whose Crystals have an axis of F states after that of the B crystals: lattice
-      [B, F, 3, 3] and so on, from the noise to the crystals that `last_state` returns.
+      A process whose Crystals have an axis of F states after that of the B crystals, from noise to
+      the crystals that `last_state` returns: lattice is [B, F, 3, 3].
     """
 
     def process(init: State, step: Step, times: Array) -> Crystals:
@@ -64,7 +63,7 @@ def recording(every: int) -> Process:
 
 
 def check_size(every: int, num_steps: int, num_atoms: np.ndarray) -> None:
-    """Refuses trajectories that would fill memory and disk.
+    """Refuses trajectories that would fill memory or disk.
 
     Args:
       every: K.
@@ -72,7 +71,7 @@ def check_size(every: int, num_steps: int, num_atoms: np.ndarray) -> None:
       num_atoms: [num] of each crystal.
 
     Raises:
-      UserError: K is below 1, or they hold more than MAX_ATOM_LINES atoms.
+      UserError: K is below 1, or they hold more than MAX_ATOM_LINES lines of atoms.
     """
     if every < 1:
         raise UserError(f"--trajectory={every} must be at least 1: every K-th step is kept")

@@ -1,7 +1,8 @@
-"""Arrays to pymatgen structures and ASE atoms and back; which arrays are a crystal at all."""
+"""Arrays <-> pymatgen structures <-> ASE atoms, and which arrays are a crystal."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import ase
 import ase.io
@@ -17,12 +18,12 @@ from crystal_diffusion_jax.structures.limits import (
     MIN_VOLUME,
 )
 
-# Above this |cos| of the angle between two cell vectors the cell is numerically flat: 2.6 degrees.
+# Above this |cos| of the angle between two cell vectors (2.6 degrees) the cell is numerically flat.
 MAX_ABS_COSINE = 0.999
 
 
 def array_defect(lattice: np.ndarray, frac_coords: np.ndarray) -> str | None:
-    """Why arrays describe no crystal; None when they do.
+    """Why arrays do not describe a crystal; None if they do.
 
     Args:
       lattice: [3, 3] cell vectors as rows, in Angstrom.
@@ -34,17 +35,13 @@ def array_defect(lattice: np.ndarray, frac_coords: np.ndarray) -> str | None:
     with np.errstate(over="ignore"):
         if np.linalg.norm(lattice, axis=-1).max() > MAX_CELL_LENGTH:
             return f"cell vector longer than {MAX_CELL_LENGTH:g} A"
-    # CDVAE's evaluation does not construct such a crystal either.
     if abs(np.linalg.det(lattice)) < MIN_VOLUME:
         return f"volume below {MIN_VOLUME} A^3"
     return None
 
 
 def cell_defect(lattice: np.ndarray, frac_coords: np.ndarray) -> str | None:
-    """Why a generated crystal must not be written as a structure; None when it may be.
-
-    Besides `array_defect`, the cell must not be nearly flat. Arguments as there.
-    """
+    """Why a generated crystal is rejected: `array_defect`, or a nearly flat cell; None if kept."""
     if defect := array_defect(lattice, frac_coords):
         return defect
     lattice = np.asarray(lattice, dtype=np.float64)
@@ -58,7 +55,7 @@ def cell_defect(lattice: np.ndarray, frac_coords: np.ndarray) -> str | None:
 def checked_structure(
     lattice: np.ndarray, frac_coords: np.ndarray, atomic_numbers: np.ndarray
 ) -> Structure:
-    """The structure of given numbers, which may come from any file.
+    """The structure with these numbers, which may come from any file.
 
     Args:
       lattice: [3, 3] cell vectors as rows, in Angstrom.
@@ -66,7 +63,7 @@ def checked_structure(
       atomic_numbers: [N] int.
 
     Raises:
-      ValueError: they describe no crystal; the message is the reason.
+      ValueError: they do not describe a crystal; the message is the reason.
     """
     if np.ndim(atomic_numbers) != 1 or np.shape(lattice) != (3, 3):
         raise ValueError("cell, coordinates and elements do not fit together")
@@ -116,41 +113,27 @@ def to_structure(
 def restore_structure(
     lattice: np.ndarray, frac_coords: np.ndarray, atomic_numbers: np.ndarray
 ) -> Structure:
-    """The structure with exactly these numbers, to restore a stored `to_structure` bit by bit.
-
-    Args:
-      lattice: [3, 3] cell vectors as rows, in Angstrom.
-      frac_coords: [N, 3] fractional coordinates in [0, 1).
-      atomic_numbers: [N] int.
-    """
+    """The structure with exactly these numbers; arguments as in `to_structure`."""
     elements = [Element.from_Z(int(number)) for number in atomic_numbers]
     return Structure(Lattice(lattice), elements, frac_coords)
 
 
-def to_extxyz(structures: Sequence[Structure], infos: Sequence[Mapping[str, float | str]]) -> str:
-    """Extended XYZ text with one frame per structure, as written by ASE.
-
-    Args:
-      structures: the frames.
-      infos: for each frame, further entries of its comment line, e.g. {"index": 3}.
-    """
-    frames = []
-    for structure, info in zip(structures, infos, strict=True):
-        frames.append(to_ase(structure))
-        frames[-1].info.update(info)
-    text = io.StringIO()
-    ase.io.write(text, frames, format="extxyz")
-    return text.getvalue()
-
-
-def to_ase(structure: Structure) -> ase.Atoms:
-    """The structure as ASE atoms, periodic in all directions."""
+def to_ase(structure: Structure, **info: Any) -> ase.Atoms:
+    """The structure as ASE atoms, periodic in all directions, with entries of its `info`."""
     return ase.Atoms(
         numbers=structure.atomic_numbers,
         cell=structure.lattice.matrix,
-        positions=structure.cart_coords,  # scaled ones would need a cell that has a volume
+        positions=structure.cart_coords,  # scaled positions would need a cell with a volume
         pbc=True,
+        info=info,
     )
+
+
+def to_extxyz(frames: Sequence[ase.Atoms]) -> str:
+    """Extended XYZ text, each frame's `info` in its comment line."""
+    text = io.StringIO()
+    ase.io.write(text, frames, format="extxyz")
+    return text.getvalue()
 
 
 def from_ase(atoms: ase.Atoms) -> Structure:
@@ -167,7 +150,7 @@ def from_ase(atoms: ase.Atoms) -> Structure:
 def minimum_distance(structure: Structure) -> float:
     """Smallest distance between two different atoms in the periodic crystal, in Angstrom.
 
-    Infinite for one atom: distances of an atom to its own images are not counted.
+    Infinite for one atom: distances of an atom to its own images do not count.
     """
     distances = structure.distance_matrix  # [N, N], minimum image
     return float(np.min(distances[np.triu_indices(len(structure), k=1)], initial=np.inf))

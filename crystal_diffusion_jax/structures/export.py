@@ -1,8 +1,9 @@
-"""What is exported from a samples.db: CIFs, an extended XYZ file and a table."""
+"""What is exported from a samples.db: CIFs, an extended XYZ file, a table and a summary of it."""
 
 import csv
 import io
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ from crystal_diffusion_jax.structures.compositions import reduced_formula
 from crystal_diffusion_jax.structures.conversion import (
     minimum_distance,
     restore_structure,
+    to_ase,
     to_extxyz,
 )
 from crystal_diffusion_jax.structures.database import StoredCrystal
+from crystal_diffusion_jax.structures.limits import MIN_VALID_DISTANCE
 
 EXTXYZ = "samples.extxyz"
 CSV = "samples.csv"
@@ -29,11 +32,7 @@ TRAJECTORIES = "trajectories"
 
 def cif_name(index: int, structure: Structure) -> str:
     """File name of a crystal's CIF, e.g. 00042_BaTiO3.cif."""
-    return f"{index:05d}_{_formula(structure)}.cif"
-
-
-def _formula(structure: Structure) -> str:
-    return reduced_formula(np.array(structure.atomic_numbers))
+    return f"{index:05d}_{reduced_formula(structure.atomic_numbers)}.cif"
 
 
 def write_missing_cifs(out: Path, crystals: Iterable[StoredCrystal], symprec: float) -> None:
@@ -48,14 +47,22 @@ def write_missing_cifs(out: Path, crystals: Iterable[StoredCrystal], symprec: fl
 
 def write_extxyz(out: Path, crystals: Iterable[StoredCrystal], model: str) -> None:
     """Writes samples.extxyz, with the values of each crystal in the comment line of its frame."""
-    frames = (
-        to_extxyz(
-            [crystal.structure],
-            [{"model": model, "formula": _formula(crystal.structure), **crystal.values}],
-        )
-        for crystal in crystals
+    replace_pieces(
+        out / EXTXYZ,
+        (
+            to_extxyz(
+                [
+                    to_ase(
+                        crystal.structure,
+                        model=model,
+                        formula=reduced_formula(crystal.structure.atomic_numbers),
+                        **crystal.values,
+                    )
+                ]
+            )
+            for crystal in crystals
+        ),
     )
-    replace_pieces(out / EXTXYZ, frames)
 
 
 def write_csv(out: Path, crystals: Iterable[StoredCrystal], names: Sequence[str]) -> None:
@@ -64,7 +71,7 @@ def write_csv(out: Path, crystals: Iterable[StoredCrystal], names: Sequence[str]
     Args:
       out: the folder.
       crystals: in the order of the rows.
-      names: of the values that become columns; empty cells stand for values that are not there.
+      names: of the values that become columns; a missing value leaves its cell empty.
     """
     header = ["index", "formula", "num_atoms", "a", "b", "c", "alpha", "beta", "gamma", "volume"]
     header += ["min_distance", "cif", *names]
@@ -76,7 +83,7 @@ def write_csv(out: Path, crystals: Iterable[StoredCrystal], names: Sequence[str]
             yield _csv_line(
                 [
                     crystal.index,
-                    _formula(crystal.structure),
+                    reduced_formula(crystal.structure.atomic_numbers),
                     len(crystal.structure),
                     *crystal.structure.lattice.parameters,
                     crystal.structure.volume,
@@ -95,6 +102,26 @@ def _csv_line(values: Sequence[Any]) -> str:
     return text.getvalue()
 
 
+def summary(table: Path) -> list[str]:
+    """Validity, compositions and cell sizes of the crystals in a samples.csv, as lines of text."""
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    if not rows:
+        return []
+    valid = sum(
+        not row["min_distance"] or float(row["min_distance"]) >= MIN_VALID_DISTANCE for row in rows
+    )
+    formulas = Counter(row["formula"] for row in rows)
+    common = ", ".join(f"{formula} {count}" for formula, count in formulas.most_common(5))
+    per_atom = sorted(float(row["volume"]) / int(row["num_atoms"]) for row in rows)
+    return [
+        f"no pair of atoms closer than {MIN_VALID_DISTANCE} A: {valid} of {len(rows)}",
+        f"{len(formulas)} distinct compositions; most common: {common}",
+        f"volume per atom: median {per_atom[len(rows) // 2]:.1f} A^3, "
+        f"{per_atom[0]:.1f} to {per_atom[-1]:.1f}",
+    ]
+
+
 def trajectory_path(out: Path, index: int) -> Path:
     """Where the trajectory of a crystal is, e.g. OUT/trajectories/00042.extxyz."""
     return out / TRAJECTORIES / f"{index:05d}.extxyz"
@@ -105,11 +132,14 @@ def write_trajectory(path: Path, states: Trajectory) -> None:
 
     Cells are written as they are, even if they are left-handed, flat or not finite.
     """
-    structures = [
-        restore_structure(np.asarray(lattice, np.float64), np.asarray(coords, np.float64), numbers)
-        for lattice, coords, numbers in zip(
-            states.lattice, states.frac_coords, states.atomic_numbers, strict=True
+    frames = []
+    for index, time in enumerate(states.times):
+        lattice, coords = states.lattice[index], states.frac_coords[index]
+        structure = restore_structure(
+            np.asarray(lattice, np.float64),
+            np.asarray(coords, np.float64),
+            states.atomic_numbers[index],
         )
-    ]
+        frames.append(to_ase(structure, t=int(time)))
     path.parent.mkdir(exist_ok=True)
-    replace_text(path, to_extxyz(structures, [{"t": int(t)} for t in states.times]))
+    replace_text(path, to_extxyz(frames))

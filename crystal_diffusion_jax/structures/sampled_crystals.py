@@ -1,4 +1,4 @@
-"""Crystals of one request in Python: a sequence of structures, and what they turn into."""
+"""Crystals of one request in memory: a sequence of structures with its conversions."""
 
 import dataclasses
 from collections import Counter
@@ -22,8 +22,8 @@ class SampledCrystals(Sequence[Structure]):
     """Crystals of one request, a sequence of pymatgen structures.
 
     Attributes:
-      structures: the crystals that were not rejected.
-      indices: place of each in the request.
+      structures: the kept crystals.
+      indices: index of each in the request.
       rejected: index -> reason.
       request: the request.
     """
@@ -56,7 +56,7 @@ class SampledCrystals(Sequence[Structure]):
     @property
     def formulas(self) -> list[str]:
         """Reduced formulas."""
-        return [reduced_formula(np.array(crystal.atomic_numbers)) for crystal in self]
+        return [reduced_formula(crystal.atomic_numbers) for crystal in self]
 
     def to_pymatgen(self) -> list[Structure]:
         """The crystals as pymatgen structures."""
@@ -67,7 +67,7 @@ class SampledCrystals(Sequence[Structure]):
         return [to_ase(structure) for structure in self.structures]
 
     def write_cifs(self, folder: str | Path, symprec: float = 0.1) -> list[Path]:
-        """Writes one CIF per crystal, named as by `experiments.sample`.
+        """Writes one CIF per crystal, with the file names of `experiments.sample`.
 
         Args:
           folder: created if missing.
@@ -86,18 +86,16 @@ class CrystalsInMemory:
     """Collects the batches of one request without a folder."""
 
     def __init__(self, request: Request) -> None:
-        """Starts without crystals."""
         self._request = request
         self._structures: dict[int, Structure] = {}
         self._rejected: dict[int, str] = {}
 
     def remaining(self) -> list[int]:
-        """Indices that are neither kept nor rejected, ascending."""
-        done = self._structures.keys() | self._rejected.keys()
-        return [index for index in range(self._request.num) if index not in done]
+        """All indices: every request starts without crystals."""
+        return list(range(self._request.num))
 
     def counts(self) -> tuple[int, int]:
-        """Number of crystals that are kept and rejected."""
+        """Number of kept and of rejected crystals."""
         return len(self._structures), len(self._rejected)
 
     def add(self, batch: SampledBatch) -> None:
@@ -110,7 +108,7 @@ class CrystalsInMemory:
                 self._structures[index] = to_structure(*crystal)
 
     def crystals(self) -> SampledCrystals:
-        """The crystals that were kept, by index."""
+        """The kept crystals, by index."""
         indices = tuple(sorted(self._structures))
         structures = tuple(self._structures[index] for index in indices)
         return SampledCrystals(structures, indices, self._rejected, self._request)
