@@ -8,7 +8,7 @@ The pipeline (paper: Takahara, Shibata, Mizoguchi, arXiv:2406.09263):
   models            Transformer denoiser, conditioned on properties: none, cdi or cds
   training          loss, one jitted step, checkpoints, the loop; ends in a model folder
   sampling          predictor-corrector sampler as one lax.scan, with classifier-free guidance
-  structures        sampled arrays -> cif, extxyz, json
+  structures        sampled arrays -> samples.db, cif, extxyz, csv; readers of these formats
 
 Axes: B crystals, N atoms (padded), K species of the vocabulary, T noise steps, D width, H heads,
 M Fourier orders, P properties.

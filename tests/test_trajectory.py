@@ -172,7 +172,7 @@ def test_who_asks_too_late_is_told_that_there_are_no_trajectories(model, tmp_pat
     run(model, tmp_path, None)
     said: list[str] = []
     run(model, tmp_path, 2, log=said.append)
-    assert said == ["5 crystals were there before and get no new trajectory"]
+    assert said == ["5 crystals already exist and get no new trajectory"]
 
 
 @pytest.mark.usefixtures("quick")

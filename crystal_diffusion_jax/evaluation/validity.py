@@ -13,8 +13,8 @@ import smact
 from pymatgen.core import Element, Structure
 
 from crystal_diffusion_jax.structures.compositions import ReducedComposition, reduced_composition
-from crystal_diffusion_jax.structures.conversion import minimum_distance
-from crystal_diffusion_jax.structures.limits import MIN_VALID_DISTANCE, MIN_VOLUME
+from crystal_diffusion_jax.structures.conversion import lattice_defect, minimum_distance
+from crystal_diffusion_jax.structures.limits import MIN_VALID_DISTANCE
 
 # SMACT's element tables change between versions, and with them validity.
 SMACT_VERSION = version("smact")
@@ -35,8 +35,8 @@ def is_valid(structure: Structure) -> bool:
 
 def structural_defect(structure: Structure) -> str | None:
     """Why the structure is invalid, or None."""
-    if structure.volume < MIN_VOLUME:
-        return f"volume below {MIN_VOLUME} A^3"
+    if defect := lattice_defect(structure.lattice.matrix):
+        return defect
     if minimum_distance(structure) < MIN_VALID_DISTANCE:
         return f"two atoms closer than {MIN_VALID_DISTANCE} A"
     return None

@@ -1,4 +1,4 @@
-"""From what a user asks to a complete `Request`: defaults filled in, checked against the model."""
+"""A user's arguments -> a complete `Request`: defaults filled in, checked against the model."""
 
 import functools
 import math
@@ -27,11 +27,11 @@ from crystal_diffusion_jax.sampling.parse import parse_elements, parse_target
 from crystal_diffusion_jax.structures.limits import MAX_CRYSTALS
 from crystal_diffusion_jax.trained_model import TrainedModel
 
-# With this many second-order steps, and a corrector whose step size is this share of sigma^2,
-# crystals are as good as those of the whole chain (docs/few_step_sampling.md).
+# With this many second-order steps, and a corrector of this share of frac_sigma_min^2, crystals are
+# as good as those of the whole chain (docs/few_step_sampling.md).
 FEW_STEPS = 50
 FEW_STEPS_CORRECTOR = 0.32
-# More take hours, and such a request is surely a mistake.
+# More take hours, and are surely a mistake.
 MAX_RENOISING_STEPS = 1000
 
 
@@ -57,22 +57,16 @@ def resolve(
 
     Args:
       model: the model.
-      name: what the user calls it.
+      name: path or name of the model as the user gave it.
       target: see `parse.parse_target`.
-      num: number of crystals.
-      seed: seed of all randomness.
-      guidance: weight of classifier-free guidance.
-      solver: solver of the predictor.
+      num: as all arguments not listed here, see `request.Request`.
       num_steps: by default as trained, `FEW_STEPS` with the second-order solver.
       corrector_step_size: by default that of the model's config, larger with the second-order
         solver, 0 with renoising steps, which take the corrector's place.
       renoising_steps: by default those of the model's config, 0 with the second-order solver or
         a given `corrector_step_size`.
-      elements: symbols of the elements that may appear, like "Ba,Ti,O".
-      chemical_system: like "Ba-Ti-O", instead of `elements`.
-      num_atoms: in every crystal, None to draw it.
-      charge_balance: draw species whose oxidation states can add up to zero.
-      symprec: tolerance of the CIF files' symmetry in Angstrom.
+      elements: symbols like "Ba,Ti,O".
+      chemical_system: symbols like "Ba-Ti-O", instead of `elements`.
 
     Raises:
       UserError: something that does not fit the model; it names the flag.
@@ -105,11 +99,13 @@ def resolve(
         require_between(flag, value, low, high)
     if corrector_step_size and renoising_steps:
         raise UserError(
-            "--renoising_steps replace the corrector, which --corrector_step_size is for: give "
-            "one of the two"
+            "--renoising_steps replace the corrector that --corrector_step_size is for: give only "
+            "one of them"
         )
     if elements is not None and chemical_system is not None:
-        raise UserError("--elements and --chemical_system exclude each other: give one of them")
+        raise UserError(
+            "--elements and --chemical_system exclude each other: give only one of them"
+        )
     request = Request(
         model=name,
         model_sha256=model.weights_sha256,
@@ -128,8 +124,7 @@ def resolve(
         symprec=float(symprec),
     )
     _check_conditioning(model, request)
-    # Names a number of atoms that the model does not know.
-    crystal_sizes(request, model)
+    crystal_sizes(request, model)  # checks num_atoms
     return request
 
 
@@ -138,12 +133,12 @@ def warnings(
     statistics: DatasetStatistics,
     oxidation_states: Sequence[Sequence[int]] | None,
 ) -> list[str]:
-    """A sentence for each part of a request that will not have the effect it is meant to have.
+    """A sentence for each part of a request that will not have the intended effect.
 
     Args:
       request: the request.
-      statistics: of the model.
-      oxidation_states: [K] of each species where charges are to be balanced, otherwise None.
+      statistics: statistics of the training data.
+      oxidation_states: [K] those of each species if charges are to be balanced, else None.
     """
     sentences = []
     for name, asked in request.target.items():
@@ -165,20 +160,20 @@ def warnings(
 
 
 def _check_conditioning(model: TrainedModel, request: Request) -> None:
-    """Refuses what the model's conditioning cannot do."""
+    """Refuses targets and guidance that the model was not trained for."""
     conditioning = model.config.model.conditioning
     if request.target and conditioning == "none":
         raise UserError(f"{request.model} was trained without a condition; use --target=none")
     if request.guidance and not request.target:
-        raise UserError("--guidance steers towards a target, and --target=none asks for none")
+        raise UserError("--guidance steers towards a target, and --target=none gives it none")
     knows_null = model.config.loss.condition_dropout > 0
     needs_null = request.guidance != 0 or set(request.target) != set(
         model.statistics.property_names
     )
     if conditioning != "none" and needs_null and not knows_null:
         raise UserError(
-            f"{request.model} was trained with condition_dropout=0, so it knows no crystals "
-            "without a target: ask for every property, with --guidance=0"
+            f"{request.model} was trained with condition_dropout=0, so it cannot sample without a "
+            "target: request every property, with --guidance=0"
         )
 
 
@@ -187,10 +182,10 @@ def check_weights(model: TrainedModel, name: str) -> None:
 
     Args:
       model: the model.
-      name: what the user calls it, for the message.
+      name: path or name of the model as the user gave it.
 
     Raises:
-      UserError: a weight is missing, too many, of another shape, NaN or infinite.
+      UserError: a weight is missing, superfluous, of another shape, NaN or infinite.
     """
     one = Crystals(
         lattice=jnp.ones((1, 3, 3)),

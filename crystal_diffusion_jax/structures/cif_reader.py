@@ -18,14 +18,12 @@ from pymatgen.io.cif import CifBlock, CifParser, str2float
 from pymatgen.util.coord import in_coord_list_pbc
 
 from crystal_diffusion_jax.errors import printable
-from crystal_diffusion_jax.structures.conversion import checked_structure
+from crystal_diffusion_jax.structures.conversion import checked_structure, lattice_defect
 from crystal_diffusion_jax.structures.limits import (
-    MAX_CELL_LENGTH,
     MAX_CIF_CHARACTERS,
     MAX_CIF_LINE,
     MAX_FRACTIONAL,
     MAX_IMAGES,
-    MIN_VOLUME,
 )
 
 # In fractional units. Symmetry images of one listed atom closer than this are one atom: a special
@@ -133,17 +131,16 @@ def _checked_text(cif: str) -> str:
 
 
 def _check_cell(block: Mapping[str, Any]) -> None:
-    """Refuses a cell without volume."""
+    """Refuses incomplete cells and those with a `lattice_defect`."""
     if not all(key in block for key in _CELL):
         raise ValueError("unparsable CIF: cell lengths or angles are missing")
     parameters = [_number_or_nan(block[key]) for key in _CELL]
     if not np.isfinite(parameters).all():
         raise ValueError("unparsable CIF: cell lengths and angles are not all numbers")
-    if max(parameters[:3]) > MAX_CELL_LENGTH:
-        raise ValueError(f"cell vector longer than {MAX_CELL_LENGTH:g} A: {max(parameters[:3]):g}")
-    volume = Lattice.from_parameters(*parameters).volume if min(parameters) > 0 else 0.0
-    if not volume >= MIN_VOLUME:  # also NaN
-        raise ValueError(f"volume below {MIN_VOLUME} A^3: lengths and angles are {parameters}")
+    positive = min(parameters) > 0
+    lattice = Lattice.from_parameters(*parameters).matrix if positive else np.zeros((3, 3))
+    if defect := lattice_defect(lattice):
+        raise ValueError(f"{defect}: lengths and angles are {parameters}")
 
 
 def _check_atoms(block: Mapping[str, Any]) -> None:

@@ -22,15 +22,10 @@ from crystal_diffusion_jax.structures.limits import (
 MAX_ABS_COSINE = 0.999
 
 
-def array_defect(lattice: np.ndarray, frac_coords: np.ndarray) -> str | None:
-    """Why arrays do not describe a crystal; None if they do.
-
-    Args:
-      lattice: [3, 3] cell vectors as rows, in Angstrom.
-      frac_coords: [N, 3] fractional coordinates.
-    """
+def lattice_defect(lattice: np.ndarray) -> str | None:
+    """Why [3, 3] cell vectors in Angstrom are not the cell of a crystal; None if they are."""
     lattice = np.asarray(lattice, dtype=np.float64)
-    if not (np.isfinite(lattice).all() and np.isfinite(frac_coords).all()):
+    if not np.isfinite(lattice).all():
         return "non-finite numbers"
     with np.errstate(over="ignore"):
         if np.linalg.norm(lattice, axis=-1).max() > MAX_CELL_LENGTH:
@@ -38,6 +33,11 @@ def array_defect(lattice: np.ndarray, frac_coords: np.ndarray) -> str | None:
     if abs(np.linalg.det(lattice)) < MIN_VOLUME:
         return f"volume below {MIN_VOLUME} A^3"
     return None
+
+
+def array_defect(lattice: np.ndarray, frac_coords: np.ndarray) -> str | None:
+    """Why a cell and [N, 3] fractional coordinates do not describe a crystal; None if they do."""
+    return lattice_defect(lattice) if np.isfinite(frac_coords).all() else "non-finite numbers"
 
 
 def cell_defect(lattice: np.ndarray, frac_coords: np.ndarray) -> str | None:
@@ -65,14 +65,14 @@ def checked_structure(
     Raises:
       ValueError: they do not describe a crystal; the message is the reason.
     """
-    if np.ndim(atomic_numbers) != 1 or np.shape(lattice) != (3, 3):
+    num_atoms = np.size(atomic_numbers)
+    shapes = np.shape(lattice), np.shape(frac_coords), np.shape(atomic_numbers)
+    if shapes != ((3, 3), (num_atoms, 3), (num_atoms,)):
         raise ValueError("cell, coordinates and elements do not fit together")
-    if len(atomic_numbers) == 0:
+    if num_atoms == 0:
         raise ValueError("no atoms")
-    if len(atomic_numbers) > MAX_ATOMS:
-        raise ValueError(f"too many atoms: {len(atomic_numbers)}, the limit is {MAX_ATOMS}")
-    if np.shape(frac_coords) != (len(atomic_numbers), 3):
-        raise ValueError("cell, coordinates and elements do not fit together")
+    if num_atoms > MAX_ATOMS:
+        raise ValueError(f"too many atoms: {num_atoms}, the limit is {MAX_ATOMS}")
     if defect := array_defect(lattice, frac_coords):
         raise ValueError(defect)
     if np.abs(frac_coords).max() > MAX_FRACTIONAL:

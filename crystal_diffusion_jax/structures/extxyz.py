@@ -1,7 +1,7 @@
 """Extended XYZ files -> structures frame by frame, each failure with its reason.
 
-ASE parses the frames. They are separated here because ASE stops at the first blank line, does not
-notice a truncated file, and gives up all frames for one that is broken.
+ASE parses the frames. They are split here, because ASE stops at the first blank line, does not
+notice a truncated file, and rejects all frames if one is broken.
 """
 
 import io
@@ -18,8 +18,8 @@ from pymatgen.core import Structure
 
 from crystal_diffusion_jax.errors import UserError, printable
 from crystal_diffusion_jax.runtime.files import open_regular
-from crystal_diffusion_jax.structures.conversion import checked_structure
-from crystal_diffusion_jax.structures.limits import MAX_ATOMS, MAX_CRYSTALS, MIN_VOLUME
+from crystal_diffusion_jax.structures.conversion import checked_structure, lattice_defect
+from crystal_diffusion_jax.structures.limits import MAX_ATOMS, MAX_CRYSTALS
 
 # Characters; ASE's parser of the comment line is quadratic in it.
 _MAX_LINE = 2**16
@@ -28,10 +28,10 @@ _MAX_COLUMNS = 1000
 
 
 def read_frames(path: Path) -> list[Structure | str]:
-    """The structure of each frame, or the reason why there is none.
+    """The structure of each frame, or the reason why it could not be read.
 
     Raises:
-      UserError: the file cannot be read, holds no frame, or has a frame without a clear end.
+      UserError: the file cannot be read, has no frames, or cannot be split into frames.
     """
     results: list[Structure | str] = []
     try:
@@ -103,19 +103,19 @@ def _parse(text: str) -> Structure | str:
     if not isinstance(atoms, ase.Atoms) or not atoms.pbc.all():
         return "no periodic cell"
     lattice = atoms.cell.array
+    if defect := lattice_defect(lattice):
+        return defect
     try:
-        with np.errstate(all="ignore"):  # what overflows is not finite, and refused as such
+        with np.errstate(all="ignore"):  # overflow gives non-finite numbers, which are refused
             # Not atoms.get_scaled_positions(): it wraps coordinates into the cell.
             frac_coords = atoms.positions @ np.linalg.inv(lattice)
             return checked_structure(lattice, frac_coords, atoms.numbers)
-    except np.linalg.LinAlgError:
-        return f"volume below {MIN_VOLUME} A^3"
     except ValueError as error:
         return str(error)
 
 
 def check_columns(text: str) -> None:
-    """Refuses a frame that declares more columns than memory; ValueError."""
+    """Raises ValueError if a frame declares so many columns that they would fill memory."""
     properties = key_val_str_to_dict(text.split("\n", 2)[1].strip()).get("Properties", "")
     if sum(abs(int(number)) for number in str(properties).split(":")[2::3]) > _MAX_COLUMNS:
         raise ValueError(f"more than {_MAX_COLUMNS} columns")
