@@ -1,4 +1,4 @@
-"""The package in few words, for notebooks and scripts; its names are those of the package itself.
+"""The Python interface for notebooks and scripts, available from the package itself.
 
 >>> import crystal_diffusion_jax as cdj
 >>> model = cdj.load("perov5_cds")
@@ -10,9 +10,9 @@
 >>> crystals.values["heat_ref"].shape == (len(crystals),)
 True
 
-The oracle's weights are downloaded once, then `cdj.oracle("perov5").predict(crystals)` gives the
-predicted property of each crystal and `cdj.success_rate(crystals, "perov5")["SR5"].value` the share
-that reaches the best 5 % of the data set.
+`cdj.oracle("perov5").predict(crystals)` gives the predicted property of each crystal, and
+`cdj.success_rate(crystals, "perov5")["SR5"].value` the share that reaches the best 5 % of the data
+set; the oracle's weights are downloaded once.
 """
 
 import dataclasses
@@ -36,9 +36,7 @@ from crystal_diffusion_jax.request import ANCESTRAL, Solver
 from crystal_diffusion_jax.runtime import compilation, devices
 from crystal_diffusion_jax.sampling.generate import generate
 from crystal_diffusion_jax.sampling.resolve import resolve, warnings
-from crystal_diffusion_jax.structures.compositions import (
-    common_oxidation_states,
-)
+from crystal_diffusion_jax.structures.compositions import common_oxidation_states
 from crystal_diffusion_jax.structures.conversion import from_ase
 from crystal_diffusion_jax.structures.sampled_crystals import CrystalsInMemory, SampledCrystals
 from crystal_diffusion_jax.trained_model import TrainedModel
@@ -48,9 +46,8 @@ def _to_stderr(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-# One property's request: a value, an end of the training range, or (lowest, highest).
+# Target of one property: a value, "min" or "max", or (lowest, highest).
 Asked = float | str | tuple[float, float] | list[float]
-# Crystals from anywhere.
 Crystal = Structure | ase.Atoms
 
 
@@ -58,12 +55,12 @@ def load(model: str | Path) -> "Model":
     """A trained model.
 
     Args:
-      model: name of a model of this package, a model folder, or a training run's folder.
+      model: name of a shipped model, a model folder, or a training run's folder.
 
     Raises:
-      UserError: no such model, or a damaged one; the names are told.
+      UserError: no such model, or a damaged one.
     """
-    # Before the first array is made; afterwards the devices are settled.
+    # Before the first array is made, which fixes the devices.
     devices.use_every_core()
     compilation.keep_compiled_programs()
     return Model(trained_model.load(model), str(model))
@@ -75,7 +72,7 @@ class Model:
 
     Attributes:
       trained: weights, config and statistics.
-      name: what it was loaded as.
+      name: name or path it was loaded from.
     """
 
     trained: TrainedModel
@@ -114,26 +111,26 @@ class Model:
         """New crystals; the same arguments give the same crystals.
 
         Args:
-          num: how many.
+          num: number of crystals.
           target: "min", "max", a value or (lowest, highest), drawn uniformly for each crystal; for
-            several properties a mapping from their names; None asks for nothing.
+            several properties a mapping from their names; None for no target.
           guidance: weight of classifier-free guidance; needs a target.
-          seed: of all randomness.
+          seed: seed of all randomness.
           solver: "ancestral", or "second_order" for a twentieth of the steps.
           num_steps: steps of the reverse process; by default as trained, 50 in second order.
           renoising_steps: renoising steps at each time that decides on the structure, instead of
             the corrector; by default the model's, 0 in second order.
-          elements: only these, as "Ba,Ti,O" or ["Ba", "Ti", "O"].
-          chemical_system: only these, and each of them, as "Ba-Ti-O" or a list; crystals that lack
-            one are rejected. Instead of `elements`.
-          num_atoms: in every crystal; by default drawn as in the data.
+          elements: the allowed elements, as "Ba,Ti,O" or ["Ba", "Ti", "O"].
+          chemical_system: like `elements`, as "Ba-Ti-O" or a list; crystals that lack one of them
+            are rejected. Instead of `elements`.
+          num_atoms: atoms of every crystal; by default drawn as in the training data.
           charge_balance: draw species whose oxidation states can add up to zero.
-          batch_size: most crystals at once.
-          log: takes progress lines, by default stderr.
+          batch_size: maximum number of crystals computed at once.
+          log: receives progress lines; by default they go to stderr.
 
         Raises:
-          UserError: a request that the model cannot meet; the message speaks of the command's
-            flags, which have the same names.
+          UserError: a request that does not fit the model; the message names the command's flag,
+            which has the same name as the argument.
         """
         asked: dict[str, Any] = {
             "num": num,
@@ -163,7 +160,7 @@ def _joined(symbols: str | Sequence[str] | None) -> str | None:
 
 
 def _as_text(target: Asked | Mapping[str, Asked] | None) -> str:
-    """The request as `--target` has it, so that both are checked by the same rules."""
+    """The target as the flag `--target` takes it, so that both are checked alike."""
 
     def one(asked: Asked) -> str:
         if isinstance(asked, tuple | list):
@@ -185,16 +182,16 @@ class Oracle:
     """One of CDVAE's property networks.
 
     Attributes:
-      name: of its data set.
+      name: name of its data set.
     """
 
     name: str
 
     def predict(self, crystals: Crystal | Sequence[Crystal]) -> np.ndarray:
-        """Predicted property in the data set's unit, [len(crystals)], NaN where it failed.
+        """[len(crystals)] predicted property in the data set's unit, NaN for failures.
 
         Args:
-          crystals: pymatgen structures or ASE atoms; a single one counts as a list of one.
+          crystals: one or several pymatgen structures or ASE atoms.
         """
         return predict(_structures(crystals), self.name, progress=False).values
 
@@ -203,7 +200,7 @@ def oracle(dataset: str) -> Oracle:
     """The oracle of "perov5", "carbon24" or "mp20".
 
     Raises:
-      UserError: another name.
+      UserError: unknown name.
     """
     if dataset not in ORACLES:
         raise UserError(
@@ -222,14 +219,14 @@ def success_rate(crystals: Crystal | Sequence[Crystal], dataset: str) -> dict[st
     """SR5, SR10 and SR15 of single crystals.
 
     Invalid and rejected crystals count as failures. `experiments.evaluate` also computes the other
-    definitions in use, and counts implausibly low predictions as failures.
+    common definitions, and counts implausibly low predictions as failures.
 
     Args:
-      crystals: those of `Model.sample`, or any that `Oracle.predict` takes.
-      dataset: whose oracle and thresholds to use.
+      crystals: result of `Model.sample`, or as in `Oracle.predict`.
+      dataset: name of the data set, which defines oracle and thresholds.
 
     Raises:
-      UserError: no such data set, or its oracle's weights cannot be downloaded.
+      UserError: unknown data set, or its oracle's weights cannot be downloaded.
     """
     structures = _structures(crystals)
     values = oracle(dataset).predict(structures)

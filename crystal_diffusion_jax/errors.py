@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake that the user can fix: bad file, row, flag or target.
+    """A mistake that the user can fix: a bad file, row, flag or target.
 
-    The message is one or a few plain sentences naming the file, row or flag and the way out.
+    The message is one or a few plain sentences that name the file, row or flag and the way out.
     Command-line programs print it without a traceback and exit with status 2.
     """
 
@@ -21,13 +21,13 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """ "; did you mean perov5?" for the end of a sentence, empty where no known word is near."""
+    """ "; did you mean perov5?" to end a sentence with; empty if no known word is similar."""
     meant = nearest(word, known)
     return f"; did you mean {meant}?" if meant else ""
 
 
 def printable(text: str, max_characters: int = 60) -> str:
-    """The text for a message: on one line, special characters escaped, its middle cut if long."""
+    """The text on one line, with special characters escaped and its middle cut if long."""
     if len(text) > max_characters:
         half = max_characters // 2
         text = f"{text[:half]} ... {text[-half:]}"

@@ -1,9 +1,9 @@
 """Reads files of `torch.save` without PyTorch and without executing anything in them.
 
 The format is a zip archive of one pickle, which describes the objects, and one file of raw numbers
-per tensor. A pickle can call any function it names. This reader resolves a fixed list of names
-only: those that make tensors, here of NumPy, and those that the caller lists, which become inert
-objects. Any other name is an error.
+per tensor. A pickle can call any function it names. This reader resolves only the names that build
+tensors, as NumPy arrays, and those listed by the caller, which become inert objects. Any other name
+is an error.
 """
 
 import collections
@@ -33,10 +33,10 @@ _STORAGES = {
 
 
 class Inert:
-    """Stands in for an object of the training program, and does nothing.
+    """Inert stand-in for an object of the training program.
 
     Attributes:
-      state: what the object would have been restored from.
+      state: state that the object would have been restored from.
     """
 
     state: Any = None
@@ -56,11 +56,11 @@ def read(file: Path | io.BytesIO, name: str, inert: Collection[tuple[str, str]] 
 
     Args:
       file: the zip archive.
-      name: what to call it in messages.
-      inert: (module, name) of classes that the file may mention; they become `Inert`.
+      name: name of the file in messages.
+      inert: (module, name) of classes that the file may name; they become `Inert`.
 
     Raises:
-      UserError: not such a file, damaged, or it names anything else.
+      UserError: not such a file, damaged, or it names something else.
     """
     try:
         with zipfile.ZipFile(file) as archive:
@@ -75,7 +75,7 @@ def read(file: Path | io.BytesIO, name: str, inert: Collection[tuple[str, str]] 
 
 
 class _Reader(pickle.Unpickler):
-    """Unpickler for which only the names above exist."""
+    """Unpickler that resolves only the allowed names."""
 
     def __init__(
         self, archive: zipfile.ZipFile, member: str, name: str, inert: Collection[tuple[str, str]]
@@ -99,8 +99,8 @@ class _Reader(pickle.Unpickler):
             # A separate class for each, as two of them are keys of one dictionary.
             return type(name, (Inert,), {})
         raise UserError(
-            f"{self._name} asks for {module}.{name}, which does not belong in a file of tensors: "
-            "the file was not read, delete it."
+            f"{self._name} names {module}.{name}, which does not belong in a file of tensors: the "
+            "file was not read; delete it."
         )
 
     def persistent_load(self, pid: Any) -> np.ndarray:
@@ -131,14 +131,14 @@ class _Reader(pickle.Unpickler):
         return storage[offset : offset + math.prod(shape)].reshape(shape).copy()
 
     def _count(self, num_bytes: int) -> None:
-        """Bounds the total: a small file can ask for the same numbers again and again."""
+        """Limits the total: a small file can request the same numbers repeatedly."""
         self._num_bytes += num_bytes
         if self._num_bytes > 2 * _MAX_TENSORS:  # each as a storage and as a tensor
             raise ValueError(f"more than {_MAX_TENSORS} bytes of tensors")
 
 
 def _checked_pickle(archive: zipfile.ZipFile, member: str) -> bytes:
-    """The pickle, unless it would make the unpickler allocate more memory than the file has."""
+    """The pickle, unless unpickling would allocate more memory than the size of the file."""
     if archive.getinfo(member).file_size > _MAX_PICKLE:
         raise ValueError(f"a pickle of more than {_MAX_PICKLE} bytes")
     content = archive.read(member)

@@ -1,6 +1,6 @@
-"""The description of a request, and the batches of crystals that answer it.
+"""A request, and the batches of crystals sampled for it.
 
-Flags, Python arguments, the stored record and the report's command are all made from `Request`.
+Flags, Python arguments, the stored request and the report's command all map to `Request`.
 """
 
 import dataclasses
@@ -24,23 +24,23 @@ Target = dict[str, tuple[float, float]]
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """A complete request: on one machine, equal requests give the same crystals.
+    """A complete request; on one machine, equal requests give the same crystals.
 
     Attributes:
       model: path or name of the model folder.
-      model_sha256: hash of the model's weights, which identifies the model wherever it is.
+      model_sha256: hash of the model's weights, which identifies it wherever it is stored.
       target: requested range of each property, in the property's own unit; empty for
         unconditional samples.
       num: number of crystals.
       seed: seed of all randomness.
-      guidance: weight w of classifier-free guidance; 0 is plain conditional sampling.
+      guidance: weight w of classifier-free guidance; 0 gives plain conditional sampling.
       solver: solver of the predictor.
       num_steps: steps of the reverse process.
       corrector_step_size: step size of the Langevin corrector; 0 disables it.
       renoising_steps: renoising steps at each time that decides on the structure
         (`sampling.renoising`); 0 disables them.
-      elements: symbols of the elements that may appear, None for all that the model knows.
-      chemical_system: like `elements`, and crystals that lack one of them are rejected.
+      elements: symbols of the allowed elements, None for all that the model knows.
+      chemical_system: like `elements`; crystals that lack one of them are rejected.
       num_atoms: atoms in every crystal, None to draw it as in the training data.
       charge_balance: draw species whose oxidation states can add up to zero
         (`sampling.charges`).
@@ -65,7 +65,7 @@ class Request:
 
     @property
     def allowed_elements(self) -> tuple[str, ...] | None:
-        """Symbols of the elements that may appear, None for all."""
+        """Symbols of the allowed elements, None for all."""
         return self.chemical_system or self.elements
 
     def values(self) -> dict[str, np.ndarray]:
@@ -73,10 +73,7 @@ class Request:
         return draw_values(self.target, self.num, self.seed)
 
     def differences(self, other: "Request") -> list[str]:
-        """Sentences like "seed (there 3, now 4)" for each field that `other` has another value of.
-
-        The path of the model does not matter, since its hash identifies it.
-        """
+        """The fields that differ, as "seed (there 3, now 4)"; the path of the model is ignored."""
         return [
             f"{field.name} (there {_as_text(theirs)}, now {_as_text(ours)})"
             for field in dataclasses.fields(self)
@@ -102,7 +99,7 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Trajectory:
-    """States of one crystal on its way from noise; the last one is the crystal.
+    """States of one crystal in the reverse process; the last one is the crystal.
 
     Attributes:
       times: [F] diffusion time of each state, decreasing to 0.
@@ -122,8 +119,8 @@ class SampledBatch:
     """Crystals that were sampled together.
 
     Attributes:
-      indices: place of each crystal in the request.
-      trajectories: of each crystal; only the last state unless more were requested.
+      indices: index of each crystal in the request.
+      trajectories: one per crystal; only the last state unless more were requested.
       seconds: wall time.
       network_calls: calls of the denoiser.
     """
@@ -139,7 +136,7 @@ def _as_text(value: Any) -> str:
 
 
 def range_text(asked: tuple[float, float]) -> str:
-    """VALUE or LOWEST:HIGHEST, from which the same numbers are read again."""
+    """VALUE or LOWEST:HIGHEST, in full precision."""
     return ":".join(
         repr(float(end)).removesuffix(".0") for end in asked[: 1 + (asked[0] < asked[1])]
     )
@@ -152,7 +149,7 @@ def target_text(target: Target) -> str:
 
 def draw_values(target: Target, num: int, seed: int) -> dict[str, np.ndarray]:
     """[num] values of each requested property, one per crystal, uniform over its range."""
-    # A stream for each property; that of the numbers of atoms starts from the seed alone.
+    # One stream per property; numbers of atoms are drawn from the seed alone.
     return {
         name: np.random.default_rng([seed, *name.encode()]).uniform(low, high, num)
         if low < high

@@ -1,4 +1,4 @@
-"""A trained model is one folder: weights.npz, model.json and a model card. No pickle anywhere."""
+"""A trained model is a folder with weights.npz, model.json and a model card, without pickle."""
 
 import contextlib
 import dataclasses
@@ -25,9 +25,10 @@ from crystal_diffusion_jax.runtime.files import file_sha256, read_json
 
 _MAX_DESCRIPTION = 2**20  # bytes; model.json has at most 50,000
 
-# The models that come with the package, one folder each.
+# Shipped models, one folder each.
 SHIPPED = Path(__file__).parent / "checkpoints"
 
+# Former names of models and configs -> their replacements.
 OLD_NAMES = {
     "perov5_cds_plus": "perov5_cds",
     "carbon24_cdi_plus": "carbon24_cdi",
@@ -41,13 +42,13 @@ OLD_NAMES = {
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
-    """Everything that sampling needs; no data set.
+    """Everything that sampling needs, without the data set.
 
     Attributes:
       params: moving average of the weights of the denoiser.
-      config: the experiment that trained it.
-      statistics: vocabulary, property statistics, numbers of atoms and lattice scale.
-      training: how it was trained: steps, losses, time, devices, versions.
+      config: config of the experiment that trained it.
+      statistics: statistics of the training data.
+      training: steps, losses, time, devices and versions of the training.
       weights_sha256: checksum of weights.npz; empty before the model is saved.
     """
 
@@ -59,7 +60,7 @@ class TrainedModel:
 
     @property
     def denoiser(self) -> Denoiser:
-        """The network that the weights belong to."""
+        """The network of the weights."""
         return denoising.build(self.config.model, self.statistics)
 
     @property
@@ -70,7 +71,7 @@ class TrainedModel:
 
 @dataclasses.dataclass(frozen=True)
 class _Description:
-    """What model.json holds."""
+    """Content of model.json."""
 
     format_version: Literal[1]
     weights_sha256: str
@@ -80,7 +81,7 @@ class _Description:
 
 
 def save(model: TrainedModel, folder: Path) -> None:
-    """Writes the folder under a temporary name and then swaps it in, replacing an older one."""
+    """Writes a model folder atomically, replacing an older one."""
     new, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
     if old.exists() and not folder.exists():
         old.rename(folder)  # an earlier save was killed between its two renames
@@ -107,7 +108,7 @@ def save(model: TrainedModel, folder: Path) -> None:
 
 
 def shipped_names() -> list[str]:
-    """Names of the models that come with the package."""
+    """Names of the shipped models."""
     return sorted(path.parent.name for path in SHIPPED.glob("*/model.json"))
 
 
@@ -118,7 +119,7 @@ def load(path: Path | str) -> TrainedModel:
       path: the folder, or a name of `shipped_names()`; a folder of that name takes precedence.
 
     Raises:
-      UserError: no model there, or files that are damaged or do not belong together.
+      UserError: the model does not exist, or its files are damaged or do not belong together.
     """
     folder = _find(Path(path))
     try:
@@ -140,18 +141,18 @@ def load(path: Path | str) -> TrainedModel:
 
 
 def _find(path: Path) -> Path:
-    """The folder with model.json that a path or a shipped model's name stands for."""
+    """The folder with the model.json of a path or a shipped model's name."""
     for folder in (path, path / "model", SHIPPED / path):
-        with contextlib.suppress(OSError, ValueError):  # too long a name, a folder without access
+        with contextlib.suppress(OSError, ValueError):  # name too long, no access
             if (folder / "model.json").exists():
                 return folder
     name = printable(str(path), 500)
     if name in OLD_NAMES:
         raise UserError(f"{name} is now {OLD_NAMES[name]}")
-    if os.path.isdir(path / "checkpoints"):  # pathlib's raises where a name is too long
+    if os.path.isdir(path / "checkpoints"):  # pathlib raises if the name is too long
         raise UserError(
-            f"{name} is a training run that has not saved a model yet, which comes with its first "
-            "validation: give the same train command again"
+            f"{name} is a training run that has not saved a model yet, which its first validation "
+            "does: run the same train command again"
         )
     names = shipped_names()
     raise UserError(
@@ -165,7 +166,7 @@ def _read_weights(path: Path, sha256: str) -> Any:
     if not path.is_file() or file_sha256(path) != sha256:
         raise UserError(f"{path} is missing or does not match model.json; copy the model again")
     try:
-        # The checksum proves nothing about a file from a stranger.
+        # A matching checksum does not make a stranger's file trustworthy.
         flat = read_arrays(path)
         for name, array in flat.items():
             if array.dtype.kind != "f":
@@ -188,7 +189,7 @@ def example_target(conditioning: str, property_names: Sequence[str]) -> str:
 
 
 def model_card(model: TrainedModel) -> str:
-    """A page for people: data, network, training, use."""
+    """README.md of a model: data, network, training, use."""
     config, statistics = model.config, model.statistics
     columns = (statistics.property_min, statistics.property_max, statistics.property_mean)
     rows = [

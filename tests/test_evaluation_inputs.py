@@ -434,10 +434,10 @@ def test_frames_that_cannot_be_told_apart_are_refused_with_their_number(
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ("UPDATE number_key_values SET value = 5 WHERE key = 'index'", "crystal 5 is there twice"),
-        ("UPDATE number_key_values SET value = -1 WHERE key = 'index'", "crystal -1 is"),
+        ("UPDATE number_key_values SET value = 5 WHERE key = 'index'", "crystal 5 occurs twice"),
+        ("UPDATE number_key_values SET value = -1 WHERE key = 'index'", "crystal -1 occurs"),
         ("UPDATE number_key_values SET value = 'x' WHERE key = 'index'", "ValueError"),
-        ("INSERT INTO rejected VALUES (0, 'x')", "crystal 0 is there twice"),
+        ("INSERT INTO rejected VALUES (0, 'x')", "crystal 0 occurs twice"),
         ("DELETE FROM number_key_values", "a crystal has no index"),
     ],
 )

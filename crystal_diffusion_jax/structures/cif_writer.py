@@ -9,16 +9,12 @@ from pymatgen.core import Structure
 from pymatgen.io.cif import CifParser, CifWriter
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
-# Tolerance in Angstrom to read off the symmetry of a cell that spglib has already idealised; its
-# coordinates are exact to about 1e-7, so that only operations that hold exactly are found.
+# Tolerance in Angstrom to find the symmetry of a cell that spglib has already idealised; its
+# coordinates are exact to about 1e-7, so that only exact operations are found.
 IDEALISED_SYMPREC = 1e-4
-
-
-# Longest vector cubed over volume, above which a cell is written as it is, because the memory to
-# compare it with its symmetrised form grows with this (4.6 GB at 2e6; at most 243 in MP-20).
+# Longest vector cubed over volume. Above it a cell is written as it is, since the memory to compare
+# it with its symmetrised form grows with this ratio (4.6 GB at 2e6; at most 243 in MP-20).
 MAX_ELONGATION = 1e4
-
-
 # spglib's C code prints its failed attempts to stderr, though it goes on to succeed with a
 # smaller tolerance or raises, which `to_cif` handles. A value set by the user is respected.
 os.environ.setdefault("SPGLIB_WARNING", "OFF")
@@ -36,14 +32,19 @@ def to_cif(structure: Structure, symprec: float) -> str:
       symprec: how far atoms may lie from their symmetric positions, in Angstrom; 0 means P1.
     """
     with warnings.catch_warnings():
-        _ignore_known_warnings()
+        # pymatgen calls spglib in the older of its two error styles, whose failures it checks for.
+        warnings.filterwarnings("ignore", "Set OLD_ERROR_HANDLING", DeprecationWarning)
+        # He, Ne and Ar have no electronegativity to sort them by.
+        warnings.filterwarnings("ignore", "No Pauling electronegativity", UserWarning)
+        # Atoms that symmetry moves onto each other; the result is not the same crystal, hence P1.
+        warnings.filterwarnings("ignore", "Some occupancies", UserWarning)
         compact = max(structure.lattice.abc) ** 3 < MAX_ELONGATION * structure.volume
         text = _symmetrised_cif(structure, symprec) if symprec > 0 and compact else None
         return text or str(CifWriter(structure))
 
 
 def _symmetrised_cif(structure: Structure, symprec: float) -> str | None:
-    """CIF with space group, or None where there is no symmetry or it would change the crystal."""
+    """CIF with space group; None without symmetry, or if it would change the crystal."""
     try:
         # angle_tolerance < 0 has spglib judge angles by `symprec` too; pymatgen's default of 5
         # degrees would straighten a rhombohedral cell to a cubic one.
@@ -56,7 +57,7 @@ def _symmetrised_cif(structure: Structure, symprec: float) -> str | None:
         parser = CifParser.from_str(text, frac_tolerance=0.0, check_cif=False)
         (reread,) = parser.parse_structures(primitive=False, on_error="raise")
         return text if _is_same_crystal(structure, reread, symprec) else None
-    except Exception:  # whatever fails in the search for symmetry, P1 is correct
+    except Exception:  # whichever step failed, P1 is correct
         return None
 
 
@@ -91,13 +92,3 @@ def _is_same_crystal(structure: Structure, other: Structure, max_rms: float) -> 
     # The matcher measures distances in units of the cube root of the volume per atom.
     unit = np.cbrt(structure.volume / len(structure))
     return bool(StructureMatcher(stol=max_rms / unit, scale=False).fit(structure, other))
-
-
-def _ignore_known_warnings() -> None:
-    """Silences known harmless warnings of pymatgen and spglib within `warnings.catch_warnings`."""
-    # pymatgen calls spglib in the older of its two error styles, whose failures it checks for.
-    warnings.filterwarnings("ignore", "Set OLD_ERROR_HANDLING", DeprecationWarning)
-    # He, Ne and Ar have no electronegativity to be sorted by in a formula.
-    warnings.filterwarnings("ignore", "No Pauling electronegativity", UserWarning)
-    # Atoms that symmetry moves onto each other: the text is then not the same crystal, hence P1.
-    warnings.filterwarnings("ignore", "Some occupancies", UserWarning)

@@ -1,4 +1,4 @@
-"""Rows of csv and csv.gz files from anywhere."""
+"""Rows of csv and csv.gz files of any origin."""
 
 import csv
 import gzip
@@ -13,10 +13,10 @@ from crystal_diffusion_jax.errors import UserError, printable
 from crystal_diffusion_jax.runtime.files import TooLarge, megabytes, open_regular
 from crystal_diffusion_jax.structures.limits import MAX_CIF_CHARACTERS
 
-# A cell longer than a CIF may be makes a bad row; one longer than this ends the reading. The csv
-# module's own limit of 128 KiB is too short for the CIF of a big cell.
+# A cell longer than a CIF may be makes a bad row; one longer than this aborts the read. The csv
+# module's default of 128 KiB is too short for the CIF of a big cell.
 _MAX_FIELD = 32 * MAX_CIF_CHARACTERS
-# Tables of CIFs compress about tenfold, gzip's best is a thousandfold. Small files may expand more.
+# Tables of CIFs compress about tenfold; gzip reaches a thousandfold. Small files may expand more.
 _MAX_EXPANSION = 100
 _ALWAYS_ALLOWED = 2**24
 _MAX_NAMES = 20
@@ -33,7 +33,7 @@ def read_rows(path: Path) -> tuple[list[str], Iterator[Row]]:
 
     Raises:
       UserError: the file cannot be read, is not a UTF-8 csv, or has an empty or ambiguous header;
-        also while the rows are iterated.
+        also raised while iterating.
     """
     rows = _read(path)
     header: list[str] = next(rows)
@@ -78,6 +78,6 @@ def _lines(text: IO[str], file: IO[bytes], path: Path) -> Iterator[str]:
 
 
 def join_names(names: Sequence[str]) -> str:
-    """Names for a message, separated by commas; of many only the first, each of them short."""
+    """Names for a message, separated by commas; long names and long lists are cut."""
     some = [printable(name) or "(without name)" for name in names[:_MAX_NAMES]]
     return ", ".join(some + ["..."] * (len(names) > _MAX_NAMES))

@@ -1,7 +1,7 @@
-"""samples.db: crystals, their request and cost in SQLite, laid out by ase.db.
+"""samples.db: crystals, their request and cost in SQLite, in the layout of ase.db.
 
-Besides ase.db's own tables there are `rejected`, with the crystals that were sampled and rejected,
-and `batches`, with the cost of each batch. The request is in ase.db's metadata.
+Next to ase.db's tables, `rejected` lists rejected crystals and `batches` the cost of each batch.
+The request is in ase.db's metadata.
 """
 
 import contextlib
@@ -24,9 +24,8 @@ from crystal_diffusion_jax.structures.limits import MAX_CRYSTALS
 
 DATABASE = "samples.db"
 FORMAT_VERSION = 1
-# Bytes of one value; those of a crystal of 1,000 atoms take some 30,000.
+# Bytes of one value; the largest of a crystal of 1,000 atoms has about 30,000.
 _MAX_VALUE = 2**24
-# Tables besides those of ase.db.
 _TABLES = (
     "rejected (crystal INTEGER PRIMARY KEY, reason TEXT NOT NULL)",
     "batches (seconds REAL NOT NULL, network_calls INTEGER NOT NULL)",
@@ -35,13 +34,7 @@ _TABLES = (
 
 @dataclasses.dataclass(frozen=True)
 class StoredRequest:
-    """The request that a samples.db belongs to.
-
-    Attributes:
-      request: the request.
-      versions: package -> version that sampled it.
-      format_version: of the database.
-    """
+    """The request of a samples.db, the version of each package that sampled it, and the format."""
 
     request: Request
     versions: dict[str, str]
@@ -53,7 +46,7 @@ class StoredCrystal:
     """A written crystal.
 
     Attributes:
-      index: place in the request.
+      index: index in the request.
       structure: the crystal.
       values: requested and added values by name.
     """
@@ -65,13 +58,10 @@ class StoredCrystal:
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[Any]:
-    """A database for reading.
-
-    Args:
-      path: the file, maybe from somebody else.
+    """A database for reading, possibly from a stranger.
 
     Raises:
-      UserError: there is no such file, or it is damaged or holds no samples.
+      UserError: it does not exist, is damaged or holds no samples.
     """
     try:
         with _open(path, create=False) as database:
@@ -85,11 +75,11 @@ def reading(path: Path) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def changing(path: Path, create: bool = False) -> Iterator[Any]:
-    """One transaction of a database: an exception within rolls it back.
+    """One transaction of a database, rolled back by an exception.
 
     Args:
       path: the file.
-      create: whether to create it if missing.
+      create: create it if missing.
 
     Raises:
       UserError: it cannot be written, is damaged or holds no samples.
@@ -101,7 +91,7 @@ def changing(path: Path, create: bool = False) -> Iterator[Any]:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(
             f"--out={path.parent} cannot be written ({reason}): complete batches are kept, and "
-            "the same command continues from there once it can be."
+            "the same command continues once it can be."
         ) from error
     except sqlite3.Error as error:
         raise UserError(
@@ -118,7 +108,7 @@ def _open(path: Path, create: bool) -> Iterator[Any]:
         database.connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_VALUE)
         database.change_count = -math.inf  # ase.db would commit after 5000 changes
         if create:
-            query(database, "BEGIN")  # ase.db's tables come to be in the same transaction
+            query(database, "BEGIN")  # so that ase.db creates its tables in this transaction
             for table in _TABLES:
                 query(database, f"CREATE TABLE IF NOT EXISTS {table}")
         elif not query(database, "SELECT 1 FROM sqlite_master WHERE name = 'rejected'"):
@@ -130,7 +120,7 @@ def _open(path: Path, create: bool) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _damage() -> Iterator[None]:
-    """Turns what parsing damaged values may raise into sqlite3's own exception."""
+    """Turns exceptions of parsing damaged values into sqlite3's own."""
     try:
         yield
     except (ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
@@ -143,7 +133,7 @@ def query(database: Any, sql: str, *values: Any) -> list[Any]:
 
 
 def stored_request(database: Any) -> StoredRequest:
-    """The request of a database that is not new.
+    """The request of a database that has one.
 
     Raises:
       sqlite3.DatabaseError: it is damaged or of another version.

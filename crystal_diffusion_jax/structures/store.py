@@ -6,8 +6,8 @@
   samples.csv       one row per crystal
   trajectories/     if requested, one extended XYZ file per crystal
 
-The database is the only truth, and the other files are exported from it. A batch is one transaction
-of it: whenever the process is killed, the whole batch is there or nothing of it.
+The database is the source of truth; the other files are exported from it. Each batch is one
+transaction, so that a kill loses whole batches only.
 """
 
 import contextlib
@@ -27,9 +27,9 @@ from crystal_diffusion_jax.errors import UserError, printable
 from crystal_diffusion_jax.request import Request, SampledBatch
 from crystal_diffusion_jax.runtime.lock import LOCK, OWNER
 from crystal_diffusion_jax.structures import database, export
-from crystal_diffusion_jax.structures.cif_reader import checked_structure
 from crystal_diffusion_jax.structures.conversion import (
     cell_defect,
+    checked_structure,
     to_ase,
     to_structure,
 )
@@ -39,14 +39,7 @@ from crystal_diffusion_jax.structures.database import DATABASE, StoredRequest
 def rejection(
     request: Request, lattice: np.ndarray, frac_coords: np.ndarray, atomic_numbers: np.ndarray
 ) -> str | None:
-    """Why a sampled crystal is rejected; None if it is kept.
-
-    Args:
-      request: the request.
-      lattice: [3, 3] cell vectors as rows, in Angstrom.
-      frac_coords: [N, 3].
-      atomic_numbers: [N] int.
-    """
+    """Why a sampled crystal is rejected, None if it is kept; arrays as in `to_structure`."""
     if defect := cell_defect(lattice, frac_coords):
         return defect
     if request.chemical_system and len(set(atomic_numbers.tolist())) < len(request.chemical_system):
@@ -55,10 +48,10 @@ def rejection(
 
 
 def create_folder(out: Path) -> None:
-    """Makes the folder for --out, or accepts one that is empty or holds samples.
+    """Creates the folder of --out, or accepts one that is empty or holds samples.
 
     Raises:
-      UserError: it holds something else, or cannot be made.
+      UserError: it holds something else, or cannot be created.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -75,14 +68,10 @@ def create_folder(out: Path) -> None:
 
 
 class Samples:
-    """The folder of one sampling command, for one process at a time (`lock.exclusive`)."""
+    """The folder of one sampling command, used by one process at a time (`lock.exclusive`)."""
 
     def __init__(self, out: Path, request: Request) -> None:
-        """Creates the folder, or opens one that the same command began.
-
-        Args:
-          out: the folder; its parents are created too.
-          request: the request.
+        """Creates the folder and its parents, or opens that of an earlier, equal request.
 
         Raises:
           UserError: `out` holds something else, is damaged, belongs to another request or cannot
@@ -102,14 +91,14 @@ class Samples:
                     f"{', '.join(differences)}: choose another --out, or remove the folder."
                 )
         if (out / export.TRAJECTORIES).is_dir():
-            # Written before their batch, which a kill may have kept out of the database.
+            # Of a batch that was killed before it was committed.
             remaining = self.remaining()
             with self._transaction():
                 for index in remaining:
                     export.trajectory_path(out, index).unlink(missing_ok=True)
 
     def remaining(self) -> list[int]:
-        """Indices out of 0 ... num - 1 that are neither written nor rejected, ascending."""
+        """Indices that are neither written nor rejected, ascending."""
         missing = np.ones(self._request.num, bool)
         with self._transaction() as db:
             done = [index for index, _ in database.row_ids(db)]
@@ -119,7 +108,7 @@ class Samples:
         return indices
 
     def counts(self) -> tuple[int, int]:
-        """Number of crystals that are written and rejected."""
+        """Number of written and of rejected crystals."""
         with self._transaction() as db:
             ((written,),) = database.query(db, "SELECT COUNT(*) FROM systems")
             ((rejected,),) = database.query(db, "SELECT COUNT(*) FROM rejected")
@@ -139,10 +128,10 @@ class Samples:
         return seconds, int(calls)
 
     def add(self, batch: SampledBatch) -> None:
-        """Writes one batch of crystals; those with a `rejection` are counted as rejected instead.
+        """Stores one batch; of crystals with a `rejection`, only the reason.
 
         Raises:
-          UserError: the folder cannot be written; no crystal of the batch counts.
+          UserError: the folder cannot be written; the whole batch is dropped.
         """
         with self._transaction() as db:
             for index, states in zip(batch.indices, batch.trajectories, strict=True):
@@ -156,12 +145,12 @@ class Samples:
                 db.write(
                     to_ase(structure),
                     index=index,
-                    # To select by: ase db samples.db "target_band_gap>1". Words only.
+                    # For queries such as: ase db samples.db "target_band_gap>1".
                     **{
                         "target_" + re.sub(r"\W", "_", name, flags=re.ASCII): float(values[index])
                         for name, values in self._values.items()
                     },
-                    # Computed from Cartesian coordinates they would be rounded.
+                    # ASE stores Cartesian coordinates, which would round them.
                     data={"frac_coords": structure.frac_coords},
                 )
             cost = batch.seconds, batch.network_calls
@@ -183,10 +172,10 @@ class Samples:
 
 
 def read_request(path: Path) -> StoredRequest | None:
-    """The request that crystals were sampled for, None if there is none yet or they are no samples.
+    """The request of sampled crystals; None for other crystals, or before the request is stored.
 
     Args:
-      path: output folder, its samples.db or anything else.
+      path: output folder, its samples.db or any other path.
 
     Raises:
       UserError: the database cannot be read.
@@ -199,13 +188,13 @@ def read_request(path: Path) -> StoredRequest | None:
 
 
 def read_samples(path: Path) -> list[Structure | str]:
-    """The structure of each crystal of a request, or the reason why there is none.
+    """The structure of each requested crystal, or the reason why it is missing.
 
     Args:
-      path: samples.db; it may come from anyone, so nothing in it is trusted.
+      path: samples.db; it may come from a stranger, so nothing in it is trusted.
 
     Raises:
-      UserError: it cannot be read or holds no samples, or an index is wrong or there twice.
+      UserError: it cannot be read or holds no samples, or an index is out of range or repeated.
     """
     with database.reading(path) as db:
         results: list[Any] = [None] * database.stored_request(db).request.num
@@ -214,19 +203,19 @@ def read_samples(path: Path) -> list[Structure | str]:
             found.append((index, f"rejected when sampled: {printable(str(reason), 300)}"))
         for index, result in found:
             if not 0 <= index < len(results) or results[index] is not None:
-                raise sqlite3.DatabaseError(f"crystal {index} is there twice or not requested")
+                raise sqlite3.DatabaseError(f"crystal {index} occurs twice or was not requested")
             results[index] = result
     return [result or "not sampled: the sampling command has not finished" for result in results]
 
 
 def add_columns(path: Path, columns: Mapping[str, Sequence[float | str | bool | None]]) -> None:
-    """Adds values to the written crystals, or replaces them, and writes samples.csv anew.
+    """Adds or replaces values of the written crystals, and rewrites samples.csv.
 
     Args:
       path: output folder, or its samples.db.
       columns: name -> value of every crystal of the request, by index; None or NaN for no value.
-        As ase.db demands, names are words that it does not use itself (`energy` is one), and
-        text does not read as a number.
+        ase.db requires names that are words it does not use itself (unlike `energy`), and text
+        that does not look like a number.
 
     Raises:
       UserError: the database cannot be read or written.
@@ -245,5 +234,5 @@ def _read(db: Any, row_id: int) -> Structure | str:
         row = db.get(id=row_id)
         frac_coords = np.asarray(row.data["frac_coords"], np.float64)
         return checked_structure(np.array(row.cell), frac_coords, row.numbers)
-    except Exception as error:  # whatever ase.db makes of a damaged row
+    except Exception as error:  # ase.db fails in many ways on a damaged row
         return f"unreadable entry: {printable(str(error), 200)}"
