@@ -36,7 +36,6 @@ from crystal_diffusion_jax.request import ANCESTRAL, Solver
 from crystal_diffusion_jax.runtime import compilation, devices
 from crystal_diffusion_jax.sampling.generate import generate
 from crystal_diffusion_jax.sampling.resolve import resolve, warnings
-from crystal_diffusion_jax.structures.compositions import common_oxidation_states
 from crystal_diffusion_jax.structures.conversion import from_ase
 from crystal_diffusion_jax.structures.sampled_crystals import CrystalsInMemory, SampledCrystals
 from crystal_diffusion_jax.trained_model import TrainedModel
@@ -145,13 +144,10 @@ class Model:
             "charge_balance": charge_balance,
         }
         request = resolve(self.trained, self.name, _as_text(target), **asked)
-        states = None
-        if charge_balance:
-            states = common_oxidation_states(self.trained.statistics.vocabulary)
-        for sentence in warnings(request, self.trained.statistics, states):
+        for sentence in warnings(request, self.trained.statistics):
             log(f"warning: {sentence}")
         memory = CrystalsInMemory(request)
-        generate(self.trained, request, memory, batch_size, log, oxidation_states=states)
+        generate(self.trained, request, memory, batch_size, log)
         return memory.crystals()
 
 

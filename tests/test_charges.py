@@ -1,5 +1,6 @@
 """sampling/charges.py against the enumeration of every combination of species and charges."""
 
+import dataclasses
 import inspect
 import itertools
 import sys
@@ -230,12 +231,14 @@ def test_a_balance_needs_charges_of_both_signs(vocabulary, allowed, wanted):
 
 def test_what_cannot_balance_is_warned_of(tiny_model):
     statistics = tiny_model.statistics
-    known = common_oxidation_states(statistics.vocabulary)
-    iron, oxide = (resolve(tiny_model, "m", num=1, elements=e) for e in ("Fe,Ni", "Fe,Ni,O"))
-    (warning,) = warnings(iron, statistics, known)
+    iron, oxide = (
+        resolve(tiny_model, "m", num=1, elements=elements, charge_balance=True)
+        for elements in ("Fe,Ni", "Fe,Ni,O")
+    )
+    (warning,) = warnings(iron, statistics)
     assert warning.startswith("--charge_balance has no effect")
-    assert warnings(oxide, statistics, known) == []
-    assert warnings(iron, statistics, None) == []
+    assert warnings(oxide, statistics) == []
+    assert warnings(dataclasses.replace(iron, charge_balance=False), statistics) == []
 
 
 @pytest.mark.parametrize("balance", [True, False])

@@ -114,7 +114,7 @@ def test_a_range_upside_down_is_refused_with_the_right_one():
     ],
 )
 def test_a_target_outside_the_training_range_is_named_with_that_range(low, high, warned):
-    sentences = warnings(dataclasses.replace(REQUEST, target={"gap": (low, high)}), GAP, None)
+    sentences = warnings(dataclasses.replace(REQUEST, target={"gap": (low, high)}), GAP)
 
     assert len(sentences) == warned
     if warned:

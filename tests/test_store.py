@@ -18,6 +18,7 @@ from pymatgen.io.cif import CifParser
 
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.request import Request, SampledBatch, Trajectory
+from crystal_diffusion_jax.structures.export import summary
 from crystal_diffusion_jax.structures.reading import read_structures
 from crystal_diffusion_jax.structures.store import Samples, add_columns, read_request, read_samples
 
@@ -379,3 +380,16 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
     with pytest.raises(UserError, match="cannot be created"):
         Samples(tmp_path / "cif/00001_NaCl.cif", REQUEST)
     assert content(tmp_path) == {"cif/00001_NaCl.cif": b"mine"}
+
+
+def test_the_summary_counts_distances_compositions_and_volumes(tmp_path):
+    path = tmp_path / "samples.csv"
+    path.write_text("formula,min_distance,volume,num_atoms\n")
+    assert summary(path) == []
+    with path.open("a") as file:
+        file.write("BaTiO3,1.9,65.0,5\nBaTiO3,0.5,60.0,5\nC,,6.0,1\nLiF,0.49,20.0,2\n")
+    assert summary(path) == [
+        "no pair of atoms closer than 0.5 A: 3 of 4",
+        "3 distinct compositions; most common: BaTiO3 2, C 1, LiF 1",
+        "volume per atom: median 12.0 A^3, 6.0 to 13.0",
+    ]

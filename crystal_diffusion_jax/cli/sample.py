@@ -23,7 +23,6 @@ from crystal_diffusion_jax.sampling import trajectory
 from crystal_diffusion_jax.sampling.conditions import crystal_sizes
 from crystal_diffusion_jax.sampling.generate import generate
 from crystal_diffusion_jax.sampling.resolve import resolve, warnings
-from crystal_diffusion_jax.structures.compositions import common_oxidation_states
 from crystal_diffusion_jax.structures.export import CSV, summary
 from crystal_diffusion_jax.structures.store import Samples, create_folder
 
@@ -107,10 +106,7 @@ def sample(flags: argparse.Namespace, log: Callable[[str], None]) -> None:
     require_between("batch_size", flags.batch_size, 1, math.inf)
     model = trained_model.load(flags.model)
     request = resolve(model, str(flags.model), **requested(flags))
-    states = None
-    if request.charge_balance:
-        states = common_oxidation_states(model.statistics.vocabulary)
-    for sentence in warnings(request, model.statistics, states):
+    for sentence in warnings(request, model.statistics):
         print(f"warning: {sentence}", file=sys.stderr)
     if flags.trajectory is not None:
         trajectory.check_size(flags.trajectory, request.num_steps, crystal_sizes(request, model))
@@ -119,15 +115,7 @@ def sample(flags: argparse.Namespace, log: Callable[[str], None]) -> None:
     with exclusive(flags.out, "--out", log):
         samples = Samples(flags.out, request)
         try:
-            generate(
-                model,
-                request,
-                samples,
-                flags.batch_size,
-                log,
-                trajectory=flags.trajectory,
-                oxidation_states=states,
-            )
+            generate(model, request, samples, flags.batch_size, log, flags.trajectory)
         finally:
             samples.export()
         (written, rejected), (seconds, network_calls) = samples.counts(), samples.cost()

@@ -42,10 +42,7 @@ def reverse_chain(
       num_species: K.
       corrector_step_size: step size of the corrector at t = 1.
       schedule: noise schedule of the forward process.
-      solver: solver of the predictor, see `request.SOLVERS`.
-      use_corrector: begin each step with a corrector step; without it `corrector_step_size` is
-        ignored.
-      renoising_steps: steps before the predictor, see `renoising.renoise`; 0 disables them.
+      solver: as the arguments below, see `sampler.make_sampler`.
 
     Returns:
       The first state, with the lattice in units of its scale, and the step.

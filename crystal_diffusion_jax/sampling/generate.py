@@ -23,10 +23,8 @@ from crystal_diffusion_jax.sampling.conditions import (
 from crystal_diffusion_jax.sampling.renoising import num_renoised
 from crystal_diffusion_jax.sampling.sampler import make_sampler
 from crystal_diffusion_jax.sampling.trajectory import recording, saved_steps
+from crystal_diffusion_jax.structures.compositions import common_oxidation_states
 from crystal_diffusion_jax.trained_model import TrainedModel
-
-# [K] oxidation states of each species.
-OxidationStates = tuple[tuple[int, ...], ...]
 
 
 class Sink(Protocol):
@@ -49,7 +47,6 @@ def generate(
     batch_size: int,
     log: Callable[[str], None] = print,
     trajectory: int | None = None,
-    oxidation_states: OxidationStates | None = None,
 ) -> None:
     """Samples the crystals that the sink does not have yet.
 
@@ -65,7 +62,6 @@ def generate(
       log: receives progress lines.
       trajectory: also add the states after every so many steps, which leaves the crystals
         unchanged; None for the crystals alone.
-      oxidation_states: those of each species of the model, for `charge_balance`.
 
     Raises:
       UserError: the sink cannot write a batch.
@@ -85,7 +81,7 @@ def generate(
         request.solver,
         use_corrector,
         request.renoising_steps,
-        oxidation_states if request.charge_balance else None,
+        common_oxidation_states(statistics.vocabulary) if request.charge_balance else None,
         last_state if trajectory is None else recording(trajectory),
     )
     times = sampling_times(model.config.noise.num_steps, request.num_steps)

@@ -2,8 +2,6 @@
 
 import functools
 import math
-from collections.abc import Sequence
-from typing import Any
 
 import flax.traverse_util
 import jax
@@ -24,6 +22,7 @@ from crystal_diffusion_jax.request import (
 from crystal_diffusion_jax.sampling import charges
 from crystal_diffusion_jax.sampling.conditions import allowed_species, crystal_sizes
 from crystal_diffusion_jax.sampling.parse import parse_elements, parse_target
+from crystal_diffusion_jax.structures.compositions import common_oxidation_states
 from crystal_diffusion_jax.structures.limits import MAX_CRYSTALS
 from crystal_diffusion_jax.trained_model import TrainedModel
 
@@ -128,18 +127,8 @@ def resolve(
     return request
 
 
-def warnings(
-    request: Request,
-    statistics: DatasetStatistics,
-    oxidation_states: Sequence[Sequence[int]] | None,
-) -> list[str]:
-    """A sentence for each part of a request that will not have the intended effect.
-
-    Args:
-      request: the request.
-      statistics: statistics of the training data.
-      oxidation_states: [K] those of each species if charges are to be balanced, else None.
-    """
+def warnings(request: Request, statistics: DatasetStatistics) -> list[str]:
+    """A sentence for each part of a request that will not have the intended effect."""
     sentences = []
     for name, asked in request.target.items():
         index = statistics.property_names.index(name)
@@ -149,9 +138,10 @@ def warnings(
                 f"the target {name}={range_text(asked)} is outside the training range "
                 f"{low:g} .. {high:g}: the model extrapolates"
             )
-    if oxidation_states is not None:
+    if request.charge_balance:
         allowed = allowed_species(request.allowed_elements, statistics.vocabulary)
-        if not charges.can_balance(oxidation_states, allowed.tolist()):
+        states = common_oxidation_states(statistics.vocabulary)
+        if not charges.can_balance(states, allowed.tolist()):
             sentences.append(
                 "--charge_balance has no effect: common oxidation states of the elements that may "
                 "appear never add up to zero"
@@ -196,8 +186,11 @@ def check_weights(model: TrainedModel, name: str) -> None:
     properties = (1, len(model.statistics.property_names))
     condition = Condition(values=jnp.zeros(properties), present=jnp.ones(properties, bool))
     initialise = functools.partial(model.denoiser.init, jax.random.key(0))
-    wanted = _shapes(jax.eval_shape(initialise, one, jnp.ones(1, jnp.int32), condition)["params"])
-    found = _shapes(model.params)
+    variables = jax.eval_shape(initialise, one, jnp.ones(1, jnp.int32), condition)
+    flatten = functools.partial(flax.traverse_util.flatten_dict, sep="/")
+    leaves = flatten(model.params)
+    found = {weight: leaf.shape for weight, leaf in leaves.items()}
+    wanted = {weight: leaf.shape for weight, leaf in flatten(variables["params"]).items()}
     for weight in sorted(wanted | found):
         if wanted.get(weight) != found.get(weight):
             raise UserError(
@@ -205,15 +198,9 @@ def check_weights(model: TrainedModel, name: str) -> None:
                 f"{weight} is {found.get(weight, 'missing')} there and "
                 f"{wanted.get(weight, 'absent')} in the network; copy the model again."
             )
-    for path, leaf in jax.tree_util.tree_leaves_with_path(model.params):
+    for weight, leaf in leaves.items():
         if not np.isfinite(leaf).all():
             raise UserError(
-                f"--model={name} has weights that are NaN or infinite, in "
-                f"{jax.tree_util.keystr(path, simple=True, separator='/')}: its training "
+                f"--model={name} has weights that are NaN or infinite, in {weight}: its training "
                 "diverged; use another model."
             )
-
-
-def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
-    flat = flax.traverse_util.flatten_dict(params, sep="/")
-    return {name: tuple(leaf.shape) for name, leaf in flat.items()}
