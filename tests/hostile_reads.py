@@ -28,7 +28,6 @@ from crystal_diffusion_jax.structures.csv_tables import read_rows
 from crystal_diffusion_jax.structures.reading import read_structures
 from crystal_diffusion_jax.structures.store import Samples
 from crystal_diffusion_jax.training import checkpoint_files
-from crystal_diffusion_jax.training.run_log import read_metrics
 from crystal_diffusion_jax.training.workdir import open_workdir
 from tests.smoke_run import CONFIG
 from tests.test_store import REQUEST
@@ -156,8 +155,6 @@ def cases_of_own_files(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     run.mkdir()
     sparse(run / OWNER, "{")
     yield "owner", lambda: list(owner_of(run))
-    sparse(run / "metrics.jsonl", "{")
-    yield "metrics", lambda: read_metrics(run / "metrics.jsonl", 0)
     sparse(run / "config.json", "{")
     data: Any = Data()
     yield (
