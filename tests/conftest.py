@@ -3,7 +3,6 @@ import tempfile
 from collections.abc import Iterator
 
 import jax
-import joblib
 import pytest
 
 import tests.shapes  # noqa: F401, checks the signatures of what is imported below
@@ -54,8 +53,7 @@ def in_this_process(
         yield
         return
     monkeypatch.setattr(Workers, "map", lambda self, items: map(self.function, items))
-    with joblib.parallel_config(backend="sequential"):
-        yield
+    yield
 
 
 @pytest.fixture(scope="session")

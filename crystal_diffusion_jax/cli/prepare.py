@@ -21,7 +21,6 @@ from crystal_diffusion_jax.config import DataConfig
 from crystal_diffusion_jax.data import locate
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
-from crystal_diffusion_jax.data.download import download
 from crystal_diffusion_jax.data.load import load
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.oracles import weights
@@ -69,7 +68,7 @@ def _prepare_known(args: argparse.Namespace) -> None:
     # Compressed files that somebody put into the cache by hand are taken as they are.
     by_hand = folder is not None and next(folder.glob("*.csv.gz"), None) is not None
     if folder in (None, locate.download_folder(spec.name)) and not by_hand:
-        for split, path in download(spec, locate.download_folder(spec.name)).items():
+        for split, path in spec.download(locate.download_folder(spec.name)).items():
             print(f"{path}: sha256 {spec.sha256[split]}, as pinned")
     start = time.perf_counter()
     splits = load(DataConfig(name=spec.name, root=args.root, skip_bad_rows=args.skip_bad_rows))

@@ -8,6 +8,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from crystal_diffusion_jax.runtime.workers import num_cores
+
 AXIS = "data"
 
 # Elements of the largest array in a chunk of work on a CPU core: 0.8 MB in float32, which stays in
@@ -32,11 +34,10 @@ def use_every_core() -> None:
     A program of many small operations gains little from threads within each operation, and scales
     almost perfectly with a share of the batch per core (benchmarks/README.md).
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if "--xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return  # the user has decided
     try:
-        jax.config.update("jax_num_cpu_devices", cores or 1)
+        jax.config.update("jax_num_cpu_devices", num_cores())
     except RuntimeError:
         return  # for example in a notebook
 

@@ -17,7 +17,6 @@ import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
-import joblib
 import pebble
 from tqdm import tqdm
 
@@ -28,13 +27,16 @@ Result = TypeVar("Result")
 _AHEAD = 4096
 
 
+def num_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 @dataclasses.dataclass(frozen=True)
 class TaskFailure:
-    """In place of a result.
-
-    Attributes:
-      reason: "no result after 60 s" or "ended its process".
-    """
+    """In place of a result; the reason is "no result after 60 s" or "ended its process"."""
 
     reason: str
 
@@ -62,7 +64,7 @@ class Workers(Generic[Item, Result]):
         self._timeout = timeout
         self._chunksize = chunksize
         self._pool = pebble.ProcessPool(
-            num_workers or joblib.cpu_count(),
+            num_workers or num_cores(),
             initializer=_start,
             initargs=(function,),
             context=_CONTEXT,
@@ -84,7 +86,7 @@ class Workers(Generic[Item, Result]):
         remaining = iter(items)
         chunks = iter(lambda: list(itertools.islice(remaining, self._chunksize)), [])
         pending: collections.deque[tuple[list[Item], Any]] = collections.deque()
-        max_pending = max(_AHEAD // self._chunksize, 2 * joblib.cpu_count())
+        max_pending = max(_AHEAD // self._chunksize, 2 * num_cores())
         while True:
             for chunk in itertools.islice(chunks, max_pending - len(pending)):
                 pending.append((chunk, self._schedule(chunk)))
@@ -135,7 +137,7 @@ def map_in_processes(
     """
     if not items:
         return
-    num_workers = min(joblib.cpu_count(), -(-len(items) // chunksize))
+    num_workers = min(num_cores(), -(-len(items) // chunksize))
     with Workers(function, timeout, chunksize, num_workers) as workers:
         yield from tqdm(workers.map(items), desc=title, total=len(items), disable=not progress)
 
