@@ -9,11 +9,11 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import joblib
 from pymatgen.core import Structure
 
 from crystal_diffusion_jax.errors import UserError, printable
 from crystal_diffusion_jax.runtime.files import TooLarge, read_text
+from crystal_diffusion_jax.runtime.workers import TaskFailure, map_in_processes
 from crystal_diffusion_jax.structures.cif_reader import parse_cif
 from crystal_diffusion_jax.structures.csv_tables import join_names, read_rows
 from crystal_diffusion_jax.structures.database import DATABASE
@@ -168,11 +168,13 @@ def _parse(text: str | TooLarge | OSError) -> Structure | str:
 
 
 def _parse_all(texts: Sequence[str | TooLarge | OSError]) -> Iterable[Structure | str]:
-    num_jobs = 1 if len(texts) < _MIN_CIFS_FOR_WORKERS else -1
-    results: list[Structure | str] = joblib.Parallel(n_jobs=num_jobs, batch_size=50)(
-        joblib.delayed(_parse)(text) for text in texts
+    if len(texts) < _MIN_CIFS_FOR_WORKERS:
+        return map(_parse, texts)
+    results = map_in_processes(_parse, texts, "reading", chunksize=50, progress=False)
+    return (
+        f"unparsable CIF: the parser {result.reason}" if isinstance(result, TaskFailure) else result
+        for result in results
     )
-    return results
 
 
 def _collect(names: Sequence[str], results: Iterable[Structure | str]) -> Inputs:
