@@ -1,7 +1,6 @@
 """Devices: a mesh with the single axis `data`, and its shardings."""
 
 import os
-import re
 from typing import Any
 
 import jax
@@ -18,14 +17,6 @@ _CPU_ELEMENTS = 200_000
 # Accelerators need large batches. A gradient takes the memory of about 25 such arrays (XLA's
 # estimate for perov5_cds), so this limits it to 4 GB.
 _ACCELERATOR_ELEMENTS = 40_000_000
-
-# How to install what a name in JAX_PLATFORMS needs.
-_CUDA = 'an NVIDIA GPU needs pip install "jax[cuda13]", or "jax[cuda12]" for an older driver'
-_INSTALL = {
-    "cuda": _CUDA,
-    "gpu": _CUDA,
-    "tpu": 'a TPU needs pip install "jax[tpu]"',
-}
 
 
 def use_every_core() -> None:
@@ -57,19 +48,17 @@ def absence(error: Exception) -> str | None:
         # The text after the device's name may vary, as in "tried to allocate 512 MB".
         if str(again).partition(":")[0] != str(error).partition(":")[0]:
             return None
-        # Our advice replaces JAX's. Without an NVIDIA GPU JAX skips CUDA silently, and the message
-        # is empty.
-        advice = r" \((set JAX_PLATFORMS|you may need to).*"
-        reason = re.sub(advice, "", " ".join(str(again).split())).rstrip(".")
+        # Without an NVIDIA GPU JAX skips CUDA silently, and the message is empty. What follows in
+        # parentheses is JAX's advice, which ours replaces.
+        reason = " ".join(str(again).split()).partition(" (")[0].rstrip(".")
     reason = reason or "no NVIDIA GPU is visible"
     asked = jax.config.values["jax_platforms"]
     if not asked:
         return f"no device can be used ({reason}): JAX_PLATFORMS=cpu computes without it"
-    ways = [way for name, way in _INSTALL.items() if name in asked.split(",")]
-    ways = list(dict.fromkeys(ways or _INSTALL.values()))
     return (
         f"JAX_PLATFORMS={asked} asks for a device that cannot be used ({reason}): unset "
-        f"JAX_PLATFORMS to compute on what there is; {'; '.join(ways)}"
+        "JAX_PLATFORMS to compute on the devices there are, or install JAX for it: pip install "
+        '"jax[cuda13]" for an NVIDIA GPU ("jax[cuda12]" with an older driver), "jax[tpu]" for a TPU'
     )
 
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Items that are handed to the workers ahead of the first unfinished one.
+# Items that are given to the workers ahead of the first unfinished one.
 _AHEAD = 4096
 
 
@@ -128,8 +128,8 @@ def map_in_processes(
       items: its arguments.
       title: of the progress bar.
       timeout: seconds for one item.
-      chunksize: items that a worker takes at a time; more than 1 pays off for items of less than
-        some 0.2 ms.
+      chunksize: items that a worker takes at a time; more than 1 pays off below about 0.2 ms an
+        item.
       progress: show a progress bar on stderr.
 
     Yields:
@@ -170,7 +170,7 @@ def _start(function: Callable[[Any], Any]) -> None:
 
 
 def _exit_with_parent() -> None:
-    """Ends a worker whose program was killed: nobody else would end an item that hangs."""
+    """Ends this worker when the program is killed, even in the middle of an item that hangs."""
     if parent := multiprocessing.parent_process():
         parent.join()
         os._exit(1)

@@ -27,6 +27,7 @@ from crystal_diffusion_jax.training.checkpoint_files import (
     PREEMPTED,
     Checkpoint,
     Losses,
+    complete_checkpoints,
     read_losses,
     read_state,
     set_damaged_aside,
@@ -102,9 +103,7 @@ class Checkpoints:
 
     def latest(self) -> Checkpoint | None:
         """The last checkpoint, or None."""
-        validated, preempted = self._validated.latest_step(), self._preempted.latest_step()
-        steps = [(validated, True), (preempted, False)]
-        return max((Checkpoint(*each) for each in steps if each[0] is not None), default=None)
+        return max(complete_checkpoints(self.folder), default=None)
 
     def best_step(self) -> int | None:
         """Steps taken at the checkpoint of the lowest validation loss, or None."""
