@@ -259,13 +259,13 @@ def test_a_preempted_run_with_losses_that_are_not_finite_writes_no_checkpoint(
 def test_a_state_that_is_not_finite_is_named_by_its_part(tmp_path, wrong):
     good = state_after(10)
     with Checkpoints(tmp_path, 2) as checkpoints:
-        loop._require_finite_state(good, 10, checkpoints)
+        checkpoints.require_finite_state(good, 10)
         damaged = dataclasses.replace(good, ema_params=good.ema_params.at[3].set(wrong))
         with pytest.raises(UserError, match=r"at step 10: the averaged weights not finite; .* no"):
-            loop._require_finite_state(damaged, 10, checkpoints)
+            checkpoints.require_finite_state(damaged, 10)
         damaged = dataclasses.replace(good, params=jnp.full(9, wrong))
         with pytest.raises(UserError, match="at step 10: the weights not finite"):
-            loop._require_finite_state(damaged, 10, checkpoints)
+            checkpoints.require_finite_state(damaged, 10)
 
 
 class Training:

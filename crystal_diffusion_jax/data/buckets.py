@@ -86,9 +86,7 @@ class Schedule:
 
     def draw(self, group: int) -> Draw:
         """The bucket of a group, and the number of groups that this bucket has given before."""
-        number = (
-            bisect.bisect_right(range(2**62), group, key=lambda n: sum(self._draws_before(n))) - 1
-        )
+        number = bisect.bisect(range(2**62), group, key=lambda n: sum(self._draws_before(n))) - 1
         first, last = self._draws_before(number), self._draws_before(number + 1)
         epoch = np.repeat(np.arange(len(first)), np.subtract(last, first))
         epoch = np.random.default_rng((self._seed, 0, number)).permutation(epoch)

@@ -12,12 +12,13 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
@@ -118,6 +119,34 @@ class Checkpoints:
             return Restored(0, True, like, {})
         path = self.folder / latest.name
         return Restored(*latest, read_state(path, like), read_losses(path))
+
+    def require_finite(self, values: Mapping[str, Any], where: str) -> None:
+        """Stops a run before values that are not finite reach its log, checkpoints or model.
+
+        Raises:
+          UserError: names the values (trees of arrays by name), and `where` they occurred.
+        """
+        leaves = {name: jax.tree.leaves(value) for name, value in jax.device_get(values).items()}
+        wrong = [name for name in leaves if not all(np.isfinite(x).all() for x in leaves[name])]
+        if not wrong:
+            return
+        self.wait()
+        latest = self.latest()
+        kept = f"the checkpoint of step {latest.step}" if latest else "no checkpoint yet"
+        raise UserError(
+            f"training stopped at {where}: {', '.join(wrong)} not finite; {self.folder.parent} has "
+            f"{kept}. Lower config.training.learning_rate or check the data, and train into "
+            "another --workdir"
+        )
+
+    def require_finite_state(self, state: TrainState, step: int) -> None:
+        """`require_finite` of the state, which is one step ahead of the losses."""
+        parts = {
+            "the weights": state.params,
+            "the averaged weights": state.ema_params,
+            "the state of the optimizer": state.opt_state,
+        }
+        self.require_finite(parts, f"step {step}")
 
     def save(self, step: int, state: TrainState, validation: dict[str, float]) -> None:
         """Starts writing the state after `step` steps, with its validation losses."""

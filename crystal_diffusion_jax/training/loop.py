@@ -14,7 +14,6 @@ from crystal_diffusion_jax.config import ExperimentConfig
 from crystal_diffusion_jax.data.arrays import CrystalDataset, DatasetStatistics, dataset_statistics
 from crystal_diffusion_jax.data.batches import Batch, Batches, evaluation_batches, tail_oversampling
 from crystal_diffusion_jax.diffusion.schedules import noise_schedule
-from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.models.denoiser import Denoiser
 from crystal_diffusion_jax.runtime import devices, processes
 from crystal_diffusion_jax.trained_model import TrainedModel
@@ -104,11 +103,7 @@ def train(
 def prepare_data(
     config: ExperimentConfig, splits: Mapping[str, CrystalDataset], mesh: Mesh
 ) -> TrainingData:
-    """Statistics and batches of the splits "train" and "val".
-
-    Raises:
-      UserError: an element that only "val" has.
-    """
+    """Statistics and batches; raises UserError for an element that only "val" has."""
     training = config.training
     statistics = dataset_statistics(splits["train"], config.scale_by_num_atoms)
     batches = Batches(
@@ -197,8 +192,8 @@ def _train(
             )
             if scores is None:
                 _stop(step, state, losses, checkpoints)
-            _require_finite(scores, f"the validation after step {step}", checkpoints)
-            _require_finite_state(state, step, checkpoints)
+            checkpoints.require_finite(scores, f"the validation after step {step}")
+            checkpoints.require_finite_state(state, step)
             run_log.validation(step, scores)
             # Before the checkpoint, so that a finished run has its model.
             if processes.is_first():
@@ -217,39 +212,13 @@ def _fetch(pending: list[Any], step: int, checkpoints: Checkpoints) -> Losses:
     losses = {name: np.concatenate([each[name] for each in fetched]) for name in fetched[0]}
     finite = np.all(np.isfinite(list(losses.values())), axis=0)
     first = step - len(finite) + 1 + int(np.argmin(finite))
-    _require_finite(losses, f"step {first}", checkpoints)
+    checkpoints.require_finite(losses, f"step {first}")
     return losses
-
-
-def _require_finite_state(state: TrainState, step: int, checkpoints: Checkpoints) -> None:
-    """Checks the weights too, as the losses lag one step behind."""
-    parts = {
-        "the weights": state.params,
-        "the averaged weights": state.ema_params,
-        "the state of the optimizer": state.opt_state,
-    }
-    _require_finite(parts, f"step {step}", checkpoints)
-
-
-def _require_finite(values: Mapping[str, Any], where: str, checkpoints: Checkpoints) -> None:
-    """Stops a run before values that are not finite reach the log, a checkpoint or the model."""
-    leaves = {name: jax.tree.leaves(value) for name, value in jax.device_get(values).items()}
-    wrong = [name for name in leaves if not all(np.isfinite(leaf).all() for leaf in leaves[name])]
-    if not wrong:
-        return
-    checkpoints.wait()
-    latest = checkpoints.latest()
-    kept = f"the checkpoint of step {latest.step}" if latest else "no checkpoint yet"
-    raise UserError(
-        f"training stopped at {where}: {', '.join(wrong)} not finite; {checkpoints.folder.parent} "
-        f"has {kept}. Lower config.training.learning_rate or check the data, and train into "
-        "another --workdir"
-    )
 
 
 def _stop(step: int, state: TrainState, losses: Losses, checkpoints: Checkpoints) -> NoReturn:
     """Ends a preempted run with a checkpoint; the resumed run does what is due at `step`."""
-    _require_finite_state(state, step, checkpoints)
+    checkpoints.require_finite_state(state, step)
     checkpoints.save_preempted(step, state, losses)
     raise preemption.Preempted(step, checkpoints.folder.parent)
 
