@@ -28,8 +28,7 @@ from crystal_diffusion_jax.runtime import devices
 from crystal_diffusion_jax.sampling.sampler import make_sampler
 from crystal_diffusion_jax.structures.conversion import cell_defect, minimum_distance, to_structure
 from crystal_diffusion_jax.trained_model import TrainedModel
-from crystal_diffusion_jax.training.state import initial_state
-from crystal_diffusion_jax.training.step import make_train_steps
+from crystal_diffusion_jax.training.step import initial_state, make_train_steps
 
 
 @dataclasses.dataclass(frozen=True)

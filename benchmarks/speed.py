@@ -21,8 +21,7 @@ from crystal_diffusion_jax.runtime import devices, parallel
 from crystal_diffusion_jax.sampling.sampler import make_sampler
 from crystal_diffusion_jax.training.loss import diffusion_loss, noise_batch
 from crystal_diffusion_jax.training.optimizer import make_optimizer
-from crystal_diffusion_jax.training.state import initial_params, initial_state
-from crystal_diffusion_jax.training.step import make_train_steps
+from crystal_diffusion_jax.training.step import initial_params, initial_state, make_train_steps
 
 NUM_SPECIES = 64
 REPEATS = 5

@@ -31,7 +31,7 @@ from crystal_diffusion_jax.trained_model import TrainedModel
 from crystal_diffusion_jax.training import checkpoint_files
 from crystal_diffusion_jax.training.checkpoint_files import DamagedError
 from crystal_diffusion_jax.training.optimizer import make_optimizer
-from crystal_diffusion_jax.training.state import initial_state
+from crystal_diffusion_jax.training.step import initial_state
 from studies import measurement, plots, records
 from studies.measurement import Measurement
 

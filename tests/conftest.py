@@ -3,7 +3,6 @@ import tempfile
 from collections.abc import Iterator
 
 import jax
-import joblib
 import pytest
 
 import tests.shapes  # noqa: F401, checks the signatures of what is imported below
@@ -46,16 +45,10 @@ def _forget_compiled_programs() -> Iterator[None]:
 
 
 @pytest.fixture
-def in_this_process(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[None]:
-    """Work of worker processes is done in this one, where it can be patched, but in slow tests."""
-    if request.node.get_closest_marker("slow"):
-        yield
-        return
-    monkeypatch.setattr(Workers, "map", lambda self, items: map(self.function, items))
-    with joblib.parallel_config(backend="sequential"):
-        yield
+def in_this_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs the work of worker processes in this one, where it can be patched; not in slow tests."""
+    if not request.node.get_closest_marker("slow"):
+        monkeypatch.setattr(Workers, "map", lambda self, items: map(self.function, items))
 
 
 @pytest.fixture(scope="session")

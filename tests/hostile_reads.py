@@ -21,14 +21,13 @@ from crystal_diffusion_jax.data.locate import Source
 from crystal_diffusion_jax.data.prepared import read_folder
 from crystal_diffusion_jax.data.tables import read_table
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.runtime.archives import read_array, read_arrays
+from crystal_diffusion_jax.runtime.archives import read_arrays
 from crystal_diffusion_jax.runtime.lock import OWNER, exclusive
 from crystal_diffusion_jax.structures.canonical import canonical_cell
 from crystal_diffusion_jax.structures.csv_tables import read_rows
 from crystal_diffusion_jax.structures.reading import read_structures
 from crystal_diffusion_jax.structures.store import Samples
 from crystal_diffusion_jax.training import checkpoint_files
-from crystal_diffusion_jax.training.run_log import read_metrics
 from crystal_diffusion_jax.training.workdir import open_workdir
 from tests.smoke_run import CONFIG
 from tests.test_store import REQUEST
@@ -141,13 +140,6 @@ def cases(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
 
 def cases_of_own_files(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Of formats that only this package writes: folders of runs, samples, the caches."""
-    bonds = folder / "bonds.npy"
-    bonds.write_bytes(npy("(1000000000000, 5)", bytes(40)))
-    yield "bonds shape", lambda: read_array(bonds, 2**24)
-    long = folder / "long.npy"
-    long.write_bytes(npy("(53687078, 5)"))
-    os.truncate(long, HUGE)
-    yield "bonds length", lambda: read_array(long, 2**24)
     prepared = folder / "prepared"
     prepared.mkdir()
     sparse(prepared / "meta.json", "{")
@@ -156,8 +148,6 @@ def cases_of_own_files(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     run.mkdir()
     sparse(run / OWNER, "{")
     yield "owner", lambda: list(owner_of(run))
-    sparse(run / "metrics.jsonl", "{")
-    yield "metrics", lambda: read_metrics(run / "metrics.jsonl", 0)
     sparse(run / "config.json", "{")
     data: Any = Data()
     yield (

@@ -25,16 +25,14 @@ from crystal_diffusion_jax.models.embeddings import Condition
 from crystal_diffusion_jax.runtime import devices
 from crystal_diffusion_jax.training import loop
 from crystal_diffusion_jax.training.optimizer import make_optimizer
-from crystal_diffusion_jax.training.state import (
-    TrainState,
-    Unflatten,
-    initial_params,
-    initial_state,
-)
 from crystal_diffusion_jax.training.step import (
     Arrays,
     EvaluationStep,
+    TrainState,
     TrainSteps,
+    Unflatten,
+    initial_params,
+    initial_state,
     make_evaluation_step,
     make_train_steps,
 )

@@ -40,8 +40,11 @@ from crystal_diffusion_jax.runtime import devices
 from crystal_diffusion_jax.sampling.sampler import make_sampler
 from crystal_diffusion_jax.sampling.trajectory import recording
 from crystal_diffusion_jax.training.optimizer import make_optimizer
-from crystal_diffusion_jax.training.state import initial_state
-from crystal_diffusion_jax.training.step import make_evaluation_step, make_train_steps
+from crystal_diffusion_jax.training.step import (
+    initial_state,
+    make_evaluation_step,
+    make_train_steps,
+)
 
 # JAX counts the numbers that it draws in 64 bits and halves the counter at once, on every platform.
 COUNTER = "iota_2x32_shape"

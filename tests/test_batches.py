@@ -132,7 +132,7 @@ def test_repeated_crystals_weigh_the_same_whatever_their_size():
     np.testing.assert_allclose(total / total.sum(), repeats / repeats.sum(), rtol=0.05)
 
 
-def test_extremes_are_the_lowest_and_the_highest_twentieth_of_any_property():
+def test_tails_are_the_lowest_and_the_highest_twentieth_of_any_property():
     values = np.random.default_rng(0).permuted(np.tile(np.arange(100.0), (2, 1)), axis=1).T
     constant, mostly_zero = np.full(100, 0.1), np.maximum(np.arange(100.0) - 60, 0)
     columns = [values, constant[:, None], mostly_zero[:, None]]

@@ -3,7 +3,6 @@
 import itertools
 from pathlib import Path
 
-import joblib
 import numpy as np
 import pytest
 from pymatgen.analysis.structure_matcher import StructureMatcher
@@ -254,35 +253,29 @@ def write_table(path: Path, cifs: list[str]) -> Source:
     return Source((path,))
 
 
-@pytest.mark.parametrize("backend", ["sequential", pytest.param("loky", marks=pytest.mark.slow)])
 def test_workers_and_one_process_read_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cifs = [cif_of(CHIRAL, basis) for basis in BASES] + ["nonsense", GOOD]
     source = write_table(tmp_path / "table.csv", cifs)
     alone = read_whole(source, ["energy"])
     monkeypatch.setattr(reading, "_MIN_ROWS_FOR_WORKERS", 1)
     monkeypatch.setattr(reading, "_CHUNK", 2)
-    with joblib.parallel_config(backend=backend):
-        together = read_whole(source, ["energy"])
+    together = read_whole(source, ["energy"])
     assert together.bad_rows == alone.bad_rows
     for name in ("lattice", "num_atoms", "frac_coords", "atomic_numbers", "properties"):
         np.testing.assert_array_equal(getattr(together.dataset, name), getattr(alone.dataset, name))
 
 
-@pytest.mark.parametrize("backend", ["sequential", pytest.param("loky", marks=pytest.mark.slow)])
 def test_a_table_that_breaks_off_late_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = write_table(tmp_path / "table.csv", ["nonsense"] * 40)
     with source.tables[0].open("a") as file:
         file.write('m40,1,"never closed\n')
     monkeypatch.setattr(reading, "_MIN_ROWS_FOR_WORKERS", 3)
     monkeypatch.setattr(reading, "_CHUNK", 2)
-    with (
-        joblib.parallel_config(backend=backend),
-        pytest.raises(UserError, match=r"table\.csv cannot be read as a csv table"),
-    ):
+    with pytest.raises(UserError, match=r"table\.csv cannot be read as a csv table"):
         read_whole(source, ["energy"])
 
 

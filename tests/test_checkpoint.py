@@ -1,4 +1,3 @@
-import dataclasses
 from pathlib import Path
 
 import jax
@@ -6,17 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from crystal_diffusion_jax.config import ExperimentConfig, TrainingConfig
+from crystal_diffusion_jax.config import TrainingConfig
 from crystal_diffusion_jax.training.checkpoint_files import Checkpoint, read_state
 from crystal_diffusion_jax.training.checkpoints import Checkpoints
 from crystal_diffusion_jax.training.optimizer import make_optimizer
-from crystal_diffusion_jax.training.state import TrainState
-from tests.smoke_run import CONFIG
-
-
-def keeping(keep_last: int) -> ExperimentConfig:
-    training = dataclasses.replace(CONFIG.training, keep_last=keep_last)
-    return dataclasses.replace(CONFIG, training=training)
+from crystal_diffusion_jax.training.step import TrainState
 
 
 def at(step: int) -> Checkpoint:
@@ -46,20 +39,20 @@ def steps_in(folder: Path) -> set[int]:
 
 
 def save(folder: Path, losses: dict[int, float], keep_last: int) -> None:
-    with Checkpoints(folder, keeping(keep_last)) as checkpoints:
+    with Checkpoints(folder, keep_last) as checkpoints:
         for step, loss in losses.items():
             checkpoints.save(step, state_after(step), {"loss": loss, "lattice": 9.0})
 
 
 def test_a_new_folder_has_no_checkpoint(tmp_path):
-    with Checkpoints(tmp_path / "new" / "checkpoints", keeping(2)) as checkpoints:
+    with Checkpoints(tmp_path / "new" / "checkpoints", 2) as checkpoints:
         assert checkpoints.latest() is None
         assert checkpoints.best_step() is None
 
 
 def test_a_state_is_restored_bitwise_in_another_session(tmp_path):
     save(tmp_path, {10: 0.5, 20: 0.4}, keep_last=2)
-    with Checkpoints(tmp_path, keeping(2)) as checkpoints:
+    with Checkpoints(tmp_path, 2) as checkpoints:
         step, validated, state, losses = checkpoints.restore(like=state_after(0))
     assert (step, validated, losses) == (20, True, {})
     assert_same(state, state_after(20))
@@ -80,7 +73,7 @@ def test_the_last_ones_and_the_one_with_the_lowest_loss_are_kept(tmp_path, losse
     save(tmp_path, first, keep_last=2)
     save(tmp_path, second, keep_last=2)  # after a resume the earlier losses still count
     assert steps_in(tmp_path) == kept
-    with Checkpoints(tmp_path, keeping(2)) as checkpoints:
+    with Checkpoints(tmp_path, 2) as checkpoints:
         assert checkpoints.best_step() == best
     assert_same(read_state(tmp_path / str(best), like=state_after(0)), state_after(best))
 
@@ -89,7 +82,7 @@ def test_a_state_donated_right_after_saving_is_saved_intact(tmp_path):
     consume = jax.jit(
         lambda state: jax.tree.map(lambda leaf: leaf * 0 - 7, state), donate_argnums=0
     )
-    with Checkpoints(tmp_path, keeping(1)) as checkpoints:
+    with Checkpoints(tmp_path, 1) as checkpoints:
         state = state_after(10)
         checkpoints.save(10, state, {"loss": 1.0})
         jax.block_until_ready(consume(state))
@@ -102,7 +95,7 @@ def test_an_unfinished_checkpoint_is_ignored(tmp_path):
     begun = tmp_path / "20.orbax-checkpoint-tmp"
     begun.mkdir()
     (begun / "default").write_text("half")
-    with Checkpoints(tmp_path, keeping(2)) as checkpoints:
+    with Checkpoints(tmp_path, 2) as checkpoints:
         assert checkpoints.latest() == at(10)
         checkpoints.save(20, state_after(20), {"loss": 0.4})
     assert steps_in(tmp_path) == {10, 20}
@@ -110,13 +103,13 @@ def test_an_unfinished_checkpoint_is_ignored(tmp_path):
 
 def test_pending_writes_are_finished_when_an_error_ends_the_run(tmp_path):
     def fail_after_saving() -> None:
-        with Checkpoints(tmp_path, keeping(1)) as checkpoints:
+        with Checkpoints(tmp_path, 1) as checkpoints:
             checkpoints.save(10, state_after(10), {"loss": 1.0})
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         fail_after_saving()
-    with Checkpoints(tmp_path, keeping(1)) as checkpoints:
+    with Checkpoints(tmp_path, 1) as checkpoints:
         assert checkpoints.latest() == at(10)
 
 
@@ -125,6 +118,6 @@ def test_a_state_is_restored_to_the_devices_of_its_model(tmp_path):
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     like = jax.device_put(state_after(0), place)
-    with Checkpoints(tmp_path, keeping(1)) as checkpoints:
+    with Checkpoints(tmp_path, 1) as checkpoints:
         restored = checkpoints.restore(like).state
     assert all(leaf.sharding == place for leaf in jax.tree.leaves(restored))

@@ -139,8 +139,11 @@ def test_prepare_reads_own_data_in_several_files(
     ("flags", "sentence"),
     [
         ([], "nothing to prepare"),
-        (["--root=x"], "--root of your own data needs --properties=NAME,NAME"),
-        (["--root=x", "--properties=a", "--max_num_atoms=-1"], "--max_num_atoms=-1 is negative"),
+        (["--root=x"], "both root .* and properties"),
+        (
+            ["--root=x", "--properties=a", "--max_num_atoms=-1"],
+            "--max_num_atoms=-1 must be at",
+        ),
         (["--root=x", "--properties=a,a"], "properties names a more than once"),
         (["--root=/missing", "--properties=a"], "root='/missing' does not exist"),
     ],

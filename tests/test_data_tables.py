@@ -10,8 +10,7 @@ import pytest
 from crystal_diffusion_jax.data import tables
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS, SPLITS
 from crystal_diffusion_jax.data.locate import Source
-from crystal_diffusion_jax.data.prepared import BadRow
-from crystal_diffusion_jax.data.tables import RawCrystal
+from crystal_diffusion_jax.data.tables import BadRow, RawCrystal
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.structures import csv_tables
 from crystal_diffusion_jax.structures.csv_tables import read_rows

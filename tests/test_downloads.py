@@ -1,4 +1,4 @@
-"""runtime/downloads.py and data/download.py: files are checked, and failures say what to do."""
+"""runtime/downloads.py: files are checked, and failures say what to do."""
 
 import dataclasses
 import hashlib
@@ -14,7 +14,6 @@ import pytest
 import requests
 
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS, SPLITS
-from crystal_diffusion_jax.data.download import download
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.runtime.downloads import fetch
 
@@ -140,7 +139,7 @@ def test_certificates_are_checked() -> None:
 
 def test_all_splits_of_a_data_set_are_downloaded(tmp_path: Path, server: Server) -> None:
     spec = dataclasses.replace(KNOWN_DATASETS["perov5"], sha256=dict.fromkeys(SPLITS, SHA256))
-    files = download(spec, tmp_path, progress=False)
+    files = spec.download(tmp_path, progress=False)
     assert files == {split: tmp_path / f"{split}.csv" for split in SPLITS}
     assert [path.rpartition("/")[2] for path in server.paths] == [f"{s}.csv" for s in SPLITS]
     assert all(path.read_bytes() == CONTENT for path in files.values())

@@ -1,7 +1,5 @@
 """Checkpoints that are truncated, corrupted, empty, from another run or unfinished."""
 
-import dataclasses
-import json
 import shutil
 from pathlib import Path
 
@@ -9,18 +7,17 @@ import jax
 import numpy as np
 import pytest
 
-from crystal_diffusion_jax.config import ExperimentConfig
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.training import checkpoint_files
 from crystal_diffusion_jax.training.checkpoint_files import DamagedError
 from crystal_diffusion_jax.training.checkpoints import Checkpoints, Restored
-from crystal_diffusion_jax.training.state import TrainState
+from crystal_diffusion_jax.training.step import TrainState
 from tests.small_disk import fill, small_disk
-from tests.smoke_run import CONFIG
 from tests.test_checkpoint import assert_same, at, state_after, steps_in
 
+KEEP_LAST = 2
 CHECKSUMS = "sha256.json"
-RECORD = Path("20", "record", "metadata")
+UNLOGGED = Path("20", "losses", "metadata")
 LOSSES = {
     "loss": np.asarray([0.1, 1 / 3, 2e-8], np.float32),
     "grad_norm": np.asarray([1, 2, 3], np.float32),
@@ -31,7 +28,7 @@ LOSSES = {
 def intact(tmp_path_factory) -> Path:
     """Two intact checkpoints."""
     folder = tmp_path_factory.mktemp("whole") / "checkpoints"
-    with Checkpoints(folder, CONFIG) as checkpoints:
+    with Checkpoints(folder, KEEP_LAST) as checkpoints:
         checkpoints.save(10, state_after(10), {"loss": 0.5})
         checkpoints.save(20, state_after(20), {"loss": 0.4})
     return folder
@@ -49,11 +46,9 @@ def restore_20(folder: Path) -> TrainState:
     return restored.state
 
 
-def resume(
-    folder: Path, from_previous: bool = False, config: ExperimentConfig = CONFIG
-) -> tuple[Restored, list[str]]:
+def resume(folder: Path, from_previous: bool = False) -> tuple[Restored, list[str]]:
     lines: list[str] = []
-    with Checkpoints(folder, config, from_previous, lines.append) as checkpoints:
+    with Checkpoints(folder, KEEP_LAST, from_previous, lines.append) as checkpoints:
         return checkpoints.restore(state_after(0)), lines
 
 
@@ -135,21 +130,21 @@ def test_orbax_metadata_files_are_not_needed(folder):
 
 
 def test_a_damaged_checkpoint_is_set_aside_only_on_request(folder):
-    (folder / RECORD).write_text("{")
+    (folder / UNLOGGED).write_text("{")
     with pytest.raises(UserError, match=r"--resume_from_previous to go back .* of step 10"):
         resume(folder)
     restored, lines = resume(folder, from_previous=True)
     assert restored.step == 10
     assert_same(restored.state, state_after(10))
     assert ["renamed to 20.damaged" in line for line in lines] == [True]
-    with Checkpoints(folder, CONFIG) as checkpoints:
+    with Checkpoints(folder, KEEP_LAST) as checkpoints:
         checkpoints.save(20, state_after(20), {"loss": 0.4})
     assert_same(restore_20(folder), state_after(20))
 
 
 def test_without_an_earlier_checkpoint_there_is_no_way_back(folder):
     shutil.rmtree(folder / "10")
-    (folder / RECORD).unlink()
+    (folder / UNLOGGED).unlink()
     for from_previous in (False, True):
         with pytest.raises(UserError, match="No earlier checkpoint is left"):
             resume(folder, from_previous)
@@ -181,25 +176,10 @@ def test_without_checkpoints_training_starts_at_step_0(tmp_path):
     assert_same(restored.state, state_after(0))
 
 
-def test_a_checkpoint_of_another_config_is_refused_with_its_fields(folder):
-    model = dataclasses.replace(CONFIG.model, width=32)
-    with pytest.raises(UserError, match=r"another config; .* model.width: 16 -> 32") as caught:
-        resume(folder, from_previous=True, config=dataclasses.replace(CONFIG, model=model))
-    assert not isinstance(caught.value, DamagedError)
-
-
-def test_a_checkpoint_of_a_newer_version_is_refused_and_not_set_aside(folder):
-    path = folder / RECORD
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 2}))
-    checkpoint_files.write_checksums(folder / "20")
-    with pytest.raises(UserError, match=r"newer version \(format 2, .* upgrade"):
-        resume(folder, from_previous=True)
-
-
 def test_a_preempted_state_is_restored_with_the_losses_not_yet_logged(folder):
-    with Checkpoints(folder, CONFIG) as checkpoints:
+    with Checkpoints(folder, KEEP_LAST) as checkpoints:
         checkpoints.save_preempted(25, state_after(25), LOSSES)
-    with Checkpoints(folder, CONFIG) as checkpoints:
+    with Checkpoints(folder, KEEP_LAST) as checkpoints:
         step, validated, state, losses = checkpoints.restore(state_after(0))
         assert checkpoints.best_step() == 20
     assert (step, validated) == (25, False)
@@ -208,7 +188,7 @@ def test_a_preempted_state_is_restored_with_the_losses_not_yet_logged(folder):
 
 
 def test_a_preempted_checkpoint_is_removed_once_a_later_one_is_complete(folder):
-    with Checkpoints(folder, CONFIG) as checkpoints:
+    with Checkpoints(folder, KEEP_LAST) as checkpoints:
         checkpoints.save_preempted(25, state_after(25), LOSSES)
         checkpoints.save_preempted(30, state_after(30), LOSSES)
         assert {path.name for path in folder.iterdir()} == {"10", "20", "preempted_30"}
@@ -219,7 +199,7 @@ def test_a_preempted_checkpoint_is_removed_once_a_later_one_is_complete(folder):
 def test_a_removal_cut_short_by_a_kill_is_completed(folder):
     (folder / "removed").mkdir()
     (folder / "10").rename(folder / "removed" / "10")
-    with Checkpoints(folder, CONFIG) as checkpoints:
+    with Checkpoints(folder, KEEP_LAST) as checkpoints:
         assert checkpoints.latest() == at(20)
     assert steps_in(folder) == {20}
 
@@ -231,13 +211,13 @@ def test_a_full_disk_is_reported_and_leaves_earlier_checkpoints_intact(tmp_path,
         filler = fill(disk, room)
         with (
             pytest.raises(UserError, match=r"cannot be written .*No space left") as caught,
-            Checkpoints(copy, CONFIG) as checkpoints,
+            Checkpoints(copy, KEEP_LAST) as checkpoints,
         ):
             checkpoints.save(30, state_after(30), {"loss": 0.1})
         assert "earlier checkpoints are intact" in str(caught.value)
         assert steps_in(copy) == {10, 20}
         assert_same(restore_20(copy), state_after(20))
         filler.unlink()
-        with Checkpoints(copy, CONFIG) as checkpoints:
+        with Checkpoints(copy, KEEP_LAST) as checkpoints:
             checkpoints.save(30, state_after(30), {"loss": 0.1})
         assert steps_in(copy) == {20, 30}

@@ -24,7 +24,6 @@ from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.runtime.lock import exclusive
 from crystal_diffusion_jax.training import loop
 from crystal_diffusion_jax.training.checkpoints import Checkpoints
-from crystal_diffusion_jax.training.finite import require_finite_state
 from crystal_diffusion_jax.training.loop import train
 from crystal_diffusion_jax.training.preemption import Preempted
 from tests.small_disk import fill, small_disk
@@ -259,14 +258,14 @@ def test_a_preempted_run_with_losses_that_are_not_finite_writes_no_checkpoint(
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
 def test_a_state_that_is_not_finite_is_named_by_its_part(tmp_path, wrong):
     good = state_after(10)
-    with Checkpoints(tmp_path, CONFIG) as checkpoints:
-        require_finite_state(good, 10, checkpoints)
+    with Checkpoints(tmp_path, 2) as checkpoints:
+        checkpoints.require_finite_state(good, 10)
         damaged = dataclasses.replace(good, ema_params=good.ema_params.at[3].set(wrong))
         with pytest.raises(UserError, match=r"at step 10: the averaged weights not finite; .* no"):
-            require_finite_state(damaged, 10, checkpoints)
+            checkpoints.require_finite_state(damaged, 10)
         damaged = dataclasses.replace(good, params=jnp.full(9, wrong))
         with pytest.raises(UserError, match="at step 10: the weights not finite"):
-            require_finite_state(damaged, 10, checkpoints)
+            checkpoints.require_finite_state(damaged, 10)
 
 
 class Training:

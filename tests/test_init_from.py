@@ -19,7 +19,7 @@ from crystal_diffusion_jax.trained_model import TrainedModel
 from crystal_diffusion_jax.training import loop
 from crystal_diffusion_jax.training.init_from import load_initial_model, warm_start
 from crystal_diffusion_jax.training.loop import train
-from crystal_diffusion_jax.training.state import TrainState
+from crystal_diffusion_jax.training.step import TrainState
 from tests import make_tiny_model
 from tests.smoke_run import (
     CONFIG,

@@ -50,34 +50,34 @@ def test_the_second_run_is_refused_with_process_and_host_of_the_first(tmp_path):
         end(process, signal.SIGKILL)
 
 
-def test_the_lock_of_a_killed_run_is_taken_over_and_said(tmp_path):
+def test_the_lock_of_a_killed_run_is_taken_over_and_reported(tmp_path):
     process = hold(tmp_path)
     end(process, signal.SIGKILL)
-    said: list[str] = []
-    with exclusive(tmp_path, "--out", said.append):
+    lines: list[str] = []
+    with exclusive(tmp_path, "--out", lines.append):
         assert str(os.getpid()) in (tmp_path / OWNER).read_text()
-    assert len(said) == 1
-    assert f"cut short (process {process.pid} on" in said[0]
-    with exclusive(tmp_path, "--out", said.append):
+    assert len(lines) == 1
+    assert f"cut short (process {process.pid} on" in lines[0]
+    with exclusive(tmp_path, "--out", lines.append):
         pass
-    assert len(said) == 1
+    assert len(lines) == 1
 
 
 def test_an_error_in_the_run_frees_the_folder(tmp_path):
     with pytest.raises(UserError, match="bad"), exclusive(tmp_path, "--out"):
         raise UserError("bad")
-    said: list[str] = []
-    with exclusive(tmp_path, "--out", said.append):
+    lines: list[str] = []
+    with exclusive(tmp_path, "--out", lines.append):
         pass
-    assert said == []
+    assert lines == []
 
 
 def test_a_damaged_owner_file_does_not_matter(tmp_path):
     (tmp_path / OWNER).write_text("{")
-    said: list[str] = []
-    with exclusive(tmp_path, "--out", said.append):
+    lines: list[str] = []
+    with exclusive(tmp_path, "--out", lines.append):
         pass
-    assert "cut short (another process)" in said[0]
+    assert "cut short (another process)" in lines[0]
 
 
 def test_a_folder_that_cannot_be_locked_is_named(tmp_path):

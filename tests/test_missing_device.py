@@ -111,7 +111,7 @@ def test_the_message_names_the_device_the_reason_and_the_way_out(
     assert text.startswith("error: ")
     assert text.count("\n") == 1
     assert [sentence for sentence in sentences if sentence not in text] == []
-    assert ("jax[tpu]" in text) == (asked in ("tpu", "nonsense"))
+    assert ("jax[tpu]" in text) == (asked is not None)
 
 
 @pytest.mark.parametrize("error", [AssertionError("broken"), RuntimeError("broken: really")])

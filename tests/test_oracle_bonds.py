@@ -69,15 +69,14 @@ def test_bonds_are_computed_once_for_the_same_numbers(
     assert counts == [0, 1]
 
 
-def test_damaged_or_hostile_files_of_the_cache_are_passed_over(
+def test_damaged_files_of_the_cache_are_passed_over(
     monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> None:
     first = bonds.build([GOOD], progress=False)
     (path,) = cache.rglob("*.npy")
     good = path.read_bytes()
     counts = computed(monkeypatch)
-    contents = (b"damaged", b"", good[:-1], good + b"x", good.replace(b"<i4", b"<f4"),
-                npy("(1000000000000, 5)", bytes(40)), npy("(0, 5)"))  # fmt: skip
+    contents = (b"damaged", b"", good[:-1], good.replace(b"<i4", b"<f4"), npy("(0, 5)"))
     for content in contents:
         path.write_bytes(content)
         anew = bonds.build([GOOD], progress=False)

@@ -6,7 +6,6 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from crystal_diffusion_jax.config import TrainingConfig
-from crystal_diffusion_jax.runtime.progress import duration
 from crystal_diffusion_jax.training.run_log import RunLog, progress_line
 
 LOSSES = {
@@ -123,22 +122,6 @@ def test_a_row_that_a_kill_cut_short_is_dropped_on_resume(tmp_path, half):
     assert [row["step"] for row in rows(tmp_path)] == [5, 10, 15]
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.2, "0 s"),
-        (59.4, "59 s"),
-        (59.6, "1 min 00 s"),
-        (200, "3 min 20 s"),
-        (3599.7, "1 h 00 min"),
-        (7500, "2 h 05 min"),
-        (90_000, "25 h 00 min"),
-    ],
-)
-def test_durations_use_the_two_largest_units(seconds, text):
-    assert duration(seconds) == text
-
-
 def test_the_progress_line_has_step_losses_speed_and_time_left():
     line = progress_line(50, 200, LOSSES, rate=12_345.6, seconds_left=75)
     assert "\n" not in line
@@ -146,4 +129,4 @@ def test_the_progress_line_has_step_losses_speed_and_time_left():
     for name, value in LOSSES.items():
         assert f"{name} {value:g}" in line
     assert "12,346 structures/s" in line
-    assert line.endswith("1 min 15 s left")
+    assert line.endswith("0:01:15 left")

@@ -19,8 +19,7 @@ from crystal_diffusion_jax.config import TrainingConfig
 from crystal_diffusion_jax.runtime.devices import replicated
 from crystal_diffusion_jax.training.loss import drop_conditions
 from crystal_diffusion_jax.training.optimizer import make_optimizer
-from crystal_diffusion_jax.training.state import TrainState
-from crystal_diffusion_jax.training.step import Arrays, TrainSteps
+from crystal_diffusion_jax.training.step import Arrays, TrainState, TrainSteps
 from tests.smoke_run import (
     CONFIG,
     StepInputs,

@@ -18,7 +18,7 @@ from crystal_diffusion_jax.structures.sampled_crystals import SampledCrystals
 from crystal_diffusion_jax.trained_model import TrainedModel
 from crystal_diffusion_jax.training.checkpoints import Checkpoints
 from crystal_diffusion_jax.training.optimizer import make_optimizer
-from crystal_diffusion_jax.training.state import initial_state
+from crystal_diffusion_jax.training.step import initial_state
 from tests import make_tiny_model
 
 STEPS = (10, 20)
@@ -45,7 +45,7 @@ def write(workdir: Path) -> np.ndarray:
     state = initial_state(params, make_optimizer(model.config.training, unflatten))
     rows = []
     workdir.mkdir(parents=True)
-    with Checkpoints(workdir / "checkpoints", model.config) as checkpoints:
+    with Checkpoints(workdir / "checkpoints", model.config.training.keep_last) as checkpoints:
         for step in STEPS:
             ema = jnp.asarray(scaled(np.asarray(params), step))
             checkpoints.save(

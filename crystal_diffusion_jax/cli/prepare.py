@@ -11,6 +11,7 @@ with one csv. Training afterwards starts at once, reading the prepared arrays fr
 """
 
 import argparse
+import math
 import time
 from collections.abc import Mapping, Sequence
 
@@ -20,10 +21,9 @@ from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.config import DataConfig
 from crystal_diffusion_jax.data import locate
 from crystal_diffusion_jax.data.arrays import CrystalDataset
-from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
-from crystal_diffusion_jax.data.download import download
+from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS, DatasetSpec
 from crystal_diffusion_jax.data.load import load
-from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.errors import UserError, require_between
 from crystal_diffusion_jax.oracles import weights
 
 
@@ -46,33 +46,29 @@ def parser() -> program.Parser:
 
 
 def main() -> None:
-    """Reads the command line and prepares the data set it names."""
+    """Entry point."""
     args = parser().parse_args()
     if args.dataset is None and not (args.root or args.oracle):
         raise UserError("nothing to prepare: give --dataset=NAME, --root=YOUR_DATA or --oracle")
-    if args.dataset is None and args.root and not args.properties:
-        raise UserError("--root of your own data needs --properties=NAME,NAME")
-    if args.max_num_atoms < 0:
-        raise UserError(f"--max_num_atoms={args.max_num_atoms} is negative; 0 means no limit")
+    require_between("max_num_atoms", args.max_num_atoms, 0, math.inf)
     if args.oracle:
         for path in weights.prepare():
             print(f"network: {path}")
     if args.dataset is not None:
-        _prepare_known(args)
+        _prepare_known(KNOWN_DATASETS[args.dataset], args.root, args.skip_bad_rows)
     elif args.root:
         _prepare_own(args)
 
 
-def _prepare_known(args: argparse.Namespace) -> None:
-    spec = KNOWN_DATASETS[args.dataset]
-    folder = locate.find_known(spec.name, args.root)
-    # Compressed files that somebody put into the cache by hand are taken as they are.
+def _prepare_known(spec: DatasetSpec, root: str, skip_bad_rows: bool) -> None:
+    folder = locate.find_known(spec.name, root)
+    # Compressed files that somebody put into the cache by hand are used unchecked.
     by_hand = folder is not None and next(folder.glob("*.csv.gz"), None) is not None
     if folder in (None, locate.download_folder(spec.name)) and not by_hand:
-        for split, path in download(spec, locate.download_folder(spec.name)).items():
-            print(f"{path}: sha256 {spec.sha256[split]}, as pinned")
+        for split, path in spec.download(locate.download_folder(spec.name)).items():
+            print(f"{path}: sha256 {spec.sha256[split]}, as published")
     start = time.perf_counter()
-    splits = load(DataConfig(name=spec.name, root=args.root, skip_bad_rows=args.skip_bad_rows))
+    splits = load(DataConfig(name=spec.name, root=root, skip_bad_rows=skip_bad_rows))
     seconds = time.perf_counter() - start
     _print_summary(splits, [f"{spec.property_name} ({spec.unit})"])
     print(f"ready in {seconds:.1f} s, prepared arrays in {locate.cache_folder() / 'prepared'}")
@@ -80,20 +76,17 @@ def _prepare_known(args: argparse.Namespace) -> None:
 
 def _prepare_own(args: argparse.Namespace) -> None:
     """Reads the user's own data as training would."""
-    names = tuple(args.properties.split(","))
-    splits = load(
-        DataConfig(
-            name="",
-            root=args.root,
-            properties=names,
-            max_num_atoms=args.max_num_atoms,
-            skip_bad_rows=args.skip_bad_rows,
-        )
+    config = DataConfig(
+        root=args.root,
+        properties=tuple(filter(None, args.properties.split(","))),
+        max_num_atoms=args.max_num_atoms,
+        skip_bad_rows=args.skip_bad_rows,
     )
-    _print_summary(splits, names)
+    _print_summary(load(config), config.properties)
     print(
         "train on them with python -m experiments.train --config=configs/own_data.py "
-        f'--config.data.root={args.root} --config.data.properties="{names}" --workdir=runs/mine'
+        f'--config.data.root={args.root} --config.data.properties="{config.properties}" '
+        "--workdir=runs/mine"
     )
 
 

@@ -15,7 +15,7 @@ from crystal_diffusion_jax.training.preemption import Preempted
 
 SCRIPT = "crystal-diffusion"
 
-_WIDTH = 100  # columns of a help text, as in the module docstrings that it shows
+_WIDTH = 100  # columns of a help text, which quotes module docstrings
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -30,7 +30,7 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
 
 def _as_called(text: str) -> str:
-    """The text with commands spelled as the user has just called one, as module or script."""
+    """Spells commands the way the user has called this one, as a module or a script."""
     if not sys.argv[0].startswith(f"{SCRIPT} "):
         return text
     return text.replace("python -m experiments.", f"{SCRIPT} ")
@@ -53,7 +53,7 @@ class Parser(argparse.ArgumentParser):
 
     @property
     def actions(self) -> list[argparse.Action]:
-        """The flags, `--help` left out."""
+        """The flags except `--help`."""
         return [action for action in self._actions if action.dest != "help"]
 
     def parse_known_args(  # type: ignore[override]
@@ -82,7 +82,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def check_output(path: Path) -> None:
-    """Makes the parent folders of --out and tests that it can be written, before the work starts.
+    """Creates the parent folders of --out and checks that it can be written.
 
     Raises:
       UserError: the file cannot be written.

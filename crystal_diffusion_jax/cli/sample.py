@@ -49,17 +49,17 @@ def parser() -> program.Parser:
 
 @contextlib.contextmanager
 def stopping_on_signals() -> Iterator[Callable[[], None]]:
-    """Lets SIGTERM, as batch systems send it, and Ctrl-C end the command after the present batch.
+    """Lets SIGTERM and Ctrl-C end the command after the current batch; a second signal, at once.
 
-    A second signal ends it at once. Raising an exception at the first one would not do: in the
-    garbage collector's hook that jax installs, and where much time goes, exceptions get lost.
+    An exception raised by the signal handler itself could get lost in the hook that jax installs in
+    the garbage collector, where much of the time is spent.
 
     Yields:
-      A function that ends the command if a signal came.
+      A function that ends the command if a signal has arrived.
 
     Raises:
-      SystemExit: SIGTERM came; the exit status is 143.
-      KeyboardInterrupt: Ctrl-C came.
+      SystemExit: on SIGTERM, with exit status 143.
+      KeyboardInterrupt: on Ctrl-C.
     """
     received: list[int] = []
 

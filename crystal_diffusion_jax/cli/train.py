@@ -31,7 +31,7 @@ from crystal_diffusion_jax.trained_model import OLD_NAMES, example_target
 from crystal_diffusion_jax.training.loop import train
 from crystal_diffusion_jax.training.preemption import Preempted
 
-# In an installed package, and in a clone.
+# In an installed package and in a clone.
 _PACKAGE = Path(crystal_diffusion_jax.__file__).parent
 CONFIG_FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
 
@@ -75,7 +75,7 @@ def find_config(value: str) -> str:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """absl's parser, with every mistake reported as one sentence.
+    """absl's parser, with every mistake reported in one sentence.
 
     Raises:
       UserError: an unknown flag, a config that does not exist or lacks the variant, a field that
@@ -160,7 +160,7 @@ def load_and_train(config: ExperimentConfig) -> None:
 def exiting_at_once() -> Iterator[None]:
     """Reports an error and ends this process without jax.distributed's shutdown.
 
-    The shutdown waits for the other processes, which would wait for this one in a collective
+    The shutdown would wait for the other processes, which wait for this one in a collective
     operation. Once this process is gone, the runtime ends them.
     """
     try:

@@ -1,4 +1,4 @@
-"""CrystalDataset: crystals as flat numpy arrays; DatasetStatistics: what a model keeps of them."""
+"""Crystals as flat numpy arrays, and the statistics that a model keeps of its training data."""
 
 import dataclasses
 import hashlib
@@ -109,7 +109,7 @@ class DatasetStatistics:
     num_atoms_by_property: tuple[tuple[tuple[int, ...], ...], ...]
 
     def __post_init__(self) -> None:
-        """Raises ValueError, naming the field, where values are out of range or do not match."""
+        """Raises ValueError, naming the field, if values are out of range or inconsistent."""
         sizes = [size for size, _ in self.num_atoms_histogram]
         for name, ascending, largest in (
             ("vocabulary", self.vocabulary, 118),
@@ -164,8 +164,8 @@ def dataset_statistics(dataset: CrystalDataset, scale_by_num_atoms: bool) -> Dat
     if scale_by_num_atoms:
         lengths = lengths / np.cbrt(dataset.num_atoms)
     low, high = dataset.properties.min(axis=0), dataset.properties.max(axis=0)
-    # Judged by the range because rounding gives a constant column a tiny standard deviation.
-    # Values that differ by less than 1e-160 have squares that vanish.
+    # A constant column is recognised by its range, as rounding gives it a tiny deviation; values
+    # that differ by less than 1e-160 have a deviation of 0.
     std = dataset.properties.std(axis=0)
     std = np.where((low < high) & (std > 0), std, 1.0)
     return DatasetStatistics(

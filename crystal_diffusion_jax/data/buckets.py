@@ -1,5 +1,6 @@
 """Padded sizes, batch sizes, and the order in which buckets of crystals take turns."""
 
+import bisect
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -61,7 +62,7 @@ def batch_sizes(sizes: Sequence[int], counts: Sequence[int], batch_size: int) ->
 
 
 class Draw(NamedTuple):
-    """One group of steps: the `number`-th that its bucket gives, counted from 0."""
+    """One group of steps: number `number` of its bucket, counted from 0."""
 
     bucket: int
     number: int
@@ -84,24 +85,17 @@ class Schedule:
         self._counts, self._per_group, self._seed = counts, per_group, seed
 
     def draw(self, group: int) -> Draw:
-        """Bucket and number of the bucket's draw that a group falls on."""
-        low, high = 0, 1
-        while sum(self._draws_before(high)) <= group:
-            high *= 2
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (
-                (middle, high) if sum(self._draws_before(middle)) <= group else (low, middle)
-            )
-        first, last = self._draws_before(low), self._draws_before(low + 1)
+        """The bucket of a group, and the number of groups that this bucket has given before."""
+        number = bisect.bisect(range(2**62), group, key=lambda n: sum(self._draws_before(n))) - 1
+        first, last = self._draws_before(number), self._draws_before(number + 1)
         epoch = np.repeat(np.arange(len(first)), np.subtract(last, first))
-        epoch = np.random.default_rng((self._seed, 0, low)).permutation(epoch)
+        epoch = np.random.default_rng((self._seed, 0, number)).permutation(epoch)
         position = group - sum(first)
         bucket = int(epoch[position])
         return Draw(bucket, first[bucket] + int(np.sum(epoch[:position] == bucket)))
 
     def _draws_before(self, epoch: int) -> list[int]:
-        """Groups that each bucket has given before an epoch starts."""
+        """Groups that each bucket has given before an epoch."""
         return [
             epoch * count // size for count, size in zip(self._counts, self._per_group, strict=True)
         ]

@@ -6,6 +6,7 @@ with one inline CIF per row.
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 
 SPLITS = ("train", "val", "test")
 
@@ -21,7 +22,7 @@ class DatasetSpec:
 
     Attributes:
       name: the name used in configs and folder names.
-      property_name: column of the property that is conditioned on and judged.
+      property_name: column of the property that is conditioned on and scored.
       unit: unit of that property.
       direction: "min", as all three data sets are searched for low energies.
       success_thresholds: property values at or below which a crystal counts for SR5, SR10 and
@@ -41,6 +42,20 @@ class DatasetSpec:
     def url(self, split: str) -> str:
         """Address of the official csv of "train", "val" or "test"."""
         return f"{CDVAE_DATA}/{self.official_folder}/{split}.csv"
+
+    def download(self, folder: Path, progress: bool = True) -> dict[str, Path]:
+        """Makes sure that the official files are in a folder; returns them by split.
+
+        Raises:
+          UserError: a file cannot be downloaded, is not the official one, or cannot be written.
+        """
+        # Imported here because reading prepared data needs no downloads.
+        from crystal_diffusion_jax.runtime.downloads import fetch
+
+        return {
+            split: fetch(self.url(split), self.sha256[split], folder / f"{split}.csv", progress)
+            for split in SPLITS
+        }
 
 
 KNOWN_DATASETS: Mapping[str, DatasetSpec] = {

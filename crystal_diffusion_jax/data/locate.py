@@ -1,4 +1,4 @@
-"""Where data are on this machine: known data sets, the user's own files, the cache."""
+"""Finding data on this machine: known data sets and the user's own files."""
 
 import dataclasses
 import os
@@ -18,7 +18,7 @@ class Source:
 
     Attributes:
       tables: csv or csv.gz files, one after the other.
-      cif_folder: the folder of the *.cif files that the rows name; None when the tables have the
+      cif_folder: the folder of the *.cif files that the rows name; None if the tables hold the
         CIF texts in their column `cif`.
     """
 
@@ -32,7 +32,7 @@ class Source:
         return f"{first} ... {others[-1]}" if others else first
 
     def cif_files(self) -> dict[str, Path]:
-        """The *.cif files beside the table by their stem; empty when the CIF texts are inline."""
+        """The *.cif files by stem; empty if the CIF texts are in the tables."""
         if self.cif_folder is None:
             return {}
         return {path.stem: path for path in sorted(self.cif_folder.glob("*.cif")) if path.is_file()}
@@ -44,9 +44,9 @@ def download_folder(name: str) -> Path:
 
 
 def find_known(name: str, root: str = "") -> Path | None:
-    """Folder of a known data set, or None where it has to be downloaded.
+    """Folder of a known data set; None if it has to be downloaded.
 
-    The places, in this order: `root`, `$CRYSTAL_DIFFUSION_DATA/<name>`, the cache.
+    Searched in this order: `root`, `$CRYSTAL_DIFFUSION_DATA/<name>`, the cache.
 
     Raises:
       UserError: `root` is given and is not a folder. A wrong path never falls through to the next
@@ -60,10 +60,13 @@ def find_known(name: str, root: str = "") -> Path | None:
                 "train.csv, val.csv and test.csv (or .csv.gz)."
             )
         return folder
-    places = [download_folder(name)]
-    if base := os.environ.get("CRYSTAL_DIFFUSION_DATA"):
-        places.insert(0, Path(base).expanduser() / name)
-    return next((place for place in places if find_splits(place)), None)
+    return next((place for place in _places(name) if find_splits(place)), None)
+
+
+def _places(name: str) -> list[Path]:
+    base = os.environ.get("CRYSTAL_DIFFUSION_DATA")
+    own = [Path(base).expanduser() / name] if base else []
+    return [*own, download_folder(name)]
 
 
 def known_sources(name: str, root: str = "") -> dict[str, Source]:
@@ -74,11 +77,10 @@ def known_sources(name: str, root: str = "") -> dict[str, Source]:
     """
     folder = find_known(name, root)
     if folder is None:
-        base = os.environ.get("CRYSTAL_DIFFUSION_DATA")
-        from_variable = str(Path(base) / name) if base else "$CRYSTAL_DIFFUSION_DATA (not set)"
         raise UserError(
-            f"No data for {name} in {from_variable} or {download_folder(name)}: download them "
-            f"with `python -m experiments.prepare --dataset={name}`, or give their folder as root."
+            f"No data for {name} in {' or '.join(map(str, _places(name)))}: download them with "
+            f"`python -m experiments.prepare --dataset={name}`, or give their folder as root or in "
+            "CRYSTAL_DIFFUSION_DATA."
         )
     return _with_train_and_val(folder)
 
@@ -118,7 +120,7 @@ def find_splits(folder: Path) -> dict[str, Source]:
     splits = {}
     for split in SPLITS:
         for pattern in (f"{split}.csv", f"{split}*.csv"):
-            # Of a file both plain and compressed the plain one counts.
+            # A plain file takes precedence over its compressed copy.
             found = [*folder.glob(f"{pattern}.gz"), *folder.glob(pattern)]
             tables = {path.name.removesuffix(".gz"): path for path in found if path.is_file()}
             if tables:

@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import msgspec
 import numpy as np
 
 from crystal_diffusion_jax.data.arrays import CrystalDataset
+from crystal_diffusion_jax.data.tables import BadRow
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.runtime.files import file_sha256, read_text, replace_text
 from crystal_diffusion_jax.runtime.user_cache import cache_folder
@@ -39,28 +41,7 @@ _ABANDONED_AFTER = 7 * 24 * 3600  # seconds
 _MAX_BAD_ROWS = 1000
 
 
-@dataclasses.dataclass(frozen=True)
-class BadRow:
-    """A row of a table that cannot be used.
-
-    Attributes:
-      file: name of the table, or of a CIF file that no row names.
-      row: data row counted from 1, the header not counted; 0 for a CIF file without a row.
-      material_id: the row's identifier.
-      reason: what is wrong with it.
-    """
-
-    file: str
-    row: int
-    material_id: str
-    reason: str
-
-    def __str__(self) -> str:
-        place = f"{self.file} row {self.row}" if self.row else self.file
-        return f"{place} ({self.material_id}): {self.reason}"
-
-
-# A table as it is read: pieces of any number of crystals, and rows that cannot be used.
+# A table while it is read: groups of crystals, and rows that cannot be used.
 Pieces = Iterable[CrystalDataset | BadRow]
 
 
@@ -70,8 +51,8 @@ class Prepared:
 
     Attributes:
       dataset: the usable crystals, in the order of their rows; read-only memory maps.
-      bad_rows: the first of the other rows.
-      num_bad_rows: how many other rows there are.
+      bad_rows: the first of the rows that cannot be used.
+      num_bad_rows: number of all of them.
     """
 
     dataset: CrystalDataset
@@ -81,7 +62,7 @@ class Prepared:
 
 @dataclasses.dataclass(frozen=True)
 class _Meta:
-    """Content of meta.json; `sha256` has the checksum of each array's file."""
+    """Content of meta.json; `sha256` holds the checksum of each array's file."""
 
     property_names: tuple[str, ...]
     bad_rows: tuple[BadRow, ...]
@@ -89,18 +70,15 @@ class _Meta:
     sha256: dict[str, str]
 
 
-def prepare(
-    key: str, property_names: Sequence[str], read: Callable[[], Pieces]
-) -> tuple[Prepared, str]:
-    """Opens the table that is cached under a key, after reading it where it is not.
+def prepare(key: str, property_names: Sequence[str], read: Callable[[], Pieces]) -> Prepared:
+    """Opens the table that is cached under a key, after reading it if it is not.
+
+    Without a writable cache the arrays go to a temporary folder, with a warning.
 
     Args:
       key: hash of everything that the table depends on.
       property_names: of its crystals.
       read: reads the table from its source.
-
-    Returns:
-      The table, and the reason why it is not in the cache, or "".
 
     Raises:
       UserError: from `read`, or there is no room for the arrays anywhere.
@@ -108,7 +86,7 @@ def prepare(
     folder = cache_folder() / "prepared" / key
     if folder.is_dir():
         try:
-            return read_folder(folder), ""
+            return read_folder(folder)
         except (OSError, ValueError) as error:
             _LOGGER.warning("cached data in %s are damaged (%s); preparing anew", folder, error)
             shutil.rmtree(folder, ignore_errors=True)
@@ -119,33 +97,39 @@ def prepare(
             try:
                 os.rename(written, folder)
             except OSError:
-                if not folder.is_dir():  # where it is, another process was faster
+                if not folder.is_dir():  # otherwise another process was faster
                     raise
-        return read_folder(folder), ""
+        return read_folder(folder)
     except OSError as error:
-        not_cached = str(error)
+        # The error itself would keep the maps of its traceback alive.
+        reason = error.strerror or str(error)
+    warnings.warn(
+        f"Prepared data are not cached and will be prepared again next time ({reason}): "
+        "set CRYSTAL_DIFFUSION_CACHE to a folder that can be written.",
+        stacklevel=3,
+    )
+    temporary = Path(tempfile.gettempdir())
     try:
-        with _temporary_folder(None) as written:
+        with _temporary_folder(temporary) as written:
             write_folder(written, property_names, read())
-            return read_folder(written), not_cached  # maps of deleted files stay valid
+            return read_folder(written)  # maps of deleted files stay valid
     except OSError as error:
         raise UserError(
-            f"prepared data fit neither into {folder.parent} ({not_cached}) nor into "
-            f"{tempfile.gettempdir()} ({error}): set CRYSTAL_DIFFUSION_CACHE to a folder with "
-            "more room."
+            f"prepared data fit neither into {folder.parent} ({reason}) nor into {temporary} "
+            f"({error}): set CRYSTAL_DIFFUSION_CACHE to a folder with more room."
         ) from error
 
 
 @contextlib.contextmanager
-def _temporary_folder(parent: Path | None) -> Iterator[Path]:
-    """A new folder that is deleted at the end, unless it was moved; so are those of killed runs."""
-    for left in parent.glob(f"{_TEMPORARY}*") if parent else ():
+def _temporary_folder(parent: Path) -> Iterator[Path]:
+    """A new folder that is deleted at the end unless it was moved; removes those of killed runs."""
+    for left in parent.glob(f"{_TEMPORARY}*"):
         if time.time() - left.stat().st_mtime > _ABANDONED_AFTER:
             shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(
         prefix=_TEMPORARY, dir=parent, ignore_cleanup_errors=True
     ) as outer:
-        folder = Path(outer) / "table"  # `outer` itself could only be read by this user
+        folder = Path(outer) / "table"  # with the usual permissions; `outer` is private
         folder.mkdir()
         yield folder
 
@@ -194,7 +178,7 @@ def read_folder(folder: Path) -> Prepared:
     for name in (*_ARRAYS, "properties", "material_ids"):
         path = folder / f"{name}.npy"
         if file_sha256(path) != meta.sha256.get(name):
-            raise ValueError(f"{path.name} has not the checksum it was written with")
+            raise ValueError(f"{path.name} does not match its checksum")
         arrays[name] = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     dataset = CrystalDataset(property_names=meta.property_names, **arrays)
     return Prepared(dataset, meta.bad_rows, meta.num_bad_rows)

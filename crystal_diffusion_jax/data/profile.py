@@ -9,7 +9,7 @@ from crystal_diffusion_jax.structures.limits import MAX_PROPERTY
 # The quantiles of a property are stored in steps of one percent.
 _PERCENT = np.linspace(0.0, 1.0, 101)
 # The numbers of atoms are counted in bins of a property between these quantiles, or between every
-# fifth where bins of one percent would hold fewer crystals than this, too few for a histogram.
+# fifth of them if bins of one percent would hold fewer crystals than a histogram needs.
 _MIN_CRYSTALS = 100
 _FINE, _COARSE = 100, 20
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from crystal_diffusion_jax.data.locate import Source
-from crystal_diffusion_jax.data.prepared import BadRow
 from crystal_diffusion_jax.errors import UserError, did_you_mean, printable
 from crystal_diffusion_jax.runtime.files import TooLarge, read_text
 from crystal_diffusion_jax.structures.csv_tables import join_names, read_rows
@@ -33,6 +32,27 @@ class RawCrystal:
     material_id: str
     cif: str
     properties: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class BadRow:
+    """A row of a table that cannot be used.
+
+    Attributes:
+      file: name of the table, or of a CIF file that no row names.
+      row: data row counted from 1, the header not counted; 0 for a CIF file without a row.
+      material_id: the row's identifier.
+      reason: what is wrong with it.
+    """
+
+    file: str
+    row: int
+    material_id: str
+    reason: str
+
+    def __str__(self) -> str:
+        place = f"{self.file} row {self.row}" if self.row else self.file
+        return f"{place} ({self.material_id}): {self.reason}"
 
 
 def read_table(source: Source, properties: Sequence[str]) -> Iterator[RawCrystal | BadRow]:

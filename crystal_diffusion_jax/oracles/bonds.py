@@ -16,13 +16,10 @@ import numpy as np
 
 from crystal_diffusion_jax.oracles import graph
 from crystal_diffusion_jax.oracles.batching import CrystalGraph
-from crystal_diffusion_jax.runtime.archives import read_array
 from crystal_diffusion_jax.runtime.user_cache import cache_folder, write_cached
 from crystal_diffusion_jax.runtime.workers import TaskFailure, map_in_processes
 
 TIME_LIMIT = 120.0  # seconds for one structure
-# Of a cached file; a thousand atoms of forty bonds each take a megabyte.
-_MAX_BYTES = 2**24
 
 # Lattice, fractional coordinates and atomic numbers: what a worker gets instead of a structure.
 Cell = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -129,8 +126,8 @@ def _path(cell: Cell) -> Path:
 def _read_cached(path: Path) -> np.ndarray | NoBonds | None:
     """None where nothing is cached or the file is damaged."""
     try:
-        stored = read_array(path, _MAX_BYTES)
-    except (OSError, ValueError):
+        stored: np.ndarray = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
         return None
     if stored.ndim == 0 and stored.dtype.kind == "U":
         return NoBonds(str(stored), permanent=True)

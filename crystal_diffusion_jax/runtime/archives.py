@@ -1,20 +1,19 @@
-"""Arrays from .npz and .npy files that anyone may have made, in bounded memory and without pickle.
+"""Arrays from .npz files that anyone may have made, in bounded memory and without pickle.
 
 An .npz file is a zip archive of .npy files. Before an array is allocated its header must agree
 with the size that the archive states, and that size with the size of the file, so that memory
 stays in proportion to the file.
 """
 
-import io
 import zipfile
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
-from crystal_diffusion_jax.runtime.files import open_regular, read_bytes
+from crystal_diffusion_jax.runtime.files import open_regular
 
-# Trained weights hardly compress; zip's best, on zeros, is a thousandfold.
+# Trained weights hardly compress; zeros do a thousandfold.
 MAX_EXPANSION = 100
 
 
@@ -39,22 +38,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
                 }
         except (OSError, ValueError):
             raise
-        except Exception as error:  # damage shows in any of a dozen ways
+        except Exception as error:  # a damaged archive raises one of a dozen types
             raise ValueError(f"{type(error).__name__}: {error}") from error
-
-
-def read_array(path: Path, max_bytes: int) -> np.ndarray:
-    """The array of an .npy file of limited size.
-
-    Raises:
-      ValueError: larger than `max_bytes`, not an .npy file, damaged, or an array of objects
-        (pickles); the message is the reason.
-      OSError: the file cannot be read.
-    """
-    content = read_bytes(path, max_bytes)
-    _check_header(io.BytesIO(content), len(content), path.name)
-    array: np.ndarray = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
-    return array
 
 
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
@@ -67,7 +52,7 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
 
 
 def _check_header(member: IO[bytes], num_bytes: int, name: str) -> None:
-    """Refuses an array whose header asks for more or less than its file has."""
+    """Raises ValueError if the header asks for more or less than the file has."""
     version = np.lib.format.read_magic(member)
     if version == (1, 0):
         shape, _, dtype = np.lib.format.read_array_header_1_0(member)

@@ -1,12 +1,13 @@
 """Devices: a mesh with the single axis `data`, and its shardings."""
 
 import os
-import re
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from crystal_diffusion_jax.runtime.workers import num_cores
 
 AXIS = "data"
 
@@ -17,14 +18,6 @@ _CPU_ELEMENTS = 200_000
 # estimate for perov5_cds), so this limits it to 4 GB.
 _ACCELERATOR_ELEMENTS = 40_000_000
 
-# How to install what a name in JAX_PLATFORMS needs.
-_CUDA = 'an NVIDIA GPU needs pip install "jax[cuda13]", or "jax[cuda12]" for an older driver'
-_INSTALL = {
-    "cuda": _CUDA,
-    "gpu": _CUDA,
-    "tpu": 'a TPU needs pip install "jax[tpu]"',
-}
-
 
 def use_every_core() -> None:
     """Makes each CPU core a device, unless devices are in use already.
@@ -32,11 +25,10 @@ def use_every_core() -> None:
     A program of many small operations gains little from threads within each operation, and scales
     almost perfectly with a share of the batch per core (benchmarks/README.md).
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if "--xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return  # the user has decided
     try:
-        jax.config.update("jax_num_cpu_devices", cores or 1)
+        jax.config.update("jax_num_cpu_devices", num_cores())
     except RuntimeError:
         return  # for example in a notebook
 
@@ -56,19 +48,17 @@ def absence(error: Exception) -> str | None:
         # The text after the device's name may vary, as in "tried to allocate 512 MB".
         if str(again).partition(":")[0] != str(error).partition(":")[0]:
             return None
-        # Our advice replaces JAX's. Without an NVIDIA GPU JAX skips CUDA silently, and the message
-        # is empty.
-        advice = r" \((set JAX_PLATFORMS|you may need to).*"
-        reason = re.sub(advice, "", " ".join(str(again).split())).rstrip(".")
+        # Without an NVIDIA GPU JAX skips CUDA silently, and the message is empty. What follows in
+        # parentheses is JAX's advice, which ours replaces.
+        reason = " ".join(str(again).split()).partition(" (")[0].rstrip(".")
     reason = reason or "no NVIDIA GPU is visible"
     asked = jax.config.values["jax_platforms"]
     if not asked:
         return f"no device can be used ({reason}): JAX_PLATFORMS=cpu computes without it"
-    ways = [way for name, way in _INSTALL.items() if name in asked.split(",")]
-    ways = list(dict.fromkeys(ways or _INSTALL.values()))
     return (
         f"JAX_PLATFORMS={asked} asks for a device that cannot be used ({reason}): unset "
-        f"JAX_PLATFORMS to compute on what there is; {'; '.join(ways)}"
+        "JAX_PLATFORMS to compute on the devices there are, or install JAX for it: pip install "
+        '"jax[cuda13]" for an NVIDIA GPU ("jax[cuda12]" with an older driver), "jax[tpu]" for a TPU'
     )
 
 

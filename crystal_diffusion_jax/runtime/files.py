@@ -21,7 +21,7 @@ class TooLarge(ValueError):
 
 
 def temporary_path(path: Path) -> Path:
-    """Where the functions below write the new content; a kill may leave this file behind."""
+    """Where new content is written before the renaming; a kill may leave this file behind."""
     return path.with_name(f".{path.name}.tmp")
 
 
@@ -36,16 +36,16 @@ def try_writing(path: Path) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Writes a text file atomically: beside its place, synced to disk, then renamed.
+    """Writes a text file atomically: under a temporary name, synced to disk, then renamed.
 
     Raises:
-      OSError: it cannot be written; the old file is still there.
+      OSError: it cannot be written; an old file is kept.
     """
     _replace(path, [text.encode()])
 
 
 def replace_pieces(path: Path, pieces: Iterable[str]) -> None:
-    """`replace_text` for a text in pieces, which is never held as a whole."""
+    """`replace_text` for a text in pieces, without holding all of it in memory."""
     _replace(path, (piece.encode() for piece in pieces))
 
 

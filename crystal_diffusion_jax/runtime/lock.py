@@ -1,4 +1,4 @@
-"""One run at a time per folder: a lock that ends with its process and names who holds it."""
+"""One run at a time per folder: a lock that ends with its process and names its holder."""
 
 import contextlib
 import json
@@ -27,7 +27,7 @@ def exclusive(folder: Path, flag: str, log: Callable[[str], None] = print) -> It
     Args:
       folder: the folder that the run writes to.
       flag: the folder's flag, for the message: "--workdir" or "--out".
-      log: takes a line about a run that was killed there.
+      log: takes a line about an earlier run that was killed.
 
     Raises:
       UserError: another process is at work in the folder.

@@ -32,7 +32,7 @@ def num_chunks(num_rows: int, elements_per_row: int, elements_per_chunk: int, me
     capacity = devices.cached_elements(mesh) + elements_per_chunk // 4
     wanted = num_rows * elements_per_row / capacity
     divisors = [n for n in range(1, num_rows + 1) if num_rows % n == 0]
-    # Nearest as a ratio: half a cache is as far off as two.
+    # Nearest as a ratio: half a cache is as far off as two caches.
     return min(divisors, key=lambda n: max(n / wanted, wanted / n)) if wanted > 1 else 1
 
 

@@ -2,7 +2,7 @@
 
 All processes run the same program, each on the devices of its host; the first one also writes the
 files and prints. A collective operation waits for every process, so a process that stops alone
-would leave the others waiting: whatever can fail runs under `everywhere`.
+would leave the others waiting: what can fail runs under `everywhere`.
 """
 
 import hashlib
@@ -28,8 +28,8 @@ def join(
     """Joins the other processes; call it before any device is used.
 
     Args:
-      coordinator: HOST:PORT of the first process, with a free port there. If it is None, all three
-        are taken from the TPU pod, Slurm or Open MPI that started the processes.
+      coordinator: HOST:PORT of the first process, with a port that is free there. If None, all
+        three are taken from the TPU pod, Slurm or Open MPI that started the processes.
       num_processes: number of processes.
       process_id: number of this process, from 0.
 
@@ -124,7 +124,7 @@ def same_everywhere(text: str) -> bool:
 
 
 def anywhere(flag: bool) -> bool:
-    """Whether the flag is set in any process; all of them must ask, and wait for one another."""
+    """Whether the flag is set in any process; all must ask, and wait for one another."""
     if jax.process_count() == 1:
         return flag
     return bool(multihost_utils.process_allgather(np.array(flag)).any())

@@ -17,24 +17,26 @@ import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
-import joblib
 import pebble
 from tqdm import tqdm
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Items that are handed to the workers ahead of the first unfinished one.
+# Items that are given to the workers ahead of the first unfinished one.
 _AHEAD = 4096
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @dataclasses.dataclass(frozen=True)
 class TaskFailure:
-    """In place of a result.
-
-    Attributes:
-      reason: "no result after 60 s" or "ended its process".
-    """
+    """In place of a result; the reason is "no result after 60 s" or "ended its process"."""
 
     reason: str
 
@@ -62,7 +64,7 @@ class Workers(Generic[Item, Result]):
         self._timeout = timeout
         self._chunksize = chunksize
         self._pool = pebble.ProcessPool(
-            num_workers or joblib.cpu_count(),
+            num_workers or num_cores(),
             initializer=_start,
             initargs=(function,),
             context=_CONTEXT,
@@ -84,7 +86,7 @@ class Workers(Generic[Item, Result]):
         remaining = iter(items)
         chunks = iter(lambda: list(itertools.islice(remaining, self._chunksize)), [])
         pending: collections.deque[tuple[list[Item], Any]] = collections.deque()
-        max_pending = max(_AHEAD // self._chunksize, 2 * joblib.cpu_count())
+        max_pending = max(_AHEAD // self._chunksize, 2 * num_cores())
         while True:
             for chunk in itertools.islice(chunks, max_pending - len(pending)):
                 pending.append((chunk, self._schedule(chunk)))
@@ -126,8 +128,8 @@ def map_in_processes(
       items: its arguments.
       title: of the progress bar.
       timeout: seconds for one item.
-      chunksize: items that a worker takes at a time; more than 1 pays off for items of less than
-        some 0.2 ms.
+      chunksize: items that a worker takes at a time; more than 1 pays off below about 0.2 ms an
+        item.
       progress: show a progress bar on stderr.
 
     Yields:
@@ -135,7 +137,7 @@ def map_in_processes(
     """
     if not items:
         return
-    num_workers = min(joblib.cpu_count(), -(-len(items) // chunksize))
+    num_workers = min(num_cores(), -(-len(items) // chunksize))
     with Workers(function, timeout, chunksize, num_workers) as workers:
         yield from tqdm(workers.map(items), desc=title, total=len(items), disable=not progress)
 
@@ -168,7 +170,7 @@ def _start(function: Callable[[Any], Any]) -> None:
 
 
 def _exit_with_parent() -> None:
-    """Ends a worker whose program was killed: nobody else would end an item that hangs."""
+    """Ends this worker when the program is killed, even in the middle of an item that hangs."""
     if parent := multiprocessing.parent_process():
         parent.join()
         os._exit(1)

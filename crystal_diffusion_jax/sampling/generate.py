@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Protocol
 
 import jax
@@ -13,7 +14,6 @@ from crystal_diffusion_jax.data.buckets import bucket_sizes
 from crystal_diffusion_jax.diffusion.schedules import sampling_times
 from crystal_diffusion_jax.request import Request, SampledBatch, Trajectory
 from crystal_diffusion_jax.runtime import devices
-from crystal_diffusion_jax.runtime.progress import duration
 from crystal_diffusion_jax.sampling.chain import last_state
 from crystal_diffusion_jax.sampling.conditions import (
     allowed_species,
@@ -131,7 +131,7 @@ def generate(
         rate = (todo - left) / (time.monotonic() - begin)
         log(
             f"{request.num - left}/{request.num} crystals: {kept} written, {rejected} rejected, "
-            f"{rate:.2f} crystals/s, {duration(left / rate)} left"
+            f"{rate:.2f} crystals/s, {timedelta(seconds=round(left / rate))} left"
         )
 
 

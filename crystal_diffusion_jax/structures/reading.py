@@ -10,12 +10,12 @@ import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import joblib
 from pymatgen.core import Structure
 
 from crystal_diffusion_jax.errors import UserError, printable
 from crystal_diffusion_jax.runtime.archives import MAX_EXPANSION
 from crystal_diffusion_jax.runtime.files import TooLarge, megabytes, open_regular, read_text
+from crystal_diffusion_jax.runtime.workers import TaskFailure, map_in_processes
 from crystal_diffusion_jax.structures.cif_reader import parse_cif
 from crystal_diffusion_jax.structures.csv_tables import join_names, read_rows
 from crystal_diffusion_jax.structures.database import DATABASE
@@ -199,9 +199,18 @@ def _parse(text: _Text) -> Structure | str:
 
 
 def _parse_all(names: Sequence[str], texts: Sequence[_Text]) -> Inputs:
-    num_jobs = 1 if len(texts) < _MIN_CIFS_FOR_WORKERS else -1
-    parse = joblib.delayed(_parse)
-    return _collect(names, joblib.Parallel(num_jobs, batch_size=50)(parse(text) for text in texts))
+    if len(texts) < _MIN_CIFS_FOR_WORKERS:
+        return _collect(names, map(_parse, texts))
+    results = map_in_processes(_parse, texts, "reading", chunksize=50, progress=False)
+    return _collect(
+        names,
+        (
+            f"unparsable CIF: the parser {result.reason}"
+            if isinstance(result, TaskFailure)
+            else result
+            for result in results
+        ),
+    )
 
 
 def _numbered(kind: str, results: Sequence[Structure | str]) -> Inputs:

@@ -1,27 +1,29 @@
-"""Checkpoints on disk: names, checksums, reading, and what to do about damaged ones."""
+"""Checkpoints on disk: names, checksums, reading, and setting damaged ones aside."""
 
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.runtime import processes
 from crystal_diffusion_jax.runtime.files import MAX_DESCRIPTION_BYTES, file_sha256, read_json
-from crystal_diffusion_jax.training.state import TrainState
+from crystal_diffusion_jax.training.step import TrainState
 
-FORMAT_VERSION = 1
 CHECKSUMS = "sha256.json"
 PREEMPTED = "preempted"
-_RECORD = Path("record", "metadata")  # where orbax's JsonSave puts the item "record"
+
+# [n] losses and gradient norms of n steps, by name.
+Losses = dict[str, np.ndarray]
 
 
 class DamagedError(UserError):
-    """A checkpoint that is not as it was written; an earlier one may be intact."""
+    """A checkpoint that has changed since it was written; an earlier one may be intact."""
 
 
 class Checkpoint(NamedTuple):
@@ -52,7 +54,7 @@ def complete_checkpoints(folder: Path) -> list[Checkpoint]:
 
 
 def write_checksums(folder: Path) -> None:
-    """Writes the checksums of all items; the files beside the items are orbax's own."""
+    """Records the checksums of all items; the files beside the items are orbax's own."""
     (folder / CHECKSUMS).write_text(json.dumps(_checksums(folder), indent=1) + "\n")
 
 
@@ -77,15 +79,15 @@ def verify(folder: Path) -> None:
 def set_damaged_aside(folder: Path, resume_from_previous: bool, log: Callable[[str], None]) -> None:
     """Verifies all checkpoints in a folder and renames the damaged ones.
 
-    Only the first process does it.
+    Does nothing in any but the first process.
 
     Args:
       folder: of the checkpoints.
-      resume_from_previous: whether to rename the last checkpoint too, if an earlier one is intact.
+      resume_from_previous: rename even the last checkpoint, if an earlier one is intact.
       log: takes a line for each damaged checkpoint.
 
     Raises:
-      UserError: the last checkpoint is damaged and stays.
+      UserError: the last checkpoint is damaged and is not renamed.
     """
     if not processes.is_first():
         return
@@ -115,35 +117,22 @@ def set_damaged_aside(folder: Path, resume_from_previous: bool, log: Callable[[s
         log(f"{reason}; renamed to {aside.name}")
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """Reads the record of a checkpoint that has been verified.
-
-    Raises:
-      UserError: a newer version wrote it.
-    """
-    record: dict[str, Any] = read_json(folder / _RECORD, MAX_DESCRIPTION_BYTES)
-    if record["format_version"] > FORMAT_VERSION:
-        raise UserError(
-            f"{folder} was written by a newer version (format {record['format_version']}, this one "
-            f"reads {FORMAT_VERSION}); upgrade crystal-diffusion-jax, or use another --workdir"
-        )
-    return record
-
-
 def read_state(folder: Path, like: TrainState) -> TrainState:
-    """Reads the state of a checkpoint that has been verified.
-
-    Args:
-      folder: of the checkpoint.
-      like: gives structure, shapes and shardings.
-    """
+    """The state in a verified checkpoint; `like` gives its structure, shapes and shardings."""
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     with ocp.StandardCheckpointer() as checkpointer:
         state: TrainState = checkpointer.restore(folder.absolute() / "state", abstract)
     return state
 
 
+def read_losses(folder: Path) -> Losses:
+    """The losses in a verified checkpoint."""
+    # Where orbax's JsonSave puts the item "losses".
+    losses = read_json(folder / "losses" / "metadata", MAX_DESCRIPTION_BYTES)
+    return {name: np.asarray(row, np.float32) for name, row in losses.items()}
+
+
 def _checksums(folder: Path) -> dict[str, str]:
-    """sha256 by path."""
+    """The sha256 of each file of the items, by path."""
     paths = sorted(path for path in folder.glob("*/**/*") if path.is_file())
     return {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths}

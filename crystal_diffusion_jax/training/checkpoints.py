@@ -12,9 +12,8 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import jax
@@ -23,28 +22,24 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from crystal_diffusion_jax import config as config_module
-from crystal_diffusion_jax.config import ExperimentConfig
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.runtime import processes
 from crystal_diffusion_jax.training.checkpoint_files import (
-    FORMAT_VERSION,
     PREEMPTED,
     Checkpoint,
-    read_record,
+    Losses,
+    complete_checkpoints,
+    read_losses,
     read_state,
     set_damaged_aside,
     write_checksums,
 )
-from crystal_diffusion_jax.training.state import TrainState
+from crystal_diffusion_jax.training.step import TrainState
 
-# Bytes of a checkpoint at most: orbax writes the arrays twice on the way, and a dozen small files.
+# Largest size of a checkpoint in bytes: orbax writes the arrays twice, and a dozen small files.
 _SIZE_FACTOR, _SIZE = 2, 200_000
 _REMOVED = "removed"
 _UNFINISHED = "*.orbax-checkpoint-tmp*"
-
-# [n] losses and gradient norms of n steps, by name.
-Losses = dict[str, np.ndarray]
 
 
 class Restored(NamedTuple):
@@ -54,7 +49,7 @@ class Restored(NamedTuple):
       step: steps taken; 0 for a new run.
       validated: see `Checkpoint`.
       state: after that step.
-      losses: of the steps that are not in the log yet.
+      losses: of the steps that have not been logged yet.
     """
 
     step: int
@@ -68,56 +63,48 @@ class Checkpoints:
 
     Args:
       folder: created if needed.
-      config: of the run. Its checkpoints must have been written with the same one;
-        `training.keep_last` of them are kept, and the one with the lowest validation loss.
-      resume_from_previous: whether to resume from an earlier checkpoint if the last is damaged.
+      keep_last: checkpoints to keep beside the one with the lowest validation loss.
+      resume_from_previous: go back to an earlier checkpoint if the last one is damaged.
       log: takes a line for each damaged checkpoint.
 
     Raises:
-      UserError: the last checkpoint is damaged; from every method that writes, when the folder
-        cannot be written.
+      UserError: the last checkpoint is damaged, or (every method that writes) the folder cannot be
+        written.
     """
 
     def __init__(
         self,
         folder: Path,
-        config: ExperimentConfig,
+        keep_last: int,
         resume_from_previous: bool = False,
         log: Callable[[str], None] = print,
     ) -> None:
-        self.folder, self._config = folder.absolute(), config
+        self.folder = folder.absolute()
         with self._write_errors():
             self.folder.mkdir(parents=True, exist_ok=True)
             self._remove(self.folder / _REMOVED, *self.folder.glob(_UNFINISHED))
             # Before orbax opens them: an unreadable file of any checkpoint would make it raise.
             processes.everywhere(lambda: set_damaged_aside(self.folder, resume_from_previous, log))
             best = BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)
-            policy = AnyPreservationPolicy([LatestN(config.training.keep_last), best])
+            policy = AnyPreservationPolicy([LatestN(keep_last), best])
             self._validated = self._open(preservation_policy=policy, best_fn=_score)
             self._preempted = self._open(preservation_policy=LatestN(1), step_prefix=PREEMPTED)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        # An error that ends the run is the one to report.
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        # An error that has ended the run is the one to report.
         with contextlib.nullcontext() if error is None else contextlib.suppress(UserError):
             self.wait()
         for manager in (self._validated, self._preempted):
-            with contextlib.suppress(Exception):  # repeats the error of a failed write
+            with contextlib.suppress(Exception):  # it repeats the error of a failed write
                 manager.close()
         self._remove(*self.folder.glob(_UNFINISHED))
 
     def latest(self) -> Checkpoint | None:
         """The last checkpoint, or None."""
-        validated, preempted = self._validated.latest_step(), self._preempted.latest_step()
-        steps = [(validated, True), (preempted, False)]
-        return max((Checkpoint(*each) for each in steps if each[0] is not None), default=None)
+        return max(complete_checkpoints(self.folder), default=None)
 
     def best_step(self) -> int | None:
         """Steps taken at the checkpoint of the lowest validation loss, or None."""
@@ -126,49 +113,53 @@ class Checkpoints:
         return best
 
     def restore(self, like: TrainState) -> Restored:
-        """Reads the last checkpoint.
-
-        Args:
-          like: the initial state; gives structure, shapes and shardings.
-
-        Returns:
-          The last checkpoint, or `like` after 0 steps if there is none.
-
-        Raises:
-          UserError: it belongs to a run with another config, or to a newer version.
-        """
+        """The last checkpoint, or the initial state `like` after 0 steps if there is none."""
         latest = self.latest()
         if latest is None:
             return Restored(0, True, like, {})
         path = self.folder / latest.name
-        record = read_record(path)
-        changed = config_module.differences(config_module.from_dict(record["config"]), self._config)
-        if changed:
-            raise UserError(
-                f"{path} belongs to a run with another config; differing fields: "
-                f"{'; '.join(changed)}. Remove it, or use another --workdir"
-            )
-        losses = {name: np.asarray(row, np.float32) for name, row in record["losses"].items()}
-        return Restored(*latest, read_state(path, like), losses)
+        return Restored(*latest, read_state(path, like), read_losses(path))
+
+    def require_finite(self, values: Mapping[str, Any], where: str) -> None:
+        """Stops a run before values that are not finite reach its log, checkpoints or model.
+
+        Raises:
+          UserError: names the values (trees of arrays by name), and `where` they occurred.
+        """
+        leaves = {name: jax.tree.leaves(value) for name, value in jax.device_get(values).items()}
+        wrong = [name for name in leaves if not all(np.isfinite(x).all() for x in leaves[name])]
+        if not wrong:
+            return
+        self.wait()
+        latest = self.latest()
+        kept = f"the checkpoint of step {latest.step}" if latest else "no checkpoint yet"
+        raise UserError(
+            f"training stopped at {where}: {', '.join(wrong)} not finite; {self.folder.parent} has "
+            f"{kept}. Lower config.training.learning_rate or check the data, and train into "
+            "another --workdir"
+        )
+
+    def require_finite_state(self, state: TrainState, step: int) -> None:
+        """`require_finite` of the state, which is one step ahead of the losses."""
+        parts = {
+            "the weights": state.params,
+            "the averaged weights": state.ema_params,
+            "the state of the optimizer": state.opt_state,
+        }
+        self.require_finite(parts, f"step {step}")
 
     def save(self, step: int, state: TrainState, validation: dict[str, float]) -> None:
         """Starts writing the state after `step` steps, with its validation losses."""
         self._save(self._validated, step, state, {}, validation)
 
     def save_preempted(self, step: int, state: TrainState, losses: Losses) -> None:
-        """Writes the state of a preempted run and waits for it.
-
-        Args:
-          step: steps taken.
-          state: after that step.
-          losses: of the steps that are not in the log yet.
-        """
+        """Writes the state of a preempted run and waits for it; see `Restored`."""
         if self.latest() != Checkpoint(step, validated=False):  # preempted as soon as it resumed
-            self._save(self._preempted, step, state, losses, None)
+            self._save(self._preempted, step, state, losses)
         self.wait()
 
     def wait(self) -> None:
-        """Returns when the last checkpoint is complete and those it replaces are removed."""
+        """Waits until the last checkpoint is complete and those it replaces are removed."""
         with self._write_errors():
             self._validated.wait_until_finished()
             self._preempted.wait_until_finished()
@@ -180,10 +171,10 @@ class Checkpoints:
     def _open(self, **options: Any) -> ocp.CheckpointManager:
         return ocp.CheckpointManager(
             self.folder,
-            item_names=("state", "record"),
+            item_names=("state", "losses"),
             options=ocp.CheckpointManagerOptions(
                 save_root_metadata=False,
-                # A deletion that is cut short would look like a damaged checkpoint.
+                # An interrupted deletion would look like a damaged checkpoint.
                 todelete_subdir=_REMOVED,
                 async_options=ocp.options.AsyncOptions(
                     post_finalization_callback=self._write_checksums
@@ -198,18 +189,13 @@ class Checkpoints:
         step: int,
         state: TrainState,
         losses: Losses,
-        validation: dict[str, float] | None,
+        validation: dict[str, float] | None = None,
     ) -> None:
         self.wait()
-        record = {
-            "format_version": FORMAT_VERSION,
-            "config": config_module.to_dict(self._config),
-            "losses": {name: row.tolist() for name, row in losses.items()},
-        }
         # The next train step reuses the memory of `state`, so the writer gets a copy.
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(jax.tree.map(jnp.copy, state)),
-            record=ocp.args.JsonSave(record),
+            losses=ocp.args.JsonSave({name: row.tolist() for name, row in losses.items()}),
         )
         with self._write_errors():
             # Orbax would fail in several threads at once, each with a traceback on stderr.

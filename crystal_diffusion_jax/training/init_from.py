@@ -15,9 +15,9 @@ from crystal_diffusion_jax.data.arrays import DatasetStatistics
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.runtime import processes
 from crystal_diffusion_jax.trained_model import TrainedModel
-from crystal_diffusion_jax.training.state import Unflatten
+from crystal_diffusion_jax.training.step import Unflatten
 
-# The property embedding, of no use for other properties.
+# The property embedding, which is useless for other properties.
 _PROPERTIES = "property/"
 # Weights with an axis over the elements of the vocabulary, and that axis.
 _BY_ELEMENT = {
@@ -28,11 +28,11 @@ _BY_ELEMENT = {
 
 
 def load_initial_model(config: ExperimentConfig) -> TrainedModel | None:
-    """The model that `training.init_from` names, None if it names none.
+    """The model that `training.init_from` names; None if it is empty.
 
     Raises:
-      UserError: no such model, its network or noise schedule differs from the config's (rank
-        features alone may be added), or the processes hold different copies of it.
+      UserError: no such model, its network or noise schedule differs from the config's (only rank
+        features may be added), or the processes hold different copies of it.
     """
     init_from = config.training.init_from
     if not init_from:
@@ -57,11 +57,12 @@ def load_initial_model(config: ExperimentConfig) -> TrainedModel | None:
 
 def _architecture(config: ExperimentConfig) -> dict[str, Any]:
     """The fields that the weights depend on."""
-    fields: dict[str, Any] = {"scale_by_num_atoms": config.scale_by_num_atoms}
-    for section in ("model", "noise"):
-        for name, value in dataclasses.asdict(getattr(config, section)).items():
-            fields[f"{section}.{name}"] = value
-    return fields
+    sections = {"model": config.model, "noise": config.noise}
+    return {"scale_by_num_atoms": config.scale_by_num_atoms} | {
+        f"{section}.{name}": value
+        for section, values in sections.items()
+        for name, value in dataclasses.asdict(values).items()
+    }
 
 
 def warm_start(
@@ -82,7 +83,7 @@ def warm_start(
       [W] weights.
 
     Raises:
-      UserError: weights that are not finite, or do not fit the network described in model.json.
+      UserError: weights are not finite or do not fit the network described in model.json.
     """
     fresh = flax.traverse_util.flatten_dict(unflatten(params), sep="/")
     trained = flax.traverse_util.flatten_dict(model.params, sep="/")

@@ -18,15 +18,20 @@ from crystal_diffusion_jax.models.denoiser import Denoiser
 from crystal_diffusion_jax.runtime import devices, processes
 from crystal_diffusion_jax.trained_model import TrainedModel
 from crystal_diffusion_jax.training import preemption
-from crystal_diffusion_jax.training.checkpoint_files import Checkpoint, complete_checkpoints
-from crystal_diffusion_jax.training.checkpoints import Checkpoints, Losses
-from crystal_diffusion_jax.training.finite import require_finite_losses, require_finite_state
+from crystal_diffusion_jax.training.checkpoint_files import (
+    Checkpoint,
+    Losses,
+    complete_checkpoints,
+)
+from crystal_diffusion_jax.training.checkpoints import Checkpoints
 from crystal_diffusion_jax.training.init_from import load_initial_model, warm_start
 from crystal_diffusion_jax.training.optimizer import make_optimizer
 from crystal_diffusion_jax.training.run_log import RunLog
-from crystal_diffusion_jax.training.state import TrainState, initial_params, initial_state
 from crystal_diffusion_jax.training.step import (
     EvaluationStep,
+    TrainState,
+    initial_params,
+    initial_state,
     make_evaluation_step,
     make_train_steps,
 )
@@ -37,19 +42,12 @@ VALIDATION_DRAWS = 4
 
 
 class TrainingData(NamedTuple):
-    """The data as the steps need them.
+    """The data as the steps need them."""
 
-    Attributes:
-      statistics: of the training split.
-      num_train: crystals of the training split.
-      batches: of the training split.
-      validation: this process's part of each batch of the validation split.
-    """
-
-    statistics: DatasetStatistics
+    statistics: DatasetStatistics  # of the training split
     num_train: int
     batches: Batches
-    validation: list[Batch]
+    validation: list[Batch]  # this process's part of each batch
 
 
 def train(
@@ -61,7 +59,7 @@ def train(
 ) -> Path:
     """Trains, or resumes from the last checkpoint in `workdir`; returns the model folder.
 
-    A finished run is left as it is. When several processes train together (runtime/processes.py),
+    A finished run is left unchanged. When several processes train together (runtime/processes.py),
     each calls this function; the first one writes the files and prints.
 
     Args:
@@ -74,18 +72,20 @@ def train(
     Raises:
       UserError: another config or another process in `workdir`, a damaged checkpoint, a finished
         run without its model, a disk that cannot be written, or values that are not finite.
-      Preempted: after SIGTERM and the checkpoint it triggers.
+      Preempted: on SIGTERM, after writing a checkpoint.
     """
     mesh = devices.data_mesh()
     log = log if processes.is_first() else lambda line: None
-    # Before the folder is created: a mistake here must not leave it to this config.
+    # Before the folder is created: a mistake here must not tie the folder to this config.
     data = processes.everywhere(lambda: prepare_data(config, splits, mesh))
     denoiser = processes.everywhere(lambda: denoising.build(config.model, data.statistics))
     resumes = processes.anywhere(bool(complete_checkpoints(workdir / "checkpoints")))
     initial_model = None if resumes else load_initial_model(config)
     with (
         open_workdir(workdir, config, splits, log),
-        Checkpoints(workdir / "checkpoints", config, resume_from_previous, log) as checkpoints,
+        Checkpoints(
+            workdir / "checkpoints", config.training.keep_last, resume_from_previous, log
+        ) as checkpoints,
     ):
         num_steps = config.training.num_steps
         if checkpoints.latest() == Checkpoint(num_steps, validated=True):
@@ -103,11 +103,7 @@ def train(
 def prepare_data(
     config: ExperimentConfig, splits: Mapping[str, CrystalDataset], mesh: Mesh
 ) -> TrainingData:
-    """Statistics and batches of the splits "train" and "val".
-
-    Raises:
-      UserError: an element that only "val" has.
-    """
+    """Statistics and batches; raises UserError for an element that only "val" has."""
     training = config.training
     statistics = dataset_statistics(splits["train"], config.scale_by_num_atoms)
     batches = Batches(
@@ -162,7 +158,7 @@ def _train(
         f"{data.batches.batch_sizes} padded to {data.batches.sizes} atoms, on "
         f"{devices.describe()}"
     )
-    # After a preemption, what was due at its step is still to be done, the row of the log included.
+    # After a preemption, logging and validation that were due at its step are still to be done.
     first = resumed.step + training.steps_per_call if resumed.validated else resumed.step
     pending = [resumed.losses] if resumed.losses else []  # of the steps since the last row
     with (
@@ -179,7 +175,7 @@ def _train(
                 pending.append(losses)
             last = step == training.num_steps
             log_due = last or step % training.log_every == 0
-            # To agree, several processes wait for their devices, as they do anyway for a log row.
+            # Asking all processes waits for their devices, as a row of the log does anyway.
             if (log_due or jax.process_count() == 1) and preempted():
                 _stop(step, state, _fetch(pending, step, checkpoints), checkpoints)
             if not log_due:
@@ -196,8 +192,8 @@ def _train(
             )
             if scores is None:
                 _stop(step, state, losses, checkpoints)
-            require_finite_losses(scores, step, checkpoints)
-            require_finite_state(state, step, checkpoints)
+            checkpoints.require_finite(scores, f"the validation after step {step}")
+            checkpoints.require_finite_state(state, step)
             run_log.validation(step, scores)
             # Before the checkpoint, so that a finished run has its model.
             if processes.is_first():
@@ -207,22 +203,24 @@ def _train(
             checkpoints.save(step, state, scores)
             if not last and preempted():
                 checkpoints.wait()
-                raise preemption.Preempted.at(step, workdir)
+                raise preemption.Preempted(step, workdir)
 
 
 def _fetch(pending: list[Any], step: int, checkpoints: Checkpoints) -> Losses:
-    """Losses and gradient norms of the steps up to `step` that are not in the log yet, [n] each."""
+    """[n] losses and gradient norms of the n steps up to `step` that have not been logged yet."""
     fetched = jax.device_get(pending)
     losses = {name: np.concatenate([each[name] for each in fetched]) for name in fetched[0]}
-    require_finite_losses(losses, step, checkpoints)
+    finite = np.all(np.isfinite(list(losses.values())), axis=0)
+    first = step - len(finite) + 1 + int(np.argmin(finite))
+    checkpoints.require_finite(losses, f"step {first}")
     return losses
 
 
 def _stop(step: int, state: TrainState, losses: Losses, checkpoints: Checkpoints) -> NoReturn:
     """Ends a preempted run with a checkpoint; the resumed run does what is due at `step`."""
-    require_finite_state(state, step, checkpoints)
+    checkpoints.require_finite_state(state, step)
     checkpoints.save_preempted(step, state, losses)
-    raise preemption.Preempted.at(step, checkpoints.folder.parent)
+    raise preemption.Preempted(step, checkpoints.folder.parent)
 
 
 def _validate(
@@ -233,7 +231,7 @@ def _validate(
     key: jax.Array,
     preempted: Callable[[], bool],
 ) -> dict[str, float] | None:
-    """Mean losses of the validation split, with the same noise every time; None if preempted."""
+    """Mean losses of the validation split, always with the same noise; None if preempted."""
     losses: list[dict[str, jax.Array]] = []
     weights = []
     for index, batch in enumerate(validation):
@@ -242,7 +240,7 @@ def _validate(
             if preempted():
                 return None
             fixed = jax.random.fold_in(jax.random.fold_in(key, index), draw)
-            jax.block_until_ready(losses[-1:])  # a short queue, for the sake of preemption
+            jax.block_until_ready(losses[-1:])  # a long queue would delay preemption
             losses.append(devices.wait_on_cpu(evaluation_step(state, tuple(rows), fixed)))
             weights.append(devices.wait_on_cpu(rows.weight.sum()))
     losses, weights = jax.device_get((losses, weights))

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from optax import contrib
 
 from crystal_diffusion_jax.config import MUON, TrainingConfig
-from crystal_diffusion_jax.training.state import Unflatten
+from crystal_diffusion_jax.training.step import Unflatten
 
 # Root mean square of Muon's step per weight, in units of the learning rate; with it one learning
 # rate suits both kinds of weights. Reference: Liu et al., arXiv:2502.16982, eq. (4).
@@ -28,8 +28,8 @@ def make_optimizer(
     """Updates the vector of weights, with linear warm-up and cosine decay of the learning rate.
 
     Args:
-      config: of the training; its `weight_decay` 0 makes "adam" the paper's Adam.
-      unflatten: layout of the vector, from which Muon knows the matrices.
+      config: of the training.
+      unflatten: layout of the vector, needed by Muon.
     """
     schedule = optax.warmup_cosine_decay_schedule(
         init_value=0.0,
@@ -48,7 +48,7 @@ def make_optimizer(
 
 
 def _muon(schedule: optax.Schedule, unflatten: Unflatten) -> optax.GradientTransformation:
-    """Muon for what `by_shape` calls matrices, Adam with Nesterov momentum for all else."""
+    """Muon for the matrices of `by_shape`, Adam with Nesterov momentum for the other weights."""
 
     def dimensions(groups: Any) -> Any:
         return {

@@ -6,22 +6,18 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Self
 
 from crystal_diffusion_jax.runtime import processes
 
 
 class Preempted(Exception):
-    """Training ended early on SIGTERM, after its checkpoint; the message says at which step.
+    """Training ended early on SIGTERM, after writing a checkpoint.
 
-    Command-line programs exit with status 143 (128 + SIGTERM, the shells' convention), and the
-    first process prints the message.
+    Programs print the message in the first process and exit with status 143 (128 + SIGTERM).
     """
 
-    @classmethod
-    def at(cls, step: int, workdir: Path) -> Self:
-        """The exception for a run that has just written its checkpoint."""
-        return cls(
+    def __init__(self, step: int, workdir: Path) -> None:
+        super().__init__(
             f"preempted: {workdir} has a checkpoint of step {step}; the same command resumes from "
             "there"
         )
@@ -29,11 +25,10 @@ class Preempted(Exception):
 
 @contextlib.contextmanager
 def watch() -> Iterator[Callable[[], bool]]:
-    """Yields a function that tells whether SIGTERM has arrived in any of the processes.
+    """Yields a function that tells whether any process has received SIGTERM.
 
-    A process cannot stop without the others, which may not have received the signal: all of them
-    must call the function, and all get the same answer. Signals are handled in the main thread
-    only; elsewhere this process never reports one.
+    A process cannot stop without the others: all must call the function, and all get the same
+    answer. Python handles signals in the main thread; in other threads this does not see them.
     """
     received = threading.Event()
 

@@ -6,8 +6,8 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from tensorboardX.proto.event_pb2 import Event, SessionLog
@@ -17,8 +17,7 @@ from tensorboardX.summary import scalar
 from crystal_diffusion_jax.config import TrainingConfig
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.runtime import processes
-from crystal_diffusion_jax.runtime.files import MAX_RECORD_BYTES, TooLarge, read_text, replace_text
-from crystal_diffusion_jax.runtime.progress import duration
+from crystal_diffusion_jax.runtime.files import replace_text
 from crystal_diffusion_jax.training.workdir import write_errors
 
 
@@ -36,7 +35,7 @@ class RunLog:
       log: takes the progress lines.
 
     Raises:
-      UserError: also from the methods, when the files cannot be written.
+      UserError: the files cannot be written; raised by the methods too.
     """
 
     def __init__(
@@ -56,12 +55,7 @@ class RunLog:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
         if not self._writes:
             return
         # Closing retries a failed write; the first error is the one to report.
@@ -75,13 +69,13 @@ class RunLog:
 
     @property
     def seconds(self) -> float:
-        """Training time so far, that before an interruption included."""
+        """Training time so far, including the time before interruptions."""
         return time.monotonic() - self._begin
 
     def training(self, step: int, losses: dict[str, float]) -> None:
         """Logs the mean losses since the last row, with speed and time."""
         now = time.monotonic()
-        # No steps at all if a preemption came between the last step and its row.
+        # There are no steps if the run was preempted between the last step and its row.
         per_step = (now - self._last_time) / max(step - self._last_step, 1)
         self._last_step, self._last_time = step, now
         rate, left = self._config.batch_size / per_step, self._config.num_steps - step
@@ -117,8 +111,8 @@ class RunLog:
 class _TensorBoard:
     """An event file, written in the caller's thread.
 
-    tensorboardX's SummaryWriter writes in a thread of its own, which dies silently on a full disk;
-    its queue then blocks the run forever.
+    tensorboardX's SummaryWriter writes in a thread of its own, which dies silently on a full disk,
+    after which its queue blocks the run forever.
     """
 
     def __init__(self, folder: Path, purge_step: int) -> None:
@@ -145,26 +139,17 @@ class _TensorBoard:
 
 
 def read_metrics(path: Path, keep_through: int) -> tuple[list[str], float]:
-    """The rows of a log up to a step, and the seconds of training up to the last of them.
-
-    Raises:
-      UserError: the file is too large.
-    """
+    """The rows of a log up to a step, and the seconds of training up to the last of them."""
     rows, seconds = [], 0.0
-    try:
-        lines = read_text(path, MAX_RECORD_BYTES).splitlines(keepends=True) if path.exists() else []
-    except TooLarge as error:
-        raise UserError(
-            f"{path} is not the log of a run ({error}): remove it, or use another --workdir"
-        ) from error
-    for line in lines:
+    for line in path.read_text(errors="replace").splitlines(True) if path.exists() else []:
         try:
             row = json.loads(line)
-            if row["step"] <= keep_through:
-                seconds = max(seconds, row.get("seconds", 0.0))
-                rows.append(line)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            keep = row["step"] <= keep_through
+        except (ValueError, KeyError, TypeError):
             continue  # a line that a kill cut short
+        if keep:
+            seconds = max(seconds, row.get("seconds", 0.0))
+            rows.append(line)
     return rows, seconds
 
 
@@ -176,5 +161,5 @@ def progress_line(
         f"{name} {losses[name]:.4g}"
         for name in ("loss", "lattice", "frac_coords", "species_kl", "species_cross_entropy")
     )
-    speed = f"{rate:,.0f} structures/s  {duration(seconds_left)} left"
-    return f"step {step}/{num_steps}  {parts}  {speed}"
+    left = timedelta(seconds=round(seconds_left))
+    return f"step {step}/{num_steps}  {parts}  {rate:,.0f} structures/s  {left} left"

@@ -1,31 +1,85 @@
-"""The jitted train steps, which minimise the loss of `training.loss`, and the validation step."""
+"""The train state, the jitted train steps, and the jitted validation step."""
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
+import flax.struct
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import optax
 from jax import Array
 from jax.sharding import Mesh
-from jaxtyping import Float, Key
+from jaxtyping import Float, Int, Key
 
 from crystal_diffusion_jax import denoising
 from crystal_diffusion_jax.config import LossConfig
 from crystal_diffusion_jax.crystals import Crystals
+from crystal_diffusion_jax.data.batches import Batch
 from crystal_diffusion_jax.diffusion.schedules import NoiseSchedule
 from crystal_diffusion_jax.models.denoiser import Denoiser
+from crystal_diffusion_jax.models.embeddings import Condition
 from crystal_diffusion_jax.runtime import devices, parallel
 from crystal_diffusion_jax.training.loss import NoisyBatch, diffusion_loss, noise_batch
-from crystal_diffusion_jax.training.state import TrainState, Unflatten
+
+Params = Float[Array, " weights"]
+# The vector of weights -> the parameters of the denoiser
+Unflatten = Callable[[Params], Any]
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that changes during training.
+
+    The weights are one vector, so that the optimizer is a handful of operations instead of a
+    handful per weight matrix, and the gradient one all-reduce between devices.
+
+    Attributes:
+      step: steps taken.
+      params: the weights; `Unflatten` gives them their names and shapes.
+      ema_params: their exponential moving average.
+      opt_state: optax's.
+    """
+
+    step: Int[Array, ""]
+    params: Params
+    ema_params: Params
+    opt_state: Any
+
 
 # (crystals, properties, weight), as `noise_batch` takes them
 Arrays = tuple[Crystals, Float[Array, "crystals properties"], Float[Array, " crystals"]]
-Params = Float[Array, " weights"]
 Metrics = dict[str, Float[Array, "..."]]
 # (state, batches with a leading axis of steps, key) -> (state, metrics with that axis)
 TrainSteps = Callable[[TrainState, Arrays, Key[Array, ""]], tuple[TrainState, Metrics]]
 # (state, batch, key) -> metrics
 EvaluationStep = Callable[[TrainState, Arrays, Key[Array, ""]], Metrics]
+
+
+def initial_params(
+    denoiser: Denoiser, key: Key[Array, ""], batch: Batch
+) -> tuple[Params, Unflatten]:
+    """Fresh weights as one vector, and its layout; only the shapes of `batch` matter."""
+    # One crystal is enough for the shapes, and faster to compile.
+    rows = (batch.crystals, batch.properties)
+    crystals, properties = jax.tree.map(lambda array: jnp.asarray(array[:1]), rows)
+    condition = Condition(values=properties, present=jnp.ones(properties.shape, bool))
+
+    def initialise(key: Key[Array, ""]) -> Any:
+        return denoiser.init(key, crystals, jnp.ones(1, jnp.int32), condition)["params"]
+
+    return jax.flatten_util.ravel_pytree(jax.jit(initialise)(key))
+
+
+def initial_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        ema_params=jnp.copy(params),
+        opt_state=optimizer.init(params),
+    )
 
 
 def make_train_steps(
@@ -44,13 +98,9 @@ def make_train_steps(
     """
 
     def loss_and_gradient(params: Params, rows: NoisyBatch) -> tuple[Metrics, Params]:
-        def loss(params: Params) -> tuple[Float[Array, ""], Metrics]:
-            denoise = denoising.bind(denoiser, unflatten(params))
-            mean_free_score = denoiser.config.mean_free_score
-            return diffusion_loss(denoise, rows, schedule, config, mean_free_score)
-
-        (total, parts), gradient = jax.value_and_grad(loss, has_aux=True)(params)
-        return {"loss": total, **parts}, gradient
+        loss = functools.partial(_loss, denoiser, unflatten, schedule, config, rows)
+        (_, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+        return metrics, gradient
 
     def train_steps(state: TrainState, batches: Arrays, key: Array) -> tuple[TrainState, Metrics]:
         size = _elements_per_crystal(denoiser, batches[0])
@@ -97,10 +147,7 @@ def make_evaluation_step(
     """The jitted loss of the averaged weights, with every property given."""
 
     def losses(params: Params, rows: NoisyBatch) -> Metrics:
-        denoise = denoising.bind(denoiser, unflatten(params))
-        mean_free_score = denoiser.config.mean_free_score
-        loss, parts = diffusion_loss(denoise, rows, schedule, config, mean_free_score)
-        return {"loss": loss, **parts}
+        return _loss(denoiser, unflatten, schedule, config, rows, params)[1]
 
     def evaluation_step(state: TrainState, batch: Arrays, key: Key[Array, ""]) -> Metrics:
         noisy = noise_batch(key, *batch, denoiser.num_species, schedule, condition_dropout=0.0)
@@ -114,6 +161,20 @@ def make_evaluation_step(
         in_shardings=(replicated, devices.by_batch(mesh), replicated),
         out_shardings=replicated,
     )
+
+
+def _loss(
+    denoiser: Denoiser,
+    unflatten: Unflatten,
+    schedule: NoiseSchedule,
+    config: LossConfig,
+    rows: NoisyBatch,
+    params: Params,
+) -> tuple[Float[Array, ""], Metrics]:
+    denoise = denoising.bind(denoiser, unflatten(params))
+    mean_free_score = denoiser.config.mean_free_score
+    loss, parts = diffusion_loss(denoise, rows, schedule, config, mean_free_score)
+    return loss, {"loss": loss, **parts}
 
 
 def _elements_per_crystal(denoiser: Denoiser, crystals: Crystals) -> int:

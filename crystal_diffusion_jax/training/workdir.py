@@ -6,6 +6,7 @@ import json
 import os
 import platform
 from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 
 import jax
@@ -18,7 +19,6 @@ from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.runtime import devices, processes
 from crystal_diffusion_jax.runtime.files import MAX_DESCRIPTION_BYTES, read_json, replace_text
 from crystal_diffusion_jax.runtime.lock import exclusive
-from crystal_diffusion_jax.runtime.progress import duration
 from crystal_diffusion_jax.trained_model import TrainedModel
 
 
@@ -29,7 +29,7 @@ def open_workdir(
     splits: Mapping[str, CrystalDataset],
     log: Callable[[str], None],
 ) -> Iterator[None]:
-    """Creates the folder, or checks that an existing one belongs to the same run; locks it.
+    """Locks a new folder, or one that belongs to the same run.
 
     Every process calls this; the first one decides and holds the lock.
 
@@ -77,17 +77,13 @@ def open_workdir(
         processes.everywhere(check_shared)
         yield
     finally:
-        with write_errors(workdir):  # a failing disk takes the lock file with it
+        with write_errors(workdir):  # the lock file is gone if the disk has failed
             lock.close()
 
 
 @contextlib.contextmanager
 def write_errors(workdir: Path) -> Iterator[None]:
-    """Turns an OSError into one sentence about the run's folder.
-
-    Raises:
-      UserError: for an OSError.
-    """
+    """Turns an OSError into a UserError about the run's folder."""
     try:
         yield
     except OSError as error:
@@ -106,16 +102,12 @@ def export_model(
     validation_losses: Mapping[str, float],
     seconds: float,
 ) -> None:
-    """Writes <workdir>/model, with how it was trained on its model card.
-
-    Raises:
-      UserError: it cannot be written.
-    """
+    """Writes <workdir>/model; its model card states how it was trained."""
     facts = {
         "steps": step,
         "training losses": {name: round(loss, 5) for name, loss in training_losses.items()},
         "validation losses": {name: round(loss, 5) for name, loss in validation_losses.items()},
-        "time": duration(seconds),
+        "time": str(timedelta(seconds=round(seconds))),
         "devices": f"{devices.describe()}, {os.cpu_count()} cores, {platform.machine()}",
         "versions": f"crystal_diffusion_jax {__version__}, jax {jax.__version__}",
     }
@@ -124,11 +116,7 @@ def export_model(
 
 
 def require_model(workdir: Path, num_steps: int) -> None:
-    """Checks that a finished run still has its model.
-
-    Raises:
-      UserError: it has not.
-    """
+    """Raises UserError if a finished run has lost its model."""
     if not all((workdir / "model" / name).is_file() for name in ("model.json", "weights.npz")):
         raise UserError(
             f"all {num_steps} steps of {workdir} are done, but its folder model is missing or "
