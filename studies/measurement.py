@@ -41,7 +41,7 @@ class Measurement:
       rejected: reason -> number of crystals that the sampler rejected.
       unpredictable: number of crystals for which the oracle has no value.
       valid: number of crystals valid in structure and composition.
-      compositions: number of distinct compositions.
+      compositions: number of unique compositions.
       below_training_range: number of crystals predicted below all training crystals.
       success: SR5, SR10, SR15 -> number of single valid crystals (`success_rates`).
       date: day of the measurement.

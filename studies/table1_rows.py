@@ -137,7 +137,7 @@ RATES: Mapping[str, tuple[str, ...]] = {
     "valid structure": ("validity", "structure"),
     "unique": ("diversity", "unique"),
     "novel": ("diversity", "novel"),
-    "distinct compositions": ("diversity", "unique_compositions"),
+    "unique compositions": ("diversity", "unique_compositions"),
     "useful": ("useful",),
     "implausibly low": ("predictions", "implausibly_low"),
 }

@@ -100,8 +100,8 @@ def test_distinct_crystals_are_counted_among_the_selected_even_without_the_first
     copies = [ROCK_SALT, *disguises(ROCK_SALT), CAESIUM_CHLORIDE]
     result = diversity(copies, dataset([PEROVSKITE]), progress=False)
     selected = np.array([False, False, True, True, False, False, True])
-    assert result.distinct(selected) == Rate(2, 7)
-    assert result.distinct(~selected) == Rate(1, 7)
+    assert result.unique_among(selected) == Rate(2, 7)
+    assert result.unique_among(~selected) == Rate(1, 7)
 
 
 def test_a_set_without_crystals_has_no_diversity() -> None:

@@ -332,7 +332,7 @@ def test_without_the_data_set_everything_else_is_shown(tmp_path, monkeypatch, ca
     # The predictions are -0.4, 0.1 and 1.0; the largest threshold is 0.736; four were requested.
     assert "<b>50.0 %</b>SR5<br><span>2 of 4</span>" in text
     assert "<b>75.0 %</b>valid<br><span>3 of 4</span>" in text
-    assert "<b>50.0 %</b>distinct compositions<br><span>2 of 4</span>" in text
+    assert "<b>50.0 %</b>unique compositions<br><span>2 of 4</span>" in text
     assert "novel<br>" not in text
     assert text.count("<svg xmlns:xlink") == 3
     assert "heat_ref = -0.328464 eV/cell with guidance 1" in text
@@ -373,7 +373,7 @@ def test_with_only_a_training_split_novelty_is_known_and_the_oracle_unchecked(mo
         assert found.num_test is None
         assert train is not None
         assert found.diversity["novel"] == Rate(2, 4)  # BaTiO3 is in the training set
-        assert len(found.success) == success
+        assert len(found.success_rate) == success
 
 
 def test_the_training_distribution_is_that_of_the_labels_or_else_of_the_model():

@@ -1,12 +1,15 @@
 """The numbers at the top of the page."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from crystal_diffusion_jax.evaluation.intervals import rate
-from crystal_diffusion_jax.evaluation.report import Report
+from crystal_diffusion_jax.evaluation.report import Report, evaluate
 from crystal_diffusion_jax.evaluation.success_rate import success_rates
 from crystal_diffusion_jax.report.cards import headline
+from crystal_diffusion_jax.structures.reading import Inputs
 
 IN_RANGE = "valid, in the requested range"
 # At both ends, inside but invalid, outside, without a prediction.
@@ -15,18 +18,13 @@ VALID = np.array([True, True, False, True, True])
 
 
 def scores(*, predicted: bool) -> Report:
-    return Report(
-        num=5,
-        num_read=5,
-        num_train=None,
-        num_test=None,
-        success=success_rates(VALUES, VALID, (0.4, 0.5, 0.6)) if predicted else {},
+    report = evaluate(Inputs([None] * 5, list("abcde"), {}), progress=False)
+    return dataclasses.replace(
+        report,
+        success_rate=success_rates(VALUES, VALID, (0.4, 0.5, 0.6)) if predicted else {},
         validity={"both": rate(VALID)},
-        diversity={},
-        unique=np.ones(5, dtype=bool),
         values=VALUES,
         valid=VALID,
-        novel=None,
     )
 
 

@@ -19,7 +19,7 @@ def test_summary_counts_distances_compositions_and_volumes(tmp_path):
     crystals.append(("LiF", 0.49, 20.0, 2))
     assert summary(table(tmp_path, *crystals)) == [
         "no pair of atoms closer than 0.5 A: 3 of 4",
-        "3 distinct compositions; most common: BaTiO3 2, C 1, LiF 1",
+        "3 unique compositions; most common: BaTiO3 2, C 1, LiF 1",
         "volume per atom: median 12.0 A^3, 6.0 to 13.0",
     ]
 

@@ -20,7 +20,7 @@ class Diversity:
     Attributes:
       group: [n] int, index of the first crystal that is the same; -1 where there is no crystal or
         its comparison failed.
-      num_compositions: distinct reduced compositions of the crystals.
+      num_compositions: unique reduced compositions of the crystals.
       novel: [n] bool, no training crystal is the same; False where `group` is -1. None without a
         training set.
       novel_composition: [n] bool, no training crystal has the composition; False where there is no
@@ -53,8 +53,8 @@ class Diversity:
             rates["novel_compositions"] = rate(self.novel_composition)
         return rates
 
-    def distinct(self, selected: np.ndarray) -> Rate:
-        """Distinct crystals among the selected ones ([n] bool), out of all n."""
+    def unique_among(self, selected: np.ndarray) -> Rate:
+        """Unique crystals among the selected ones ([n] bool), out of all n."""
         groups = self.group[selected & (self.group >= 0)]
         return Rate(len(np.unique(groups)), len(self.group))
 

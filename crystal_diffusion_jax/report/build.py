@@ -55,11 +55,11 @@ def build(
     if inputs.failures:
         notes.append(f"{len(inputs.failures)} crystals could not be read and are not shown.")
     title, caption, shares, target = "", "", None, None
-    if spec is not None and scores.success:
+    if spec is not None and scores.success_rate:
         title, caption = f"{spec.property_name}, {spec.unit}", cards.caption(spec)
         target = request.target.get(spec.property_name) if request else None
         quantiles = training_quantiles(spec, train, statistics)
-        if scores.num_test is None:
+        if scores.counts["test"] is None:
             notes.append(_unchecked(scores.values, quantiles))
         thresholds = dict(zip(NAMES, spec.success_thresholds, strict=True))
         shares = distribution(scores.values, quantiles, thresholds, target, title)
