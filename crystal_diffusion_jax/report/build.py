@@ -73,10 +73,7 @@ def build(
         caption=caption,
         entries=shown,
         pictures=pictures(
-            shares,
-            [entry.formula for entry in shown],
-            element_counts(inputs.structures),
-            len(shown),
+            shares, [entry.formula for entry in shown], element_counts(inputs.structures)
         ),
         property_title=title,
         command=f"{made}\n{command}",

@@ -1,7 +1,9 @@
 """Each crystal on the page: symmetry, cell, prediction, nearest training crystal, CIF."""
 
 import dataclasses
+import itertools
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -124,7 +126,7 @@ def _drawn(structure: Structure) -> tuple[list[str], list[list[float]]]:
         frac = np.mod(site.frac_coords - structure[0].frac_coords, 1.0)
         frac = np.where(frac > 1.0 - _EDGE, frac - 1.0, frac)
         both = [(0, 1) if abs(x) < _EDGE else (0,) for x in frac]
-        for shift in np.stack(np.meshgrid(*both, indexing="ij"), axis=-1).reshape(-1, 3):
+        for shift in itertools.product(*both):
             symbols.append(site.specie.symbol)
             cartesian = structure.lattice.get_cartesian_coords(frac + shift)
             positions.append(np.round(cartesian, 3).tolist())
@@ -154,11 +156,11 @@ class _Nearest:
         return f"{reduced_formula(numbers)}, {value:.3f} ({name})"
 
 
-def element_counts(structures: Sequence[Structure | None]) -> dict[str, int]:
+def element_counts(structures: Sequence[Structure | None]) -> Counter[str]:
     """Symbol -> number of crystals that contain the element."""
-    counts: dict[str, int] = {}
-    for structure in structures:
-        if structure is not None:
-            for element in structure.composition.elements:
-                counts[element.symbol] = counts.get(element.symbol, 0) + 1
-    return counts
+    return Counter(
+        element.symbol
+        for structure in structures
+        if structure is not None
+        for element in structure.composition.elements
+    )
