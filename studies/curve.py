@@ -13,7 +13,6 @@ import functools
 import hashlib
 import json
 import math
-import sys
 from pathlib import Path
 
 import jax
@@ -121,10 +120,6 @@ def read_log(path: Path) -> tuple[dict[int, float], dict[int, float]]:
     return minutes, losses
 
 
-def _log(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 def main() -> None:
     """Entry point."""
     flags = parser().parse_args()
@@ -138,11 +133,7 @@ def main() -> None:
     names = ("guidance", "num", "seed", "solver", "charge_balance")
     arguments = {name: getattr(flags, name) for name in names}
     arguments["target"] = low
-    record = flags.out.with_suffix(".json")
-    if record == flags.out:
-        raise UserError(f"--out={flags.out} is the file of the numbers: choose a name in .png")
-    for path in (flags.out, record):
-        program.check_output(path)
+    record = records.file_beside(flags.out, ".png")
     try:
         run = file_sha256(flags.workdir / "config.json")
     except OSError as error:
@@ -159,14 +150,14 @@ def main() -> None:
         try:
             trained = checkpoint_model(flags.workdir, step, last.trained)
         except DamagedError as error:
-            _log(f"step {step} is skipped: {error}")
+            records.log(f"step {step} is skipped: {error}")
             continue
         measured = [point.measurement for point in points]
         if measurement.find(measured, trained.weights_sha256, arguments) is not None:
             continue
 
         def log(line: str, where: str = f"checkpoint {number}/{len(steps)}, step {step}") -> None:
-            _log(f"{where}: {line}")
+            records.log(f"{where}: {line}")
 
         model = api.Model(trained, last.name)
         found = measurement.measure(model, spec, arguments, flags.batch_size, oracle, log)

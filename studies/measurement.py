@@ -143,14 +143,8 @@ def find(
     measurements: Iterable[Measurement], weights_sha256: str, arguments: Arguments
 ) -> Measurement | None:
     """The measurement of a request, None if there is none."""
-    return next(
-        (
-            each
-            for each in measurements
-            if (each.weights_sha256, each.arguments) == (weights_sha256, arguments)
-        ),
-        None,
-    )
+    wanted = (weights_sha256, arguments)
+    return next((m for m in measurements if (m.weights_sha256, m.arguments) == wanted), None)
 
 
 def measure(

@@ -187,7 +187,7 @@ def test_scores_that_are_damaged_are_named(tmp_path, monkeypatch, content):
 def test_a_row_of_other_weights_is_measured_anew(tmp_path, monkeypatch):
     out = tmp_path / "table.md"
     old = dataclasses.replace(measured(PAGE[1], 0.125), weights_sha256="0")
-    records.write_lines(out.with_suffix(".json"), [old])
+    records.write(out.with_suffix(".json"), [old])
     finished(tmp_path / "work" / "perov5_cds_guidance0_seed0", 0.5)
     run(monkeypatch, "--models=perov5_cds", "--seeds=1", f"--out={out}", f"--work={tmp_path}/work")
     (row,) = read(out.with_suffix(".json"))
@@ -200,7 +200,7 @@ def test_a_page_needs_no_model_of_the_rows_it_has_already(tmp_path, monkeypatch)
     gone = dataclasses.replace(
         measured(PAGE[0], 0.125), row=Row("runs/gone", "perov5", 0.0), renoising_steps=3
     )
-    records.write_lines(out.with_suffix(".json"), [gone, measured(PAGE[1], 0.5)])
+    records.write(out.with_suffix(".json"), [gone, measured(PAGE[1], 0.5)])
     run(monkeypatch, "--models=perov5_cds", "--seeds=1", f"--out={out}")
     assert "The default of `runs/gone` is `--renoising_steps=3`." in out.read_text()
 
@@ -211,7 +211,7 @@ def test_rows_of_an_earlier_command_stay_on_the_page_and_are_not_measured_again(
 ):
     out = tmp_path / "table.md"
     former = [measured(Row("carbon24_cdi", "carbon24", 0.0), 0.25), measured(PAGE[1], 0.125)]
-    records.write_lines(out.with_suffix(".json"), former)
+    records.write(out.with_suffix(".json"), former)
 
     finished(tmp_path / "work" / "perov5_cds_guidance2_seed0", 0.5)
     arguments = [f"--out={out}", f"--work={tmp_path / 'work'}", "--seeds=1"]
@@ -229,7 +229,7 @@ def test_rows_of_an_earlier_command_stay_on_the_page_and_are_not_measured_again(
 def test_measured_rows_survive_their_file_and_new_ones_replace_theirs(tmp_path):
     rows = [measured(PAGE[-1], 1 / 3), measured(PAGE[3], None), measured(PAGE[0], 0.75)]
     path = tmp_path / "rows.json"
-    records.write_lines(path, rows)
+    records.write(path, rows)
     found = read(path)
     assert [each.row for each in found] == [each.row for each in rows]
     assert found[0].columns["useful"].mean == pytest.approx(1 / 3, abs=1e-6)
