@@ -13,7 +13,7 @@ from crystal_diffusion_jax.evaluation.coverage import CUTOFFS, Coverage, Fingerp
 from crystal_diffusion_jax.evaluation.distributions import distances, draw_valid, finite
 from crystal_diffusion_jax.evaluation.diversity import dataset_structures, diversity
 from crystal_diffusion_jax.evaluation.intervals import Rate, SampleStatistic, bootstrap, rate
-from crystal_diffusion_jax.evaluation.success_rate import reaches, success_rates
+from crystal_diffusion_jax.evaluation.success_rate import success_rates
 from crystal_diffusion_jax.oracles.predict import Predictions
 from crystal_diffusion_jax.structures.reading import Inputs
 
@@ -156,7 +156,7 @@ def evaluate(
         believed = np.where(implausible, np.nan, report.values)
         report.success_rate = success_rates(believed, report.valid, spec.success_thresholds)
         if report.novel is not None:
-            reached = reaches(believed, spec.success_thresholds[0])
+            reached = believed <= spec.success_thresholds[0]
             report.useful = compared.unique_among(report.valid & report.novel & reached)
     if test is not None:
         drawn = draw_valid(report.valid)
