@@ -4,7 +4,7 @@
     python -m studies.curve --workdir=runs/mine --out=curve.png --num=1000
 
 The minimum of the property is requested. All numbers go to the JSON file next to the picture, which
-keeps those of checkpoints that the run has deleted since: run the command now and then beside a
+keeps those of checkpoints that the run has deleted since: run the command now and then during a
 training to collect the whole curve.
 """
 

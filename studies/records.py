@@ -16,10 +16,10 @@ _Number = TypeVar("_Number", int, float)
 
 
 def read(path: Path, kind: type[_Kind]) -> _Kind | None:
-    """The content of a file as an object of the given type, None if there is no file.
+    """The content of a file as an object of the given type, None if the file does not exist.
 
     Raises:
-      UserError: the file holds something else.
+      UserError: the file has other content.
     """
     if not path.exists():
         return None

@@ -3,9 +3,9 @@
     python -m studies.table1 --out=table1.md
     python -m studies.table1 --out=row.md --models=perov5_cds --guidance=1 --seeds=1
 
-Without a flag that chooses rows, those of that page are measured, with the commands that users
-have, which are printed. The rows are kept in a JSON file next to the page; what it or --work
-already holds is not measured again.
+Without flags that select rows, those of docs/table1.md are measured. The commands that sample and
+evaluate are printed. The rows are kept in a JSON file next to the page; what it or --work already
+holds is not measured again.
 """
 
 import datetime

@@ -175,7 +175,7 @@ def test_the_gif_has_every_frame_and_holds_the_last_one():
     assert green.mean() > 0.02  # strontium in its colour
 
 
-def test_the_page_holds_every_frame_and_asks_no_network():
+def test_the_page_holds_every_frame_and_loads_nothing():
     scenes = short()
     text = animation.to_html(scenes)
     for scene in scenes:

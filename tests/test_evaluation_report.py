@@ -249,7 +249,7 @@ def test_what_needs_no_data_set_is_the_same_with_and_without_it() -> None:
     assert part.success_rate == whole.success_rate
 
 
-def test_without_a_data_set_nothing_is_said_of_novelty() -> None:
+def test_without_a_data_set_novelty_is_unknown() -> None:
     part = evaluate(INPUTS, SPEC, predict=oracle_by_number, progress=False)
     assert set(part.diversity) == {"unique", "unique_compositions"}
     assert part.novel is None
@@ -265,7 +265,7 @@ def test_with_a_training_split_novelty_is_that_of_the_whole_report() -> None:
     np.testing.assert_array_equal(part.novel, whole.novel)
 
 
-def test_without_an_oracle_nobody_succeeds_or_fails() -> None:
+def test_without_an_oracle_there_are_no_success_rates() -> None:
     part = evaluate(INPUTS, progress=False)
     assert part.success_rate == {}
     assert np.isnan(part.values).all()

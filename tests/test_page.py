@@ -411,7 +411,7 @@ def test_the_request_is_described_with_units_where_they_are_known():
 
 
 @pytest.mark.usefixtures("_samples_without_data")
-def test_a_model_that_is_gone_does_not_prevent_the_page(tmp_path, monkeypatch):
+def test_a_missing_model_does_not_prevent_the_page(tmp_path, monkeypatch):
     gone = StoredRequest(dataclasses.replace(REQUEST, model="gone"), {})
     monkeypatch.setattr(report, "read_request", lambda path: gone)
     run(monkeypatch, f"--structures={tmp_path / 's'}", f"--out={tmp_path / 'page.html'}")

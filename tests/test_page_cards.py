@@ -28,16 +28,16 @@ def scores(*, predicted: bool) -> Report:
     )
 
 
-def test_a_range_counts_the_valid_crystals_in_it_with_both_ends():
+def test_a_requested_range_counts_valid_crystals_including_its_ends():
     found = headline(scores(predicted=True), (0.5, 1.0))
     assert next(iter(found)) == IN_RANGE
     assert (found[IN_RANGE].k, found[IN_RANGE].n) == (2, 5)
 
 
 @pytest.mark.parametrize("target", [None, (0.5, 0.5)])
-def test_a_single_value_or_none_has_no_such_number(target):
+def test_a_single_value_has_no_share_in_range(target):
     assert IN_RANGE not in headline(scores(predicted=True), target)
 
 
-def test_without_predictions_there_is_none_either():
+def test_without_predictions_there_is_no_share_in_range():
     assert IN_RANGE not in headline(scores(predicted=False), (0.5, 1.0))

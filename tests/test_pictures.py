@@ -121,7 +121,7 @@ def test_the_periodic_table_holds_each_symbol_once_and_the_share_of_crystals():
     assert np.isfinite(share).sum() == 2
 
 
-def test_the_drawn_periodic_table_says_what_its_colours_mean():
+def test_the_drawn_periodic_table_has_a_colour_scale():
     scales = [
         [axes.get_ylabel() for axes in pictures.pictures(None, ["O"] * 3, counts)["elements"].axes]
         for counts in ({"O": 2, "Ba": 1}, {})

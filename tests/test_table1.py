@@ -103,7 +103,7 @@ def test_the_page_has_every_published_row_and_every_column_of_ours():
         assert len({line.count("|") for line in table.splitlines()}) == 1
 
 
-def test_rows_are_all_that_can_be_made_of_what_is_asked_for():
+def test_rows_are_all_combinations_of_the_requested_values():
     assert table1.rows("perov5_cds,mp20_cds", "0,2", "5") == [
         Row("perov5_cds", "perov5", 0.0, 5),
         Row("perov5_cds", "perov5", 2.0, 5),
@@ -174,7 +174,7 @@ def test_a_command_that_fails_ends_the_measurement(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("commands")
 @pytest.mark.parametrize("content", ["{", "{}", "[]", '{"counts": {"asked_for": 1000}}'])
-def test_scores_that_are_damaged_are_named(tmp_path, monkeypatch, content):
+def test_damaged_scores_are_named(tmp_path, monkeypatch, content):
     folder = tmp_path / "work" / "perov5_cds_guidance0_seed0"
     finished(folder, 0.5)
     (folder / "metrics.json").write_text(content)
@@ -184,7 +184,7 @@ def test_scores_that_are_damaged_are_named(tmp_path, monkeypatch, content):
 
 
 @pytest.mark.usefixtures("commands")
-def test_a_row_of_other_weights_is_measured_anew(tmp_path, monkeypatch):
+def test_a_row_of_other_weights_is_measured_again(tmp_path, monkeypatch):
     out = tmp_path / "table.md"
     old = dataclasses.replace(measured(PAGE[1], 0.125), weights_sha256="0")
     records.write(out.with_suffix(".json"), [old])
@@ -226,7 +226,7 @@ def test_rows_of_an_earlier_command_stay_on_the_page_and_are_not_measured_again(
     ]
 
 
-def test_measured_rows_survive_their_file_and_new_ones_replace_theirs(tmp_path):
+def test_rows_are_read_back_as_written_and_replaced_by_new_ones(tmp_path):
     rows = [measured(PAGE[-1], 1 / 3), measured(PAGE[3], None), measured(PAGE[0], 0.75)]
     path = tmp_path / "rows.json"
     records.write(path, rows)
@@ -271,7 +271,7 @@ def changed(field: str, value: object) -> str:
         changed("dataset", "perov6"),
     ],
 )
-def test_a_file_of_something_else_is_named(tmp_path, text):
+def test_a_foreign_file_is_named(tmp_path, text):
     path = tmp_path / "rows.json"
     path.write_text(text)
     with pytest.raises(

@@ -4,7 +4,7 @@
     python -m experiments.report --structures=FOLDER_OF_CIFS --dataset=mp20 --out=report.html
 
 The file needs no network. If the data set, an oracle for the property, or the oracle's weights are
-missing, the page says so and shows the rest.
+missing, the page notes it and shows the rest.
 """
 
 import math

@@ -2,8 +2,8 @@
 
 As in `scripts/compute_metrics.py` of CDVAE (Xie et al., arXiv:2110.06197): density, number of
 elements and predicted property of at most 1000 valid generated crystals, against the whole test
-set. Two differences: the draw is seeded, and fewer than 1000 valid crystals are not an error but
-widen the interval.
+set. Two differences: the draw is seeded, and fewer than 1000 valid crystals are allowed, at the
+cost of a wider interval.
 """
 
 import dataclasses

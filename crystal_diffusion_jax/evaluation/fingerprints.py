@@ -1,4 +1,4 @@
-"""Fingerprints for coverage, by matminer, which only this file needs (extra `coverage`)."""
+"""Fingerprints for coverage by matminer (extra `coverage`)."""
 
 import ast
 import functools
@@ -85,7 +85,7 @@ def raw_fingerprint(structure: Structure | None) -> Fingerprint | str:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             magpie, sites = _featurizers()
-            # Wrapped, as far-away coordinates take endless time.
+            # Wrapped, because pymatgen takes very long with coordinates far outside the cell.
             inside = Structure.from_sites(structure, to_unit_cell=True)
             composition = np.array(magpie.featurize(inside.composition), dtype=np.float64)
             per_site = [sites.featurize(inside, i) for i in range(len(inside))]

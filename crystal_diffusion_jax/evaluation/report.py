@@ -1,4 +1,4 @@
-"""All scores of one set of generated crystals, as far as its data set and oracle are available."""
+"""All scores of a set of generated crystals that its data set and oracle allow."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -48,7 +48,7 @@ class Report:
       useful: unique crystals that are valid, reach SR5 and are novel.
       distances: "density", "num_elements", "property": Wasserstein, to the test split.
       predictions: "mean" and "median" of all predictions (far from any training crystal the
-        networks may predict millions of eV, which a mean does not survive); out of the crystals
+        networks may predict millions of eV, which dominate the mean); out of the crystals
         with a prediction, those "below_training_range", i.e. below every training label, and those
         "implausibly_low", which fool the oracle and fail in `success_rate` and `useful`.
       oracle: "error", its mean absolute error on the test split; "lowest_plausible", the smallest

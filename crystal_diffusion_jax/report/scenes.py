@@ -1,8 +1,8 @@
 """Frames of a sampling trajectory as scenes to draw: atoms, bonds and cell edges.
 
 All frames share the rotation, reflection and origin shift that make the last one upright and
-right-handed with its largest atom at the corner of the cell. The reverse process is indifferent to
-all three, so nothing that it decides is lost.
+right-handed, with its largest atom at the corner of the cell. The reverse process is invariant
+under all three.
 """
 
 import dataclasses
