@@ -1,6 +1,7 @@
 """Uniqueness and novelty of generated crystals, by structure and by composition."""
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -99,22 +100,16 @@ def diversity(
 
 
 def _rows_by_composition(dataset: CrystalDataset) -> dict[ReducedComposition, list[int]]:
-    offsets = dataset.offsets
-    rows: dict[ReducedComposition, list[int]] = {}
-    for row in range(len(dataset)):
-        numbers = dataset.atomic_numbers[offsets[row] : offsets[row + 1]]
-        rows.setdefault(reduced_composition(numbers), []).append(row)
+    rows: dict[ReducedComposition, list[int]] = defaultdict(list)
+    for row, numbers in enumerate(np.split(dataset.atomic_numbers, dataset.offsets[1:-1])):
+        rows[reduced_composition(numbers)].append(row)
     return rows
 
 
 def dataset_structures(dataset: CrystalDataset) -> list[Structure]:
     """The crystals of a data set as pymatgen structures, in the order of its rows."""
-    offsets = dataset.offsets
-    return [
-        restore_structure(
-            dataset.lattice[row],
-            dataset.frac_coords[offsets[row] : offsets[row + 1]],
-            dataset.atomic_numbers[offsets[row] : offsets[row + 1]],
-        )
-        for row in range(len(dataset))
-    ]
+    starts = dataset.offsets[1:-1]
+    frac_coords = np.split(dataset.frac_coords, starts)
+    atomic_numbers = np.split(dataset.atomic_numbers, starts)
+    # Not strict: an empty array is split into one empty array.
+    return list(map(restore_structure, dataset.lattice, frac_coords, atomic_numbers))

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int, Int32
 from pymatgen.core import Element, Lattice, Structure
 from pymatgen.core.local_env import CrystalNN
 
-from crystal_diffusion_jax.structures.limits import MIN_VOLUME
+from crystal_diffusion_jax.structures.conversion import array_defect
 
 # Part of the cache's key: increase it with every change of the bonds or reasons made here.
 GRAPH_VERSION = 1
@@ -73,8 +73,8 @@ def arrays(
     if not structure.is_ordered:
         raise NoGraph("partial occupancy")
     lattice, frac_coords = structure.lattice.matrix, structure.frac_coords
-    if not (np.isfinite(lattice).all() and np.isfinite(frac_coords).all()):
-        raise NoGraph("non-finite numbers")
+    if defect := array_defect(lattice, frac_coords):
+        raise NoGraph(defect)
     if np.abs(frac_coords).max() > MAX_CELLS_AWAY:
         raise NoGraph(f"an atom over {MAX_CELLS_AWAY:.0f} cells away from the origin")
     # `Z` of a species without one, a dummy, is 0 or missing.
@@ -82,8 +82,6 @@ def arrays(
     for site, number in zip(structure, numbers, strict=True):
         if not 1 <= number <= MAX_ATOMIC_NUMBER:
             raise NoGraph(f"element unknown to the networks: {site.specie}")
-    if not structure.lattice.volume >= MIN_VOLUME:
-        raise NoGraph(f"volume below {MIN_VOLUME} A^3")
     return lattice, frac_coords, numbers
 
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from pymatgen.core import Structure
-from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.structures.cif_writer import to_cif
@@ -110,8 +109,8 @@ def _space_group(structure: Structure, symprec: float) -> str:
         warnings.filterwarnings("ignore", "Set OLD_ERROR_HANDLING", DeprecationWarning)
         try:
             # As in `to_cif`: angles are compared by distance too.
-            found = SpacegroupAnalyzer(structure, max(symprec, 1e-3), angle_tolerance=-1)
-            return f"{found.get_space_group_symbol()} ({found.get_space_group_number()})"
+            symbol, number = structure.get_space_group_info(max(symprec, 1e-3), angle_tolerance=-1)
+            return f"{symbol} ({number})"
         except Exception:  # spglib fails in several ways
             return "unknown"
 
@@ -150,10 +149,9 @@ class _Nearest:
         closest = np.flatnonzero(distance == distance.min())
         volume = structure.volume / len(structure)
         row = int(closest[np.argmin(np.abs(self._volume[closest] - volume))])
-        train = self._train
-        numbers = train.atomic_numbers[train.offsets[row] : train.offsets[row + 1]]
-        value, name = train.properties[row, 0], train.material_ids[row]
-        return f"{reduced_formula(numbers)}, {value:.3f} ({name})"
+        found = self._train.take(np.array([row]))
+        value, name = found.properties[0, 0], found.material_ids[0]
+        return f"{reduced_formula(found.atomic_numbers)}, {value:.3f} ({name})"
 
 
 def element_counts(structures: Sequence[Structure | None]) -> Counter[str]:
