@@ -9,7 +9,6 @@ training to collect the whole curve.
 """
 
 import dataclasses
-import functools
 import hashlib
 import json
 import math
@@ -24,7 +23,6 @@ from crystal_diffusion_jax import api
 from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.cli.request_flags import add_request_flags
 from crystal_diffusion_jax.errors import UserError, require_between
-from crystal_diffusion_jax.oracles.predict import predict
 from crystal_diffusion_jax.runtime.files import MAX_RECORD_BYTES, file_sha256, read_text
 from crystal_diffusion_jax.trained_model import TrainedModel
 from crystal_diffusion_jax.training import checkpoint_files
@@ -143,8 +141,7 @@ def main() -> None:
     points = records.read(record, list[Point]) or []
     if any(point.run_sha256 != run for point in points):
         raise UserError(f"{record} belongs to another run: choose another --out, or remove it")
-    oracle = functools.partial(predict, oracle=spec.name, progress=False)
-    oracle([])  # fetches its weights
+    oracle = measurement.oracle_of(spec)
     steps = [step for step in checkpoint_steps(flags.workdir) if step in minutes]
     for number, step in enumerate(steps, 1):
         try:
@@ -155,12 +152,9 @@ def main() -> None:
         measured = [point.measurement for point in points]
         if measurement.find(measured, trained.weights_sha256, arguments) is not None:
             continue
-
-        def log(line: str, where: str = f"checkpoint {number}/{len(steps)}, step {step}") -> None:
-            records.log(f"{where}: {line}")
-
+        where = f"checkpoint {number}/{len(steps)}, step {step}"
         model = api.Model(trained, last.name)
-        found = measurement.measure(model, spec, arguments, flags.batch_size, oracle, log)
+        found = measurement.measure(model, spec, arguments, flags.batch_size, oracle, where)
         points.append(Point(run, step, minutes[step], losses.get(step), found))
         records.write(record, points)
     shown = [point for point in points if point.measurement.arguments == arguments]

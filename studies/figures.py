@@ -9,7 +9,6 @@ saved to OUT/figures.json as they come; an interrupted command does not measure 
 """
 
 import dataclasses
-import functools
 import math
 import shlex
 import sys
@@ -25,7 +24,6 @@ from crystal_diffusion_jax.cli.request_flags import add_request_flags
 from crystal_diffusion_jax.data.datasets import DatasetSpec
 from crystal_diffusion_jax.errors import require_between
 from crystal_diffusion_jax.evaluation.success_rate import NAMES
-from crystal_diffusion_jax.oracles.predict import predict
 from crystal_diffusion_jax.runtime.lock import exclusive
 from crystal_diffusion_jax.structures.limits import MAX_CRYSTALS
 from studies import measurement, plots, records
@@ -155,8 +153,7 @@ def main() -> None:
     requests = make_requests(training, weights, flags.targets, common)
     record = flags.out / RECORD
     program.check_output(record)
-    oracle = functools.partial(predict, oracle=spec.name, progress=False)
-    oracle([])  # fetches its weights
+    oracle = measurement.oracle_of(spec)
     head = {
         "model": flags.model,
         "dataset": spec.name,
@@ -175,14 +172,7 @@ def main() -> None:
             if found is not None:
                 records.log(f"{where}: measured already")
                 return found
-            found = measurement.measure(
-                model,
-                spec,
-                arguments,
-                flags.batch_size,
-                oracle,
-                log=lambda line: records.log(f"{where}: {line}"),
-            )
+            found = measurement.measure(model, spec, arguments, flags.batch_size, oracle, where)
             done.append(found)
             records.write(record, head | {"measurements": done})
             return found

@@ -17,7 +17,7 @@ from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.structures.sampled_crystals import SampledCrystals
 from crystal_diffusion_jax.training.checkpoint_files import DamagedError
-from studies import curve
+from studies import curve, measurement
 from studies.curve import checkpoint_model, checkpoint_steps, read_log
 from tests import tiny_run
 
@@ -80,7 +80,7 @@ def test_the_log_gives_minutes_and_losses_by_step(workdir):
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     monkeypatch.setattr(sys, "argv", ["curve.py", *arguments])
-    monkeypatch.setattr(curve, "predict", tiny_run.predict)
+    monkeypatch.setattr(measurement, "predict", tiny_run.predict)
     program.run(curve.main)
 
 

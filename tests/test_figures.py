@@ -16,7 +16,7 @@ from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.oracles.predict import Predictions
 from crystal_diffusion_jax.request import ANCESTRAL
-from studies import figures, plots
+from studies import figures, measurement, plots
 from studies.figures import make_requests, pictures, summary
 from studies.measurement import Arguments, Measurement, Training, dataset_of, score
 from tests import tiny_run
@@ -190,7 +190,7 @@ def test_the_error_is_stated_in_the_picture_next_to_that_of_a_model_which_ignore
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     monkeypatch.setattr(sys, "argv", ["figures.py", *arguments])
-    monkeypatch.setattr(figures, "predict", tiny_run.predict)
+    monkeypatch.setattr(measurement, "predict", tiny_run.predict)
     program.run(figures.main)
 
 
