@@ -4,16 +4,14 @@
     python -m studies.curve --workdir=runs/mine --out=curve.png --num=1000
 
 The minimum of the property is requested. All numbers go to the JSON file next to the picture, which
-keeps those of checkpoints that the run has deleted since: run the command now and then beside a
+keeps those of checkpoints that the run has deleted since: run the command now and then during a
 training to collect the whole curve.
 """
 
 import dataclasses
-import functools
 import hashlib
 import json
 import math
-import sys
 from pathlib import Path
 
 import jax
@@ -25,7 +23,6 @@ from crystal_diffusion_jax import api
 from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.cli.request_flags import add_request_flags
 from crystal_diffusion_jax.errors import UserError, require_between
-from crystal_diffusion_jax.oracles.predict import predict
 from crystal_diffusion_jax.runtime.files import MAX_RECORD_BYTES, file_sha256, read_text
 from crystal_diffusion_jax.trained_model import TrainedModel
 from crystal_diffusion_jax.training import checkpoint_files
@@ -121,10 +118,6 @@ def read_log(path: Path) -> tuple[dict[int, float], dict[int, float]]:
     return minutes, losses
 
 
-def _log(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 def main() -> None:
     """Entry point."""
     flags = parser().parse_args()
@@ -138,11 +131,7 @@ def main() -> None:
     names = ("guidance", "num", "seed", "solver", "charge_balance")
     arguments = {name: getattr(flags, name) for name in names}
     arguments["target"] = low
-    record = flags.out.with_suffix(".json")
-    if record == flags.out:
-        raise UserError(f"--out={flags.out} is the file of the numbers: choose a name in .png")
-    for path in (flags.out, record):
-        program.check_output(path)
+    record = records.file_beside(flags.out, ".png")
     try:
         run = file_sha256(flags.workdir / "config.json")
     except OSError as error:
@@ -152,24 +141,20 @@ def main() -> None:
     points = records.read(record, list[Point]) or []
     if any(point.run_sha256 != run for point in points):
         raise UserError(f"{record} belongs to another run: choose another --out, or remove it")
-    oracle = functools.partial(predict, oracle=spec.name, progress=False)
-    oracle([])  # fetches its weights
+    oracle = measurement.oracle_of(spec)
     steps = [step for step in checkpoint_steps(flags.workdir) if step in minutes]
     for number, step in enumerate(steps, 1):
         try:
             trained = checkpoint_model(flags.workdir, step, last.trained)
         except DamagedError as error:
-            _log(f"step {step} is skipped: {error}")
+            records.log(f"step {step} is skipped: {error}")
             continue
         measured = [point.measurement for point in points]
         if measurement.find(measured, trained.weights_sha256, arguments) is not None:
             continue
-
-        def log(line: str, where: str = f"checkpoint {number}/{len(steps)}, step {step}") -> None:
-            _log(f"{where}: {line}")
-
+        where = f"checkpoint {number}/{len(steps)}, step {step}"
         model = api.Model(trained, last.name)
-        found = measurement.measure(model, spec, arguments, flags.batch_size, oracle, log)
+        found = measurement.measure(model, spec, arguments, flags.batch_size, oracle, where)
         points.append(Point(run, step, minutes[step], losses.get(step), found))
         records.write(record, points)
     shown = [point for point in points if point.measurement.arguments == arguments]

@@ -9,7 +9,6 @@ saved to OUT/figures.json as they come; an interrupted command does not measure 
 """
 
 import dataclasses
-import functools
 import math
 import shlex
 import sys
@@ -25,7 +24,6 @@ from crystal_diffusion_jax.cli.request_flags import add_request_flags
 from crystal_diffusion_jax.data.datasets import DatasetSpec
 from crystal_diffusion_jax.errors import require_between
 from crystal_diffusion_jax.evaluation.success_rate import NAMES
-from crystal_diffusion_jax.oracles.predict import predict
 from crystal_diffusion_jax.runtime.lock import exclusive
 from crystal_diffusion_jax.structures.limits import MAX_CRYSTALS
 from studies import measurement, plots, records
@@ -62,25 +60,14 @@ def parser() -> program.Parser:
     return flags
 
 
-@dataclasses.dataclass(frozen=True)
-class Requests:
-    """The sets of crystals for the three pictures; one may be in two of them.
-
-    Attributes:
-      histogram: "minimum", "median" (or "mean") and "maximum" of the training set -> arguments.
-      guided: at the minimum, one for each guidance weight.
-      across: one for each target, without guidance.
-    """
-
-    histogram: Mapping[str, Arguments]
-    guided: Sequence[Arguments]
-    across: Sequence[Arguments]
-
-
 def make_requests(
     training: Training, weights: Sequence[float], targets: int, common: Arguments
-) -> Requests:
-    """The requests to one model.
+) -> dict[str, dict[str, Arguments]]:
+    """The requests to one model, by picture and label; one may be in two pictures.
+
+    "property_histogram" has the minimum, the median (the mean if unknown) and the maximum of the
+    training set; "conditioning" each target, without guidance; "guidance" the minimum with each
+    weight.
 
     Args:
       training: the property in its training set.
@@ -100,59 +87,53 @@ def make_requests(
         # Hardly any crystals are beyond the 1st and 99th percentile.
         first, last = training.quantiles[1], training.quantiles[-2]
     step = (last - first) / (targets - 1)
-    return Requests(
-        histogram={
+    return {
+        "property_histogram": {
             name: ask(value) for name, value in {"minimum": low, **middle, "maximum": high}.items()
         },
-        guided=[ask(low, weight) for weight in weights],
+        "guidance": {f"{weight:g}": ask(low, weight) for weight in weights},
         # Different noise for each target, so that their errors are independent.
-        across=[
-            ask(first + step * i, num=common["num"] // targets, seed=common["seed"] + i)
+        "conditioning": {
+            str(i): ask(first + step * i, num=common["num"] // targets, seed=common["seed"] + i)
             for i in range(targets)
-        ],
-    )
+        },
+    }
 
 
-@dataclasses.dataclass(frozen=True)
-class Results:
-    """The measurements of `Requests`."""
-
-    histogram: Mapping[str, Measurement]
-    guided: Sequence[Measurement]
-    across: Sequence[Measurement]
-
-    def summary(self, training: Training) -> dict[str, Any]:
-        """The numbers of the pictures, ready for JSON."""
-        return {
-            "property_histogram": {name: each.summary for name, each in self.histogram.items()},
-            "guidance": [each.summary for each in self.guided],
-            "conditioning": {
-                **measurement.conditioning_errors(self.across, training),
-                "targets": [each.summary for each in self.across],
-            },
-        }
-
-    def pictures(self, training: Training, spec: DatasetSpec, about: str) -> dict[str, Figure]:
-        """The three pictures by name.
-
-        Args:
-          training: the property in the training set.
-          spec: the data set.
-          about: model and sampler, for the titles.
-        """
-        return {
-            "property_histogram": plots.property_histogram(
-                self.histogram, training, spec, f"{about}: three requests, guidance 0"
-            ),
-            "conditioning": plots.conditioning(
-                self.across, training, spec, f"{about}: {len(self.across)} requests, guidance 0"
-            ),
-            "guidance": plots.guidance(self.guided, f"{about}: minimum requested"),
-        }
+# Picture -> label of the request -> its crystals.
+Results = Mapping[str, Mapping[str, Measurement]]
 
 
-def _log(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+def summary(results: Results, training: Training) -> dict[str, Any]:
+    """The numbers of the pictures, ready for JSON."""
+    histogram = results["property_histogram"]
+    across = list(results["conditioning"].values())
+    return {
+        "property_histogram": {name: each.summary for name, each in histogram.items()},
+        "guidance": [each.summary for each in results["guidance"].values()],
+        "conditioning": {
+            **measurement.conditioning_errors(across, training),
+            "targets": [each.summary for each in across],
+        },
+    }
+
+
+def pictures(
+    results: Results, training: Training, spec: DatasetSpec, about: str
+) -> dict[str, Figure]:
+    """The three pictures by name; `about` is model and sampler, for the titles."""
+    across = list(results["conditioning"].values())
+    return {
+        "property_histogram": plots.property_histogram(
+            results["property_histogram"], training, spec, f"{about}: three requests, guidance 0"
+        ),
+        "conditioning": plots.conditioning(
+            across, training, spec, f"{about}: {len(across)} requests, guidance 0"
+        ),
+        "guidance": plots.guidance(
+            list(results["guidance"].values()), f"{about}: minimum requested"
+        ),
+    }
 
 
 def main() -> None:
@@ -172,8 +153,7 @@ def main() -> None:
     requests = make_requests(training, weights, flags.targets, common)
     record = flags.out / RECORD
     program.check_output(record)
-    oracle = functools.partial(predict, oracle=spec.name, progress=False)
-    oracle([])  # fetches its weights
+    oracle = measurement.oracle_of(spec)
     head = {
         "model": flags.model,
         "dataset": spec.name,
@@ -182,7 +162,7 @@ def main() -> None:
         "training": training,
         "command": f"python -m studies.figures {shlex.join(sys.argv[1:])}",
     }
-    with exclusive(flags.out, "--out", _log):
+    with exclusive(flags.out, "--out", records.log):
         stored = records.read(record, Record)
         done = stored.measurements if stored else []
 
@@ -190,29 +170,21 @@ def main() -> None:
             where = f"target {arguments['target']:.6g}, guidance {arguments['guidance']:g}"
             found = measurement.find(done, model.trained.weights_sha256, arguments)
             if found is not None:
-                _log(f"{where}: measured already")
+                records.log(f"{where}: measured already")
                 return found
-            found = measurement.measure(
-                model,
-                spec,
-                arguments,
-                flags.batch_size,
-                oracle,
-                log=lambda line: _log(f"{where}: {line}"),
-            )
+            found = measurement.measure(model, spec, arguments, flags.batch_size, oracle, where)
             done.append(found)
             records.write(record, head | {"measurements": done})
             return found
 
-        results = Results(
-            {name: measured(arguments) for name, arguments in requests.histogram.items()},
-            [measured(arguments) for arguments in requests.guided],
-            [measured(arguments) for arguments in requests.across],
-        )
-        records.write(record, head | results.summary(training) | {"measurements": done})
+        results = {
+            picture: {label: measured(arguments) for label, arguments in labelled.items()}
+            for picture, labelled in requests.items()
+        }
+        records.write(record, head | summary(results, training) | {"measurements": done})
         about = f"{Path(flags.model).name}, {flags.solver.replace('_', '-')} solver"
         about += ", balanced charges" if flags.charge_balance else ""
-        for name, figure in results.pictures(training, spec, about).items():
+        for name, figure in pictures(results, training, spec, about).items():
             path = flags.out / f"{name}.png"
             program.write_output(path, plots.save(figure))
             print(f"picture: {path}")

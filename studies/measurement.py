@@ -6,8 +6,9 @@ command does not repeat them.
 
 import dataclasses
 import datetime
+import functools
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -21,10 +22,12 @@ from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation.checks import check
 from crystal_diffusion_jax.evaluation.report import Predict
 from crystal_diffusion_jax.evaluation.success_rate import success_rates
+from crystal_diffusion_jax.oracles.predict import predict
 from crystal_diffusion_jax.structures.compositions import reduced_composition
 from crystal_diffusion_jax.structures.reading import Inputs
 from crystal_diffusion_jax.structures.sampled_crystals import SampledCrystals
 from crystal_diffusion_jax.trained_model import TrainedModel
+from studies import records
 
 # The arguments of `Model.sample` that determine the crystals: target (a value), num, seed, ...
 Arguments = dict[str, Any]
@@ -41,7 +44,7 @@ class Measurement:
       rejected: reason -> number of crystals that the sampler rejected.
       unpredictable: number of crystals for which the oracle has no value.
       valid: number of crystals valid in structure and composition.
-      compositions: number of distinct compositions.
+      compositions: number of unique compositions.
       below_training_range: number of crystals predicted below all training crystals.
       success: SR5, SR10, SR15 -> number of single valid crystals (`success_rates`).
       date: day of the measurement.
@@ -143,14 +146,19 @@ def find(
     measurements: Iterable[Measurement], weights_sha256: str, arguments: Arguments
 ) -> Measurement | None:
     """The measurement of a request, None if there is none."""
-    return next(
-        (
-            each
-            for each in measurements
-            if (each.weights_sha256, each.arguments) == (weights_sha256, arguments)
-        ),
-        None,
-    )
+    wanted = (weights_sha256, arguments)
+    return next((m for m in measurements if (m.weights_sha256, m.arguments) == wanted), None)
+
+
+def oracle_of(spec: DatasetSpec) -> Predict:
+    """The oracle of a data set; its weights are fetched now, before the work.
+
+    Raises:
+      UserError: they cannot be downloaded.
+    """
+    oracle = functools.partial(predict, oracle=spec.name, progress=False)
+    oracle([])
+    return oracle
 
 
 def measure(
@@ -158,8 +166,8 @@ def measure(
     spec: DatasetSpec,
     arguments: Arguments,
     batch_size: int,
-    predict: Predict,
-    log: Callable[[str], None],
+    oracle: Predict,
+    where: str,
 ) -> Measurement:
     """Samples and scores the crystals of one request.
 
@@ -168,15 +176,19 @@ def measure(
       spec: its data set.
       arguments: of `Model.sample`; the target is a value of the data set's own property.
       batch_size: most crystals at once.
-      predict: the oracle.
-      log: takes progress lines.
+      oracle: of `oracle_of`.
+      where: beginning of each progress line.
 
     Raises:
       UserError: the model cannot meet the request.
     """
-    target = {spec.property_name: arguments["target"]}
-    crystals = model.sample(**arguments | {"target": target}, batch_size=batch_size, log=log)
-    measured = score(crystals, arguments, spec, predict, model.properties[spec.property_name][0])
+    asked = arguments | {
+        "target": {spec.property_name: arguments["target"]},
+        "batch_size": batch_size,
+        "log": lambda line: records.log(f"{where}: {line}"),
+    }
+    lowest = model.properties[spec.property_name][0]
+    measured = score(model.sample(**asked), arguments, spec, oracle, lowest)
     return dataclasses.replace(
         measured,
         weights_sha256=model.trained.weights_sha256,
@@ -189,7 +201,7 @@ def score(
     crystals: SampledCrystals,
     arguments: Arguments,
     spec: DatasetSpec,
-    predict: Predict,
+    oracle: Predict,
     training_minimum: float,
 ) -> Measurement:
     """Scores one set of crystals.
@@ -198,7 +210,7 @@ def score(
       crystals: the crystals.
       arguments: what was requested.
       spec: the data set, for its thresholds.
-      predict: the oracle.
+      oracle: predicts the property.
       training_minimum: smallest value of the property in the training set.
     """
     num = arguments["num"]
@@ -210,7 +222,7 @@ def score(
             failures=dict(crystals.rejected),
         )
     )
-    values = checked.scatter(predict(checked.crystals).values)
+    values = checked.scatter(oracle(checked.crystals).values)
     found = np.isfinite(values)
     rates = success_rates(values, checked.valid, spec.success_thresholds)["single_valid"]
     return Measurement(

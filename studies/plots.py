@@ -142,7 +142,7 @@ def error_text(scores: Mapping[str, Any], unit: str, outside: int = 0) -> str:
 
 
 def guidance(measurements: Sequence[Measurement], title: str) -> Figure:
-    """Success, validity and, if there are several, distinct compositions against guidance.
+    """Success, validity and, if there are several, unique compositions against guidance.
 
     Args:
       measurements: at the minimum, by ascending weight.
@@ -164,7 +164,7 @@ def guidance(measurements: Sequence[Measurement], title: str) -> Figure:
     left.set_ylim(top=101)
     for right in rest:
         right.plot(weights, counts, "o-", color=TARGET_COLOUR)
-        right.set(ylabel=f"distinct compositions of {measurements[0].num}")
+        right.set(ylabel=f"unique compositions of {measurements[0].num}")
         right.set(xlabel="guidance weight", ylim=(0, 1.1 * max(counts)))
     for axes in (left, *rest):
         axes.set_xticks(weights)

@@ -1,7 +1,7 @@
 """JSON files of measurements, checked against the dataclasses they are made from."""
 
 import math
-from collections.abc import Sequence
+import sys
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,10 +16,10 @@ _Number = TypeVar("_Number", int, float)
 
 
 def read(path: Path, kind: type[_Kind]) -> _Kind | None:
-    """The content of a file as an object of the given type, None if there is no file.
+    """The content of a file as an object of the given type, None if the file does not exist.
 
     Raises:
-      UserError: the file holds something else.
+      UserError: the file has other content.
     """
     if not path.exists():
         return None
@@ -41,14 +41,27 @@ def write(path: Path, content: object) -> None:
     program.write_output(path, msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n")
 
 
-def write_lines(path: Path, rows: Sequence[object]) -> None:
-    """Writes a JSON list with one row per line.
+def file_beside(out: Path, suffix: str) -> Path:
+    """The JSON file next to --out; both are tested to be writable.
+
+    Args:
+      out: the file of --out.
+      suffix: that --out should have, for the error message.
 
     Raises:
-      UserError: the file cannot be written.
+      UserError: they are the same file, or one cannot be written.
     """
-    lines = [msgspec.json.format(msgspec.json.encode(row), indent=0).decode() for row in rows]
-    program.write_output(path, "[\n" + ",\n".join(lines) + "\n]\n")
+    path = out.with_suffix(".json")
+    if path == out:
+        raise UserError(f"--out={out} is the file of the numbers: choose a name in {suffix}")
+    for each in (out, path):
+        program.check_output(each)
+    return path
+
+
+def log(line: str) -> None:
+    """Prints a progress line to stderr."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def numbers(flag: str, text: str, kind: type[_Number]) -> list[_Number]:

@@ -3,9 +3,9 @@
     python -m studies.table1 --out=table1.md
     python -m studies.table1 --out=row.md --models=perov5_cds --guidance=1 --seeds=1
 
-Without a flag that chooses rows, those of that page are measured, with the commands that users
-have, which are printed. The rows are kept in a JSON file next to the page; what it or --work
-already holds is not measured again.
+Without flags that select rows, those of docs/table1.md are measured. The commands that sample and
+evaluate are printed. The rows are kept in a JSON file next to the page; what it or --work already
+holds is not measured again.
 """
 
 import datetime
@@ -153,11 +153,7 @@ def main() -> None:
     for name in ("num", "seeds"):
         if getattr(flags, name) < 1:
             raise UserError(f"--{name}={getattr(flags, name)} must be at least 1")
-    rows_file = flags.out.with_suffix(".json")
-    if rows_file == flags.out:
-        raise UserError(f"--out={flags.out} is the file of the rows: choose a name in .md")
-    for path in (flags.out, rows_file):
-        program.check_output(path)
+    rows_file = records.file_beside(flags.out, ".md")
     requested = rows(flags.models, flags.guidance, flags.renoising_steps, flags.charge_balance)
     measured = table1_rows.read(rows_file)
     for row in requested:
@@ -186,7 +182,7 @@ def main() -> None:
         )
         # Read again, because another command may have added rows in the meantime.
         measured = table1_rows.merged(table1_rows.read(rows_file), [new])
-        records.write_lines(rows_file, measured)
+        records.write(rows_file, measured)
     program.write_output(flags.out, page(measured))
     print(f"table in {flags.out}")
 

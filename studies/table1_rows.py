@@ -1,4 +1,4 @@
-"""Rows of docs/table1.md: published figures, what can be measured, the file, Markdown."""
+"""Rows of docs/table1.md: published figures, our measurements, their file, and the Markdown."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -128,16 +128,15 @@ class Measured:
 # Column -> place of its rate in the files of `experiments.evaluate`.
 RATES: Mapping[str, tuple[str, ...]] = {
     **{
-        f"{name} {r}": ("success_rate", r, name)
-        for r in ("single", "single_valid")
+        f"{name} {definition}": ("success_rate", definition, name)
+        for definition in ("single", "single_valid", "best_of_10")
         for name in NAMES
     },
-    **{f"{name} best_of_10": ("success_rate", "best_of_10", name) for name in NAMES},
     "valid": ("validity", "both"),
     "valid structure": ("validity", "structure"),
     "unique": ("diversity", "unique"),
     "novel": ("diversity", "novel"),
-    "distinct compositions": ("diversity", "unique_compositions"),
+    "unique compositions": ("diversity", "unique_compositions"),
     "useful": ("useful",),
     "implausibly low": ("predictions", "implausibly_low"),
 }
@@ -166,10 +165,10 @@ def spreads(scores: Sequence[Mapping[str, Any]]) -> dict[str, Spread]:
 
 
 def read(path: Path) -> list[Measured]:
-    """The rows in a file, none if there is no file.
+    """The rows in a file, none if it does not exist.
 
     Raises:
-      UserError: the file holds something else.
+      UserError: the file has other content.
     """
     measured = records.read(path, list[Measured]) or []
     if any(set(RATES) - set(each.columns) for each in measured):
@@ -198,9 +197,9 @@ def markdown(dataset: str, measured: Sequence[Measured]) -> str:
     for title, rates in PUBLISHED[dataset].items():
         lines.append(_line(title, [f"{value:.2f}" for value in rates]))
     for each in measured:
-        for reading in ("single", "single_valid", "best_of_10"):
-            cells = [str(each.columns[f"{name} {reading}"]) for name in NAMES]
-            lines.append(_line(f"**{each.row.title}**, {reading}", cells))
+        for definition in ("single", "single_valid", "best_of_10"):
+            cells = [str(each.columns[f"{name} {definition}"]) for name in NAMES]
+            lines.append(_line(f"**{each.row.title}**, {definition}", cells))
     others = [column for column in RATES if not column.startswith("SR")]
     lines += ["", _line("", [*others, "seeds x crystals, on"]), "|---" * (len(others) + 2) + "|"]
     for each in measured:

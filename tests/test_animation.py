@@ -175,7 +175,7 @@ def test_the_gif_has_every_frame_and_holds_the_last_one():
     assert green.mean() > 0.02  # strontium in its colour
 
 
-def test_the_page_holds_every_frame_and_asks_no_network():
+def test_the_page_holds_every_frame_and_loads_nothing():
     scenes = short()
     text = animation.to_html(scenes)
     for scene in scenes:
@@ -234,12 +234,11 @@ def test_other_files_are_refused(tmp_path):
         read_trajectory(tmp_path / "text", 100)
 
 
-def test_a_trajectory_of_absurd_numbers_is_refused_at_once(tmp_path, path):
+def test_a_damaged_trajectory_is_refused(path):
     text = path.read_text()
-    first = text.splitlines()[0]
     for change, reason in (
-        (text.replace("pos:R:3", "pos:R:99999999"), "more than 1000 columns"),
-        ("1000000000" + text.removeprefix(first), "the file ends before its 1000000000 atoms"),
+        (text[: len(text) // 2], "is not an extended XYZ file"),
+        (text.replace("pos:R:3", "pos:R:4"), "is not an extended XYZ file"),
         (text.replace("\nTi ", "\nX "), "an unknown element"),
     ):
         assert change != text

@@ -17,7 +17,7 @@ from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.structures.sampled_crystals import SampledCrystals
 from crystal_diffusion_jax.training.checkpoint_files import DamagedError
-from studies import curve
+from studies import curve, measurement
 from studies.curve import checkpoint_model, checkpoint_steps, read_log
 from tests import tiny_run
 
@@ -57,7 +57,7 @@ def test_the_weights_of_a_checkpoint_are_not_tied_to_one_device(workdir):
     assert all(type(leaf) is np.ndarray for leaf in leaves)  # placed where it is used
 
 
-def test_a_checkpoint_that_is_damaged_or_gone_is_named(workdir):
+def test_a_damaged_or_missing_checkpoint_is_named(workdir):
     last = trained_model.load(workdir)
     (workdir / "checkpoints" / "10" / "sha256.json").unlink()
     for step in (10, 15):
@@ -80,13 +80,13 @@ def test_the_log_gives_minutes_and_losses_by_step(workdir):
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     monkeypatch.setattr(sys, "argv", ["curve.py", *arguments])
-    monkeypatch.setattr(curve, "predict", tiny_run.predict)
+    monkeypatch.setattr(measurement, "predict", tiny_run.predict)
     program.run(curve.main)
 
 
-@pytest.mark.parametrize("in_earnest", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_points_of_checkpoints_that_are_gone_stay(
-    workdir, tmp_path, monkeypatch, capsys, in_earnest
+@pytest.mark.parametrize("real_sampler", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_points_of_deleted_checkpoints_are_kept(
+    workdir, tmp_path, monkeypatch, capsys, real_sampler
 ):
     signature = inspect.signature(api.Model.sample)
     perovskites = {0: tiny_run.perovskite("Sr", "Ti", 3.9), 1: tiny_run.perovskite("Ba", "Ti", 4.0)}
@@ -95,7 +95,7 @@ def test_points_of_checkpoints_that_are_gone_stay(
         signature.bind(*asked, **how)
         return tiny_run.sampled(2, perovskites, {})
 
-    if not in_earnest:
+    if not real_sampler:
         monkeypatch.setattr(api.Model, "sample", sample)
     out = tmp_path / "curve.png"
     arguments = [f"--workdir={workdir}", f"--out={out}", "--num=2", "--guidance=0", SOLVER]

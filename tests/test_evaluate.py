@@ -110,7 +110,7 @@ def assert_hostile_are_named(content: dict[str, Any]) -> None:
     assert content["success_rate"]["single_valid"]["SR5"]["n"] == num
 
 
-def test_hostile_and_odd_crystals_are_counted_and_named_beside_good_ones(
+def test_hostile_and_odd_crystals_are_counted_and_named_among_good_ones(
     tmp_path: Path, run: Callable[..., int | str | None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = write_hostile(tmp_path / "set")

@@ -103,7 +103,7 @@ class Featurizer:
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_what_fails_has_no_fingerprint_but_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_fingerprint_has_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(making, "_featurizers", lambda: (Featurizer(), Featurizer()))
     crystals = [
         None if symbol == "" else Structure(Lattice.cubic(3), [symbol, "Li"], np.zeros((2, 3)))

@@ -94,14 +94,12 @@ def test_missing_crystals_count_as_neither_unique_nor_novel() -> None:
     assert result.group.tolist() == [-1, 1, -1]
 
 
-def test_distinct_crystals_are_counted_among_the_selected_even_without_the_first_of_a_group() -> (
-    None
-):
+def test_unique_crystals_among_the_selected_are_counted_even_without_the_first_of_a_group() -> None:
     copies = [ROCK_SALT, *disguises(ROCK_SALT), CAESIUM_CHLORIDE]
     result = diversity(copies, dataset([PEROVSKITE]), progress=False)
     selected = np.array([False, False, True, True, False, False, True])
-    assert result.distinct(selected) == Rate(2, 7)
-    assert result.distinct(~selected) == Rate(1, 7)
+    assert result.unique_among(selected) == Rate(2, 7)
+    assert result.unique_among(~selected) == Rate(1, 7)
 
 
 def test_a_set_without_crystals_has_no_diversity() -> None:
@@ -260,7 +258,7 @@ def test_unpredicted_crystals_are_left_out_of_the_propertys_distance() -> None:
     assert result["property"].sizes == (2, 2)
 
 
-def test_no_valid_crystal_leaves_the_distances_open() -> None:
+def test_without_valid_crystals_the_distances_are_unknown() -> None:
     result = distances([], np.array([]), [ROCK_SALT], np.array([1.0]))
     assert all(distance.value is None for distance in result.values())
 

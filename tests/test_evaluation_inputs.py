@@ -166,7 +166,7 @@ def test_a_table_with_a_cif_column_is_read_row_by_row(tmp_path: Path, name: str)
 
 
 @pytest.mark.parametrize("given", ["", "samples.db"])
-def test_of_a_sample_folder_all_requested_crystals_count(tmp_path: Path, given: str) -> None:
+def test_every_requested_crystal_of_a_sample_folder_counts(tmp_path: Path, given: str) -> None:
     good = crystal(1)
     sampled(tmp_path, {3: good, 0: None, 1: Structure(0.2 * np.eye(3), ["C"], [[0, 0, 0]])})
     inputs = read_structures(tmp_path / given)
@@ -392,7 +392,7 @@ def frame(lattice: str, atoms: str) -> str:
         ("5 0 0 0 5 0 0 0 5", "Xx 0 0 0\n", "unreadable frame"),
     ],
 )
-def test_numbers_that_are_no_crystal_are_a_failure_of_their_frame_alone(
+def test_unphysical_numbers_fail_only_their_frame(
     tmp_path: Path, lattice: str, atoms: str, reason: str
 ) -> None:
     good = frame("5 0 0 0 5 0 0 0 5", "C 0 0 0\nC 0 0 0\n")

@@ -151,7 +151,7 @@ def test_reduced_compositions_know_neither_order_nor_cell_size() -> None:
         ("PmCl3", None),  # no electronegativity of Pm in the tables: counts as a pass
     ],
 )
-def test_compositions_are_judged_by_the_rule(formula: str, reason: str | None) -> None:
+def test_composition_validity_follows_the_rule(formula: str, reason: str | None) -> None:
     defect = composition_defect(composition(formula))
     assert defect == reason if reason is None else reason in (defect or "")
 
@@ -171,7 +171,7 @@ def test_composition_validity_agrees_with_smacts_own_implementation() -> None:
     assert 20 < sum(verdicts) < 130  # both verdicts occur
 
 
-def test_a_composition_of_very_many_elements_is_judged_at_once() -> None:
+def test_a_composition_of_very_many_elements_is_checked_at_once() -> None:
     defect = composition_defect(reduced_composition(np.arange(20, 60)))
     assert defect is None or "too many" in defect
 

@@ -16,6 +16,7 @@ from crystal_diffusion_jax.evaluation.coverage import Fingerprint
 from crystal_diffusion_jax.evaluation.intervals import Rate
 from crystal_diffusion_jax.evaluation.report import Report, evaluate
 from crystal_diffusion_jax.evaluation.summary import to_json, to_table
+from crystal_diffusion_jax.oracles.predict import Predictions
 from crystal_diffusion_jax.structures.reading import Inputs
 
 SPEC = KNOWN_DATASETS["perov5"]
@@ -25,18 +26,12 @@ SITES = 0.5 * np.array([[0, 0, 0], [1, 1, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1]])
 pytestmark = pytest.mark.usefixtures("in_this_process")
 
 
-@dataclasses.dataclass(frozen=True)
-class Predicted:
-    values: np.ndarray
-    failures: dict[int, str]
-
-
-def oracle_by_number(structures: Sequence[Structure], oracle: str = "perov5") -> Predicted:
+def oracle_by_number(structures: Sequence[Structure], oracle: str = "perov5") -> Predictions:
     """An oracle that predicts the first atom's number, in hundredths, and knows 94 elements."""
     numbers = [max(s.atomic_numbers) for s in structures]
     unknown = {i: "element unknown to the networks" for i, z in enumerate(numbers) if z > 94}
     values = [s.atomic_numbers[0] / 100 for s in structures]
-    return Predicted(
+    return Predictions(
         np.array([np.nan if i in unknown else v for i, v in enumerate(values)]), unknown
     )
 
@@ -81,12 +76,12 @@ def report(inputs: Inputs = INPUTS, **options: Any) -> Report:
 
 def test_every_score_of_a_small_set_is_that_worked_out_by_hand() -> None:
     scores = report()
-    assert (scores.num, scores.num_read, scores.num_predicted) == (8, 7, 6)
-    assert (scores.num_train, scores.num_test) == (2, 2)
-    assert scores.success["single"]["SR5"] == Rate(5, 8)
-    assert scores.success["single"]["SR10"] == Rate(6, 8)
-    assert scores.success["single_valid"]["SR5"] == Rate(3, 8)
-    assert scores.success["best_of_10"]["SR5"] == Rate(0, 0)
+    names = ("asked_for", "read", "predicted", "train", "test")
+    assert [scores.counts[name] for name in names] == [8, 7, 6, 2, 2]
+    assert scores.success_rate["single"]["SR5"] == Rate(5, 8)
+    assert scores.success_rate["single"]["SR10"] == Rate(6, 8)
+    assert scores.success_rate["single_valid"]["SR5"] == Rate(3, 8)
+    assert scores.success_rate["best_of_10"]["SR5"] == Rate(0, 0)
     assert scores.validity["structure"] == Rate(6, 8)
     assert scores.validity["composition"] == Rate(6, 8)
     assert scores.validity["both"] == Rate(5, 8)
@@ -95,10 +90,11 @@ def test_every_score_of_a_small_set_is_that_worked_out_by_hand() -> None:
     assert scores.diversity["unique_compositions"] == Rate(6, 8)
     assert scores.diversity["novel_compositions"] == Rate(5, 8)
     assert scores.useful == Rate(1, 8)  # CaTiO3, once
-    assert scores.property_mean is not None
-    assert scores.property_median is not None
-    assert scores.property_mean.value == pytest.approx((0.20 + 0.20 + 0.56 + 0.18 + 0.12 * 2) / 6)
-    assert scores.property_median.value == pytest.approx((0.18 + 0.20) / 2)
+    mean, median = scores.predictions["mean"], scores.predictions["median"]
+    assert mean is not None
+    assert median is not None
+    assert mean.value == pytest.approx((0.20 + 0.20 + 0.56 + 0.18 + 0.12 * 2) / 6)
+    assert median.value == pytest.approx((0.18 + 0.20) / 2)
     assert scores.coverage is None
     # The valid and predicted ones, 0.12 0.20 0.20 0.56, against twice 0.38 and twice 0.82.
     assert scores.distances["property"].sizes == (4, 2)
@@ -109,7 +105,7 @@ def test_predictions_below_every_training_label_are_counted() -> None:
     # The labels of the training set are 0.15; the two crystals with Mg in front are below.
     train = dataclasses.replace(TRAIN, properties=np.full((2, 1), 0.15))
     scores = evaluate(INPUTS, SPEC, train, TEST, oracle_by_number, progress=False)
-    assert scores.below_training_range == Rate(2, 6)
+    assert scores.predictions["below_training_range"] == Rate(2, 6)
 
 
 def test_predictions_that_fool_the_oracle_are_failures() -> None:
@@ -118,12 +114,12 @@ def test_predictions_that_fool_the_oracle_are_failures() -> None:
     # 0.12, twice, is below 0.30 - 3 x 0.05; 0.18 and the others are not.
     train = dataclasses.replace(TRAIN, properties=np.full((2, 1), 0.30))
     scores = evaluate(INPUTS, SPEC, train, test, oracle_by_number, progress=False)
-    assert scores.oracle_error == pytest.approx(0.05)
-    assert scores.lowest_plausible == pytest.approx(0.15)
-    assert scores.implausibly_low == Rate(2, 6)
-    assert scores.success["single"]["SR5"] == Rate(3, 8)
+    assert scores.oracle["error"] == pytest.approx(0.05)
+    assert scores.oracle["lowest_plausible"] == pytest.approx(0.15)
+    assert scores.predictions["implausibly_low"] == Rate(2, 6)
+    assert scores.success_rate["single"]["SR5"] == Rate(3, 8)
     # One of the two is invalid anyway.
-    assert scores.success["single_valid"]["SR5"] == Rate(2, 8)
+    assert scores.success_rate["single_valid"]["SR5"] == Rate(2, 8)
     named = [f.name for f in scores.failures if "too far below" in f.reason]
     assert named == ["4.cif", "5.cif"]
     written = to_json(scores, "set", SPEC)
@@ -134,7 +130,7 @@ def test_predictions_that_fool_the_oracle_are_failures() -> None:
 def test_an_oracle_of_unknown_error_is_believed() -> None:
     test = dataset([perovskite("Am")])
     scores = evaluate(INPUTS, SPEC, TRAIN, test, oracle_by_number, progress=False)
-    assert scores.implausibly_low == Rate(0, 6)
+    assert scores.predictions["implausibly_low"] == Rate(0, 6)
     assert to_json(scores, "set", SPEC)["oracle"] == {"error": None, "lowest_plausible": None}
 
 
@@ -173,7 +169,7 @@ def test_coverage_counts_a_crystal_without_fingerprint_as_a_miss() -> None:
 
     scores = report(make_fingerprints=make)
     assert scores.coverage is not None
-    assert scores.num_test_fingerprinted == 2
+    assert scores.counts["test_fingerprinted"] == 2
     assert scores.coverage.recall == Rate(2, 2)
     assert scores.coverage.precision == Rate(6, 8)
     (failure,) = [f for f in scores.failures if f.stage == "fingerprint"]
@@ -192,8 +188,8 @@ def test_test_crystals_without_prediction_are_counted_and_never_fatal() -> None:
         ]
 
     scores = evaluate(INPUTS, SPEC, TRAIN, test, oracle_by_number, make, progress=False)
-    counts = (scores.num_test, scores.num_test_predicted, scores.num_test_fingerprinted)
-    assert counts == (3, 1, 0)
+    names = ("test", "test_predicted", "test_fingerprinted")
+    assert [scores.counts[name] for name in names] == [3, 1, 0]
     assert scores.coverage is not None
     assert scores.coverage.recall == Rate(0, 3)
     assert scores.distances["property"].sizes == (4, 1)
@@ -250,14 +246,14 @@ def test_what_needs_no_data_set_is_the_same_with_and_without_it() -> None:
     for name in ("unique", "unique_compositions"):
         assert part.diversity[name] == whole.diversity[name]
     # The oracle's error is above 0.3 there, so none of its answers is implausible.
-    assert part.success == whole.success
+    assert part.success_rate == whole.success_rate
 
 
-def test_without_a_data_set_nothing_is_said_of_novelty() -> None:
+def test_without_a_data_set_novelty_is_unknown() -> None:
     part = evaluate(INPUTS, SPEC, predict=oracle_by_number, progress=False)
     assert set(part.diversity) == {"unique", "unique_compositions"}
     assert part.novel is None
-    assert (part.useful, part.oracle_error, part.num_test) == (None, None, None)
+    assert (part.useful, part.oracle["error"], part.counts["test"]) == (None, None, None)
     assert part.distances == {}
 
 
@@ -269,17 +265,17 @@ def test_with_a_training_split_novelty_is_that_of_the_whole_report() -> None:
     np.testing.assert_array_equal(part.novel, whole.novel)
 
 
-def test_without_an_oracle_nobody_succeeds_or_fails() -> None:
+def test_without_an_oracle_there_are_no_success_rates() -> None:
     part = evaluate(INPUTS, progress=False)
-    assert part.success == {}
+    assert part.success_rate == {}
     assert np.isnan(part.values).all()
     assert part.validity["both"] == Rate(5, 8)
     assert part.diversity["unique"] == Rate(6, 8)
 
 
 def test_a_prediction_keeps_its_place_when_crystals_before_it_are_missing() -> None:
-    def number_of_atoms(structures: Sequence[Structure]) -> Predicted:
-        return Predicted(np.array([float(len(s)) for s in structures]), {})
+    def number_of_atoms(structures: Sequence[Structure]) -> Predictions:
+        return Predictions(np.array([float(len(s)) for s in structures]), {})
 
     one = Structure(Lattice.cubic(3.0), ["Fe"], [[0.0, 0.0, 0.0]])
     two = Structure(Lattice.cubic(3.0), ["Fe", "Fe"], [[0.0, 0.0, 0.0], [0.5, 0.5, 0.5]])

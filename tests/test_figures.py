@@ -16,8 +16,8 @@ from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.oracles.predict import Predictions
 from crystal_diffusion_jax.request import ANCESTRAL
-from studies import figures, plots
-from studies.figures import Requests, Results, make_requests
+from studies import figures, measurement, plots
+from studies.figures import make_requests, pictures, summary
 from studies.measurement import Arguments, Measurement, Training, dataset_of, score
 from tests import tiny_run
 from tests.tiny_run import perovskite, sampled
@@ -52,7 +52,7 @@ def test_every_requested_crystal_is_counted_once():
     assert found.success == {"SR5": 1, "SR10": 2, "SR15": 2}
 
 
-def requests_for(training: Training = TRAINING) -> Requests:
+def requests_for(training: Training = TRAINING) -> dict[str, dict[str, Arguments]]:
     common = {"num": 8, "seed": 7, "solver": ANCESTRAL, "charge_balance": False}
     return make_requests(training, [0.0, 1.0], 4, common)
 
@@ -71,37 +71,39 @@ def measured(arguments: Arguments, values: list[float | None]) -> Measurement:
     )
 
 
-def results(training: Training = TRAINING, values: tuple[float | None, ...] = ()) -> Results:
+def results(
+    training: Training = TRAINING, values: tuple[float | None, ...] = ()
+) -> dict[str, dict[str, Measurement]]:
     """Results whose predictions are the targets, or else the given values, repeated."""
 
     def answered(arguments: Arguments) -> Measurement:
         return measured(arguments, list((values or (arguments["target"],)) * arguments["num"]))
 
-    requests = requests_for(training)
-    return Results(
-        {name: answered(arguments) for name, arguments in requests.histogram.items()},
-        [answered(arguments) for arguments in requests.guided],
-        [answered(arguments) for arguments in requests.across],
-    )
+    return {
+        picture: {label: answered(arguments) for label, arguments in labelled.items()}
+        for picture, labelled in requests_for(training).items()
+    }
 
 
 def test_the_targets_share_the_crystals_and_have_noise_of_their_own():
     requests = requests_for()
-    assert requests.guided[0] == requests.histogram["minimum"]  # measured once
-    assert [request["num"] for request in requests.across] == [2] * 4
-    assert [request["seed"] for request in requests.across] == [7, 8, 9, 10]
-    assert requests.histogram["median"]["target"] == pytest.approx(2.0)
+    histogram, across = requests["property_histogram"], requests["conditioning"].values()
+    assert requests["guidance"]["0"] == histogram["minimum"]  # measured once
+    assert [request["num"] for request in across] == [2] * 4
+    assert [request["seed"] for request in across] == [7, 8, 9, 10]
+    assert histogram["median"]["target"] == pytest.approx(2.0)
 
 
 def test_targets_are_evenly_spaced_between_the_first_and_the_last_percentile():
-    targets = [request["target"] for request in requests_for().across]
+    targets = [request["target"] for request in requests_for()["conditioning"].values()]
     assert targets == pytest.approx(np.linspace(QUANTILES[1], QUANTILES[-2], 4))
 
 
 def test_without_quantiles_the_middle_is_the_mean_and_the_targets_reach_the_ends():
     requests = requests_for(dataclasses.replace(TRAINING, quantiles=None))
-    assert list(requests.histogram) == ["minimum", "mean", "maximum"]
-    assert [requests.across[end]["target"] for end in (0, -1)] == pytest.approx([-0.3, 4.3])
+    assert list(requests["property_histogram"]) == ["minimum", "mean", "maximum"]
+    across = list(requests["conditioning"].values())
+    assert [across[end]["target"] for end in (0, -1)] == pytest.approx([-0.3, 4.3])
 
 
 def test_a_summary_has_the_error_and_the_quartiles_of_the_predictions():
@@ -115,13 +117,13 @@ def test_a_summary_has_the_error_and_the_quartiles_of_the_predictions():
 
 
 def test_errors_are_pooled_over_crystals_not_over_targets():
+    *others, last = requests_for()["conditioning"].values()
     across = [
-        measured(request, [request["target"] + 0.5, request["target"] - 1.5])
-        for request in requests_for().across[:-1]
+        measured(request, [request["target"] + 0.5, request["target"] - 1.5]) for request in others
     ]
-    last = requests_for().across[-1]
     across.append(measured(last, [last["target"] + 9.0, None]))
-    found = Results({}, [], across).summary(TRAINING)["conditioning"]
+    labelled = {str(i): each for i, each in enumerate(across)}
+    found = summary(results() | {"conditioning": labelled}, TRAINING)["conditioning"]
     assert (found["num"], found["predicted"]) == (8, 7)
     assert found["mean_absolute_error"] == pytest.approx((3 * 0.5 + 3 * 1.5 + 9.0) / 7)
     assert found["median_absolute_error"] == pytest.approx(1.5)
@@ -130,8 +132,8 @@ def test_errors_are_pooled_over_crystals_not_over_targets():
 
 def test_legends_are_whole_and_hide_no_data():
     found = results()
-    curve = plots.learning_curve([1.0], [found.guided[0]], [(1.0, 0.5)], "a run")
-    for name, figure in (found.pictures(TRAINING, SPEC, "a model") | {"curve": curve}).items():
+    curve = plots.learning_curve([1.0], [found["guidance"]["0"]], [(1.0, 0.5)], "a run")
+    for name, figure in (pictures(found, TRAINING, SPEC, "a model") | {"curve": curve}).items():
         figure.draw_without_rendering()
         (legend,) = figure.legends
         top = max(axes.get_window_extent().y1 for axes in figure.axes)
@@ -146,8 +148,9 @@ def test_legends_are_whole_and_hide_no_data():
 def test_pictures_are_small_even_if_crystals_are_missing_or_out_of_range(quantiles):
     training = dataclasses.replace(TRAINING, quantiles=quantiles)
     found = results(training, (1e6, None))
-    found.across[-1].values[:] = [None] * found.across[-1].num
-    for figure in found.pictures(training, SPEC, "a model").values():
+    last = found["conditioning"]["3"]
+    last.values[:] = [None] * last.num
+    for figure in pictures(found, training, SPEC, "a model").values():
         content = plots.save(figure)
         assert content.startswith(PNG)
         assert len(content) < 80_000
@@ -162,7 +165,7 @@ def test_titles_have_the_decimals_that_the_range_needs():
 
 
 def test_compositions_are_drawn_from_zero_and_only_if_there_are_several():
-    rows = list(results().guided)
+    rows = list(results()["guidance"].values())
     several = [dataclasses.replace(rows[0], compositions=52), *rows[1:]]
     _, right = plots.guidance(several, "a model").axes
     assert right.get_ylim()[0] == 0
@@ -187,7 +190,7 @@ def test_the_error_is_stated_in_the_picture_next_to_that_of_a_model_which_ignore
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     monkeypatch.setattr(sys, "argv", ["figures.py", *arguments])
-    monkeypatch.setattr(figures, "predict", tiny_run.predict)
+    monkeypatch.setattr(measurement, "predict", tiny_run.predict)
     program.run(figures.main)
 
 

@@ -58,7 +58,7 @@ MISTAKES = [
     ("table1", "--out=OUT --model=perov5_cds", "did you mean --models?"),
     ("table1", "--out=OUT --models=perov5_cdsi", "did you mean perov5_cd"),
     ("table1", "--out=OUT --guidance=a", "--guidance=a"),
-    ("reference", "--out=FOLDER", "FOLDER is a folder"),
+    ("reference", "--out=FILE", "FILE/commands.md cannot be written"),
 ]
 
 

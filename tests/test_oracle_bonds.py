@@ -111,7 +111,7 @@ def test_a_refused_structure_is_refused_at_once_until_something_changes(
     assert counts == [0, 2]
 
 
-def test_an_unforeseen_error_is_named_and_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_error_is_named_and_not_cached(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(lattice: np.ndarray, *_: object) -> np.ndarray:
         if lattice[0, 0] == 4.1:
             raise OverflowError("Python integer 5000000000 out of bounds\nfor int32")

@@ -180,7 +180,7 @@ def test_doubled_bonds_of_atoms_to_their_own_images_count_twice() -> None:
     assert np.abs(found - [crystal["prediction"] for crystal in crystals]).max() > 1e-3
 
 
-def test_what_shares_a_batch_and_in_which_order_changes_nothing() -> None:
+def test_predictions_do_not_depend_on_the_batch_or_its_order() -> None:
     graphs = [golden.graph(crystal) for crystal in golden.crystals("mp20")[:12]]
     together = outputs("mp20", graphs)
     atol = 2 * ROUNDINGS * ONE_ROUNDING["mp20"]

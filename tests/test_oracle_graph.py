@@ -144,7 +144,7 @@ def test_cells_that_would_take_minutes_are_refused(
         graph.bonds(lattice, frac_coords, np.full(len(frac_coords), 14))
 
 
-def test_what_pymatgen_cannot_do_is_a_reason_of_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_pymatgen_becomes_a_one_line_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(self: CrystalNN, structure: Structure) -> None:
         raise RuntimeError("infinite vertex in the Voronoi construction\n" + 100 * "details\n")
 
@@ -155,7 +155,9 @@ def test_what_pymatgen_cannot_do_is_a_reason_of_one_line(monkeypatch: pytest.Mon
     assert str(caught.value) == expected
 
 
-def test_too_little_memory_is_not_the_fault_of_the_crystal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_out_of_memory_is_no_failure_of_a_crystal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def fail(self: CrystalNN, structure: Structure) -> None:
         raise MemoryError
 

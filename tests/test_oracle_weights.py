@@ -89,7 +89,7 @@ def test_prepare_fetches_the_networks_ahead_of_time(
     assert all(Path(line.removeprefix("network: ")).is_file() for line in lines)
 
 
-def test_prepare_wants_something_to_prepare(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prepare_without_a_task_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["prepare"])
     with pytest.raises(UserError, match="--dataset=NAME, --root=YOUR_DATA or --oracle"):
         prepare.main()

@@ -142,7 +142,7 @@ def page(readable: bool = True) -> Page:
         rates={"valid": Rate(2, 3), "none": Rate(0, 0)},
         caption="valid < all",
         entries=found,
-        pictures=pictures(shares if readable else None, formulas, counts, 3),
+        pictures=pictures(shares if readable else None, formulas, counts),
         property_title="energy, eV",
         command="python -m experiments.sample --seed=0",
         versions="1.0",
@@ -273,6 +273,8 @@ def test_crystals_without_an_oracle_are_shown_with_a_note(tmp_path, monkeypatch,
     perovskite("Ba", "Ti", 4.0).to(str(folder / "a.cif"))
     (folder / "b.cif").write_text("nothing")
     pictures_folder = tmp_path / "png"
+    pictures_folder.mkdir()
+    (pictures_folder / "histogram.png").write_text("of other crystals")
     run(
         monkeypatch,
         f"--structures={folder}",
@@ -284,6 +286,13 @@ def test_crystals_without_an_oracle_are_shown_with_a_note(tmp_path, monkeypatch,
     assert "1 crystals could not be read" in printed
     assert "BaTiO3" in (tmp_path / "page.html").read_text()
     assert {path.name for path in pictures_folder.iterdir()} == {"compositions.png", "elements.png"}
+
+
+def test_a_folder_of_pictures_that_cannot_be_created_is_a_user_error(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    arguments = (f"--structures={tmp_path}", f"--out={tmp_path / 'page.html'}")
+    with pytest.raises(UserError, match=r"--png=.*cannot be written"):
+        run(monkeypatch, *arguments, f"--png={tmp_path / 'file'}")
 
 
 def volume_oracle(structures: Sequence[Structure], oracle: str) -> Predictions:
@@ -332,7 +341,7 @@ def test_without_the_data_set_everything_else_is_shown(tmp_path, monkeypatch, ca
     # The predictions are -0.4, 0.1 and 1.0; the largest threshold is 0.736; four were requested.
     assert "<b>50.0 %</b>SR5<br><span>2 of 4</span>" in text
     assert "<b>75.0 %</b>valid<br><span>3 of 4</span>" in text
-    assert "<b>50.0 %</b>distinct compositions<br><span>2 of 4</span>" in text
+    assert "<b>50.0 %</b>unique compositions<br><span>2 of 4</span>" in text
     assert "novel<br>" not in text
     assert text.count("<svg xmlns:xlink") == 3
     assert "heat_ref = -0.328464 eV/cell with guidance 1" in text
@@ -370,10 +379,10 @@ def test_with_only_a_training_split_novelty_is_known_and_the_oracle_unchecked(mo
     for oracle, success in ((volume_oracle, 3), (no_oracle, 0)):
         monkeypatch.setattr(build, "predict", oracle)
         found, train, _ = build.score(INPUTS, KNOWN_DATASETS["perov5"], "")
-        assert found.num_test is None
+        assert found.counts["test"] is None
         assert train is not None
         assert found.diversity["novel"] == Rate(2, 4)  # BaTiO3 is in the training set
-        assert len(found.success) == success
+        assert len(found.success_rate) == success
 
 
 def test_the_training_distribution_is_that_of_the_labels_or_else_of_the_model():
@@ -400,7 +409,7 @@ def test_the_request_is_described_with_units_where_they_are_known():
 
 
 @pytest.mark.usefixtures("_samples_without_data")
-def test_a_model_that_is_gone_does_not_prevent_the_page(tmp_path, monkeypatch):
+def test_a_missing_model_does_not_prevent_the_page(tmp_path, monkeypatch):
     gone = StoredRequest(dataclasses.replace(REQUEST, model="gone"), {})
     monkeypatch.setattr(report, "read_request", lambda path: gone)
     run(monkeypatch, f"--structures={tmp_path / 's'}", f"--out={tmp_path / 'page.html'}")

@@ -1,4 +1,6 @@
-"""The report's pictures: what is drawn, into which files."""
+"""The report's pictures: what is drawn."""
+
+import io
 
 import numpy as np
 import pytest
@@ -9,11 +11,9 @@ from matplotlib.patches import Rectangle
 from scipy import stats
 
 from crystal_diffusion_jax.data.profile import quantiles
-from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.report import pictures
 from crystal_diffusion_jax.report.distribution import (
     Distribution,
-    common_compositions,
     distribution,
     periodic_table,
 )
@@ -91,7 +91,7 @@ def test_without_a_training_set_the_bulk_of_the_predictions_sets_the_range():
     assert sum(found.generated) == pytest.approx(100)
     empty = distribution(np.array([np.nan]), None, {}, None, "energy")
     assert not empty.generated.any()
-    assert legend(pictures.pictures(found, [], {}, 0)["histogram"]) == ["generated", "SR5", "SR10"]
+    assert legend(pictures.pictures(found, [], {})["histogram"]) == ["generated", "SR5", "SR10"]
 
 
 def legend(figure: Figure) -> list[str]:
@@ -99,7 +99,7 @@ def legend(figure: Figure) -> list[str]:
 
 
 def test_the_legend_is_above_the_axes_and_so_never_hides_data():
-    figure = pictures.pictures(shown(), [], {}, 0)["histogram"]
+    figure = pictures.pictures(shown(), [], {})["histogram"]
     figure.draw_without_rendering()
     assert legend(figure) == ["training set", "generated", "target", "SR5", "SR10"]
     assert figure.legends[0].get_window_extent().y0 >= figure.axes[0].get_window_extent().y1
@@ -107,10 +107,10 @@ def test_the_legend_is_above_the_axes_and_so_never_hides_data():
 
 def test_a_range_is_drawn_as_a_band_and_a_value_as_a_line():
     for target, band in (((-2.5, -2.0), True), ((-2.0, -2.0), False)):
-        (axes,) = pictures.pictures(shown(target=target), [], {}, 0)["histogram"].axes
+        (axes,) = pictures.pictures(shown(target=target), [], {})["histogram"].axes
         (artist,) = (each for each in axes.get_children() if each.get_label() == "target")
         assert isinstance(artist, Rectangle) == band
-    (axes,) = pictures.pictures(shown(target=None), [], {}, 0)["histogram"].axes
+    (axes,) = pictures.pictures(shown(target=None), [], {})["histogram"].axes
     assert [np.asarray(line.get_xdata())[0] for line in axes.lines] == list(THRESHOLDS.values())
 
 
@@ -121,16 +121,12 @@ def test_the_periodic_table_holds_each_symbol_once_and_the_share_of_crystals():
     assert np.isfinite(share).sum() == 2
 
 
-def test_the_drawn_periodic_table_says_what_its_colours_mean():
+def test_the_drawn_periodic_table_has_a_colour_scale():
     scales = [
-        [axes.get_ylabel() for axes in pictures.pictures(None, [], counts, 3)["elements"].axes]
+        [axes.get_ylabel() for axes in pictures.pictures(None, ["O"] * 3, counts)["elements"].axes]
         for counts in ({"O": 2, "Ba": 1}, {})
     ]
     assert scales == [["", "% of crystals"], [""]]
-
-
-def test_the_most_frequent_compositions_come_first():
-    assert common_compositions(["A", "B", "B"]) == [("B", 2), ("A", 1)]
 
 
 def has_colour(image: np.ndarray, colour: str) -> bool:
@@ -138,13 +134,12 @@ def has_colour(image: np.ndarray, colour: str) -> bool:
 
 
 @pytest.mark.parametrize("target", [None, (-2.0, -2.0)])
-def test_the_pictures_are_png_files_that_show_what_they_should(tmp_path, target):
-    pictures.prepare_folder(tmp_path / "png")
-    written = pictures.write_png(
-        tmp_path / "png", pictures.pictures(shown(target=target), ["BaTiO3"], {"O": 1}, 1)
+def test_the_pictures_are_png_files_that_show_what_they_should(target):
+    drawn = pictures.pictures(shown(target=target), ["BaTiO3"], {"O": 1})
+    assert tuple(drawn) == pictures.NAMES
+    histogram, compositions, elements = (
+        imread(io.BytesIO(pictures.to_png(figure))) for figure in drawn.values()
     )
-    assert [path.name for path in written] == ["histogram.png", "compositions.png", "elements.png"]
-    histogram, compositions, elements = (imread(path) for path in written)
     assert has_colour(histogram, pictures.TARGET_COLOUR) == (target is not None)
     assert has_colour(compositions, pictures.GENERATED_COLOUR)
     assert not has_colour(compositions, pictures.TARGET_COLOUR)
@@ -152,24 +147,8 @@ def test_the_pictures_are_png_files_that_show_what_they_should(tmp_path, target)
 
 
 def test_pictures_are_svg_elements_for_html():
-    drawn = pictures.pictures(shown(), ["BaTiO3"], {"O": 1}, 1)
+    drawn = pictures.pictures(shown(), ["BaTiO3"], {"O": 1})
     for figure in drawn.values():
         text = pictures.to_svg(figure)
         assert text.startswith("<svg")
         assert text.rstrip().endswith("</svg>")
-
-
-def test_a_histogram_of_other_crystals_is_not_left_beside_the_new_pictures(tmp_path):
-    (tmp_path / "histogram.png").write_text("old")
-    pictures.prepare_folder(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [
-        "histogram.png"
-    ]  # until there are new ones
-    pictures.write_png(tmp_path, pictures.pictures(None, ["BaTiO3"], {"O": 1}, 1))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["compositions.png", "elements.png"]
-
-
-def test_a_folder_that_cannot_be_created_is_a_user_error(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"--png=.*cannot be written"):
-        pictures.prepare_folder(tmp_path / "file")

@@ -103,7 +103,7 @@ def test_the_page_has_every_published_row_and_every_column_of_ours():
         assert len({line.count("|") for line in table.splitlines()}) == 1
 
 
-def test_rows_are_all_that_can_be_made_of_what_is_asked_for():
+def test_rows_are_all_combinations_of_the_requested_values():
     assert table1.rows("perov5_cds,mp20_cds", "0,2", "5") == [
         Row("perov5_cds", "perov5", 0.0, 5),
         Row("perov5_cds", "perov5", 2.0, 5),
@@ -174,7 +174,7 @@ def test_a_command_that_fails_ends_the_measurement(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("commands")
 @pytest.mark.parametrize("content", ["{", "{}", "[]", '{"counts": {"asked_for": 1000}}'])
-def test_scores_that_are_damaged_are_named(tmp_path, monkeypatch, content):
+def test_damaged_scores_are_named(tmp_path, monkeypatch, content):
     folder = tmp_path / "work" / "perov5_cds_guidance0_seed0"
     finished(folder, 0.5)
     (folder / "metrics.json").write_text(content)
@@ -184,10 +184,10 @@ def test_scores_that_are_damaged_are_named(tmp_path, monkeypatch, content):
 
 
 @pytest.mark.usefixtures("commands")
-def test_a_row_of_other_weights_is_measured_anew(tmp_path, monkeypatch):
+def test_a_row_of_other_weights_is_measured_again(tmp_path, monkeypatch):
     out = tmp_path / "table.md"
     old = dataclasses.replace(measured(PAGE[1], 0.125), weights_sha256="0")
-    records.write_lines(out.with_suffix(".json"), [old])
+    records.write(out.with_suffix(".json"), [old])
     finished(tmp_path / "work" / "perov5_cds_guidance0_seed0", 0.5)
     run(monkeypatch, "--models=perov5_cds", "--seeds=1", f"--out={out}", f"--work={tmp_path}/work")
     (row,) = read(out.with_suffix(".json"))
@@ -200,7 +200,7 @@ def test_a_page_needs_no_model_of_the_rows_it_has_already(tmp_path, monkeypatch)
     gone = dataclasses.replace(
         measured(PAGE[0], 0.125), row=Row("runs/gone", "perov5", 0.0), renoising_steps=3
     )
-    records.write_lines(out.with_suffix(".json"), [gone, measured(PAGE[1], 0.5)])
+    records.write(out.with_suffix(".json"), [gone, measured(PAGE[1], 0.5)])
     run(monkeypatch, "--models=perov5_cds", "--seeds=1", f"--out={out}")
     assert "The default of `runs/gone` is `--renoising_steps=3`." in out.read_text()
 
@@ -211,7 +211,7 @@ def test_rows_of_an_earlier_command_stay_on_the_page_and_are_not_measured_again(
 ):
     out = tmp_path / "table.md"
     former = [measured(Row("carbon24_cdi", "carbon24", 0.0), 0.25), measured(PAGE[1], 0.125)]
-    records.write_lines(out.with_suffix(".json"), former)
+    records.write(out.with_suffix(".json"), former)
 
     finished(tmp_path / "work" / "perov5_cds_guidance2_seed0", 0.5)
     arguments = [f"--out={out}", f"--work={tmp_path / 'work'}", "--seeds=1"]
@@ -226,10 +226,10 @@ def test_rows_of_an_earlier_command_stay_on_the_page_and_are_not_measured_again(
     ]
 
 
-def test_measured_rows_survive_their_file_and_new_ones_replace_theirs(tmp_path):
+def test_rows_are_read_back_as_written_and_replaced_by_new_ones(tmp_path):
     rows = [measured(PAGE[-1], 1 / 3), measured(PAGE[3], None), measured(PAGE[0], 0.75)]
     path = tmp_path / "rows.json"
-    records.write_lines(path, rows)
+    records.write(path, rows)
     found = read(path)
     assert [each.row for each in found] == [each.row for each in rows]
     assert found[0].columns["useful"].mean == pytest.approx(1 / 3, abs=1e-6)
@@ -271,7 +271,7 @@ def changed(field: str, value: object) -> str:
         changed("dataset", "perov6"),
     ],
 )
-def test_a_file_of_something_else_is_named(tmp_path, text):
+def test_a_foreign_file_is_named(tmp_path, text):
     path = tmp_path / "rows.json"
     path.write_text(text)
     with pytest.raises(

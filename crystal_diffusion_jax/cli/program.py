@@ -81,23 +81,27 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
-def check_output(path: Path) -> None:
-    """Creates the parent folders of --out and checks that it can be written.
+def check_output(path: Path, flag: str = "out") -> None:
+    """Creates the parent folders of an output file and checks that it can be written.
+
+    Args:
+      path: the file.
+      flag: the flag that it comes from.
 
     Raises:
       UserError: the file cannot be written.
     """
     try:
         if path.is_dir():
-            raise UserError(f"--out={path} is a folder: give the name of a file.")
+            raise UserError(f"--{flag}={path} is a folder: give the name of a file.")
         path.parent.mkdir(parents=True, exist_ok=True)
         try_writing(path)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise _cannot_write(path, flag, error) from error
 
 
-def write_output(path: Path, content: str | bytes) -> None:
-    """Writes the file of --out atomically.
+def write_output(path: Path, content: str | bytes, flag: str = "out") -> None:
+    """Writes an output file atomically.
 
     Raises:
       UserError: it cannot be written.
@@ -108,7 +112,7 @@ def write_output(path: Path, content: str | bytes) -> None:
         else:
             replace_bytes(path, content)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise _cannot_write(path, flag, error) from error
 
 
 def add_to_samples(structures: Path, columns: Mapping[str, Sequence[float | bool]]) -> None:
@@ -128,8 +132,10 @@ def add_to_samples(structures: Path, columns: Mapping[str, Sequence[float | bool
         print(f"added to {structures}: {', '.join(columns)}")
 
 
-def _cannot_write(path: Path, error: OSError) -> UserError:
-    return UserError(f"--out={path} cannot be written ({error.strerror}): choose another --out.")
+def _cannot_write(path: Path, flag: str, error: OSError) -> UserError:
+    return UserError(
+        f"--{flag}={path} cannot be written ({error.strerror}): choose another --{flag}."
+    )
 
 
 def run(main: Callable[[], None]) -> None:

@@ -4,7 +4,7 @@
     python -m experiments.report --structures=FOLDER_OF_CIFS --dataset=mp20 --out=report.html
 
 The file needs no network. If the data set, an oracle for the property, or the oracle's weights are
-missing, the page says so and shows the rest.
+missing, the page notes it and shows the rest.
 """
 
 import math
@@ -18,7 +18,7 @@ from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
 from crystal_diffusion_jax.errors import UserError, require_between
 from crystal_diffusion_jax.report.build import build
 from crystal_diffusion_jax.report.document import to_html
-from crystal_diffusion_jax.report.pictures import prepare_folder, write_png
+from crystal_diffusion_jax.report.pictures import NAMES, to_png
 from crystal_diffusion_jax.structures.store import StoredRequest, read_request
 
 
@@ -52,9 +52,10 @@ def main() -> None:
     """Entry point."""
     flags = parser().parse_args()
     require_between("symprec", flags.symprec, 0, math.inf)
+    files = {} if flags.png is None else {name: flags.png / f"{name}.png" for name in NAMES}
     program.check_output(flags.out)
-    if flags.png is not None:
-        prepare_folder(flags.png)
+    for file in files.values():
+        program.check_output(file, "png")
     stored = read_request(flags.structures)
     model = _find_model(stored)
     own = model.config.data.name if model else None
@@ -69,9 +70,12 @@ def main() -> None:
         command=f"python -m experiments.report {shlex.join(sys.argv[1:])}",
     )
     program.write_output(flags.out, to_html(page))
-    if flags.png is not None:
-        for path in write_png(flags.png, page.pictures):
-            print(f"picture: {path}")
+    for name, file in files.items():
+        if name in page.pictures:
+            program.write_output(file, to_png(page.pictures[name]), "png")
+            print(f"picture: {file}")
+        else:
+            file.unlink(missing_ok=True)  # would be that of other crystals
     for note in page.notes:
         print(f"note: {note}")
     print(f"report in {flags.out.resolve()}")

@@ -1,7 +1,7 @@
-"""First stage of every evaluation: which crystals could be read, which are valid, and why not.
+"""Readability and validity of each crystal, and the reasons for failures.
 
-A failure is one text, "reason: details" or just "reason". The same cause has the same reason, so
-that failures can be counted by it; numbers, formulas and messages of other packages are details.
+A failure is a text, "reason: details" or "reason". Equal causes have equal reasons, by which
+failures are counted; numbers, formulas and messages of other packages are details.
 """
 
 import dataclasses

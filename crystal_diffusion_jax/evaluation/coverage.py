@@ -54,7 +54,7 @@ class Coverage:
 
     Attributes:
       recall: COV-R, test crystals near a generated one, out of all test crystals.
-      precision: COV-P, generated crystals near a test crystal, out of all asked for.
+      precision: COV-P, generated crystals near a test crystal, out of all requested.
       mean_distances: mean nearest distance by name (amsd: structure, amcd: composition), over the
         test fingerprints for recall and over the generated ones for precision; None if either set
         has no fingerprints.

@@ -1,6 +1,7 @@
 """Uniqueness and novelty of generated crystals, by structure and by composition."""
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,7 +21,7 @@ class Diversity:
     Attributes:
       group: [n] int, index of the first crystal that is the same; -1 where there is no crystal or
         its comparison failed.
-      num_compositions: distinct reduced compositions of the crystals.
+      num_compositions: unique reduced compositions of the crystals.
       novel: [n] bool, no training crystal is the same; False where `group` is -1. None without a
         training set.
       novel_composition: [n] bool, no training crystal has the composition; False where there is no
@@ -53,8 +54,8 @@ class Diversity:
             rates["novel_compositions"] = rate(self.novel_composition)
         return rates
 
-    def distinct(self, selected: np.ndarray) -> Rate:
-        """Distinct crystals among the selected ones ([n] bool), out of all n."""
+    def unique_among(self, selected: np.ndarray) -> Rate:
+        """Unique crystals among the selected ones ([n] bool), out of all n."""
         groups = self.group[selected & (self.group >= 0)]
         return Rate(len(np.unique(groups)), len(self.group))
 
@@ -99,22 +100,16 @@ def diversity(
 
 
 def _rows_by_composition(dataset: CrystalDataset) -> dict[ReducedComposition, list[int]]:
-    offsets = dataset.offsets
-    rows: dict[ReducedComposition, list[int]] = {}
-    for row in range(len(dataset)):
-        numbers = dataset.atomic_numbers[offsets[row] : offsets[row + 1]]
-        rows.setdefault(reduced_composition(numbers), []).append(row)
+    rows: dict[ReducedComposition, list[int]] = defaultdict(list)
+    for row, numbers in enumerate(np.split(dataset.atomic_numbers, dataset.offsets[1:-1])):
+        rows[reduced_composition(numbers)].append(row)
     return rows
 
 
 def dataset_structures(dataset: CrystalDataset) -> list[Structure]:
     """The crystals of a data set as pymatgen structures, in the order of its rows."""
-    offsets = dataset.offsets
-    return [
-        restore_structure(
-            dataset.lattice[row],
-            dataset.frac_coords[offsets[row] : offsets[row + 1]],
-            dataset.atomic_numbers[offsets[row] : offsets[row + 1]],
-        )
-        for row in range(len(dataset))
-    ]
+    starts = dataset.offsets[1:-1]
+    frac_coords = np.split(dataset.frac_coords, starts)
+    atomic_numbers = np.split(dataset.atomic_numbers, starts)
+    # Not strict: an empty array is split into one empty array.
+    return list(map(restore_structure, dataset.lattice, frac_coords, atomic_numbers))

@@ -1,4 +1,4 @@
-"""Fingerprints for coverage, by matminer, which only this file needs (extra `coverage`)."""
+"""Fingerprints for coverage by matminer (extra `coverage`)."""
 
 import ast
 import functools
@@ -27,7 +27,6 @@ _SCALER_URL = (
 # Of the means followed by the standard deviations, as little-endian float64.
 _SCALER_SHA256 = "396a806b2002e86ddce18ab2b50445d48f174c282a7f496f3fd9a81d02426a04"
 _MAX_SCALER_BYTES = 64 * 1024  # the file has 6 KiB
-_NUM_MAGPIE = 132
 TIME_LIMIT = 120.0  # seconds for one structure
 
 
@@ -85,7 +84,7 @@ def raw_fingerprint(structure: Structure | None) -> Fingerprint | str:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             magpie, sites = _featurizers()
-            # Wrapped, as far-away coordinates take endless time.
+            # Wrapped, because pymatgen takes very long with coordinates far outside the cell.
             inside = Structure.from_sites(structure, to_unit_cell=True)
             composition = np.array(magpie.featurize(inside.composition), dtype=np.float64)
             per_site = [sites.featurize(inside, i) for i in range(len(inside))]
@@ -113,28 +112,23 @@ def load_scaler() -> tuple[np.ndarray, np.ndarray]:
     path = fetch(_SCALER_URL, None, cache_folder() / "cdvae" / "constants.py", progress=False)
     try:
         return _parse_scaler(read_text(path, _MAX_SCALER_BYTES))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SyntaxError) as error:
         path.unlink(missing_ok=True)
         raise UserError(
-            f"{path} was not CDVAE's file and is deleted ({error}): run this again, or download "
+            f"{path} was not CDVAE's file and is deleted ({error!r}): run this again, or download "
             f"{_SCALER_URL} by hand and save it as {path}."
         ) from error
 
 
 def _parse_scaler(text: str) -> tuple[np.ndarray, np.ndarray]:
     """Reads the two lists of numbers out of the Python file, without running it."""
-    values = {}
-    try:
-        statements = ast.parse(text).body
-    except SyntaxError as error:
-        raise ValueError("it is not a Python file") from error
-    for node in statements:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            values[node.targets[0].id] = np.array(ast.literal_eval(node.value), dtype=np.float64)
-    means, stds = values.get("CompScalerMeans"), values.get("CompScalerStds")
-    if means is None or stds is None or not means.shape == stds.shape == (_NUM_MAGPIE,):
-        raise ValueError(f"it does not have two lists of {_NUM_MAGPIE} numbers")
-    in_order = np.stack([means, stds]).astype("<f8")
-    if hashlib.sha256(in_order.tobytes()).hexdigest() != _SCALER_SHA256:
+    values = {
+        ast.unparse(node.targets[0]): ast.literal_eval(node.value)
+        for node in ast.parse(text).body
+        if isinstance(node, ast.Assign)
+    }
+    scaler = np.array([values["CompScalerMeans"], values["CompScalerStds"]], dtype="<f8")
+    if hashlib.sha256(scaler.tobytes()).hexdigest() != _SCALER_SHA256:
         raise ValueError("the sha256 of its numbers differs")
+    means, stds = scaler
     return means, stds

@@ -3,7 +3,7 @@
 Two crystals can match only if their reduced compositions and the numbers of sites of their reduced
 cells agree; the matcher rejects every other pair. So only such pairs are compared, and each crystal
 is reduced to its primitive Niggli cell once instead of once per pair. A crystal that takes too long
-or ends its process is the only one without a result.
+or crashes its process fails alone.
 """
 
 import functools
@@ -148,10 +148,10 @@ def reduce(structure: Structure) -> Structure | str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            # Wrapped, as far-away coordinates take endless time.
+            # Wrapped, because pymatgen takes very long with coordinates far outside the cell.
             inside = Structure.from_sites(structure, to_unit_cell=True)
             return inside.get_reduced_structure("niggli").get_primitive_structure()
-    except Exception as error:  # a hostile cell may raise nearly anything
+    except Exception as error:  # an odd cell may raise nearly anything
         return type(error).__name__
 
 

@@ -1,8 +1,7 @@
-"""All scores of one set of generated crystals, as far as data set and oracle are there."""
+"""All scores of a set of generated crystals that its data set and oracle allow."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
 
 import numpy as np
 from pymatgen.core import Structure
@@ -14,28 +13,16 @@ from crystal_diffusion_jax.evaluation.coverage import CUTOFFS, Coverage, Fingerp
 from crystal_diffusion_jax.evaluation.distributions import distances, draw_valid, finite
 from crystal_diffusion_jax.evaluation.diversity import dataset_structures, diversity
 from crystal_diffusion_jax.evaluation.intervals import Rate, SampleStatistic, bootstrap, rate
-from crystal_diffusion_jax.evaluation.success_rate import reaches, success_rates
+from crystal_diffusion_jax.evaluation.success_rate import success_rates
+from crystal_diffusion_jax.oracles.predict import Predictions
 from crystal_diffusion_jax.structures.reading import Inputs
 
 # Predictions below the training labels by more than this many times the oracle's error are wrong.
 PLAUSIBLE_ERRORS = 3.0
 IMPLAUSIBLE = "predicted too far below all training crystals to be believed"
 
-
-class PredictionsLike(Protocol):
-    """What an oracle predicts for S structures: `oracle.predict.Predictions`."""
-
-    @property
-    def values(self) -> np.ndarray:
-        """[S] predicted property, NaN where the prediction failed."""
-
-    @property
-    def failures(self) -> dict[int, str]:
-        """Index of each NaN -> the reason."""
-
-
-Predict = Callable[[Sequence[Structure]], PredictionsLike]
-# A text says why a crystal has no fingerprint.
+Predict = Callable[[Sequence[Structure]], Predictions]
+# A text is the reason why a crystal has no fingerprint.
 MakeFingerprints = Callable[[Sequence[Structure | None]], Sequence[Fingerprint | str]]
 
 
@@ -44,65 +31,46 @@ class Report:
     """Scores of n crystals; rates are out of all n of them unless stated otherwise.
 
     Scores that need the oracle, the training split or the test split are None, or empty mappings,
-    without it.
+    without it. All but the first four attributes are in the JSON file of `summary.to_json`.
 
     Attributes:
-      num: n, the crystals asked for.
-      num_read: those that could be read.
-      num_train: crystals of the training split.
-      num_test: crystals of the test split.
-      validity: "structure", "composition", "both".
       valid: [n] bool, valid in structure and composition.
-      diversity: "unique", "unique_compositions", and with a training split "novel" and
-        "novel_compositions".
       unique: [n] bool, no crystal before it is the same.
       novel: [n] bool, no training crystal is the same.
       values: [n] predictions, NaN where there is none.
+      counts: "asked_for" (n), "read", "predicted", crystals in "train" and "test",
+        "test_predicted" (the others are missing from the property's distance) and
+        "test_fingerprinted" (the others count as not recalled).
+      success_rate: "single", "single_valid", "best_of_10" -> SR5, SR10, SR15; see `success_rates`.
+      validity: "structure", "composition", "both".
+      diversity: "unique", "unique_compositions"; with a training split "novel" and
+        "novel_compositions".
+      useful: unique crystals that are valid, reach SR5 and are novel.
+      distances: "density", "num_elements", "property": Wasserstein, to the test split.
+      predictions: "mean" and "median" of all predictions (far from any training crystal the
+        networks may predict millions of eV, which dominate the mean); out of the crystals
+        with a prediction, those "below_training_range", i.e. below every training label, and those
+        "implausibly_low", which fool the oracle and fail in `success_rate` and `useful`.
+      oracle: "error", its mean absolute error on the test split; "lowest_plausible", the smallest
+        training label minus `PLAUSIBLE_ERRORS` times that error.
+      coverage: of the test split; None unless requested.
       failures: by index, those of one crystal in the order of the stages.
-      num_predicted: crystals with a prediction.
-      success: reading -> SR5, SR10, SR15, see `success_rates`.
-      property_mean: mean prediction, of all crystals that have one.
-      property_median: their median; far from any training crystal the networks may predict
-        millions of eV, which a mean does not survive.
-      useful: distinct crystals that are valid, reach SR5 and are novel.
-      below_training_range: of the crystals with a prediction, those below every label of the
-        training split.
-      oracle_error: mean absolute error of the predictions for the test split.
-      lowest_plausible: smallest label of the training split minus `PLAUSIBLE_ERRORS` times
-        `oracle_error`.
-      implausibly_low: of the crystals with a prediction, those below `lowest_plausible`: they fool
-        the oracle, and count as failures in `success` and `useful`.
-      distances: to the test split, see `distributions.distances`.
-      num_test_predicted: test crystals with a prediction; the others are missing from the
-        property's distance.
-      coverage: of the test split; None also where it was not asked for.
-      num_test_fingerprinted: test crystals with a fingerprint; the others count as not recalled.
     """
 
-    num: int
-    num_read: int
-    num_train: int | None
-    num_test: int | None
-    validity: Mapping[str, Rate]
     valid: np.ndarray
-    diversity: Mapping[str, Rate]
     unique: np.ndarray
     novel: np.ndarray | None
     values: np.ndarray
-    failures: Sequence[Failure] = ()
-    num_predicted: int | None = None
-    success: Mapping[str, Mapping[str, Rate]] = dataclasses.field(default_factory=dict)
-    property_mean: SampleStatistic | None = None
-    property_median: SampleStatistic | None = None
-    useful: Rate | None = None
-    below_training_range: Rate | None = None
-    oracle_error: float | None = None
-    lowest_plausible: float | None = None
-    implausibly_low: Rate | None = None
-    distances: Mapping[str, SampleStatistic] = dataclasses.field(default_factory=dict)
-    num_test_predicted: int | None = None
-    coverage: Coverage | None = None
-    num_test_fingerprinted: int | None = None
+    counts: dict[str, int | None]
+    success_rate: Mapping[str, Mapping[str, Rate]]
+    validity: Mapping[str, Rate]
+    diversity: Mapping[str, Rate]
+    useful: Rate | None
+    distances: Mapping[str, SampleStatistic]
+    predictions: dict[str, SampleStatistic | Rate | None]
+    oracle: dict[str, float | None]
+    coverage: Coverage | None
+    failures: Sequence[Failure]
 
 
 def evaluate(
@@ -125,22 +93,35 @@ def evaluate(
       train: its training split, for novelty; its first property is the data set's own.
       test: its test split, for the distances, the oracle's error and coverage.
       predict: the oracle of its property.
-      make_fingerprints: asks for coverage.
+      make_fingerprints: requests coverage.
       progress: show progress bars on stderr.
     """
     checked = check(inputs)
     compared = diversity(inputs.structures, train, progress)
+    num = len(inputs.structures)
     report = Report(
-        num=len(inputs.structures),
-        num_read=len(checked.present),
-        num_train=None if train is None else len(train),
-        num_test=None if test is None else len(test),
-        validity=checked.rates,
         valid=checked.valid,
-        diversity=compared.rates,
         unique=compared.is_first,
         novel=compared.novel,
-        values=np.full(len(inputs.structures), np.nan),
+        values=np.full(num, np.nan),
+        counts={
+            "asked_for": num,
+            "read": len(checked.present),
+            "predicted": None,
+            "train": None if train is None else len(train),
+            "test": None if test is None else len(test),
+            "test_predicted": None,
+            "test_fingerprinted": None,
+        },
+        success_rate={},
+        validity=checked.rates,
+        diversity=compared.rates,
+        useful=None,
+        distances={},
+        predictions={},
+        oracle={"error": None, "lowest_plausible": None},
+        coverage=None,
+        failures=(),
     )
     stages = {**checked.failures, "property": {}, "comparison": compared.failures}
     test_structures = [] if test is None else dataset_structures(test)
@@ -151,28 +132,32 @@ def evaluate(
         report.values = checked.scatter(predictions.values)
         stages["property"] = {checked.present[i]: text for i, text in predictions.failures.items()}
         predicted = finite(report.values)
-        report.num_predicted = len(predicted)
-        report.property_mean = bootstrap(np.mean, predicted)
-        report.property_median = bootstrap(np.median, predicted)
-        implausible = np.zeros(report.num, dtype=bool)
+        report.counts["predicted"] = len(predicted)
+        report.predictions = {
+            "mean": bootstrap(np.mean, predicted),
+            "median": bootstrap(np.median, predicted),
+        }
+        implausible = np.zeros(num, dtype=bool)
+        error = None
         if test is not None:
             test_values = predict(test_structures).values
-            report.num_test_predicted = len(finite(test_values))
+            report.counts["test_predicted"] = len(finite(test_values))
             errors = finite(np.abs(test_values - test.properties[:, 0]))
-            report.oracle_error = float(np.mean(errors)) if len(errors) else None
+            error = report.oracle["error"] = float(np.mean(errors)) if len(errors) else None
         if train is not None:
             lowest = float(train.properties[:, 0].min())
-            report.below_training_range = rate(predicted < lowest)
-            if report.oracle_error is not None:
-                report.lowest_plausible = lowest - PLAUSIBLE_ERRORS * report.oracle_error
-                implausible = report.values < report.lowest_plausible  # False for NaN
-            report.implausibly_low = Rate(int(np.sum(implausible)), len(predicted))
+            report.predictions["below_training_range"] = rate(predicted < lowest)
+            if error is not None:
+                lowest_plausible = lowest - PLAUSIBLE_ERRORS * error
+                report.oracle["lowest_plausible"] = lowest_plausible
+                implausible = report.values < lowest_plausible  # False for NaN
+            report.predictions["implausibly_low"] = Rate(int(np.sum(implausible)), len(predicted))
             stages["property"] |= dict.fromkeys(np.flatnonzero(implausible).tolist(), IMPLAUSIBLE)
         believed = np.where(implausible, np.nan, report.values)
-        report.success = success_rates(believed, report.valid, spec.success_thresholds)
+        report.success_rate = success_rates(believed, report.valid, spec.success_thresholds)
         if report.novel is not None:
-            reached = reaches(believed, spec.success_thresholds[0])
-            report.useful = compared.distinct(report.valid & report.novel & reached)
+            reached = believed <= spec.success_thresholds[0]
+            report.useful = compared.unique_among(report.valid & report.novel & reached)
     if test is not None:
         drawn = draw_valid(report.valid)
         crystals = [s for i in drawn if (s := inputs.structures[i]) is not None]
@@ -180,9 +165,9 @@ def evaluate(
     if test is not None and spec is not None and make_fingerprints is not None:
         made = make_fingerprints([*inputs.structures, *test_structures])
         found = [item if isinstance(item, Fingerprint) else None for item in made]
-        of_test = found[report.num :]
-        report.coverage = coverage(found[: report.num], of_test, CUTOFFS[spec.name])
-        report.num_test_fingerprinted = len(of_test) - of_test.count(None)
+        of_test = found[num:]
+        report.coverage = coverage(found[:num], of_test, CUTOFFS[spec.name])
+        report.counts["test_fingerprinted"] = len(of_test) - of_test.count(None)
         stages["fingerprint"] = {
             i: text for i in checked.present if isinstance(text := made[i], str)
         }

@@ -20,16 +20,6 @@ NAMES = ("SR5", "SR10", "SR15")
 GROUP_SIZE = 10
 
 
-def reaches(values: np.ndarray, threshold: float) -> np.ndarray:
-    """[n] bool: the value is at or below the threshold; False for NaN.
-
-    Args:
-      values: [n] predicted property.
-      threshold: one of the data set's `success_thresholds`.
-    """
-    return np.asarray(values <= threshold)
-
-
 def success_rates(
     values: np.ndarray, valid: np.ndarray, thresholds: tuple[float, float, float]
 ) -> dict[str, dict[str, Rate]]:
@@ -54,7 +44,7 @@ def success_rates(
     }
     return {
         definition: {
-            name: rate(reaches(best, threshold))
+            name: rate(best <= threshold)  # False for NaN
             for name, threshold in zip(NAMES, thresholds, strict=True)
         }
         for definition, best in definitions.items()

@@ -1,8 +1,6 @@
-"""A report as a strict JSON file and as a table to read.
+"""A report as a strict JSON file and as a text table.
 
-Schema of the file, format version 1. A rate is {"k", "n", "rate", "low", "high"}: k of n, with
-Wilson's 95 % interval; a statistic is {"value", "low", "high", "sizes"}: with its 95 % bootstrap
-interval, and the number of crystals in each sample. What cannot be computed is null.
+The file holds the attributes of `report.Report` that are not arrays, under their names, and
 
   format_version   1
   structures       the path that was evaluated
@@ -11,22 +9,12 @@ interval, and the number of crystals in each sample. What cannot be computed is 
   thresholds       {"SR5", "SR10", "SR15"}, in that unit
   versions         of crystal_diffusion_jax, pymatgen and smact; of matminer with coverage
   matcher          {"ltol", "stol", "angle_tol"} of StructureMatcher, for unique and novel
-  counts           {"asked_for", "read", "predicted", "train", "test", "test_predicted",
-                   "test_fingerprinted"}, the last one null without coverage
-  success_rate     {"single", "single_valid", "best_of_10"} -> {"SR5", "SR10", "SR15"} -> rate
-  validity         {"structure", "composition", "both"} -> rate
-  diversity        {"unique", "novel", "unique_compositions", "novel_compositions"} -> rate
-  useful           rate of distinct crystals that are valid, reach SR5 and are novel
-  distances        {"density", "num_elements", "property"} -> statistic (Wasserstein, to the test
-                   split)
-  predictions      {"mean": statistic, "median": statistic, "below_training_range": rate,
-                   "implausibly_low": rate}, the last ones counted as failures
-  oracle           {"error", "lowest_plausible"}: its mean absolute error on the test split, and
-                   the training minimum minus three times that
-  coverage         {"recall": rate, "precision": rate, "amsd_recall", "amsd_precision",
-                   "amcd_recall", "amcd_precision"}, null unless requested
-  failures         {"by_reason": {"stage: reason": count},
-                   "list": [{"index", "name", "stage", "reason", "detail"}, ...]}
+
+A rate is {"k", "n", "rate", "low", "high"}: k of n, with Wilson's 95 % interval. A statistic is
+{"value", "low", "high", "sizes"}: with its 95 % bootstrap interval, and the number of crystals in
+each sample. Coverage is {"recall": rate, "precision": rate, "amsd_recall", "amsd_precision",
+"amcd_recall", "amcd_precision"}. Failures are {"by_reason": {"stage: reason": count},
+"list": [{"index", "name", "stage", "reason", "detail"}, ...]}. Unknown values are null.
 """
 
 import dataclasses
@@ -44,6 +32,7 @@ from crystal_diffusion_jax.evaluation.validity import SMACT_VERSION
 
 FORMAT_VERSION = 1
 _MAX_REASONS = 10  # reasons for failures in the table; the file has all
+_ARRAYS = ("valid", "unique", "novel", "values")
 
 
 def to_json(report: Report, structures: str, spec: DatasetSpec) -> dict[str, Any]:
@@ -63,10 +52,15 @@ def to_json(report: Report, structures: str, spec: DatasetSpec) -> dict[str, Any
     if report.coverage is not None:
         versions["matminer"] = version("matminer")
         covered = {
-            "recall": _score(report.coverage.recall),
-            "precision": _score(report.coverage.precision),
+            "recall": _plain(report.coverage.recall),
+            "precision": _plain(report.coverage.precision),
             **report.coverage.mean_distances,
         }
+    scores = {
+        field.name: _plain(getattr(report, field.name))
+        for field in dataclasses.fields(report)
+        if field.name not in _ARRAYS
+    }
     return {
         "format_version": FORMAT_VERSION,
         "structures": structures,
@@ -75,33 +69,7 @@ def to_json(report: Report, structures: str, spec: DatasetSpec) -> dict[str, Any
         "thresholds": dict(zip(NAMES, spec.success_thresholds, strict=True)),
         "versions": versions,
         "matcher": {"ltol": LTOL, "stol": STOL, "angle_tol": ANGLE_TOL},
-        "counts": {
-            "asked_for": report.num,
-            "read": report.num_read,
-            "predicted": report.num_predicted,
-            "train": report.num_train,
-            "test": report.num_test,
-            "test_predicted": report.num_test_predicted,
-            "test_fingerprinted": report.num_test_fingerprinted,
-        },
-        "success_rate": {
-            definition: {name: _score(item) for name, item in rates.items()}
-            for definition, rates in report.success.items()
-        },
-        "validity": {name: _score(item) for name, item in report.validity.items()},
-        "diversity": {name: _score(item) for name, item in report.diversity.items()},
-        "useful": _score(report.useful),
-        "distances": {name: _score(item) for name, item in report.distances.items()},
-        "predictions": {
-            "mean": _score(report.property_mean),
-            "median": _score(report.property_median),
-            "below_training_range": _score(report.below_training_range),
-            "implausibly_low": _score(report.implausibly_low),
-        },
-        "oracle": {
-            "error": report.oracle_error,
-            "lowest_plausible": report.lowest_plausible,
-        },
+        **scores,
         "coverage": covered,
         "failures": {
             "by_reason": failures_by_reason(report),
@@ -118,22 +86,22 @@ def failures_by_reason(report: Report) -> dict[str, int]:
 
 def to_table(report: Report, spec: DatasetSpec) -> str:
     """The report as text, one score per line with its interval and its count."""
-    units = {"density": "g/cm^3", "num_elements": "", "property": spec.unit}
-    property_title = f"{spec.property_name} {spec.unit}"
+    units = {"density": " g/cm^3", "num_elements": "", "property": f" {spec.unit}"}
     scores: dict[str, Rate | SampleStatistic | None] = {
         f"{name} {definition}": item
-        for definition, rates in report.success.items()
+        for definition, rates in report.success_rate.items()
         for name, item in rates.items()
     }
     scores |= {f"valid: {name}": item for name, item in report.validity.items()}
     scores |= {name.replace("_", " "): item for name, item in report.diversity.items()}
     scores["valid, SR5, unique and novel"] = report.useful
     for name, distance in report.distances.items():
-        scores[f"Wasserstein {name.replace('_', ' ')} {units[name]}".rstrip()] = distance
-    scores[f"mean {property_title}"] = report.property_mean
-    scores[f"median {property_title}"] = report.property_median
-    scores["predicted below training range"] = report.below_training_range
-    scores["predicted implausibly low"] = report.implausibly_low
+        scores[f"Wasserstein {name.replace('_', ' ')}{units[name]}"] = distance
+    for name, item in report.predictions.items():
+        if name in ("mean", "median"):
+            scores[f"{name} {spec.property_name} {spec.unit}"] = item
+        else:
+            scores[f"predicted {name.replace('_', ' ')}"] = item
     if report.coverage is not None:
         scores |= {"COV-R": report.coverage.recall, "COV-P": report.coverage.precision}
 
@@ -148,16 +116,19 @@ def to_table(report: Report, spec: DatasetSpec) -> str:
             lines.append(
                 f"        and {len(failures) - _MAX_REASONS} rarer reasons in the JSON file"
             )
-    if report.num_test_predicted != report.num_test:
-        known = f"{report.num_test_predicted} of {report.num_test} test crystals"
+    if report.counts["test_predicted"] != report.counts["test"]:
+        known = "{test_predicted} of {test} test crystals".format(**report.counts)
         lines += ["", f"{known} have a predicted property"]
     lines += ["", f"composition validity by SMACT {SMACT_VERSION}, oxidation states of 2014"]
     return "\n".join(lines)
 
 
-def _score(item: Rate | SampleStatistic | None) -> dict[str, Any] | None:
-    if item is None:
-        return None
+def _plain(item: Any) -> Any:
+    """Rates and statistics, at any depth of mappings, as dictionaries for JSON."""
+    if isinstance(item, dict):
+        return {name: _plain(value) for name, value in item.items()}
+    if not isinstance(item, Rate | SampleStatistic):
+        return item
     low, high = item.interval or (None, None)
     if isinstance(item, Rate):
         return {"k": item.k, "n": item.n, "rate": item.value, "low": low, "high": high}

@@ -1,8 +1,9 @@
-"""Bond graphs -> triplets -> padded batches, all of one shape: the network compiles once."""
+"""Bond graphs -> triplets -> padded batches of one shape, so that the network compiles once."""
 
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import flax.struct
 import jax.numpy as jnp
@@ -164,46 +165,41 @@ def pad(graphs: Sequence[CrystalGraph], shape: BatchShape) -> GraphBatch:
     atoms = [len(graph.atomic_numbers) for graph in graphs]
     bonds = [len(graph.bonds) for graph in graphs]
     triplets = [len(graph.triplets) for graph in graphs]
-    first_atom = np.cumsum([0, *atoms])
-    first_bond = np.cumsum([0, *bonds])
-    num_atoms, num_bonds, num_triplets = first_atom[-1], first_bond[-1], sum(triplets)
+    first_atom = np.cumsum([0, *atoms[:-1]])
+    first_bond = np.cumsum([0, *bonds[:-1]])
     all_bonds = np.concatenate([graph.bonds for graph in graphs])
-    ends_of_bonds = all_bonds[:, :2] + np.repeat(first_atom[:-1], bonds)[:, None]
+    ends = all_bonds[:, :2] + np.repeat(first_atom, bonds)[:, None]
     # Atoms are wrapped into the cell, as float32 has few digits for those far away.
     coords = np.concatenate([graph.frac_coords for graph in graphs])
     cell = np.floor(coords)
-    images = all_bonds[:, 2:] + cell[ends_of_bonds[:, 0]] - cell[ends_of_bonds[:, 1]]
-
-    lattice = np.tile(3.0 * np.eye(3, dtype=np.float32), (shape.crystals, 1, 1))
-    lattice[: len(graphs)] = [graph.lattice for graph in graphs]
-    atoms_of = np.ones(shape.crystals, dtype=np.float32)
-    atoms_of[: len(graphs)] = atoms
-    frac_coords = np.zeros((shape.atoms, 3), dtype=np.float32)
-    frac_coords[:num_atoms] = coords - cell
-    atomic_numbers = np.full(shape.atoms, 6, dtype=np.int32)
-    atomic_numbers[:num_atoms] = np.concatenate([graph.atomic_numbers for graph in graphs])
-    crystal = np.full(shape.atoms, shape.crystals - 1, dtype=np.int32)
-    crystal[:num_atoms] = np.repeat(np.arange(len(graphs)), atoms)
-
-    ends = np.full((shape.bonds, 2), shape.atoms - 1, dtype=np.int32)
-    image = np.tile(np.array([1, 0, 0], dtype=np.float32), (shape.bonds, 1))
-    ends[:num_bonds] = ends_of_bonds
-    image[:num_bonds] = images
-
-    near_bond = np.full(shape.triplets, shape.bonds, dtype=np.int32)
-    far_bond = np.zeros(shape.triplets, dtype=np.int32)
     all_triplets = np.concatenate([graph.triplets for graph in graphs])
-    all_triplets = all_triplets + np.repeat(first_bond[:-1], triplets)[:, None]
-    near_bond[:num_triplets], far_bond[:num_triplets] = all_triplets.T
+    near_bond, far_bond = (all_triplets + np.repeat(first_bond, triplets)[:, None]).T
+
+    floats = functools.partial(_padded, np.float32)
+    integers = functools.partial(_padded, np.int32)
+    last_crystal, last_atom = shape.crystals - 1, shape.atoms - 1
     return GraphBatch(
-        lattice=jnp.asarray(lattice),
-        num_atoms=jnp.asarray(atoms_of),
-        frac_coords=jnp.asarray(frac_coords),
-        atomic_numbers=jnp.asarray(atomic_numbers),
-        crystal=jnp.asarray(crystal),
-        source=jnp.asarray(ends[:, 0]),
-        target=jnp.asarray(ends[:, 1]),
-        image=jnp.asarray(image),
-        near_bond=jnp.asarray(near_bond),
-        far_bond=jnp.asarray(far_bond),
+        lattice=floats([graph.lattice for graph in graphs], shape.crystals, 3.0 * np.eye(3)),
+        num_atoms=floats(atoms, shape.crystals, 1),
+        frac_coords=floats(coords - cell, shape.atoms, 0),
+        atomic_numbers=integers(
+            np.concatenate([graph.atomic_numbers for graph in graphs]), shape.atoms, 6
+        ),
+        crystal=integers(np.repeat(np.arange(len(graphs)), atoms), shape.atoms, last_crystal),
+        source=integers(ends[:, 0], shape.bonds, last_atom),
+        target=integers(ends[:, 1], shape.bonds, last_atom),
+        image=floats(
+            all_bonds[:, 2:] + cell[ends[:, 0]] - cell[ends[:, 1]], shape.bonds, [1, 0, 0]
+        ),
+        near_bond=integers(near_bond, shape.triplets, shape.bonds),
+        far_bond=integers(far_bond, shape.triplets, 0),
     )
+
+
+def _padded(dtype: type, values: Any, size: int, padding: Any) -> Array:
+    """The values, followed by copies of `padding` up to `size` rows."""
+    values = np.asarray(values, dtype)
+    full = np.empty((size, *values.shape[1:]), dtype)
+    full[: len(values)] = values
+    full[len(values) :] = padding
+    return jnp.asarray(full)

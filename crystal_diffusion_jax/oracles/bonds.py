@@ -1,7 +1,7 @@
 """Bonds of many structures: on all cores, with a time limit each, and cached.
 
-No structure is ever fatal: whatever goes wrong with one is the reason why it has no graph, even if
-it takes a whole process with it.
+No structure is fatal: any failure, even of a whole worker process, becomes the reason why that one
+structure has no graph.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ class NoBonds:
 
     Attributes:
       reason: "reason" or "reason: details".
-      permanent: whether the next attempt would end in the same way.
+      permanent: whether another attempt would fail in the same way.
     """
 
     reason: str
@@ -106,12 +106,12 @@ def find_bonds(cell: Cell) -> np.ndarray | NoBonds:
         return graph.bonds(*cell)
     except graph.NoGraph as reason:
         return NoBonds(str(reason), permanent=True)
-    except Exception as error:  # one crystal's surprise must not stop the others
+    except Exception as error:  # the failure of one crystal must not stop the others
         return NoBonds(f"no bonds: {graph.in_one_line(error)}", permanent=False)
 
 
 def _path(cell: Cell) -> Path:
-    """The cache's file for a crystal, named by all that its bonds or reason depend on."""
+    """The cached file of a crystal; its name is a hash of all that the bonds depend on."""
     digest = hashlib.sha256()
     # The distribution that holds CrystalNN; `pymatgen` itself has next to no code.
     pymatgen = importlib.metadata.version("pymatgen-core")
@@ -138,7 +138,7 @@ def _read_cached(path: Path) -> np.ndarray | NoBonds | None:
 def _write_cached(path: Path, outcome: np.ndarray | NoBonds) -> None:
     if isinstance(outcome, NoBonds) and not outcome.permanent:
         return
-    # A reason is stored as an array, too: one text without dimensions.
+    # A reason is stored as a zero-dimensional array of text.
     array = np.array(outcome.reason) if isinstance(outcome, NoBonds) else outcome
     content = io.BytesIO()
     np.save(content, array, allow_pickle=False)

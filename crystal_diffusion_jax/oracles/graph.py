@@ -22,7 +22,7 @@ from crystal_diffusion_jax.structures.conversion import array_defect
 GRAPH_VERSION = 1
 
 MAX_ATOMIC_NUMBER = 94  # rows of the networks' table of elements
-MAX_CELLS_AWAY = 1e6  # so far out float64 still has nine digits for a place within the cell
+MAX_CELLS_AWAY = 1e6  # there, float64 still resolves nine digits within the cell
 
 # Atoms around a site that CrystalNN may have to search. Diamond has 250 within its 7 Angstrom;
 # only cells of a few Angstrom^3, and thin ones whose search radius is doubled several times, have
@@ -42,7 +42,7 @@ class _TooManyAtoms(BaseException):
 
 
 class _BoundedStructure(Structure):
-    """A structure that refuses to list the atoms in a sphere if there are far too many."""
+    """A structure that refuses to list far too many atoms in a sphere."""
 
     def get_sites_in_sphere(self, pt: Any, r: Any, *args: Any, **kwargs: Any) -> Any:
         spacings = self.lattice.reciprocal_lattice_crystallographic.lengths
@@ -102,7 +102,7 @@ def bonds(
 
     Raises:
       NoGraph: CrystalNN fails or finds no bonds.
-      MemoryError: out of memory, which says nothing about the crystal.
+      MemoryError: out of memory, which is not a property of the crystal.
     """
     # pymatgen's search walks through all cells between two atoms.
     cell = np.floor(frac_coords).astype(np.int64)

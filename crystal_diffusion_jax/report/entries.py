@@ -1,12 +1,13 @@
 """Each crystal on the page: symmetry, cell, prediction, nearest training crystal, CIF."""
 
 import dataclasses
+import itertools
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 from pymatgen.core import Structure
-from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.structures.cif_writer import to_cif
@@ -108,8 +109,8 @@ def _space_group(structure: Structure, symprec: float) -> str:
         warnings.filterwarnings("ignore", "Set OLD_ERROR_HANDLING", DeprecationWarning)
         try:
             # As in `to_cif`: angles are compared by distance too.
-            found = SpacegroupAnalyzer(structure, max(symprec, 1e-3), angle_tolerance=-1)
-            return f"{found.get_space_group_symbol()} ({found.get_space_group_number()})"
+            symbol, number = structure.get_space_group_info(max(symprec, 1e-3), angle_tolerance=-1)
+            return f"{symbol} ({number})"
         except Exception:  # spglib fails in several ways
             return "unknown"
 
@@ -124,7 +125,7 @@ def _drawn(structure: Structure) -> tuple[list[str], list[list[float]]]:
         frac = np.mod(site.frac_coords - structure[0].frac_coords, 1.0)
         frac = np.where(frac > 1.0 - _EDGE, frac - 1.0, frac)
         both = [(0, 1) if abs(x) < _EDGE else (0,) for x in frac]
-        for shift in np.stack(np.meshgrid(*both, indexing="ij"), axis=-1).reshape(-1, 3):
+        for shift in itertools.product(*both):
             symbols.append(site.specie.symbol)
             cartesian = structure.lattice.get_cartesian_coords(frac + shift)
             positions.append(np.round(cartesian, 3).tolist())
@@ -148,17 +149,16 @@ class _Nearest:
         closest = np.flatnonzero(distance == distance.min())
         volume = structure.volume / len(structure)
         row = int(closest[np.argmin(np.abs(self._volume[closest] - volume))])
-        train = self._train
-        numbers = train.atomic_numbers[train.offsets[row] : train.offsets[row + 1]]
-        value, name = train.properties[row, 0], train.material_ids[row]
-        return f"{reduced_formula(numbers)}, {value:.3f} ({name})"
+        found = self._train.take(np.array([row]))
+        value, name = found.properties[0, 0], found.material_ids[0]
+        return f"{reduced_formula(found.atomic_numbers)}, {value:.3f} ({name})"
 
 
-def element_counts(structures: Sequence[Structure | None]) -> dict[str, int]:
+def element_counts(structures: Sequence[Structure | None]) -> Counter[str]:
     """Symbol -> number of crystals that contain the element."""
-    counts: dict[str, int] = {}
-    for structure in structures:
-        if structure is not None:
-            for element in structure.composition.elements:
-                counts[element.symbol] = counts.get(element.symbol, 0) + 1
-    return counts
+    return Counter(
+        element.symbol
+        for structure in structures
+        if structure is not None
+        for element in structure.composition.elements
+    )

@@ -1,25 +1,23 @@
 """The page's pictures, drawn with matplotlib: property histogram, compositions, periodic table."""
 
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.report import distribution
-from crystal_diffusion_jax.report.distribution import Distribution
-from crystal_diffusion_jax.runtime.files import replace_bytes, try_writing
+from crystal_diffusion_jax.report.distribution import Distribution, periodic_table
 
-HISTOGRAM, COMPOSITIONS, ELEMENTS = "histogram", "compositions", "elements"
+HISTOGRAM, COMPOSITIONS, ELEMENTS = NAMES = ("histogram", "compositions", "elements")
 TRAINING_COLOUR = "#9aa5b1"
 GENERATED_COLOUR = "#d1495b"
 TARGET_COLOUR = "#1b7f3b"
 THRESHOLD_COLOUR = "#555555"
 _THRESHOLD_STYLES = (":", "--", "-.")
+_MOST_COMPOSITIONS = 30
 
 
 def panels(rows: int, columns: int, height: float, **options: Any) -> tuple[Figure, Any]:
@@ -50,18 +48,19 @@ def pictures(
     property_shares: Distribution | None,
     formulas: Sequence[str],
     counts: Mapping[str, int],
-    num: int,
 ) -> dict[str, Figure]:
-    """The pictures by name.
+    """The pictures by name, of `NAMES`; no histogram without predictions.
 
     Args:
       property_shares: distribution of the property, None without predictions.
       formulas: reduced formula of each crystal.
       counts: symbol -> number of crystals that contain the element.
-      num: number of crystals.
     """
     drawn = {} if property_shares is None else {HISTOGRAM: _histogram(property_shares)}
-    return drawn | {COMPOSITIONS: _compositions(formulas), ELEMENTS: _elements(counts, num)}
+    return drawn | {
+        COMPOSITIONS: _compositions(formulas),
+        ELEMENTS: _elements(counts, len(formulas)),
+    }
 
 
 def to_svg(figure: Figure) -> str:
@@ -72,42 +71,11 @@ def to_svg(figure: Figure) -> str:
     return text[text.index("<svg") :]
 
 
-def prepare_folder(folder: Path) -> None:
-    """Creates the folder of --png and tests that it can be written, before minutes of work.
-
-    Raises:
-      UserError: it cannot be created or written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in (HISTOGRAM, COMPOSITIONS, ELEMENTS):
-            try_writing(folder / f"{name}.png")
-    except OSError as error:
-        raise _cannot_write(folder, error) from error
-
-
-def write_png(folder: Path, drawn: Mapping[str, Figure]) -> list[Path]:
-    """Writes the pictures into an existing folder and returns the files.
-
-    A histogram of other crystals is removed if there is no new one.
-
-    Raises:
-      UserError: a file cannot be written.
-    """
-    try:
-        for name, figure in drawn.items():
-            content = io.BytesIO()
-            figure.savefig(content, format="png", dpi=150)
-            replace_bytes(folder / f"{name}.png", content.getvalue())
-        if HISTOGRAM not in drawn:
-            (folder / f"{HISTOGRAM}.png").unlink(missing_ok=True)
-    except OSError as error:
-        raise _cannot_write(folder, error) from error
-    return [folder / f"{name}.png" for name in drawn]
-
-
-def _cannot_write(folder: Path, error: OSError) -> UserError:
-    return UserError(f"--png={folder} cannot be written ({error.strerror}): choose another --png.")
+def to_png(figure: Figure) -> bytes:
+    """The picture as a PNG file, 1050 pixels wide."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=150)
+    return file.getvalue()
 
 
 def draw_distribution(axes: Any, shown: Distribution) -> None:
@@ -139,7 +107,7 @@ def _histogram(shown: Distribution) -> Figure:
 
 def _compositions(formulas: Sequence[str]) -> Figure:
     figure, (axes,) = panels(1, 1, 3.6)
-    common = distribution.common_compositions(formulas)
+    common = Counter(formulas).most_common(_MOST_COMPOSITIONS)
     bars = axes.bar(range(len(common)), [count for _, count in common], color=GENERATED_COLOUR)
     axes.bar_label(bars, fontsize=7)
     axes.set_xticks(range(len(common)), [name for name, _ in common], rotation=60, ha="right")
@@ -151,7 +119,7 @@ def _compositions(formulas: Sequence[str]) -> Figure:
 
 def _elements(counts: Mapping[str, int], num: int) -> Figure:
     figure, (axes,) = panels(1, 1, 3.6)
-    share, symbols = distribution.periodic_table(counts, num)
+    share, symbols = periodic_table(counts, num)
     colours = LinearSegmentedColormap.from_list("share", ["#fde8e4", GENERATED_COLOUR])
     image = axes.pcolormesh(
         np.ma.masked_invalid(share), cmap=colours, edgecolors="white", linewidth=2

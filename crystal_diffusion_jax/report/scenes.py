@@ -1,12 +1,11 @@
 """Frames of a sampling trajectory as scenes to draw: atoms, bonds and cell edges.
 
 All frames share the rotation, reflection and origin shift that make the last one upright and
-right-handed with its largest atom at the corner of the cell. The reverse process is indifferent to
-all three, so nothing that it decides is lost.
+right-handed, with its largest atom at the corner of the cell. The reverse process is invariant
+under all three.
 """
 
 import dataclasses
-import io
 import itertools
 import warnings
 from pathlib import Path
@@ -21,7 +20,6 @@ from ase.data import covalent_radii
 from crystal_diffusion_jax.errors import UserError, printable
 from crystal_diffusion_jax.runtime.files import MAX_RECORD_BYTES
 from crystal_diffusion_jax.structures.compositions import reduced_formula
-from crystal_diffusion_jax.structures.extxyz import TooManyAtoms, check_columns, split_frames
 from crystal_diffusion_jax.structures.limits import MAX_ATOMS, MAX_CELL_LENGTH
 
 # Periodic images fade out over this distance (Angstrom) outside a face, so that nothing jumps when
@@ -80,16 +78,10 @@ def read_trajectory(path: Path, max_frames: int) -> list[ase.Atoms]:
         raise UserError(f"--trajectory={path} is not a file: give one of OUT/trajectories.")
     if path.stat().st_size > MAX_RECORD_BYTES:
         raise UserError(f"--trajectory={path} is larger than any trajectory.")
-    frames: list[ase.Atoms] = []
     try:
-        with path.open(encoding="utf-8", errors="replace") as file, warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            for text in split_frames(file):
-                if isinstance(text, TooManyAtoms):
-                    raise ValueError(text)
-                check_columns(text)
-                frame = ase.io.read(io.StringIO(text), format="extxyz")
-                frames.append(frame)  # type: ignore[arg-type]  # one frame, so not a list
+            frames = list(ase.io.iread(path, index=":", format="extxyz"))
     except Exception as error:  # ASE's parser fails in many ways
         raise UserError(
             f"--trajectory={path} is not an extended XYZ file: {printable(str(error), 200)}."

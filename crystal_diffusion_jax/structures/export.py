@@ -116,7 +116,7 @@ def summary(table: Path) -> list[str]:
     per_atom = sorted(float(row["volume"]) / int(row["num_atoms"]) for row in rows)
     return [
         f"no pair of atoms closer than {MIN_VALID_DISTANCE} A: {valid} of {len(rows)}",
-        f"{len(formulas)} distinct compositions; most common: {common}",
+        f"{len(formulas)} unique compositions; most common: {common}",
         f"volume per atom: median {per_atom[len(rows) // 2]:.1f} A^3, "
         f"{per_atom[0]:.1f} to {per_atom[-1]:.1f}",
     ]
