@@ -1,7 +1,7 @@
 """The config of an experiment: frozen dataclasses, from and to JSON.
 
-Every field has a default, so a file of configs/ states what its experiment changes, and `describe`
-prints the rest.
+Every field has a default, so a file in configs/ states only what its experiment changes; `describe`
+prints every field.
 """
 
 import dataclasses
@@ -93,11 +93,11 @@ class NoiseConfig:
         _check_range(self, "frac_sigma_max", above=self.frac_sigma_min, most=0.7)
 
 
-# Each has its branch in `models.denoiser.Denoiser`.
+# Each has a branch in `models.denoiser.Denoiser`.
 CONDITIONINGS = ("none", "cdi", "cds")
 
-# Far more than crystals need. The shapes of the weights are found by tracing the network, so a
-# forged model must not describe one that takes minutes.
+# Far more than crystals need. The network is traced to find the shapes of the weights, which must
+# not take minutes for a forged model.json.
 _MAX_BLOCKS, _MAX_WIDTH = 64, 8192
 
 
@@ -107,7 +107,7 @@ class DenoiserConfig:
 
     Attributes:
       conditioning: how the properties enter. "cdi": joined to the input, eq. (16); "cds": in the
-        queries, keys and values of every block, eqs. (17)-(19); "none": not at all, only the time.
+        queries, keys and values of every block, eqs. (17)-(19); "none": not at all.
       width: D, features of an atom; even, a multiple of num_heads.
       num_blocks: Transformer blocks.
       num_heads: H, attention heads.
@@ -333,7 +333,7 @@ def to_dict(config: ExperimentConfig) -> dict[str, Any]:
 
 
 def differences(old: ExperimentConfig, new: ExperimentConfig) -> list[str]:
-    """The fields that differ, as "section.field: old -> new"; the location of data is ignored."""
+    """The fields that differ, as "section.field: old -> new"; `data.root` is ignored."""
     return [
         f"{path}: {before!r} -> {after!r}"
         for (path, before, _), (_, after, _) in zip(fields(old), fields(new), strict=True)

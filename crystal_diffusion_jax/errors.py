@@ -13,17 +13,11 @@ class UserError(ValueError):
     """
 
 
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word most similar to the given one, ignoring case, or None."""
-    by_lower_case = {name.lower(): name for name in known}
-    near = difflib.get_close_matches(word.lower(), by_lower_case, n=1)
-    return by_lower_case[near[0]] if near else None
-
-
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """ "; did you mean perov5?" to end a sentence with; empty if no known word is similar."""
-    meant = nearest(word, known)
-    return f"; did you mean {meant}?" if meant else ""
+    by_lower_case = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(word.lower(), by_lower_case, n=1)
+    return f"; did you mean {by_lower_case[near[0]]}?" if near else ""
 
 
 def printable(text: str, max_characters: int = 60) -> str:

@@ -54,7 +54,7 @@ class CrystalAttention(nn.Module):
           pairs: features of f_j - f_i, query i first.
           of_crystal: features that all pairs of a crystal share: the Gram matrix of the lattice.
           mask: real atoms; padding is never attended to.
-          condition: added to q, k and v by weights of its own, eqs. (17)-(19), or None.
+          condition: added to q, k and v with separate weights, eqs. (17)-(19), or None.
         """
         num_crystals, num_atoms, _ = atoms.shape
         per_head = (num_crystals, num_atoms, self.num_heads, self.width // self.num_heads)

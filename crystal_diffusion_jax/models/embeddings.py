@@ -81,7 +81,7 @@ class PropertyEmbedding(nn.Module):
         null = self.param("null", nn.initializers.normal(1.0), shape)
         embedded = condition.values[..., None] * weight + bias  # [B, P, D]
         if self.num_rank_features:
-            # Starts from zero, so that a network trained without them can be fine-tuned with them.
+            # Zero at first, so that a network trained without ranks can be fine-tuned with them.
             by_rank = self.param(
                 "by_rank", nn.initializers.zeros, (shape[0], self.num_rank_features, self.width)
             )

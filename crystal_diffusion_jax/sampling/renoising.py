@@ -3,7 +3,7 @@
 While the noise of the coordinates is about as wide as the distance between atoms, the reverse
 process chooses between structures, and the errors of its steps add up to a wrong one. At these
 times, steps that replace a large share of the noise bring the coordinates back to what the network
-considers likely. Earlier nothing is decided yet; later such steps would only disturb.
+considers likely. Earlier, nothing is decided yet; later, such steps would only do harm.
 """
 
 from typing import Any

@@ -11,7 +11,7 @@ import math
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ase.db
 import msgspec
@@ -23,7 +23,6 @@ from crystal_diffusion_jax.structures.conversion import restore_structure
 from crystal_diffusion_jax.structures.limits import MAX_CRYSTALS
 
 DATABASE = "samples.db"
-FORMAT_VERSION = 1
 # Bytes of one value; the largest of a crystal of 1,000 atoms has about 30,000.
 _MAX_VALUE = 2**24
 _TABLES = (
@@ -38,7 +37,7 @@ class StoredRequest:
 
     request: Request
     versions: dict[str, str]
-    format_version: int = FORMAT_VERSION
+    format_version: Literal[1] = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,8 +139,6 @@ def stored_request(database: Any) -> StoredRequest:
     """
     with _damage():
         stored: StoredRequest = msgspec.convert(database.metadata, StoredRequest)
-        if stored.format_version != FORMAT_VERSION:
-            raise ValueError(f"format {stored.format_version}, not {FORMAT_VERSION}")
         if not 0 < stored.request.num <= MAX_CRYSTALS:
             raise ValueError(f"request.num is {stored.request.num}")
     return stored

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import ase
 import numpy as np
 from pymatgen.core import Structure
 
@@ -47,22 +48,12 @@ def write_missing_cifs(out: Path, crystals: Iterable[StoredCrystal], symprec: fl
 
 def write_extxyz(out: Path, crystals: Iterable[StoredCrystal], model: str) -> None:
     """Writes samples.extxyz, with the values of each crystal in the comment line of its frame."""
-    replace_pieces(
-        out / EXTXYZ,
-        (
-            to_extxyz(
-                [
-                    to_ase(
-                        crystal.structure,
-                        model=model,
-                        formula=reduced_formula(crystal.structure.atomic_numbers),
-                        **crystal.values,
-                    )
-                ]
-            )
-            for crystal in crystals
-        ),
-    )
+
+    def frame(crystal: StoredCrystal) -> ase.Atoms:
+        formula = reduced_formula(crystal.structure.atomic_numbers)
+        return to_ase(crystal.structure, model=model, formula=formula, **crystal.values)
+
+    replace_pieces(out / EXTXYZ, (to_extxyz([frame(crystal)]) for crystal in crystals))
 
 
 def write_csv(out: Path, crystals: Iterable[StoredCrystal], names: Sequence[str]) -> None:

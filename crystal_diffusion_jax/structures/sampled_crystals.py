@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import ase
@@ -44,9 +44,6 @@ class SampledCrystals(Sequence[Structure]):
 
     def __getitem__(self, index):  # type: ignore[no-untyped-def]  # as the tuple's
         return self.structures[index]
-
-    def __iter__(self) -> Iterator[Structure]:
-        return iter(self.structures)
 
     @property
     def values(self) -> dict[str, np.ndarray]:
