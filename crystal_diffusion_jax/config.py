@@ -310,12 +310,16 @@ _PYTHON_NAMES = {"`object`": "dict", "`array`": "list", "`null`": "None"}
 def from_dict(values: Mapping[str, Any]) -> ExperimentConfig:
     """Builds the config from nested dictionaries, of a ConfigDict or of JSON.
 
-    A field that is left out takes its default.
+    A field that a section leaves out takes its default.
 
     Raises:
-      UserError: a field that does not exist, has the wrong type or a value out of range.
+      UserError: a section that is missing, or a field that does not exist, has the wrong type or a
+        value out of range.
     """
     _reject_unknown(ExperimentConfig, values, "config")
+    for field in dataclasses.fields(ExperimentConfig):
+        if field.name not in values:
+            raise UserError(f"config.{field.name} is missing")
     try:
         return msgspec.convert(values, ExperimentConfig)
     except msgspec.ValidationError as error:

@@ -94,7 +94,7 @@ class Request:
                 flags.append(f"--{field.name}={','.join(value)}")
             elif value is not None and value is not False and field.name != "model_sha256":
                 flags.append(f"--{field.name}={value}")
-        return "python -m experiments.sample " + shlex.join([*flags, f"--out={out}"])
+        return "crystal-diffusion sample " + shlex.join([*flags, f"--out={out}"])
 
 
 @dataclasses.dataclass(frozen=True)

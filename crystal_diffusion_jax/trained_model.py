@@ -220,7 +220,7 @@ Training:
 
 {chr(10).join(facts)}
 
-    python -m experiments.sample --model=THIS_FOLDER --target={target} --num=200 --out=samples
+    crystal-diffusion sample --model=THIS_FOLDER --target={target} --num=200 --out=samples
 
 weights.npz holds the averaged weights, model.json the whole configuration and the data statistics.
 """

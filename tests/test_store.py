@@ -390,6 +390,6 @@ def test_the_summary_counts_distances_compositions_and_volumes(tmp_path):
         file.write("BaTiO3,1.9,65.0,5\nBaTiO3,0.5,60.0,5\nC,,6.0,1\nLiF,0.49,20.0,2\n")
     assert summary(path) == [
         "no pair of atoms closer than 0.5 A: 3 of 4",
-        "3 distinct compositions; most common: BaTiO3 2, C 1, LiF 1",
+        "3 unique compositions; most common: BaTiO3 2, C 1, LiF 1",
         "volume per atom: median 12.0 A^3, 6.0 to 13.0",
     ]

@@ -26,7 +26,10 @@ def main() -> None:
         return
     if name not in COMMANDS:
         suggestion = did_you_mean(name, COMMANDS)
-        print(f"error: {name} is none of {', '.join(COMMANDS)}{suggestion}", file=sys.stderr)
+        print(
+            f"error: unknown command {name}; choose from {', '.join(COMMANDS)}{suggestion}",
+            file=sys.stderr,
+        )
         sys.exit(2)
     from crystal_diffusion_jax.cli import program
 

@@ -81,6 +81,6 @@ def main() -> None:
     }
     if report.novel is not None:
         columns["novel"] = report.novel.tolist()
-    program.add_to_samples(flags.structures, columns)
     print(to_table(report, spec))
     print(f"scores in {flags.out}")
+    program.add_to_samples(flags.structures, columns)

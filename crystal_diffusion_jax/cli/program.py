@@ -29,7 +29,7 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         return f"{action.help}, required" if action.required else action.help or ""
 
 
-def _as_called(text: str) -> str:
+def as_called(text: str) -> str:
     """Spells commands the way the user has called this one, as a module or a script."""
     if not sys.argv[0].startswith(f"{SCRIPT} "):
         return text
@@ -44,8 +44,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, prog: str, description: str) -> None:
         super().__init__(
-            prog=_as_called(prog),
-            description=_as_called(description.strip()),
+            prog=as_called(prog),
+            description=as_called(description.strip()),
             usage="%(prog)s --flag=value ...",
             formatter_class=_Help,
             allow_abbrev=False,
@@ -72,7 +72,7 @@ class Parser(argparse.ArgumentParser):
         if choices is not None and value not in choices:
             names = [str(choice) for choice in choices]
             self.error(
-                f"{action.option_strings[0]}={value} is none of {', '.join(names)}"
+                f"{action.option_strings[0]}={value}: choose from {', '.join(names)}"
                 f"{did_you_mean(str(value), names)}"
             )
 
@@ -122,14 +122,17 @@ def add_to_samples(structures: Path, columns: Mapping[str, Sequence[float | bool
       structures: the path given as --structures.
       columns: name -> value of every crystal, NaN for no value.
 
-    Raises:
-      UserError: the database cannot be read or written.
+    A folder that cannot be written, or is being sampled into, gets a note instead.
     """
     if structures.name == "samples.db" or (structures / "samples.db").is_file():
         from crystal_diffusion_jax.structures import store
 
-        store.add_columns(structures, columns)
-        print(f"added to {structures}: {', '.join(columns)}")
+        try:
+            store.add_columns(structures, columns)
+        except UserError as error:
+            print(f"note: {', '.join(columns)} not added to {structures}: {error}")
+        else:
+            print(f"added to {structures}: {', '.join(columns)}")
 
 
 def _cannot_write(path: Path, flag: str, error: OSError) -> UserError:
@@ -151,7 +154,7 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {as_called(str(error))}", file=sys.stderr)
         sys.exit(2)
     except (AssertionError, RuntimeError) as error:
         if (absence := devices.absence(error)) is None:

@@ -67,7 +67,7 @@ def main() -> None:
         model.statistics if model and dataset == own else None,
         flags.root,
         flags.symprec,
-        command=f"python -m experiments.report {shlex.join(sys.argv[1:])}",
+        command=f"crystal-diffusion report {shlex.join(sys.argv[1:])}",
     )
     program.write_output(flags.out, to_html(page))
     for name, file in files.items():

@@ -9,9 +9,10 @@ An interrupted command keeps every complete batch; the same command continues fr
 import argparse
 import contextlib
 import math
+import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from crystal_diffusion_jax import trained_model
@@ -48,57 +49,65 @@ def parser() -> program.Parser:
 
 
 @contextlib.contextmanager
-def stopping_on_signals() -> Iterator[Callable[[], None]]:
+def stopping_on_signals() -> Iterator[list[int]]:
     """Lets SIGTERM and Ctrl-C end the command after the current batch; a second signal, at once.
 
     An exception raised by the signal handler itself could get lost in the hook that jax installs in
     the garbage collector, where much of the time is spent.
 
     Yields:
-      A function that ends the command if a signal has arrived.
-
-    Raises:
-      SystemExit: on SIGTERM, with exit status 143.
-      KeyboardInterrupt: on Ctrl-C.
+      The signals received so far.
     """
     received: list[int] = []
-
-    def end_if_received() -> None:
-        if signal.SIGTERM in received:
-            sys.exit(128 + signal.SIGTERM)
-        if received:
-            raise KeyboardInterrupt
 
     def handle(signum: int, _frame: object) -> None:
         received.append(signum)
         if len(received) > 1:
-            end_if_received()
+            end_if_any(received)
+        # Not print, which the signal may have interrupted.
+        os.write(2, b"ending after this batch; a second signal ends at once\n")
 
     former = {each: signal.signal(each, handle) for each in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield end_if_received
+        yield received
     finally:
         for each, handler in former.items():
             signal.signal(each, handler)
 
 
+def end_if_any(signals: Sequence[int]) -> None:
+    """Ends the command if signals were received.
+
+    Raises:
+      SystemExit: on SIGTERM, with exit status 143.
+      KeyboardInterrupt: on Ctrl-C.
+    """
+    if signal.SIGTERM in signals:
+        sys.exit(128 + signal.SIGTERM)
+    if signals:
+        raise KeyboardInterrupt
+
+
 def main() -> None:
     """Entry point."""
-    with stopping_on_signals() as end_if_received:
+    with stopping_on_signals() as received:
 
         def log(line: str) -> None:
             print(line)
-            end_if_received()
+            end_if_any(received)
 
-        sample(parser().parse_args(), log)
+        sample(parser().parse_args(), log, received)
 
 
-def sample(flags: argparse.Namespace, log: Callable[[str], None]) -> None:
+def sample(
+    flags: argparse.Namespace, log: Callable[[str], None], signals: Sequence[int] = ()
+) -> None:
     """Checks the request, then samples what its folder does not have yet.
 
     Args:
       flags: the parsed flags.
       log: takes a progress line after each batch.
+      signals: those received so far; after the second, nothing is exported.
 
     Raises:
       UserError: a flag that does not fit the model or the folder.
@@ -117,7 +126,8 @@ def sample(flags: argparse.Namespace, log: Callable[[str], None]) -> None:
         try:
             generate(model, request, samples, flags.batch_size, log, flags.trajectory)
         finally:
-            samples.export()
+            if len(signals) < 2:
+                samples.export()
         (written, rejected), (seconds, network_calls) = samples.counts(), samples.cost()
         reasons = "".join(f"; {why}: {count}" for why, count in samples.reasons().items())
     print(

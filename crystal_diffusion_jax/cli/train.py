@@ -151,7 +151,7 @@ def load_and_train(config: ExperimentConfig) -> None:
         print(f"trained model: {folder}")
         target = example_target(config.model.conditioning, splits["train"].property_names)
         print(
-            f"sample from it with: python -m experiments.sample --model={workdir} "
+            f"sample from it with: crystal-diffusion sample --model={workdir} "
             f"--target={target} --num=200 --out=samples/{workdir.name}"
         )
 

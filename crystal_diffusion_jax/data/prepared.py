@@ -36,7 +36,7 @@ _ARRAYS = {
     "atomic_numbers": (np.int64, ()),
 }
 _TEMPORARY = "preparing-"
-_ABANDONED_AFTER = 7 * 24 * 3600  # seconds
+_ABANDONED_AFTER = 24 * 3600  # seconds
 # Bad rows that are kept for messages; any others are only counted.
 _MAX_BAD_ROWS = 1000
 
@@ -100,9 +100,9 @@ def prepare(key: str, property_names: Sequence[str], read: Callable[[], Pieces])
                 if not folder.is_dir():  # otherwise another process was faster
                     raise
         return read_folder(folder)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         # The error itself would keep the maps of its traceback alive.
-        reason = error.strerror or str(error)
+        reason = getattr(error, "strerror", None) or str(error)
     warnings.warn(
         f"Prepared data are not cached and will be prepared again next time ({reason}): "
         "set CRYSTAL_DIFFUSION_CACHE to a folder that can be written.",
@@ -124,8 +124,9 @@ def prepare(key: str, property_names: Sequence[str], read: Callable[[], Pieces])
 def _temporary_folder(parent: Path) -> Iterator[Path]:
     """A new folder that is deleted at the end unless it was moved; removes those of killed runs."""
     for left in parent.glob(f"{_TEMPORARY}*"):
-        if time.time() - left.stat().st_mtime > _ABANDONED_AFTER:
-            shutil.rmtree(left, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # another process has just removed it
+            if time.time() - left.stat().st_mtime > _ABANDONED_AFTER:
+                shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(
         prefix=_TEMPORARY, dir=parent, ignore_cleanup_errors=True
     ) as outer:

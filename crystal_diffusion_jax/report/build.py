@@ -64,7 +64,8 @@ def build(
         thresholds = dict(zip(NAMES, spec.success_thresholds, strict=True))
         shares = distribution(scores.values, quantiles, thresholds, target, title)
     shown = entries(inputs, train, symprec, scores.values, scores.valid, scores.novel)
-    made = request.command(structures) if request else f"crystals from {structures}"
+    folder = structures.parent if structures.suffix == ".db" else structures
+    made = request.command(folder) if request else f"crystals from {structures}"
     return Page(
         title=f"{len(shown)} generated crystals",
         subtitle=describe(request, spec) if request else "",

@@ -9,7 +9,7 @@ import dataclasses
 import errno
 import math
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -112,6 +112,8 @@ def _open(path: Path, create: bool) -> Iterator[Any]:
                 query(database, f"CREATE TABLE IF NOT EXISTS {table}")
         elif not query(database, "SELECT 1 FROM sqlite_master WHERE name = 'rejected'"):
             raise sqlite3.DatabaseError("it holds no samples")
+        elif query(database, "SELECT 1 FROM sqlite_master WHERE type NOT IN ('table', 'index')"):
+            raise sqlite3.DatabaseError("it holds views or triggers")  # which may run for ever
         with _damage(), database.managed_connection():  # reads the metadata
             pass
         yield database
@@ -154,13 +156,20 @@ def row_ids(database: Any) -> list[tuple[int, int]]:
     return found
 
 
-def crystals(database: Any) -> Iterator[StoredCrystal]:
+def crystals(database: Any, indices: Sequence[int] | None = None) -> Iterator[StoredCrystal]:
     """The written crystals by index, read one by one.
+
+    Args:
+      database: the database.
+      indices: only the crystals among these; None for all.
 
     Raises:
       sqlite3.DatabaseError: one is damaged.
     """
+    wanted = None if indices is None else set(indices)
     for index, row_id in row_ids(database):
+        if wanted is not None and index not in wanted:
+            continue
         with _damage():
             row = database.get(id=row_id)
             structure = restore_structure(row.cell, row.data["frac_coords"], row.numbers)

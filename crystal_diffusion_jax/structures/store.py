@@ -25,7 +25,7 @@ from pymatgen.core import Structure
 from crystal_diffusion_jax import __version__
 from crystal_diffusion_jax.errors import UserError, printable
 from crystal_diffusion_jax.request import Request, SampledBatch
-from crystal_diffusion_jax.runtime.lock import LOCK, OWNER
+from crystal_diffusion_jax.runtime.lock import LOCK, OWNER, exclusive
 from crystal_diffusion_jax.structures import database, export
 from crystal_diffusion_jax.structures.conversion import (
     cell_defect,
@@ -155,6 +155,8 @@ class Samples:
                 )
             cost = batch.seconds, batch.network_calls
             database.query(db, "INSERT INTO batches VALUES (?, ?)", *cost)
+        # Now rather than at the end, where a job that is being preempted has little time.
+        self._write_missing_cifs(batch.indices)
 
     def export(self) -> None:
         """Writes missing CIFs, samples.extxyz and samples.csv.
@@ -162,10 +164,15 @@ class Samples:
         Raises:
           UserError: they cannot be written.
         """
+        self._write_missing_cifs()
         with self._transaction() as db:
-            export.write_missing_cifs(self._out, database.crystals(db), self._request.symprec)
             export.write_extxyz(self._out, database.crystals(db), self._request.model)
             export.write_csv(self._out, database.crystals(db), database.value_names(db))
+
+    def _write_missing_cifs(self, indices: Sequence[int] | None = None) -> None:
+        with self._transaction() as db:
+            crystals = database.crystals(db, indices)
+            export.write_missing_cifs(self._out, crystals, self._request.symprec)
 
     def _transaction(self, create: bool = False) -> contextlib.AbstractContextManager[Any]:
         return database.changing(self._out / DATABASE, create)
@@ -181,7 +188,7 @@ def read_request(path: Path) -> StoredRequest | None:
       UserError: the database cannot be read.
     """
     path = path / DATABASE if path.is_dir() else path
-    if path.suffix != ".db" or not path.is_file():
+    if path.suffix != ".db" or not path.is_file() or path.stat().st_size == 0:
         return None
     with database.reading(path) as db:
         return database.stored_request(db) if db.metadata else None
@@ -218,15 +225,17 @@ def add_columns(path: Path, columns: Mapping[str, Sequence[float | str | bool | 
         that does not look like a number.
 
     Raises:
-      UserError: the database cannot be read or written.
+      UserError: the database cannot be read or written, or a command is at work in the folder.
     """
     path = path / DATABASE if path.is_dir() else path
-    with database.changing(path) as db:
-        for index, row_id in database.row_ids(db):
-            values = {name: column[index] for name, column in columns.items()}
-            known = {name: x for name, x in values.items() if x is not None and x == x}
-            db.update(row_id, delete_keys=list(values.keys() - known), **known)
-        export.write_csv(path.parent, database.crystals(db), database.value_names(db))
+    with exclusive(path.parent, "--structures", lambda line: None):
+        with database.changing(path) as db:
+            for index, row_id in database.row_ids(db):
+                values = {name: column[index] for name, column in columns.items()}
+                known = {name: x for name, x in values.items() if x is not None and x == x}
+                db.update(row_id, delete_keys=list(values.keys() - known), **known)
+        with database.changing(path) as db:
+            export.write_csv(path.parent, database.crystals(db), database.value_names(db))
 
 
 def _read(db: Any, row_id: int) -> Structure | str:

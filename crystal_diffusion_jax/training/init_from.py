@@ -1,6 +1,7 @@
 """Warm start: training from the weights of a trained model (`training.init_from`)."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import flax.traverse_util
@@ -37,7 +38,20 @@ def load_initial_model(config: ExperimentConfig) -> TrainedModel | None:
     init_from = config.training.init_from
     if not init_from:
         return None
-    model = processes.everywhere(lambda: trained_model.load(init_from))
+
+    def load() -> TrainedModel:
+        try:
+            return trained_model.load(init_from)
+        except UserError as error:
+            name = Path(init_from).name
+            if not name.endswith("_pretrain"):
+                raise UserError(f"training.init_from: {error}") from error
+            raise UserError(
+                f"training.init_from={init_from} is not a trained model yet: train it first, with "
+                f"--config={name.removesuffix('_pretrain')}:pretrain --workdir={init_from}"
+            ) from error
+
+    model = processes.everywhere(load)
     if not processes.same_everywhere(model.weights_sha256):
         raise UserError(
             f"training.init_from={init_from} is not the same model in all processes; copy one of "
@@ -57,12 +71,11 @@ def load_initial_model(config: ExperimentConfig) -> TrainedModel | None:
 
 def _architecture(config: ExperimentConfig) -> dict[str, Any]:
     """The fields that the weights depend on."""
-    sections = {"model": config.model, "noise": config.noise}
-    return {"scale_by_num_atoms": config.scale_by_num_atoms} | {
-        f"{section}.{name}": value
-        for section, values in sections.items()
-        for name, value in dataclasses.asdict(values).items()
-    }
+    fields: dict[str, Any] = {"scale_by_num_atoms": config.scale_by_num_atoms}
+    for section in ("model", "noise"):
+        for name, value in dataclasses.asdict(getattr(config, section)).items():
+            fields[f"{section}.{name}"] = value
+    return fields
 
 
 def warm_start(
