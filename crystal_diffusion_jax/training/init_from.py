@@ -57,11 +57,11 @@ def load_initial_model(config: ExperimentConfig) -> TrainedModel | None:
 
 def _architecture(config: ExperimentConfig) -> dict[str, Any]:
     """The fields that the weights depend on."""
-    sections = {"model": config.model, "noise": config.noise}
+    fields = dataclasses.asdict(config)
     return {"scale_by_num_atoms": config.scale_by_num_atoms} | {
         f"{section}.{name}": value
-        for section, values in sections.items()
-        for name, value in dataclasses.asdict(values).items()
+        for section in ("model", "noise")
+        for name, value in fields[section].items()
     }
 
 
