@@ -107,7 +107,7 @@ class DenoiserConfig:
 
     Attributes:
       conditioning: how the properties enter. "cdi": joined to the input, eq. (16); "cds": in the
-        queries, keys and values of every block, eqs. (17)-(19); "none": not at all.
+        queries, keys and values of every block, eqs. (17)-(19); "none": not at all, only the time.
       width: D, features of an atom; even, a multiple of num_heads.
       num_blocks: Transformer blocks.
       num_heads: H, attention heads.

@@ -69,7 +69,7 @@ def test_the_console_script_suggests_a_command(
     monkeypatch.setattr(sys, "argv", ["crystal-diffusion", "smaple"])
     with pytest.raises(SystemExit, match="2"):
         script.main()
-    assert "smaple is none of train, sample" in (error := capsys.readouterr().err)
+    assert "unknown command smaple; choose from train, sample" in (error := capsys.readouterr().err)
     assert "did you mean sample?" in error
 
 

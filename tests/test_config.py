@@ -105,9 +105,14 @@ def test_a_mistyped_field_or_section_is_told_the_right_one(values):
 
 
 def test_a_field_that_is_left_out_takes_its_default(values):
-    assert from_dict({}) == ExperimentConfig()
-    del values["training"]["keep_last"], values["noise"]
+    del values["training"]["keep_last"]
     assert from_dict(values) == from_dict(from_file("perov5_cds"))
+
+
+def test_a_missing_section_is_named(values):
+    del values["noise"]
+    with pytest.raises(UserError, match="config.noise is missing"):
+        from_dict(values)
 
 
 @pytest.mark.parametrize(

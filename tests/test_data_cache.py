@@ -257,10 +257,10 @@ def test_a_random_split_is_cached_too_and_read_as_maps(
     assert len(first["train"]) == 9
 
 
-def test_what_killed_runs_left_behind_is_removed_after_a_week(
+def test_what_killed_runs_left_behind_is_removed_after_a_day(
     tmp_path: Path, cache_folder: Path
 ) -> None:
-    days_old = {"preparing-old": 8, "preparing-new": 1}
+    days_old = {"preparing-old": 2, "preparing-new": 0.5}
     for name, days in days_old.items():
         (cache_folder / "prepared" / name).mkdir(parents=True)
         then = time.time() - 24 * 3600 * days

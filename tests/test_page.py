@@ -144,7 +144,7 @@ def page(readable: bool = True) -> Page:
         entries=found,
         pictures=pictures(shares if readable else None, formulas, counts),
         property_title="energy, eV",
-        command="python -m experiments.sample --seed=0",
+        command="crystal-diffusion sample --seed=0",
         versions="1.0",
     )
 
@@ -346,7 +346,7 @@ def test_without_the_data_set_everything_else_is_shown(tmp_path, monkeypatch, ca
     assert text.count("<svg xmlns:xlink") == 3
     assert "heat_ref = -0.328464 eV/cell with guidance 1" in text
     assert html.escape(REQUEST.command(tmp_path / "my samples")) in text
-    assert f"python -m experiments.report &#x27;--structures={tmp_path}/my samples" in text
+    assert f"crystal-diffusion report &#x27;--structures={tmp_path}/my samples" in text
     assert "Sampled with jax 0.9, spglib 2.6; weights 0123456789ab (sha256). Report by" in text
     printed = capsys.readouterr().out
     assert "nearest training crystals and the share of useful crystals are missing" in printed

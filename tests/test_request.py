@@ -324,7 +324,7 @@ def test_json_of_another_type_is_refused_with_the_field(field, value):
 def test_the_command_of_a_request_repeats_it(tiny_model, asked):
     request = resolve(tiny_model, "my model", **{"num": 3, "seed": 7, **asked})
     words = shlex.split(request.command(Path("an out")))
-    assert words[:3] == ["python", "-m", "experiments.sample"]
-    flags = sample.parser().parse_args(words[3:])
+    assert words[:2] == ["crystal-diffusion", "sample"]
+    flags = sample.parser().parse_args(words[2:])
     assert flags.out == Path("an out")
     assert resolve(tiny_model, str(flags.model), **requested(flags)) == request

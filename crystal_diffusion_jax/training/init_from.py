@@ -71,11 +71,12 @@ def load_initial_model(config: ExperimentConfig) -> TrainedModel | None:
 
 def _architecture(config: ExperimentConfig) -> dict[str, Any]:
     """The fields that the weights depend on."""
-    fields: dict[str, Any] = {"scale_by_num_atoms": config.scale_by_num_atoms}
-    for section in ("model", "noise"):
-        for name, value in dataclasses.asdict(getattr(config, section)).items():
-            fields[f"{section}.{name}"] = value
-    return fields
+    fields = dataclasses.asdict(config)
+    return {"scale_by_num_atoms": config.scale_by_num_atoms} | {
+        f"{section}.{name}": value
+        for section in ("model", "noise")
+        for name, value in fields[section].items()
+    }
 
 
 def warm_start(
