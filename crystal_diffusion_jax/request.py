@@ -122,13 +122,13 @@ class SampledBatch:
       indices: index of each crystal in the request.
       trajectories: one per crystal; only the last state unless more were requested.
       seconds: wall time.
-      network_calls: calls of the denoiser.
+      calls_per_crystal: evaluations of the network for each crystal; guidance takes two at a time.
     """
 
     indices: Sequence[int]
     trajectories: Sequence[Trajectory]
     seconds: float
-    network_calls: int
+    calls_per_crystal: int
 
 
 def _as_text(value: Any) -> str:

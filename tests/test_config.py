@@ -111,7 +111,7 @@ def test_a_field_that_is_left_out_takes_its_default(values):
 
 def test_a_missing_section_is_named(values):
     del values["noise"]
-    with pytest.raises(UserError, match="config.noise is missing"):
+    with pytest.raises(UserError, match=r"config\.noise is missing"):
         from_dict(values)
 
 

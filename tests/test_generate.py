@@ -124,8 +124,8 @@ def test_counts_and_network_calls_are_reported(
     assert lines[-1].startswith("5/5 crystals: 2 written, 3 rejected, ")
     samples = Samples(tmp_path, request)
     assert samples.counts() == (2, 3)
-    # Corrector, renoising and predictor call the network once each; three batches.
-    assert samples.cost()[1] == 3 * calls
+    # Corrector, renoising and predictor call the network once each.
+    assert samples.cost()[1] == calls
 
 
 def test_the_fixed_elements_are_the_only_ones(model, tmp_path):

@@ -62,7 +62,7 @@ def batch(indices: Sequence[int], sample: Callable[[int], Crystal] = crystal) ->
     """A batch of crystals without the states before them."""
     one = [sample(index) for index in indices]
     states = [Trajectory(np.zeros(1, int), *(array[None] for array in each)) for each in one]
-    return SampledBatch(indices, states, seconds=0.5, network_calls=10)
+    return SampledBatch(indices, states, seconds=0.5, calls_per_crystal=10)
 
 
 def finish(out: Path, request: Request = REQUEST, sample: Callable[..., Crystal] = crystal) -> None:
@@ -102,7 +102,7 @@ def test_a_finished_folder_holds_the_database_a_cif_per_crystal_extxyz_and_csv(t
     assert found.versions.keys() == {"crystal_diffusion_jax", "jax", "pymatgen", "spglib"}
     samples = Samples(out, REQUEST)
     assert samples.counts() == (8, 0)
-    assert samples.cost() == (1.5, 30)  # three batches
+    assert samples.cost() == (1.5, 10)  # three batches
 
 
 def test_crystals_from_elsewhere_have_no_request(tmp_path):
@@ -232,7 +232,7 @@ def test_a_kill_at_any_write_of_the_database_leaves_whole_batches(tmp_path):
         seen.add(len(remaining))
         finish(out, sample=defective)
         assert content(out) == undisturbed
-        assert Samples(out, REQUEST).cost() == (1.5, 30)
+        assert Samples(out, REQUEST).cost() == (1.5, 10)
         moments += 7
     assert seen >= {8, 5, 2}
 
@@ -278,7 +278,7 @@ def test_a_resumed_folder_asks_only_for_what_is_missing_and_adds_up_the_cost(tmp
     resumed = Samples(tmp_path, REQUEST)
     assert resumed.remaining() == [2, 3, 5, 6, 7]
     resumed.add(batch([2, 3]))
-    assert resumed.cost() == (1.0, 20)
+    assert resumed.cost() == (1.0, 10)
 
 
 def test_exporting_again_restores_missing_files_and_spares_the_users_own(tmp_path):

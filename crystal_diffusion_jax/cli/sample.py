@@ -128,11 +128,11 @@ def sample(
         finally:
             if len(signals) < 2:
                 samples.export()
-        (written, rejected), (seconds, network_calls) = samples.counts(), samples.cost()
+        (written, rejected), (seconds, calls) = samples.counts(), samples.cost()
         reasons = "".join(f"; {why}: {count}" for why, count in samples.reasons().items())
     print(
         f"{written} of {request.num} crystals in {flags.out} ({rejected} rejected{reasons}), "
-        f"{seconds:.0f} s, {network_calls} network calls"
+        f"{seconds:.0f} s, {calls} network calls per crystal"
     )
     for line in summary(flags.out / CSV):
         print(line)

@@ -119,7 +119,9 @@ def _summary(error: Exception) -> str:
     text = " ".join(dict.fromkeys((lines[0], lines[-1])))
     if isinstance(error, AttributeError | KeyError):
         return f"--config has no such field: {text}"
-    return text
+    # What the config file itself says, e.g. of an unknown variant.
+    _, parsing, reason = text.partition("Error whilst parsing config file: ")
+    return f"--config: {reason.partition(': ')[2]}" if parsing else text
 
 
 def run(argv: list[str]) -> None:

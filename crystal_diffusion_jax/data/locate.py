@@ -79,8 +79,8 @@ def known_sources(name: str, root: str = "") -> dict[str, Source]:
     if folder is None:
         raise UserError(
             f"No data for {name} in {' or '.join(map(str, _places(name)))}: download them with "
-            f"`python -m experiments.prepare --dataset={name}`, or give their folder as root or in "
-            "CRYSTAL_DIFFUSION_DATA."
+            f"`python -m experiments.prepare --dataset={name}`, or give their folder by --root "
+            "(training: --config.data.root) or CRYSTAL_DIFFUSION_DATA."
         )
     return _with_train_and_val(folder)
 

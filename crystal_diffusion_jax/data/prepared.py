@@ -100,6 +100,8 @@ def prepare(key: str, property_names: Sequence[str], read: Callable[[], Pieces])
                 if not folder.is_dir():  # otherwise another process was faster
                     raise
         return read_folder(folder)
+    except UserError:  # of the data themselves
+        raise
     except (OSError, ValueError) as error:
         # The error itself would keep the maps of its traceback alive.
         reason = getattr(error, "strerror", None) or str(error)

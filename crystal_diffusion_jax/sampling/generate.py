@@ -88,8 +88,9 @@ def generate(
     kept_times = times[-1:]
     if trajectory is not None:
         kept_times = times[saved_steps(request.num_steps, trajectory)]
-    network_calls = request.num_steps * (2 if use_corrector else 1)
-    network_calls += num_renoised(times[:-1], model.config.noise) * request.renoising_steps
+    calls = request.num_steps * (2 if use_corrector else 1)
+    calls += num_renoised(times[:-1], model.config.noise) * request.renoising_steps
+    calls *= 2 if request.guidance else 1
     key = jax.random.key(request.seed)
     remaining = np.array(sink.remaining(), dtype=np.int64)
     begin, todo = time.monotonic(), len(remaining)
@@ -125,7 +126,7 @@ def generate(
             Trajectory(kept_times, lattice[i], frac_coords[i, :, :n], atomic_numbers[i, :, :n])
             for i, n in enumerate(num_atoms[rows])
         ]
-        sink.add(SampledBatch(rows.tolist(), trajectories, time.monotonic() - start, network_calls))
+        sink.add(SampledBatch(rows.tolist(), trajectories, time.monotonic() - start, calls))
         kept, rejected = sink.counts()
         left = request.num - kept - rejected
         rate = (todo - left) / (time.monotonic() - begin)

@@ -20,7 +20,7 @@ from crystal_diffusion_jax.diffusion.joint import Denoise
 from crystal_diffusion_jax.diffusion.schedules import NoiseSchedule, geometric_sigma
 
 # Bounds of sigma, in cell vectors, between which coordinates are renoised (t = 302 to 699 by
-# default), and the share of the noise's variance that one step replaces (docs/recipes.md).
+# default), and the share of the noise's variance that one step replaces (docs/appendix/recipes.md).
 _LOWEST_SIGMA, _HIGHEST_SIGMA = 0.02, 0.125
 _SHARE = 0.4
 

@@ -27,7 +27,7 @@ from crystal_diffusion_jax.structures.limits import MAX_CRYSTALS
 from crystal_diffusion_jax.trained_model import TrainedModel
 
 # With this many second-order steps, and a corrector of this share of frac_sigma_min^2, crystals are
-# as good as those of the whole chain (docs/few_step_sampling.md).
+# as good as those of the whole chain (docs/appendix/few_step_sampling.md).
 FEW_STEPS = 50
 FEW_STEPS_CORRECTOR = 0.32
 # More take hours, and are surely a mistake.

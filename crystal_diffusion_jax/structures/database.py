@@ -27,7 +27,7 @@ DATABASE = "samples.db"
 _MAX_VALUE = 2**24
 _TABLES = (
     "rejected (crystal INTEGER PRIMARY KEY, reason TEXT NOT NULL)",
-    "batches (seconds REAL NOT NULL, network_calls INTEGER NOT NULL)",
+    "batches (seconds REAL NOT NULL, calls_per_crystal INTEGER NOT NULL)",
 )
 
 

@@ -121,11 +121,11 @@ class Samples:
             return dict(database.query(db, sql))
 
     def cost(self) -> tuple[float, int]:
-        """Wall time in seconds and network calls of all batches."""
-        sql = "SELECT TOTAL(seconds), TOTAL(network_calls) FROM batches"
+        """Wall time of all batches in seconds, and network calls per crystal."""
+        sql = "SELECT TOTAL(seconds), MAX(calls_per_crystal) FROM batches"
         with self._transaction() as db:
             ((seconds, calls),) = database.query(db, sql)
-        return seconds, int(calls)
+        return seconds, calls or 0
 
     def add(self, batch: SampledBatch) -> None:
         """Stores one batch; of crystals with a `rejection`, only the reason.
@@ -153,7 +153,7 @@ class Samples:
                     # ASE stores Cartesian coordinates, which would round them.
                     data={"frac_coords": structure.frac_coords},
                 )
-            cost = batch.seconds, batch.network_calls
+            cost = batch.seconds, batch.calls_per_crystal
             database.query(db, "INSERT INTO batches VALUES (?, ?)", *cost)
         # Now rather than at the end, where a job that is being preempted has little time.
         self._write_missing_cifs(batch.indices)
