@@ -84,9 +84,11 @@ def _prepare_own(args: argparse.Namespace) -> None:
     )
     _print_summary(load(config), config.properties)
     print(
-        "train on them with crystal-diffusion train --config=own_data "
-        f'--config.data.root={args.root} --config.data.properties="{config.properties}" '
-        "--workdir=runs/mine"
+        program.as_called(
+            "train on them with python -m experiments.train --config=own_data "
+            f'--config.data.root={args.root} --config.data.properties="{config.properties}" '
+            "--workdir=runs/mine"
+        )
     )
 
 

@@ -23,6 +23,7 @@ from ml_collections import config_flags
 
 import crystal_diffusion_jax
 from crystal_diffusion_jax import config as config_module
+from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.config import ExperimentConfig
 from crystal_diffusion_jax.data.load import load
 from crystal_diffusion_jax.errors import UserError, did_you_mean
@@ -153,8 +154,10 @@ def load_and_train(config: ExperimentConfig) -> None:
         print(f"trained model: {folder}")
         target = example_target(config.model.conditioning, splits["train"].property_names)
         print(
-            f"sample from it with: crystal-diffusion sample --model={workdir} "
-            f"--target={target} --num=200 --out=samples/{workdir.name}"
+            program.as_called(
+                f"sample from it with: python -m experiments.sample --model={workdir} "
+                f"--target={target} --num=200 --out=samples/{workdir.name}"
+            )
         )
 
 
