@@ -1,5 +1,6 @@
 """samples.db and what is exported from it: whole batches, exact numbers, resumed after a kill."""
 
+import contextlib
 import csv
 import dataclasses
 import os
@@ -16,8 +17,10 @@ import pytest
 from pymatgen.core import Structure
 from pymatgen.io.cif import CifParser
 
+from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.request import Request, SampledBatch, Trajectory
+from crystal_diffusion_jax.runtime.lock import exclusive
 from crystal_diffusion_jax.structures.export import summary
 from crystal_diffusion_jax.structures.reading import read_structures
 from crystal_diffusion_jax.structures.store import Samples, add_columns, read_request, read_samples
@@ -309,6 +312,44 @@ def test_columns_can_be_added_replaced_and_cleared(tmp_path):
     before = (tmp_path / "samples.csv").read_bytes()
     finish(tmp_path)
     assert (tmp_path / "samples.csv").read_bytes() == before
+
+
+def test_a_folder_in_use_gets_no_columns_and_scoring_goes_on(tmp_path, capsys):
+    finish(tmp_path)
+    before = table(tmp_path)
+    with exclusive(tmp_path, "--out", print):
+        with pytest.raises(UserError, match="is in use by process"):
+            add_columns(tmp_path, {"valid": [True] * 8})
+        program.add_to_samples(tmp_path, {"valid": [True] * 8})
+    assert f"note: valid not added to {tmp_path}: " in capsys.readouterr().out
+    finish(tmp_path)
+    assert table(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE VIEW v AS WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r) "
+        "SELECT n FROM r",
+        "CREATE TRIGGER t AFTER UPDATE ON systems BEGIN DELETE FROM systems; END",
+    ],
+)
+def test_a_database_that_can_run_code_is_refused(tmp_path, statement):
+    finish(tmp_path)
+    with contextlib.closing(sqlite3.connect(tmp_path / "samples.db")) as connection:
+        connection.execute(statement)
+        connection.commit()
+    with pytest.raises(UserError, match="holds views or triggers"):
+        read_samples(tmp_path / "samples.db")
+
+
+def test_a_database_of_a_run_killed_at_its_start_says_nothing_yet(tmp_path):
+    (tmp_path / "samples.db").touch()
+    assert read_request(tmp_path) is None
+    finish(tmp_path)
+    stored = read_request(tmp_path)
+    assert stored is not None
+    assert stored.request == REQUEST
 
 
 def test_another_request_is_refused_with_both_values_and_the_way_out(tmp_path):
