@@ -35,13 +35,13 @@ def test_the_memory_of_hostile_json_is_in_proportion_to_the_limit(
     finally:
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-    assert peak < 48 * LIMIT
+    assert peak < 16 * LIMIT
 
 
 def test_a_file_beyond_its_limit_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    path.write_text(json.dumps({"a": [1, 2.5, "text", None]}))
-    assert read_json(path, path.stat().st_size) == {"a": [1, 2.5, "text", None]}
+    path.write_text(json.dumps({"a": [1.5, 99 * "text"]}))
+    assert read_json(path, path.stat().st_size) == {"a": [1.5, 99 * "text"]}
     with pytest.raises(TooLarge, match="larger than"):
         read_json(path, path.stat().st_size - 1)
 
