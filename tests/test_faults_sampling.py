@@ -381,7 +381,9 @@ def test_of_twenty_thousand_crystals_the_last_cost_what_the_first_do(model, tmp_
 
     per_batch = np.diff(written)
     quarter = len(per_batch) // 4
-    assert np.median(per_batch[-quarter:]) <= 1.1 * np.median(per_batch[:quarter])
+    # SQLite touches more pages of an index as it grows, logarithmically; files that are written
+    # anew with each batch would cost seven times as much at the end.
+    assert np.median(per_batch[-quarter:]) <= 2 * np.median(per_batch[:quarter])
     final = content(tmp_path / "out")
     assert written[-1] <= 4 * (tmp_path / "out" / "samples.db").stat().st_size
     assert_every_crystal_once(final, num)

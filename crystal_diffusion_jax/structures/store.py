@@ -11,6 +11,7 @@ transaction, so that a kill loses whole batches only.
 """
 
 import contextlib
+import hashlib
 import re
 import sqlite3
 from collections.abc import Mapping, Sequence
@@ -18,8 +19,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import ase.db.core
 import msgspec
 import numpy as np
+from ase.db.row import AtomsRow
 from pymatgen.core import Structure
 
 from crystal_diffusion_jax import __version__
@@ -79,6 +82,7 @@ class Samples:
         """
         self._out, self._request = out, request
         self._values = request.values()
+        self._digest = hashlib.sha256(msgspec.json.encode(request)).hexdigest()[:20]
         create_folder(out)
         packages = {name: version(name) for name in ("jax", "pymatgen", "spglib")}
         present = StoredRequest(request, {"crystal_diffusion_jax": __version__, **packages})
@@ -142,8 +146,12 @@ class Samples:
                     database.query(db, "INSERT INTO rejected VALUES (?, ?)", index, reason)
                     continue
                 structure = to_structure(*crystal)
+                row: Any = AtomsRow(to_ase(structure))
+                # Ascending, unlike ase.db's random ones: then the cost of a batch does not grow.
+                row.unique_id = f"{self._digest}{index:012x}"
+                row.ctime, row.user = ase.db.core.now(), None
                 db.write(
-                    to_ase(structure),
+                    row,
                     index=index,
                     # For queries such as: ase db samples.db "target_band_gap>1".
                     **{
