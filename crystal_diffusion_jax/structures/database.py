@@ -116,6 +116,9 @@ def _open(path: Path, create: bool) -> Iterator[Any]:
             raise sqlite3.DatabaseError("it holds views or triggers")  # which may run for ever
         with _damage(), database.managed_connection():  # reads the metadata
             pass
+        if create:
+            # Each batch would touch a page per element, more the larger the database is.
+            query(database, "DROP INDEX IF EXISTS species_index")
         yield database
 
 
