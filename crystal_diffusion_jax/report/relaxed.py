@@ -1,0 +1,73 @@
+"""Each crystal on the page after relaxation: what it gained, and its atoms as arrays."""
+
+import dataclasses
+
+import numpy as np
+from pymatgen.core import Structure
+
+from crystal_diffusion_jax.report.entries import cell_of_first_atom, drawn_atoms, space_group
+
+
+@dataclasses.dataclass(frozen=True)
+class RelaxedAtoms:
+    """A relaxed structure, ready for JSON; the page makes its CIF from the same numbers.
+
+    Attributes:
+      space_group: symbol and number, within the tolerance of symmetry.
+      lattice: [3][3] cell vectors as rows, Angstrom.
+      symbols: element of each atom that is drawn, those of the cell before their images.
+      frac_coords: their fractional coordinates relative to the first atom.
+    """
+
+    space_group: str
+    lattice: list[list[float]]
+    symbols: list[str]
+    frac_coords: list[list[float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class RelaxedEntry:
+    """What relaxing one crystal gave, ready for JSON; None where unknown.
+
+    Attributes:
+      failure: why it could not be relaxed, "" if it could.
+      energy_gain: initial minus final energy, eV/atom.
+      rmsd: of the relaxed from the generated structure, Angstrom; None too if they do not match.
+      volume_change: final over initial volume, minus 1.
+      steps: taken.
+      converged: to the forces that were asked for.
+      energy_above_hull: eV/atom.
+      decomposition: the phases on the hull, "" if unknown.
+      atoms: the relaxed structure, None after a failure.
+    """
+
+    failure: str
+    energy_gain: float | None
+    rmsd: float | None
+    volume_change: float | None
+    steps: int
+    converged: bool
+    energy_above_hull: float | None
+    decomposition: str
+    atoms: RelaxedAtoms | None
+
+
+def relaxed_atoms(initial: Structure, relaxed: Structure, symprec: float) -> RelaxedAtoms:
+    """The relaxed structure with each atom next to where it started.
+
+    Args:
+      initial: the generated crystal.
+      relaxed: the same atoms in the same order.
+      symprec: tolerance of symmetry in Angstrom.
+    """
+    start = cell_of_first_atom(initial)
+    step = cell_of_first_atom(relaxed) - start
+    frac_coords = start + step - np.round(step)
+    atom, shift = drawn_atoms(frac_coords)
+    order = np.argsort(shift.any(axis=-1), kind="stable")
+    return RelaxedAtoms(
+        space_group=space_group(relaxed, symprec),
+        lattice=np.round(relaxed.lattice.matrix, 5).tolist(),
+        symbols=[relaxed[i].specie.symbol for i in atom[order]],
+        frac_coords=np.round((frac_coords[atom] + shift)[order], 5).tolist(),
+    )
