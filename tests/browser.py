@@ -26,7 +26,8 @@ window.addEventListener("load", async () => {
   const until = async (ready) => { for (let i = 0; i < 200 && !ready(); i++) await pause(100); };
   const all = (selector) => [...document.querySelectorAll(selector)];
   const viewer = document.getElementById("viewer"), seen = {};
-  const drawn = () => until(() => viewer.querySelector("canvas") && viewer._fullLayout?.scene?._scene);
+  const scene = () => viewer.querySelector("canvas") && viewer._fullLayout?.scene?._scene;
+  const drawn = () => until(scene);
   @@DO@@
   seen.errors = window.problems;
   document.title = JSON.stringify(seen);

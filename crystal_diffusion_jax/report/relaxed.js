@@ -33,7 +33,7 @@ function describe(e, state) {
   else if (r) facts.push(
     ["energy gain", r.energy_gain === null ? "" : text(r.energy_gain, 3) + " eV/atom"],
     ["RMSD", r.rmsd === null ? "structure changed" : text(r.rmsd, 3) + " Å"],
-    ["volume change", text(100 * r.volume_change, 1) + " %"],
+    ["volume change", (r.volume_change > 0 ? "+" : "") + text(100 * r.volume_change, 1) + " %"],
     ["converged", text(r.converged) + ", " + r.steps + " steps"],
     ["energy above hull", r.energy_above_hull === null ? "" : text(r.energy_above_hull, 3) + " eV/atom"],
     ["decomposes into", r.decomposition]);

@@ -53,12 +53,21 @@ def headline(relaxed: Sequence[RelaxedEntry]) -> dict[str, Rate | Median]:
     return found
 
 
-def caption(settings: RelaxSettings) -> str:
-    """What was done to the crystals, and what it says about them."""
-    moved = "atoms moved" if settings.fixed_cell else "atoms and cell moved"
+def caption(settings: RelaxSettings | None) -> str:
+    """What was done to the crystals, and what it says about them.
+
+    Args:
+      settings: of the relaxation, None if unknown.
+    """
+    with_what = "an interatomic potential"
+    if settings is not None:
+        moved = "atoms only" if settings.fixed_cell else "atoms and cell"
+        with_what += (
+            f" ({settings.potential}; {moved}, until no force exceeds {settings.fmax:g} eV/Å, in at "
+            f"most {settings.max_steps} steps)"
+        )
     return (
-        f"Relaxed: {moved} downhill in the energy of the interatomic potential {settings.potential} "
-        f"until no force exceeds {settings.fmax:g} eV/Å, in at most {settings.max_steps} steps. "
-        "A crystal that it holds to be in equilibrium gains little energy and moves little. "
-        "Neither this nor the energy above hull is a calculation with DFT."
+        f"Relaxed: moved downhill in the energy of {with_what}. A crystal that the potential holds "
+        "to be in equilibrium gains little energy and moves little. Neither this nor an energy "
+        "above the hull is a calculation with DFT."
     )
