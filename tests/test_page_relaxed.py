@@ -35,11 +35,11 @@ TURNED = Structure(SKEW, ["C"] * 2, [[0.1, 0.2, 0.3], [0.35, 0.45, 0.55]])
 
 
 def result(atoms: RelaxedAtoms, **values: Any) -> RelaxedEntry:
-    entry = RelaxedEntry("", 0.25, 0.125, -0.02, 87, True, None, "", atoms)
+    entry = RelaxedEntry("", 0.25, 0.125, -0.02, 87, True, None, None, "", atoms)
     return dataclasses.replace(entry, **values)
 
 
-FAILED = RelaxedEntry("the cell explodes", None, None, None, 9, False, None, "", None)
+FAILED = RelaxedEntry("the cell explodes", None, None, None, 9, False, None, None, "", None)
 RESULTS = [
     result(
         relaxed_atoms(RATTLED, RELAXED, 0.1), energy_above_hull=0.0625, decomposition="BaO + TiO2"
@@ -158,13 +158,13 @@ USER = """
   const rows = () => all("#structures tbody tr");
   const content = (id) => document.getElementById(id).textContent;
   const [generated, relaxed] = document.getElementsByName("state");
-  const length = (wire, i) => Math.hypot(...["x", "y", "z"].map((d) => wire[d][i + 1] - wire[d][i]));
+  const span = (wire, i) => ["x", "y", "z"].map((d) => wire[d][i + 1] - wire[d][i]);
   const say = () => ({
     chosen: [generated, relaxed].find((input) => input.checked).value, disabled: relaxed.disabled,
     facts: content("facts"), drawn: content("drawn"),
     relaxation: all("#relaxation dt").map((dt) => [dt.textContent, dt.nextSibling.textContent]),
     atoms: viewer.data.filter((t) => t.mode === "markers").map((t) => [t.name, t.x.length]),
-    cell: [0, 3, 6].map((i) => length(viewer.data[0], i)),
+    cell: [0, 3, 6].map((i) => Math.hypot(...span(viewer.data[0], i))),
     ranges: ["xaxis", "yaxis", "zaxis"].map((axis) => viewer._fullLayout.scene[axis].range),
   });
   const downloads = [];

@@ -35,6 +35,7 @@ function describe(e, state) {
     ["RMSD", r.rmsd === null ? "structure changed" : text(r.rmsd, 3) + " Å"],
     ["volume change", (r.volume_change > 0 ? "+" : "") + text(100 * r.volume_change, 1) + " %"],
     ["converged", text(r.converged) + ", " + r.steps + " steps"],
+    ["formation energy", r.formation_energy_per_atom === null ? "" : text(r.formation_energy_per_atom, 3) + " eV/atom"],
     ["energy above hull", r.energy_above_hull === null ? "" : text(r.energy_above_hull, 3) + " eV/atom"],
     ["decomposes into", r.decomposition]);
   document.getElementById("relaxation").replaceChildren(...facts.filter(([, value]) => value !== "").flatMap(([name, value]) =>

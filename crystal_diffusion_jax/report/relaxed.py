@@ -1,11 +1,18 @@
 """Each crystal on the page after relaxation: what it gained, and its atoms as arrays."""
 
 import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
 
 import numpy as np
 from pymatgen.core import Structure
 
+from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.potentials.relaxed_crystals import RelaxedCrystal
+from crystal_diffusion_jax.potentials.relaxed_database import UNFINISHED
 from crystal_diffusion_jax.report.entries import cell_of_first_atom, drawn_atoms, space_group
+from crystal_diffusion_jax.structures.reading import Inputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +43,7 @@ class RelaxedEntry:
       volume_change: final over initial volume, minus 1.
       steps: taken.
       converged: to the forces that were asked for.
+      formation_energy_per_atom: of the relaxed crystal, eV.
       energy_above_hull: eV/atom.
       decomposition: the phases on the hull, "" if unknown.
       atoms: the relaxed structure, None after a failure.
@@ -47,9 +55,57 @@ class RelaxedEntry:
     volume_change: float | None
     steps: int
     converged: bool
+    formation_energy_per_atom: float | None
     energy_above_hull: float | None
     decomposition: str
     atoms: RelaxedAtoms | None
+
+
+def relaxed_entries(
+    inputs: Inputs, relaxed: Sequence[RelaxedCrystal], symprec: float
+) -> list[RelaxedEntry | None]:
+    """One entry per readable crystal, in order; None for those that are not relaxed yet.
+
+    Args:
+      inputs: n crystals.
+      relaxed: what relaxing the first of them gave.
+      symprec: tolerance of symmetry in Angstrom.
+
+    Raises:
+      UserError: a relaxed crystal has other atoms than the generated one.
+    """
+    found: list[RelaxedEntry | None] = []
+    for initial, crystal in itertools.zip_longest(inputs.structures, relaxed):
+        if initial is None:
+            continue
+        if crystal is None or crystal.relaxation.failure == UNFINISHED:
+            found.append(None)
+            continue
+        final = crystal.relaxation.structure
+        if final is not None and final.atomic_numbers != initial.atomic_numbers:
+            raise UserError(
+                f"The relaxed crystal of {crystal.name} has other atoms than the generated one: "
+                "relax these crystals again."
+            )
+        found.append(
+            RelaxedEntry(
+                failure=crystal.relaxation.failure or "",
+                energy_gain=_rounded(crystal.energy_gain),
+                rmsd=_rounded(crystal.rmsd),
+                volume_change=_rounded(crystal.volume_change),
+                steps=crystal.relaxation.steps,
+                converged=crystal.relaxation.converged,
+                formation_energy_per_atom=_rounded(crystal.formation_energy_per_atom),
+                energy_above_hull=_rounded(crystal.energy_above_hull),
+                decomposition=crystal.decomposition,
+                atoms=None if final is None else relaxed_atoms(initial, final, symprec),
+            )
+        )
+    return found
+
+
+def _rounded(value: float) -> float | None:
+    return round(value, 4) if math.isfinite(value) else None
 
 
 def relaxed_atoms(initial: Structure, relaxed: Structure, symprec: float) -> RelaxedAtoms:

@@ -63,8 +63,8 @@ def caption(settings: RelaxSettings | None) -> str:
     if settings is not None:
         moved = "atoms only" if settings.fixed_cell else "atoms and cell"
         with_what += (
-            f" ({settings.potential}; {moved}, until no force exceeds {settings.fmax:g} eV/Å, in at "
-            f"most {settings.max_steps} steps)"
+            f" ({settings.potential}; {moved}, until no force exceeds {settings.fmax:g} eV/Å, "
+            f"in at most {settings.max_steps} steps)"
         )
     return (
         f"Relaxed: moved downhill in the energy of {with_what}. A crystal that the potential holds "
