@@ -1,0 +1,1 @@
+"""Interatomic potentials: energies and forces, relaxation, energies above a hull."""
