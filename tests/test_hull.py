@@ -40,8 +40,8 @@ def random_phases(num: int, symbols: Sequence[str], seed: int) -> tuple[list[str
 
 
 def test_a_binary_hull_is_the_straight_line_between_its_neighbours():
-    # Li3O at -1 and LiO (pymatgen: Li2O2) at -0.8: Li2O (a third of oxygen) lies on the line between them, two thirds
-    # of the atoms in Li3O (a quarter of oxygen) and one third in LiO (a half).
+    # Li3O at -1 and LiO (pymatgen writes Li2O2) at -0.8: Li2O, a third of oxygen, lies between them
+    # with two thirds of its atoms in Li3O, a quarter of oxygen, and one third in LiO, a half.
     known = hull.from_formulas(["Li3O", "LiO"], [-1.0, -0.8])
     line = (2 * -1.0 + -0.8) / 3
     for energy in (line, line + 0.25, line - 0.5):

@@ -26,6 +26,9 @@ from crystal_diffusion_jax.structures.compositions import (
 )
 from crystal_diffusion_jax.structures.csv_tables import join_names, read_rows
 
+# eV/atom; crystals less than this above the hull are often counted as perhaps metastable, e.g. by
+# MatterGen (Zeni et al., Nature 639, 624 (2025)).
+NEAR_HULL = 0.1
 COLUMNS = ("formula", "formation_energy_per_atom")
 # eV/atom; the most stable compounds (fluorides, rare-earth oxides) are bound by less than 5.
 _MAX_FORMATION_ENERGY = 50.0
