@@ -12,7 +12,7 @@ COMMANDS = {
     "report": "write a page about crystals: pictures, scores, tables",
     "predict": "predict the property of crystals with an oracle",
     "relax": "relax crystals with an interatomic potential",
-    "prepare": "read a data set or download the oracles' weights in advance",
+    "prepare": "read a data set or download the networks in advance",
     "animate": "draw how crystals emerge from noise",
 }
 

@@ -1,7 +1,7 @@
 """Relaxes any crystals with an interatomic potential: energies, distances to the relaxed crystals.
 
     python -m experiments.relax --structures=samples/min --out=relaxed/min
-    python -m experiments.relax --structures=crystal.cif --out=relaxed/one --fixed_cell
+    python -m experiments.relax --structures=crystal.cif --out=relaxed/one --hull=mp20
     python -m experiments.relax --structures=x --out=y --potential=ase:ase.calculators.emt.EMT
 
 The folder gets relaxed.db, relaxed.csv with one row per crystal, and cif/. An interrupted command
@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from crystal_diffusion_jax.cli import program
+from crystal_diffusion_jax.cli.hulls import hull_columns
 from crystal_diffusion_jax.cli.stopping import end_if_any, stopping_on_signals
 from crystal_diffusion_jax.evaluation.checks import split_reason
 from crystal_diffusion_jax.potentials.drivers import CHGNET
@@ -55,6 +56,11 @@ def parser() -> program.Parser:
         type=int,
         default=RelaxSettings.max_steps,
         help="steps at most; 0: only energies (default: %(default)s)",
+    )
+    flags.add_argument(
+        "--hull",
+        help="also the energy above the hull of a data set (mp20, perov5, carbon24), of a csv with "
+        "formula and formation_energy_per_atom, or of the Materials Project (mp)",
     )
     return flags
 
@@ -120,8 +126,11 @@ def main() -> None:
     flags = parser().parse_args()
     settings = RelaxSettings(flags.potential, flags.fixed_cell, flags.fmax, flags.max_steps)
     inputs = read_structures(flags.structures)
+    hull = hull_columns(flags.hull, settings.potential, inputs) if flags.hull else None
     with stopping_on_signals(at_once=True) as received:
-        relaxed = relax_into(flags.out, inputs, settings, after_each=lambda: end_if_any(received))
+        relaxed = relax_into(
+            flags.out, inputs, settings, hull, after_each=lambda: end_if_any(received)
+        )
     done = [one.relaxation for one in relaxed if one.relaxation.failure is None]
     print(
         f"{len(done)} of {len(relaxed)} crystals relaxed, {sum(x.converged for x in done)} of them "

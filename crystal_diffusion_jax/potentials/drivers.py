@@ -1,6 +1,5 @@
 """Which program relaxes crystals with which potential."""
 
-import importlib
 import math
 from collections.abc import Iterable, Iterator
 from typing import Protocol
@@ -8,7 +7,7 @@ from typing import Protocol
 from pymatgen.core import Structure
 
 from crystal_diffusion_jax.errors import UserError, did_you_mean, require_between
-from crystal_diffusion_jax.potentials import with_ase
+from crystal_diffusion_jax.potentials import relax, with_ase
 from crystal_diffusion_jax.potentials.relaxation import Relaxation, RelaxSettings
 
 CHGNET = "chgnet"
@@ -36,8 +35,7 @@ def driver(settings: RelaxSettings) -> Driver:
     require_between("fmax", settings.fmax, 1e-6, math.inf)
     require_between("max_steps", settings.max_steps, 0, 100_000)
     if settings.potential == CHGNET:
-        relax: Driver = importlib.import_module("crystal_diffusion_jax.potentials.relax").relax
-        return relax
+        return relax.relax
     if settings.potential.startswith(with_ase.PREFIX):
         with_ase.check(settings)
         return with_ase.relax
