@@ -66,6 +66,7 @@ def page() -> Page:
         command="",
         versions="",
         relaxed=RESULTS,
+        relaxed_scores=relaxed_cards.headline(RESULTS, 6),
         relaxed_caption=relaxed_cards.caption(RelaxSettings()),
     )
 
@@ -102,34 +103,32 @@ def test_an_ideal_perovskite_is_drawn_with_atoms_on_all_faces():
 
 
 def test_the_medians_count_the_crystals_that_have_a_value():
-    found = relaxed_cards.headline([entry for entry in RESULTS if entry is not None])
+    found = relaxed_cards.headline(RESULTS, 6)
     assert found == {
-        "converged": Rate(2, 4),
-        "energy gain": Median(0.25, "eV/atom", 3, 3, 4),
-        "RMSD": Median(0.0625, "Å", 3, 2, 4),
-        "volume change": Median(-2.0, "%", 1, 3, 4),
-        "above hull < 0.1 eV/atom": Rate(1, 4),
-        "energy above hull": Median(0.0625, "eV/atom", 3, 1, 4),
+        "converged": Rate(2, 6),
+        "energy gain": Median(0.25, "eV/atom", 3, 3, 6),
+        "RMSD": Median(0.0625, "Å", 3, 2, 6),
+        "volume change": Median(-2.0, "%", 1, 3, 6),
+        "above hull < 0.1 eV/atom": Rate(1, 6),
+        "energy above hull": Median(0.0625, "eV/atom", 3, 1, 6),
     }
     assert set(found) <= set(relaxed_cards.MEANINGS)
 
 
 def test_without_any_energy_above_hull_there_is_no_word_of_it():
-    assert list(relaxed_cards.headline([FAILED])) == [
+    assert list(relaxed_cards.headline([FAILED], 1)) == [
         "converged", "energy gain", "RMSD", "volume change",
     ]  # fmt: skip
-    assert relaxed_cards.headline([FAILED])["RMSD"] == Median(None, "Å", 3, 0, 1)
+    assert relaxed_cards.headline([FAILED], 1)["RMSD"] == Median(None, "Å", 3, 0, 1)
 
 
 def test_the_cards_say_median_and_count_and_the_caption_what_was_done():
     text = to_html(page())
-    assert "<b>0.062 Å</b>median RMSD<br><span>2 of 4</span>" in text
-    assert "<b>\u22122.0 %</b>median volume change<br><span>3 of 4</span>" in text
-    assert "<b>50.0 %</b>converged<br><span>2 of 4</span>" in text
+    assert "<b>0.062 Å</b>median RMSD<br><span>2 of 6</span>" in text
+    assert "<b>\u22122.0 %</b>median volume change<br><span>3 of 6</span>" in text
+    assert "<b>33.3 %</b>converged<br><span>2 of 6</span>" in text
     assert "<li><b>RMSD</b>: how far the generated atoms are" in text
-    assert (
-        "(chgnet; atoms and cell, until no force exceeds 0.05 eV/Å, in at most 500 steps)" in text
-    )
+    assert "potential (chgnet) until no force exceeds 0.05 eV/Å, in at most 500 steps." in text
 
 
 def test_a_relaxed_structure_is_written_once_and_a_page_without_any_has_no_trace_of_it():
@@ -138,7 +137,10 @@ def test_a_relaxed_structure_is_written_once_and_a_page_without_any_has_no_trace
         start = text.index('<script type="application/json" id="data">')
         return json.loads(text[text.index("{", start) : text.index("</script>", start)])
 
-    with_relaxed, without = data(page()), data(dataclasses.replace(page(), relaxed=()))
+    with_relaxed, without = (
+        data(page()),
+        data(dataclasses.replace(page(), relaxed=(), relaxed_scores={})),
+    )
     assert with_relaxed.keys() - without.keys() == {"relaxed"}
     assert with_relaxed["entries"] == without["entries"]
     assert json.dumps(with_relaxed["relaxed"]).count("cif") == 0

@@ -40,7 +40,7 @@ CONTENT = Content(
 UNFINISHED = "not relaxed: the relaxing command has not finished"
 # Numbers of a `RelaxedCrystal` beside its relaxation.
 MEASURED = ("rmsd", "volume_change", "formation_energy_per_atom", "energy_above_hull")
-_MAX_REASON = 400
+MAX_REASON = 400
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,11 +115,11 @@ def read(db: Any) -> list[RelaxedCrystal]:
     for index, name, failure in database.query(db, sql):
         if index != len(results) or index >= MAX_CRYSTALS:
             raise sqlite3.DatabaseError(f"crystal {index} is not in its place")
-        reason = printable(str(failure), _MAX_REASON) if failure else UNFINISHED
+        reason = printable(str(failure), MAX_REASON) if failure else UNFINISHED
         results.append(RelaxedCrystal(printable(str(name), MAX_NAME), failed(reason)))
     sql = "SELECT crystal, reason, initial_energy_per_atom, steps FROM failures"
     found = [
-        (index, failed(printable(str(reason), _MAX_REASON), _number(energy), int(_number(steps))))
+        (index, failed(printable(str(reason), MAX_REASON), _number(energy), int(_number(steps))))
         for index, reason, energy, steps in database.query(db, sql)
     ]
     for index, relaxation in found:
@@ -155,7 +155,7 @@ def _read_row(name: str, row: Any) -> RelaxedCrystal:
         failure=None,
     )
     measured = {name: _number(values.get(name)) for name in MEASURED}
-    decomposition = printable(str(values.get("decomposition", "")), _MAX_REASON)
+    decomposition = printable(str(values.get("decomposition", "")), MAX_REASON)
     return RelaxedCrystal(name, relaxation, **measured, decomposition=decomposition)
 
 

@@ -56,6 +56,10 @@ def build(
         other crystals.
     """
     inputs = read_structures(structures)
+    if relaxed is None:
+        outcomes, settings = read_relaxed_samples(structures)
+    else:
+        outcomes, settings = read_relaxed(relaxed, inputs), read_settings(relaxed)
     request = stored.request if stored else None
     scores, train, notes = score(inputs, spec, root)
     if inputs.failures:
@@ -70,13 +74,9 @@ def build(
         thresholds = dict(zip(NAMES, spec.success_thresholds, strict=True))
         shares = distribution(scores.values, quantiles, thresholds, target, title)
     shown = entries(inputs, train, symprec, scores.values, scores.valid, scores.novel)
-    if relaxed is None:
-        settings, outcomes = None, read_relaxed_samples(structures)
-    else:
-        settings, outcomes = read_settings(relaxed), read_relaxed(relaxed, inputs)
-    shown_relaxed = relaxed_entries(inputs, outcomes, symprec) if outcomes else []
-    if outcomes and (missing := shown_relaxed.count(None)):
-        notes.append(f"{missing} crystals are not relaxed yet.")
+    relaxed_shown = relaxed_entries(inputs, outcomes, symprec) if settings else []
+    if not_relaxed := relaxed_shown.count(None):
+        notes.append(f"{not_relaxed} crystals are not relaxed yet.")
     folder = structures.parent if structures.suffix == ".db" else structures
     made = request.command(folder) if request else f"crystals from {structures}"
     return Page(
@@ -92,8 +92,9 @@ def build(
         property_title=title,
         command=f"{made}\n{command}",
         versions=_versions(stored),
-        relaxed=shown_relaxed,
-        relaxed_caption=relaxed_cards.caption(settings) if outcomes else "",
+        relaxed=relaxed_shown,
+        relaxed_scores=relaxed_cards.headline(relaxed_shown, len(inputs.structures)),
+        relaxed_caption=relaxed_cards.caption(settings) if settings else "",
     )
 
 

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from crystal_diffusion_jax.evaluation.intervals import Rate
 from crystal_diffusion_jax.report import cards, relaxed_cards
+from crystal_diffusion_jax.report.cards import Median
 from crystal_diffusion_jax.report.entries import Entry
 from crystal_diffusion_jax.report.pictures import COMPOSITIONS, ELEMENTS, HISTOGRAM, to_svg
 from crystal_diffusion_jax.report.relaxed import RelaxedEntry
@@ -34,6 +35,7 @@ class Page:
       command: how the crystals and the page were made.
       versions: of the packages, in one line.
       relaxed: what relaxing each entry gave, None where it was not tried; empty without.
+      relaxed_scores: title -> score of the relaxed crystals.
       relaxed_caption: how they were relaxed.
     """
 
@@ -48,6 +50,7 @@ class Page:
     command: str
     versions: str
     relaxed: Sequence[RelaxedEntry | None] = ()
+    relaxed_scores: Mapping[str, Rate | Median] = dataclasses.field(default_factory=dict)
     relaxed_caption: str = ""
 
 
@@ -62,9 +65,7 @@ def to_html(page: Page) -> str:
         "elements": {symbol: _element(symbol) for symbol in symbols},
         "meanings": cards.MEANINGS,
     }
-    relaxed = [crystal for crystal in page.relaxed if crystal is not None]
-    relaxed_scores = relaxed_cards.headline(relaxed) if relaxed else {}
-    if relaxed:
+    if page.relaxed:
         data["relaxed"] = [crystal and dataclasses.asdict(crystal) for crystal in page.relaxed]
         data["meanings"] = cards.MEANINGS | relaxed_cards.MEANINGS
     folder = importlib.resources.files(__package__ or "")
@@ -75,10 +76,10 @@ def to_html(page: Page) -> str:
         "NOTES": "".join(f'<p class="note">{html.escape(note)}</p>' for note in page.notes),
         "CARDS": cards.to_html(page.rates, cards.MEANINGS),
         "CAPTION": html.escape(page.caption),
-        "RELAXED_CARDS": cards.to_html(relaxed_scores, relaxed_cards.MEANINGS),
+        "RELAXED_CARDS": cards.to_html(page.relaxed_scores, relaxed_cards.MEANINGS),
         "RELAXED_CAPTION": html.escape(page.relaxed_caption),
         "MEANINGS": cards.meanings_to_html(page.rates, cards.MEANINGS)
-        + cards.meanings_to_html(relaxed_scores, relaxed_cards.MEANINGS),
+        + cards.meanings_to_html(page.relaxed_scores, relaxed_cards.MEANINGS),
         "HISTOGRAM": svg.get(HISTOGRAM, ""),
         "BARS": svg[COMPOSITIONS],
         "ELEMENTS": svg[ELEMENTS],

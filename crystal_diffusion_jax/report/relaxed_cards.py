@@ -4,13 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from crystal_diffusion_jax.evaluation.intervals import Rate, rate
+from crystal_diffusion_jax.evaluation.intervals import Rate
+from crystal_diffusion_jax.potentials.hull import NEAR_HULL
 from crystal_diffusion_jax.potentials.relaxation import RelaxSettings
 from crystal_diffusion_jax.report.cards import Median
 from crystal_diffusion_jax.report.relaxed import RelaxedEntry
 
-# eV/atom; below it crystals are usually called metastable.
-NEAR_HULL = 0.1
 _CONVERGED = "converged"
 _NEAR = f"above hull < {NEAR_HULL:g} eV/atom"
 _HULL = "energy above hull"
@@ -22,52 +21,48 @@ _MEDIANS = {
     _HULL: ("energy_above_hull", "eV/atom", 1.0, 3),
 }
 MEANINGS = {
-    _CONVERGED: "relaxed until the forces were as small as asked for, out of all with a relaxation",
+    _CONVERGED: "relaxed until the forces were as small as asked for, out of all",
     "energy gain": "energy per atom that the crystal loses as it relaxes, 0 in equilibrium",
     "RMSD": "how far the generated atoms are from their places in the relaxed crystal, root mean "
     'square; "structure changed" where the two no longer match, which the median leaves out',
     "volume change": "of the relaxed crystal against the generated one",
     _HULL: "energy per atom of the relaxed crystal above that of the best mixture of known phases "
-    "of its composition, into which it decomposes; 0 or less is stable",
-    _NEAR: "stable or metastable, out of all with a relaxation",
+    "of its composition, into which it decomposes; elements there mean that few phases are known",
+    _NEAR: "less than that above the hull or below it once relaxed, out of all",
 }
 
 
-def headline(relaxed: Sequence[RelaxedEntry]) -> dict[str, Rate | Median]:
-    """Title -> share or median; those of the hull only where it is known for any crystal.
+def headline(relaxed: Sequence[RelaxedEntry | None], num: int) -> dict[str, Rate | Median]:
+    """Title -> share or median; of the hull only if it is known for any crystal.
 
     Args:
-      relaxed: n crystals, with those that could not be relaxed.
+      relaxed: crystals, None for those that are not relaxed.
+      num: crystals that were asked for, of which all shares are.
     """
+    if not relaxed:
+        return {}
+    tried = [crystal for crystal in relaxed if crystal is not None]
     found: dict[str, Rate | Median] = {
-        _CONVERGED: rate(np.array([crystal.converged for crystal in relaxed]))
+        _CONVERGED: Rate(sum(crystal.converged for crystal in tried), num)
     }
     for title, (attribute, unit, size, decimals) in _MEDIANS.items():
-        values = [getattr(crystal, attribute) for crystal in relaxed]
+        values = [getattr(crystal, attribute) for crystal in tried]
         known = np.array([value for value in values if value is not None])
         if title == _HULL and len(known):
-            found[_NEAR] = Rate(int(np.count_nonzero(known < NEAR_HULL)), len(relaxed))
+            found[_NEAR] = Rate(int(np.count_nonzero(known < NEAR_HULL)), num)
         if title != _HULL or len(known):
             median = float(np.median(known)) / size if len(known) else None
-            found[title] = Median(median, unit, decimals, len(known), len(relaxed))
+            found[title] = Median(median, unit, decimals, len(known), num)
     return found
 
 
-def caption(settings: RelaxSettings | None) -> str:
-    """What was done to the crystals, and what it says about them.
-
-    Args:
-      settings: of the relaxation, None if unknown.
-    """
-    with_what = "an interatomic potential"
-    if settings is not None:
-        moved = "atoms only" if settings.fixed_cell else "atoms and cell"
-        with_what += (
-            f" ({settings.potential}; {moved}, until no force exceeds {settings.fmax:g} eV/Å, "
-            f"in at most {settings.max_steps} steps)"
-        )
+def caption(settings: RelaxSettings) -> str:
+    """What was done to the crystals, and what it says about them."""
+    moved = "atoms only" if settings.fixed_cell else "atoms and cell"
     return (
-        f"Relaxed: moved downhill in the energy of {with_what}. A crystal that the potential holds "
-        "to be in equilibrium gains little energy and moves little. Neither this nor an energy "
-        "above the hull is a calculation with DFT."
+        f"Relaxed: {moved} moved downhill in the energy of an interatomic potential "
+        f"({settings.potential}) until no force exceeds {settings.fmax:g} eV/Å, in at most "
+        f"{settings.max_steps} steps. A crystal that the potential holds to be in equilibrium "
+        "gains little energy and moves little. Neither this nor an energy above the hull is a "
+        "calculation with DFT."
     )
