@@ -5,8 +5,8 @@
     python -m experiments.report --structures=x --relaxed=FOLDER_OF_RELAX --out=report.html
 
 The file needs no network. If the data set, an oracle for the property, or the oracle's weights are
-missing, the page notes it and shows the rest.  Crystals that were relaxed with `experiments.relax`
-are also shown as relaxed; for samples their samples.db says how, so --relaxed is not needed.
+missing, the page notes it and shows the rest. Crystals that `experiments.relax` relaxed are shown
+both ways: give its folder as --relaxed, unless they are samples, whose samples.db holds it all.
 """
 
 import math
@@ -39,7 +39,7 @@ def parser() -> program.Parser:
     flags.add_argument(
         "--symprec", type=float, default=0.1, help="symmetry, Angstrom (default: %(default)s)"
     )
-    flags.add_argument("--relaxed", type=Path, help="folder of `relax` with these crystals")
+    flags.add_argument("--relaxed", type=Path, help="folder of `relax` of the same crystals")
     return flags
 
 
