@@ -167,7 +167,11 @@ USER = """
     relaxation: all("#relaxation dt").map((dt) => [dt.textContent, dt.nextSibling.textContent]),
     atoms: viewer.data.filter((t) => t.mode === "markers").map((t) => [t.name, t.x.length]),
     cell: [0, 3, 6].map((i) => Math.hypot(...span(viewer.data[0], i))),
-    ranges: ["xaxis", "yaxis", "zaxis"].map((axis) => viewer._fullLayout.scene[axis].range),
+    // Lengths of the drawn box per Angstrom.
+    scale: ["x", "y", "z"].map((d) => {
+      const { aspectratio, [d + "axis"]: { range } } = viewer._fullLayout.scene;
+      return aspectratio[d] / (range[1] - range[0]);
+    }),
   });
   const downloads = [];
   URL.createObjectURL = (blob) => { downloads.push(blob); return "#"; };
@@ -223,7 +227,8 @@ def test_in_a_browser_both_states_are_shown_described_and_downloaded(tmp_path):
     )
     assert generated["cell"] == pytest.approx(SKEW.abc, abs=1e-3)
     assert relaxed["cell"] == pytest.approx((4.0, 4.0, 4.0))
-    assert generated["ranges"] == relaxed["ranges"]
+    assert generated["scale"] == pytest.approx([relaxed["scale"][0]] * 3)
+    assert relaxed["scale"] == pytest.approx(generated["scale"])
     assert dict(generated["atoms"])["Ba"] == dict(relaxed["atoms"])["Ba"] == 8
 
     assert seen["names"] == ["a.cif", "a_relaxed.cif", "all_relaxed.cif"]

@@ -10,13 +10,16 @@ function drawing(e, state) {
   const { lattice, symbols, frac_coords } = e.relaxed.atoms;
   return { lattice, symbols, positions: frac_coords.map((frac) => at(lattice, frac)) };
 }
-// Axes that hold both states, so that the scale is the same.
-function axes(e) {
+// The box that is drawn: it holds both states, so that their scales are the same.
+function box(e) {
   const axis = { visible: false };
-  if (!e.relaxed || !e.relaxed.atoms) return [axis, axis, axis];
+  if (!e.relaxed || !e.relaxed.atoms) return { aspectmode: "data", xaxis: axis, yaxis: axis, zaxis: axis };
   const points = ["generated", "relaxed"].map((state) => drawing(e, state)).flatMap(({ lattice, positions }) =>
     [...positions, ...[0, 1].flatMap((i) => [0, 1].flatMap((j) => [0, 1].map((k) => at(lattice, [i, j, k]))))]);
-  return [0, 1, 2].map((d) => points.map((p) => p[d])).map((x) => ({ ...axis, range: [Math.min(...x) - 0.3, Math.max(...x) + 0.3] }));
+  const ranges = [0, 1, 2].map((d) => points.map((p) => p[d])).map((x) => [Math.min(...x) - 0.3, Math.max(...x) + 0.3]);
+  const sizes = ranges.map(([low, high]) => high - low), mean = Math.cbrt(sizes[0] * sizes[1] * sizes[2]);
+  const [x, y, z] = sizes.map((size) => size / mean), [xaxis, yaxis, zaxis] = ranges.map((range) => ({ ...axis, range }));
+  return { aspectmode: "manual", aspectratio: { x, y, z }, xaxis, yaxis, zaxis };
 }
 // What relaxing did to the crystal, beside the choice of what to see of it.
 function describe(e, state) {
