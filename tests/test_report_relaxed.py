@@ -146,9 +146,10 @@ def test_the_samples_hold_the_last_relaxation_only(samples, tmp_path):
         np.testing.assert_array_equal(ours.magnetic_moments, theirs.magnetic_moments)
 
 
-def test_other_places_hold_no_relaxed_samples(samples, tmp_path):
+def test_other_places_hold_no_relaxed_samples(samples):
     assert read_relaxed_samples(samples) == ([], None)
-    assert read_relaxed_samples(tmp_path / "crystal.cif") == ([], None)
+    assert read_relaxed_samples(samples / "cif") == ([], None)
+    assert read_relaxed_samples(samples / "samples.csv") == ([], None)
 
 
 def test_a_damaged_row_of_samples_is_a_user_error(samples, tmp_path):

@@ -73,7 +73,7 @@ def read_relaxed_samples(path: Path) -> tuple[list[RelaxedCrystal], RelaxSetting
       UserError: the database cannot be read.
     """
     path = path / DATABASE if path.is_dir() else path
-    if path.suffix != ".db":
+    if path.suffix != ".db" or not path.is_file():
         return [], None
     settings = None
     with database.reading(path) as db:
