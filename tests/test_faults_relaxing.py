@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ def cifs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextlib.contextmanager
-def command(cifs: Path, out: Path, potential: str = EMT):
+def command(cifs: Path, out: Path, potential: str = EMT) -> Iterator[subprocess.Popen[str]]:
     """A command at work, in a process group of its own as in a terminal."""
     flags = [f"--structures={cifs}", f"--out={out}", f"--potential={potential}"]
     with subprocess.Popen(
@@ -57,11 +58,10 @@ def finish(cifs: Path, out: Path) -> dict[str, bytes]:
 
 def stored(out: Path) -> int:
     """Crystals that are done so far."""
+    path = f"file:{out / 'relaxed.db'}?mode=ro"
     try:
-        with contextlib.closing(
-            sqlite3.connect(f"file:{out / 'relaxed.db'}?mode=ro", uri=True)
-        ) as db:
-            (count,) = db.execute("SELECT (SELECT COUNT(*) FROM systems)").fetchone()
+        with contextlib.closing(sqlite3.connect(path, uri=True)) as db:
+            (count,) = db.execute("SELECT COUNT(*) FROM systems").fetchone()
     except sqlite3.OperationalError:  # not made yet
         return 0
     return int(count)
