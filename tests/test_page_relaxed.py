@@ -35,19 +35,29 @@ TURNED = Structure(SKEW, ["C"] * 2, [[0.1, 0.2, 0.3], [0.35, 0.45, 0.55]])
 
 
 def result(atoms: RelaxedAtoms, **values: Any) -> RelaxedEntry:
-    entry = RelaxedEntry("", 0.25, 0.125, -0.02, 87, True, None, None, "", atoms)
+    entry = RelaxedEntry("", 0.25, 0.125, -0.02, 87, True, None, None, "", False, atoms)
     return dataclasses.replace(entry, **values)
 
 
-FAILED = RelaxedEntry("the cell explodes", None, None, None, 9, False, None, None, "", None)
+FAILED = RelaxedEntry("the cell explodes", None, None, None, 9, False, None, None, "", False, None)
 RESULTS = [
     result(
-        relaxed_atoms(RATTLED, RELAXED, 0.1), energy_above_hull=0.0625, decomposition="BaO + TiO2"
+        relaxed_atoms(RATTLED, RELAXED, 0.1),
+        energy_above_hull=0.0625,
+        decomposition="BaO + TiO2",
+        compounds_only=True,
     ),
     FAILED,
     None,  # not relaxed yet
     result(relaxed_atoms(CARBON, TURNED, 0.1), rmsd=None, energy_gain=0.5, converged=False),
-    result(relaxed_atoms(RELAXED, RELAXED, 0.1), rmsd=0.0, energy_gain=0.0, volume_change=0.0),
+    result(
+        relaxed_atoms(RELAXED, RELAXED, 0.1),
+        rmsd=0.0,
+        energy_gain=0.0,
+        volume_change=0.0,
+        energy_above_hull=-3.0,
+        decomposition="Ba + O2 + Ti",
+    ),
 ]
 
 
@@ -109,7 +119,8 @@ def test_the_medians_count_the_crystals_that_have_a_value():
         "energy gain": Median(0.25, "eV/atom", 3, 3, 6),
         "RMSD": Median(0.0625, "Å", 3, 2, 6),
         "volume change": Median(-2.0, "%", 1, 3, 6),
-        "above hull < 0.1 eV/atom": Rate(1, 6),
+        "above hull < 0.1 eV/atom": Rate(2, 6),
+        "stable": Rate(1, 6),
         "energy above hull": Median(0.0625, "eV/atom", 3, 1, 6),
     }
     assert set(found) <= set(relaxed_cards.MEANINGS)
@@ -154,6 +165,7 @@ USER = """
   const heading = (title) => all("#structures th")[column(title)];
   seen.titles = all("#structures th").map((th) => th.textContent);
   seen.hull = cells(column("above hull"));
+  seen.compounds = cells(column("among compounds"));
   heading("RMSD").click(); seen.ascending = cells(column("RMSD"));
   heading("RMSD").click(); seen.descending = cells(column("RMSD"));
   heading("name").click();
@@ -190,6 +202,7 @@ USER = """
   rows()[2].click(); await pause(500); seen.missing = say();
   rows()[3].click(); await pause(500); seen.changed = say();
   generated.click(); await pause(500); seen.back = say();
+  rows()[4].click(); await pause(500); seen.elements = say();
   seen.cifs = await Promise.all(downloads.map((blob) => blob.text()));
 """
 
@@ -198,10 +211,12 @@ USER = """
 def test_in_a_browser_both_states_are_shown_described_and_downloaded(tmp_path):
     seen = use(to_html(page()), USER, tmp_path)
     assert seen["errors"] == []
-    assert seen["titles"][4:9] == [
+    assert seen["titles"][4:10] == [
         "gain, eV/atom", "RMSD, Å", "volume, %", "converged", "above hull, eV/atom",
+        "among compounds",
     ]  # fmt: skip
-    assert seen["hull"] == ["0.063", "", "", "", ""]
+    assert seen["hull"] == ["0.063", "", "", "", "\u22123.000"]
+    assert seen["compounds"] == ["yes", "", "", "", "no"]
     assert seen["ascending"] == ["0.000", "0.125", "structure changed", "", ""]
     assert seen["descending"] == ["structure changed", "0.125", "0.000", "", ""]
     assert seen["labels"] == ["generated", "relaxed"]
@@ -245,6 +260,8 @@ def test_in_a_browser_both_states_are_shown_described_and_downloaded(tmp_path):
     assert ["RMSD", "structure changed"] in seen["changed"]["relaxation"]
     assert ["converged", "no, 87 steps"] in seen["changed"]["relaxation"]
     assert seen["back"]["chosen"] == "generated"
+    elements = ["energy above hull", "\u22123.000 eV/atom, compared with elements"]
+    assert elements in seen["elements"]["relaxation"]
 
 
 @needs_browser

@@ -27,6 +27,8 @@ from crystal_diffusion_jax.structures.store import add_columns
 from tests.test_store import crystal, defective, finish
 
 SETTINGS = RelaxSettings("ase:lab.Potential", fixed_cell=True, fmax=0.02, max_steps=70)
+# Compounds, and compounds beside elements.
+PHASES = ("BaO (0.400) + TiO2 (0.600)", "Ba (0.200) + O2 (0.200) + TiO2 (0.600)")
 
 
 def outcome(index: int, initial: Structure) -> RelaxedCrystal:
@@ -44,7 +46,7 @@ def outcome(index: int, initial: Structure) -> RelaxedCrystal:
         -0.125,
         -1.5,
         index / 64,
-        "BaO (0.400) + TiO2 (0.600)",
+        PHASES[index == 7],
     )
 
 
@@ -111,9 +113,11 @@ def test_the_folder_and_the_samples_tell_the_same(samples, tmp_path, monkeypatch
     first, changed, failure = (data(by_folder)["relaxed"][i] for i in (0, 2, 3))
     assert first["atoms"]["symbols"][:5] == ["Ba", "Ti", "O", "O", "O"]
     assert (first["energy_gain"], first["rmsd"], first["decomposition"]) == (
-        0.0, 0.25, "BaO (0.400) + TiO2 (0.600)",
+        0.0, 0.25, PHASES[0],
     )  # fmt: skip
     assert (changed["rmsd"], changed["energy_gain"], changed["steps"]) == (None, 0.375, 13)
+    compounds = [x["compounds_only"] for x in data(by_folder)["relaxed"]]
+    assert compounds == [True, True, True, False, False]
     assert (failure["failure"], failure["atoms"]) == ("the cell explodes: 3e5 A^3", None)
 
 

@@ -39,7 +39,7 @@ function describe(e, state) {
     ["volume change", (r.volume_change > 0 ? "+" : "") + text(100 * r.volume_change, 1) + " %"],
     ["converged", text(r.converged) + ", " + r.steps + " steps"],
     ["formation energy", r.formation_energy_per_atom === null ? "" : text(r.formation_energy_per_atom, 3) + " eV/atom"],
-    ["energy above hull", r.energy_above_hull === null ? "" : text(r.energy_above_hull, 3) + " eV/atom"],
+    ["energy above hull", r.energy_above_hull === null ? "" : text(r.energy_above_hull, 3) + " eV/atom" + (r.compounds_only ? "" : ", compared with elements")],
     ["decomposes into", r.decomposition]);
   document.getElementById("relaxation").replaceChildren(...facts.filter(([, value]) => value !== "").flatMap(([name, value]) =>
     [["dt", name], ["dd", value]].map(([tag, content]) => {

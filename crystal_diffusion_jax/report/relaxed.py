@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +14,8 @@ from crystal_diffusion_jax.potentials.relaxed_crystals import RelaxedCrystal
 from crystal_diffusion_jax.potentials.relaxed_database import UNFINISHED
 from crystal_diffusion_jax.report.entries import cell_of_first_atom, drawn_atoms, space_group
 from crystal_diffusion_jax.structures.reading import Inputs
+
+_ELEMENT = re.compile(r"[A-Z][a-z]?\d*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +49,7 @@ class RelaxedEntry:
       formation_energy_per_atom: of the relaxed crystal, eV.
       energy_above_hull: eV/atom.
       decomposition: the phases on the hull, "" if unknown.
+      compounds_only: none of these is an element.
       atoms: the relaxed structure, None after a failure.
     """
 
@@ -58,6 +62,7 @@ class RelaxedEntry:
     formation_energy_per_atom: float | None
     energy_above_hull: float | None
     decomposition: str
+    compounds_only: bool
     atoms: RelaxedAtoms | None
 
 
@@ -98,10 +103,17 @@ def relaxed_entries(
                 formation_energy_per_atom=_rounded(crystal.formation_energy_per_atom),
                 energy_above_hull=_rounded(crystal.energy_above_hull),
                 decomposition=crystal.decomposition,
+                compounds_only=_compounds_only(crystal.decomposition),
                 atoms=None if final is None else relaxed_atoms(initial, final, symprec),
             )
         )
     return found
+
+
+def _compounds_only(decomposition: str) -> bool:
+    """Whether phases such as "F2 (0.200) + ScF3 (0.800)" are all compounds; False for none."""
+    formulas = [phase.split(" ")[0] for phase in decomposition.split(" + ")]
+    return bool(decomposition) and not any(map(_ELEMENT.fullmatch, formulas))
 
 
 def _rounded(value: float) -> float | None:

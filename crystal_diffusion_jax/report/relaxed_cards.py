@@ -11,24 +11,24 @@ from crystal_diffusion_jax.report.cards import Median
 from crystal_diffusion_jax.report.relaxed import RelaxedEntry
 
 _CONVERGED = "converged"
+_GAIN = "energy gain"
+_RMSD = "RMSD"
+_VOLUME = "volume change"
 _NEAR = f"above hull < {NEAR_HULL:g} eV/atom"
+_STABLE = "stable"
 _HULL = "energy above hull"
-# Title -> attribute of a crystal, unit, its size in the attribute's unit, decimals.
-_MEDIANS = {
-    "energy gain": ("energy_gain", "eV/atom", 1.0, 3),
-    "RMSD": ("rmsd", "Å", 1.0, 3),
-    "volume change": ("volume_change", "%", 0.01, 1),
-    _HULL: ("energy_above_hull", "eV/atom", 1.0, 3),
-}
 MEANINGS = {
     _CONVERGED: "relaxed until the forces were as small as asked for, out of all",
-    "energy gain": "energy per atom that the crystal loses as it relaxes, 0 in equilibrium",
-    "RMSD": "how far the generated atoms are from their places in the relaxed crystal, root mean "
+    _GAIN: "energy per atom that the crystal loses as it relaxes, 0 in equilibrium",
+    _RMSD: "how far the generated atoms are from their places in the relaxed crystal, root mean "
     'square; "structure changed" where the two no longer match, which the median leaves out',
-    "volume change": "of the relaxed crystal against the generated one",
+    _VOLUME: "of the relaxed crystal against the generated one",
     _HULL: "energy per atom of the relaxed crystal above that of the best mixture of known phases "
-    "of its composition, into which it decomposes; elements there mean that few phases are known",
-    _NEAR: "less than that above the hull or below it once relaxed, out of all",
+    "of its composition, into which it decomposes. Elements among them mean that the compounds to "
+    "compare with are not known, so the median leaves such crystals out",
+    _NEAR: "less than that above the hull, or below it, once relaxed, out of all; also those "
+    "that are compared with elements for lack of known compounds",
+    _STABLE: "the same, and compared with compounds only, out of all",
 }
 
 
@@ -43,17 +43,28 @@ def headline(relaxed: Sequence[RelaxedEntry | None], num: int) -> dict[str, Rate
         return {}
     tried = [crystal for crystal in relaxed if crystal is not None]
     found: dict[str, Rate | Median] = {
-        _CONVERGED: Rate(sum(crystal.converged for crystal in tried), num)
+        _CONVERGED: Rate(sum(x.converged for x in tried), num),
+        _GAIN: _median([x.energy_gain for x in tried], "eV/atom", 3, num),
+        _RMSD: _median([x.rmsd for x in tried], "Å", 3, num),
+        _VOLUME: _median([x.volume_change for x in tried], "%", 1, num),
     }
-    for title, (attribute, unit, size, decimals) in _MEDIANS.items():
-        values = [getattr(crystal, attribute) for crystal in tried]
-        known = np.array([value for value in values if value is not None])
-        if title == _HULL and len(known):
-            found[_NEAR] = Rate(int(np.count_nonzero(known < NEAR_HULL)), num)
-        if title != _HULL or len(known):
-            median = float(np.median(known)) / size if len(known) else None
-            found[title] = Median(median, unit, decimals, len(known), num)
+    above = [(x.energy_above_hull, x.compounds_only) for x in tried]
+    known = [(energy, compounds) for energy, compounds in above if energy is not None]
+    if known:
+        near = [compounds for energy, compounds in known if energy < NEAR_HULL]
+        among_compounds = [energy for energy, compounds in known if compounds]
+        found[_NEAR] = Rate(len(near), num)
+        found[_STABLE] = Rate(sum(near), num)
+        found[_HULL] = _median(among_compounds, "eV/atom", 3, num)
     return found
+
+
+def _median(values: Sequence[float | None], unit: str, decimals: int, num: int) -> Median:
+    known = [value for value in values if value is not None]
+    size = 0.01 if unit == "%" else 1.0
+    return Median(
+        float(np.median(known)) / size if known else None, unit, decimals, len(known), num
+    )
 
 
 def caption(settings: RelaxSettings) -> str:
