@@ -113,10 +113,10 @@ def match(
     firsts = [(i, _bucket(cells[i])) for i, first in groups.items() if first == i and is_known[i]]
     displacement = functools.partial(nearest_place, cells, known_buckets)
     title = "displacement from the training set"
-    outcomes = map_in_processes(displacement, firsts, title, time_limit, progress=progress)
+    places = map_in_processes(displacement, firsts, title, time_limit, progress=progress)
     place = {
         first: rows_by_bucket[key][found]
-        for (first, key), found in zip(firsts, outcomes, strict=True)
+        for (first, key), found in zip(firsts, places, strict=True)
         if isinstance(found, int)
     }
     for index, first in groups.items():
@@ -193,7 +193,7 @@ def is_same_as_any(
 def nearest_place(
     cells: Mapping[int, Structure], others: Mapping[Key, Sequence[Structure]], pair: tuple[int, Key]
 ) -> int | None:
-    """Place, among the others at `pair[1]`, of the one from which cell `pair[0]` is displaced least.
+    """Place, among others at `pair[1]`, of the one from which cell `pair[0]` is displaced least.
 
     None where that is unknown.
     """
@@ -203,9 +203,10 @@ def nearest_place(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             for place, other in enumerate(others[key]):
-                if _fit(other, cells[index]):
-                    if found := _DISPLACEMENT.get_rms_dist(other, cells[index]):
-                        displacements[place] = found[0]
+                if _fit(other, cells[index]) and (
+                    found := _DISPLACEMENT.get_rms_dist(other, cells[index])
+                ):
+                    displacements[place] = found[0]
     except Exception:
         return None
     return min(displacements, key=displacements.__getitem__) if displacements else None

@@ -1,4 +1,4 @@
-"""What relaxing shows of a set of crystals: how far they are from equilibrium and from stability."""
+"""What relaxing shows of a set of crystals: its distance from equilibrium and from stability."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence

@@ -64,7 +64,8 @@ def above_training_hull(dataset: str, train: CrystalDataset) -> AboveHullOf:
     """
     fitted = references.load(dataset)
     energies = fitted.of_labels(train.properties[:, 0], train.num_atoms)
-    hull = from_crystals(np.split(train.atomic_numbers, train.offsets[1:-1]), energies)
+    crystals = np.split(train.atomic_numbers, train.offsets[1:-1])
+    hull = from_crystals([numbers.tolist() for numbers in crystals], energies)
 
     def above(atomic_numbers: Sequence[int], energy_per_atom: float) -> AboveHull | None:
         return hull.above(atomic_numbers, fitted.formation_energy(atomic_numbers, energy_per_atom))

@@ -106,16 +106,19 @@ def to_table(
         for definition, rates in report.success_rate.items()
         for name, item in rates.items()
     }
+    # Beside the success rates, since crystals beyond all data may have fooled the oracle.
+    scores |= {
+        f"predicted {name.replace('_', ' ')}": item
+        for name, item in report.predictions.items()
+        if isinstance(item, Rate)
+    }
     scores |= {f"valid: {name}": item for name, item in report.validity.items()}
     scores |= {name.replace("_", " "): item for name, item in report.diversity.items()}
     scores["valid, SR5, unique and novel"] = report.useful
     for name, distance in report.distances.items():
         scores[f"Wasserstein {name.replace('_', ' ')}{units[name]}"] = distance
-    for name, item in report.predictions.items():
-        if name in ("mean", "median"):
-            scores[f"{name} {spec.property_name} {spec.unit}"] = item
-        else:
-            scores[f"predicted {name.replace('_', ' ')}"] = item
+    for name in ("mean", "median"):
+        scores[f"{name} {spec.property_name} {spec.unit}"] = report.predictions.get(name)
     for name, item in report.volume.items():
         scores[f"volume, training = 1: {name.replace('_', ' ')}"] = item
     if report.coverage is not None:
