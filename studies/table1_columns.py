@@ -112,9 +112,10 @@ def estimates(scores: Mapping[str, Any]) -> dict[str, Estimate]:
     found = {}
     for column, path in {**SCORES, **RELAXED}.items():
         entry = _entry(scores, path)
-        numbers = [_number(entry), entry.get("low"), entry.get("high")]
+        numbers = (_number(entry), entry.get("low"), entry.get("high"))
         count = entry["n"] if "n" in entry else sum(entry.get("sizes", []))
-        found[column] = Estimate(*(None if x is None else round(x, 6) for x in numbers), count)
+        value, low, high = (None if x is None else round(x, 6) for x in numbers)
+        found[column] = Estimate(value, low, high, count)
     return found
 
 
@@ -125,7 +126,7 @@ def _entry(scores: Mapping[str, Any], path: Sequence[str]) -> Mapping[str, Any]:
         entry = entry[key]
         if entry is None:
             return {}
-    return entry  # type: ignore[no-any-return]
+    return entry
 
 
 def _number(entry: Mapping[str, Any]) -> Any:

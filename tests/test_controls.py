@@ -32,7 +32,8 @@ TEST = labelled([("Pb", "Ti", 1.0), ("Ba", "Zr", 0.2), ("Sr", "Sn", 2.0)])
 
 
 def numbers(formula: str) -> list[int]:
-    return [Element(symbol).Z for symbol, n in Composition(formula).items() for _ in range(int(n))]
+    counts = Composition(formula).get_el_amt_dict()
+    return [Element(symbol).Z for symbol, n in counts.items() for _ in range(int(n))]
 
 
 def symbols(pairs: list[tuple[int, int]]) -> set[tuple[str, str]]:

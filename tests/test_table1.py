@@ -175,8 +175,8 @@ def test_the_page_has_shipped_models_only_and_samples_as_a_user_would(
     page = (tmp_path / "page.md").read_text()
     assert "| **perov5_cds, guidance 0, --renoising_steps=5**, single | 0.500 |" in page
     assert "The default of `carbon24_cdi` and `carbon24_cds` is `--renoising_steps=5`." in page
-    row = "mp20_cdi, binary and ternary, guidance 0, --charge_balance"
-    assert f"| **{row}**, single | 0.500 |" in page
+    title = "mp20_cdi, binary and ternary, guidance 0, --charge_balance"
+    assert f"| **{title}**, single | 0.500 |" in page
     assert "trained on 12,258 binary and ternary crystals" in page
     assert f"| 1000 x 1,000, {datetime.date.today()} |" in page
     assert "control" not in page.partition("## perov5")[2]
