@@ -116,5 +116,3 @@ def hull_control(
         *counts(predicted),
         by_source=None if above_source is None else HullCounts.of(above_source),
     )
-
-

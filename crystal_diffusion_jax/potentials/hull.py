@@ -9,7 +9,7 @@ any bound compound then lies "below the hull". `AboveHull.compounds_only` tells 
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +80,7 @@ class Hull:
 
     def above(
         self,
-        atomic_numbers: Sequence[int],
+        atomic_numbers: Iterable[int],
         formation_energy_per_atom: float,
         leave_out_own_formula: bool = False,
     ) -> AboveHull | None:
@@ -131,7 +131,7 @@ def _formula(composition: ReducedComposition) -> str:
     return reduced_formula([number for number, count in composition for _ in range(count)])
 
 
-def from_crystals(crystals: Iterable[Sequence[int]], formation_energies: Iterable[float]) -> Hull:
+def from_crystals(crystals: Iterable[Iterable[int]], formation_energies: Iterable[float]) -> Hull:
     """The hull of crystals, for instance of a training set and its labels.
 
     Args:

@@ -7,7 +7,8 @@ the data set, as each has its own reference state:
   mp20      formation energy from the elements, as in the Materials Project. Also the one to take
             for crystals of any other origin.
   perov5    heat of formation (Castelli et al., Energy Environ. Sci. 5, 5814 (2012); functional
-            RPBE) per atom; the label itself is per cell.
+            RPBE) from the phases that compete with a perovskite, not from the elements: 0 means as
+            stable as those. It follows the composition less simply, see docs/hull.md.
   carbon24  energy above the lowest crystal of the training set. The labels are total energies, and
             with one element a reference can only shift them: 0 is the best carbon of the data.
 """
