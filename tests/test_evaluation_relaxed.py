@@ -173,18 +173,29 @@ def test_controls_are_scored_like_generated_crystals() -> None:
     sets = {"held_out": [perovskite("Ca"), perovskite("Sr")], "training_band": [perovskite("Ba")]}
     asked = []
 
-    def relax(name: str, inputs: Inputs) -> list[RelaxedCrystal]:
-        asked.append((name, list(inputs.structures)))
-        return [outcome(s, 0.3, 0.2, 0.01, 0.0, True) for s in inputs.structures if s is not None]
+    def relax(inputs: Inputs) -> list[RelaxedCrystal]:
+        asked.append(inputs)
+        # The last one, of the training band, is displaced too far.
+        displacements = (0.01, 0.02, 0.3)
+        return [
+            outcome(structure, 0.3, 0.2, rmsd, 0.0, True)
+            for structure, rmsd in zip(inputs.structures, displacements, strict=True)
+            if structure is not None
+        ]
 
     found = score_controls(sets, score, relax, hull)
-    assert asked == list(sets.items())
+    (inputs,) = asked
+    assert inputs.structures == [*sets["held_out"], *sets["training_band"]]
+    assert inputs.names == ["held_out 0", "held_out 1", "training_band 0"]
     held_out = found["held_out"]
     assert held_out.report.success_rate["single"]["SR5"] == Rate(2, 2)
     assert held_out.report.diversity["novel_compositions"] == Rate(2, 2)
     assert found["training_band"].report.diversity["novel"] == Rate(0, 1)
     assert held_out.relaxed is not None
     assert held_out.relaxed.close == Rate(2, 2)
+    band = found["training_band"].relaxed
+    assert band is not None
+    assert band.close == Rate(0, 1)
     assert held_out.relaxed.energy_gain["mean"].value == pytest.approx(0.1)
     plain = score_controls(sets, score, None, None)
     assert plain["held_out"].relaxed is None

@@ -12,27 +12,26 @@ from crystal_diffusion_jax.runtime.user_cache import cache_folder
 from crystal_diffusion_jax.structures.reading import Inputs
 
 
-def relax_in_cache(name: str, inputs: Inputs, settings: RelaxSettings) -> list[RelaxedCrystal]:
-    """The relaxed crystals of a control, which the user's cache keeps.
+def relax_in_cache(inputs: Inputs, settings: RelaxSettings) -> list[RelaxedCrystal]:
+    """The relaxed crystals of all controls of a data set.
 
     They are found again by the crystals, the settings and our version.
 
     Args:
-      name: of the control, e.g. "held_out".
-      inputs: its crystals.
+      inputs: the crystals.
       settings: how they are relaxed.
 
     Raises:
       UserError: they cannot be relaxed or kept.
     """
     parts = [digest(structure) for structure in inputs.structures if structure is not None]
-    key = hashlib.sha256(repr((parts, settings, __version__)).encode()).hexdigest()[:16]
-    folder = cache_folder() / "controls" / f"{name}_{key}"
+    key = hashlib.sha256(repr((parts, settings, __version__)).encode()).hexdigest()
+    folder = cache_folder() / "controls" / key
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         return relax_into(folder, inputs, settings)
     except (OSError, UserError) as error:
         raise UserError(
-            f"the control {name} cannot be relaxed in {folder} ({error}): leave out the controls "
+            f"the controls cannot be relaxed in {folder} ({error}): leave them out "
             "(--controls=0), or set CRYSTAL_DIFFUSION_CACHE to another folder"
         ) from error

@@ -1,6 +1,7 @@
 """Several sets of crystals scored alike: what was generated, and the controls beside it."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 from pymatgen.core import Structure
@@ -28,7 +29,7 @@ class Scored:
 def score_controls(
     sets: Mapping[str, Sequence[Structure]],
     score: Callable[[Inputs], Report],
-    relax: Callable[[str, Inputs], Sequence[RelaxedCrystal]] | None,
+    relax: Callable[[Inputs], Sequence[RelaxedCrystal]] | None,
     above_hull: AboveHullOf | None,
 ) -> dict[str, Scored]:
     """The scores of controls, by name.
@@ -36,17 +37,25 @@ def score_controls(
     Args:
       sets: the crystals by name, see `controls.control_sets`.
       score: scores crystals; the same for controls and generated crystals.
-      relax: relaxes the crystals of the control of a name; None to leave that out.
+      relax: relaxes the crystals of all controls together; None to leave that out.
       above_hull: energies above the hull; None to leave them out.
     """
+    inputs = {
+        name: Inputs(list(crystals), [f"{name} {i}" for i in range(len(crystals))], {})
+        for name, crystals in sets.items()
+    }
+    reports = {name: score(each) for name, each in inputs.items()}
+    if relax is None:
+        return {name: Scored(report) for name, report in reports.items()}
+    together = Inputs(
+        [crystal for each in inputs.values() for crystal in each.structures],
+        [name for each in inputs.values() for name in each.names],
+        {},
+    )
+    outcomes = iter(relax(together))
     scored = {}
-    for name, crystals in sets.items():
-        names = [f"{name} {index}" for index in range(len(crystals))]
-        inputs = Inputs(list(crystals), names, {})
-        report = score(inputs)
-        relaxed = None
-        if relax is not None:
-            outcomes = relax(name, inputs)
-            relaxed = relaxed_scores(inputs.structures, report, outcomes, score, above_hull)
-        scored[name] = Scored(report, relaxed)
+    for name, each in inputs.items():
+        own = list(itertools.islice(outcomes, len(each.structures)))
+        relaxed = relaxed_scores(each.structures, reports[name], own, score, above_hull)
+        scored[name] = Scored(reports[name], relaxed)
     return scored
