@@ -93,7 +93,9 @@ def test_crystals_and_controls_are_relaxed_and_controls_only_once(
         assert control["relaxed"]["close"]["k"] == 2
         # The oracle's error on the test split, which the control itself may be.
         assert control["oracle"] == first["oracle"]
-    assert (tmp_path / "m_relaxed" / "relaxed.csv").is_file()
+    table = (tmp_path / "m_relaxed" / "relaxed.csv").read_text().splitlines()
+    assert table[0].endswith("energy_above_hull,decomposition")
+    assert len(table) == 1 + 3
     assert "control: held out, relaxed" in capsys.readouterr().out
 
     assert run("--relax", "--controls=2") == 0

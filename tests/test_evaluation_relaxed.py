@@ -16,7 +16,7 @@ from crystal_diffusion_jax.evaluation.intervals import Rate
 from crystal_diffusion_jax.evaluation.relaxed import Relaxed, relaxed_scores
 from crystal_diffusion_jax.evaluation.report import Report, evaluate
 from crystal_diffusion_jax.evaluation.sets import Scored, score_controls
-from crystal_diffusion_jax.evaluation.stability import above_training_hull
+from crystal_diffusion_jax.evaluation.stability import above, training_hull
 from crystal_diffusion_jax.evaluation.summary import to_json, to_table
 from crystal_diffusion_jax.potentials.hull import AboveHull
 from crystal_diffusion_jax.potentials.relaxation import Relaxation
@@ -157,13 +157,13 @@ def test_the_training_hull_has_the_energies_of_the_labels(monkeypatch: pytest.Mo
     monkeypatch.setattr(stability_module.references, "load", lambda name: References())
     train = dataset([perovskite("Ba"), perovskite("Sr")])
     train = dataclasses.replace(train, properties=np.array([[-10.0], [-5.0]]))
-    above = above_training_hull("perov5", train)
-    of_known = above(perovskite("Ba").atomic_numbers, 1.5)
+    above_hull = above(*training_hull("perov5", train))
+    of_known = above_hull(perovskite("Ba").atomic_numbers, 1.5)
     assert of_known is not None
     # -1.5 against the label of -10 eV per cell, which is -2 per atom.
     assert of_known.energy == pytest.approx(0.5)
     assert of_known.compounds_only
-    of_new = above(perovskite("Ca").atomic_numbers, 1.5)
+    of_new = above_hull(perovskite("Ca").atomic_numbers, 1.5)
     assert of_new is not None
     assert of_new.energy == pytest.approx(-1.5)  # only elements compete
     assert not of_new.compounds_only

@@ -9,17 +9,20 @@ csv with a column `cif`. The scores go into a JSON file and, as a table, to stdo
 cannot be read or predicted count as failures and are listed by name. With --relax the crystals are
 relaxed into the folder m_relaxed beside m.json, as `relax` does, and scored before and after, and
 so are controls: training crystals as good as requested, substitutions in them, and test crystals.
-If --structures is a folder of `sample`, predictions, validity, uniqueness and novelty of each
-crystal are also added to its samples.db and samples.csv.
+If --structures is a folder of `sample`, predictions, validity, uniqueness, novelty and what
+relaxing gave of each crystal are also added to its samples.db and samples.csv.
 """
 
 import argparse
+import dataclasses
 import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from crystal_diffusion_jax.cli import program
+from crystal_diffusion_jax.cli.hulls import columns_of
+from crystal_diffusion_jax.cli.relax import sample_columns, sample_data
 from crystal_diffusion_jax.config import DataConfig
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS, DatasetSpec
@@ -35,7 +38,7 @@ from crystal_diffusion_jax.evaluation.fingerprints import (
 from crystal_diffusion_jax.evaluation.relaxed import Relaxed, relaxed_scores
 from crystal_diffusion_jax.evaluation.report import Report, evaluate
 from crystal_diffusion_jax.evaluation.sets import Scored, score_controls
-from crystal_diffusion_jax.evaluation.stability import above_training_hull
+from crystal_diffusion_jax.evaluation.stability import AboveHullOf, above, training_hull
 from crystal_diffusion_jax.evaluation.summary import to_json, to_table
 from crystal_diffusion_jax.oracles.predict import predict
 from crystal_diffusion_jax.potentials.drivers import CHGNET
@@ -79,20 +82,42 @@ def parser() -> program.Parser:
     return flags
 
 
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """Relaxed crystals.
+
+    Attributes:
+      crystals: outcome of every crystal that was asked for.
+      settings: how they were relaxed.
+      above_hull: energies above the hull of the training split; None for a potential whose
+        reference energies are not known.
+    """
+
+    crystals: list[RelaxedCrystal]
+    settings: RelaxSettings
+    above_hull: AboveHullOf | None
+
+
 def relaxed_crystals(
-    flags: argparse.Namespace, inputs: Inputs
-) -> tuple[list[RelaxedCrystal], RelaxSettings] | None:
-    """The relaxed crystals and how they were relaxed; None if that is not requested.
+    flags: argparse.Namespace, dataset: str, train: CrystalDataset, inputs: Inputs
+) -> Outcome | None:
+    """Relaxes the crystals or reads them from a folder of `relax`; None if neither is requested.
 
     Raises:
       UserError: they cannot be relaxed or read.
     """
-    if flags.relaxed is not None:
-        return read_relaxed(flags.relaxed, inputs), read_settings(flags.relaxed)
+    if not flags.relax and flags.relaxed is None:
+        return None
+    settings = RelaxSettings() if flags.relax else read_settings(flags.relaxed)
+    hull = training_hull(dataset, train) if settings.potential == CHGNET else None
     if flags.relax:
         folder = flags.out.with_name(f"{flags.out.stem}_relaxed")
-        return relax_into(folder, inputs, RelaxSettings()), RelaxSettings()
-    return None
+        crystals = relax_into(folder, inputs, settings, columns_of(*hull) if hull else None)
+        columns, arrays = sample_columns(crystals), sample_data(crystals)
+        program.add_to_samples(flags.structures, columns, arrays)
+    else:
+        crystals = read_relaxed(flags.relaxed, inputs)
+    return Outcome(crystals, settings, above(*hull) if hull else None)
 
 
 def relaxed_and_controls(
@@ -101,7 +126,7 @@ def relaxed_and_controls(
     splits: Mapping[str, CrystalDataset],
     inputs: Inputs,
     report: Report,
-    outcome: tuple[list[RelaxedCrystal], RelaxSettings] | None,
+    outcome: Outcome | None,
 ) -> tuple[Relaxed | None, dict[str, Scored]]:
     """Scores of the relaxed crystals, if there are any, and of the controls.
 
@@ -124,15 +149,15 @@ def relaxed_and_controls(
         predict=functools.partial(predict, oracle=spec.name),
         oracle_error=report.oracle["error"],
     )
-    relaxed, relax, above_hull = None, None, None
-    if outcome is not None:
-        crystals, settings = outcome
-        if settings.potential == CHGNET:  # the one whose reference energies are known
-            above_hull = above_training_hull(spec.name, train)
-        relaxed = relaxed_scores(inputs.structures, report, crystals, score, above_hull)
-        relax = functools.partial(relax_in_cache, settings=settings)
     sets = control_sets(spec, train, test, flags.controls) if flags.controls else {}
-    return relaxed, score_controls(sets, score, relax, above_hull)
+    if outcome is None:
+        return None, score_controls(sets, score, None, None)
+    hull = outcome.above_hull
+    relax = functools.partial(relax_in_cache, settings=outcome.settings)
+    return (
+        relaxed_scores(inputs.structures, report, outcome.crystals, score, hull),
+        score_controls(sets, score, relax, hull),
+    )
 
 
 def main() -> None:
@@ -156,7 +181,7 @@ def main() -> None:
     splits = load(config)
     if "test" not in splits:
         raise UserError(f"{spec.name} has no test.csv next to train and val, which scoring needs")
-    outcome = relaxed_crystals(flags, inputs)
+    outcome = relaxed_crystals(flags, spec.name, splits["train"], inputs)
     report = evaluate(
         inputs,
         spec,

@@ -13,7 +13,8 @@ from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.evaluation.diversity import Diversity
 from crystal_diffusion_jax.evaluation.intervals import Rate, rate
 from crystal_diffusion_jax.potentials import references
-from crystal_diffusion_jax.potentials.hull import NEAR_HULL, AboveHull, from_crystals
+from crystal_diffusion_jax.potentials.hull import NEAR_HULL, AboveHull, Hull, from_crystals
+from crystal_diffusion_jax.potentials.references import References
 
 # [N] atomic numbers, the potential's energy in eV/atom -> the crystal above the hull; None where
 # that is unknown.
@@ -52,8 +53,8 @@ def stability(above: Sequence[AboveHull | None], compared: Diversity) -> Stabili
     return Stability(rate(near), rate(stable), sun)
 
 
-def above_training_hull(dataset: str, train: CrystalDataset) -> AboveHullOf:
-    """Energies above the hull of a training split's labels.
+def training_hull(dataset: str, train: CrystalDataset) -> tuple[References, Hull]:
+    """The hull of a training split's labels, and the reference energies to compare with it.
 
     Args:
       dataset: name of the known data set, for its reference energies.
@@ -65,9 +66,13 @@ def above_training_hull(dataset: str, train: CrystalDataset) -> AboveHullOf:
     fitted = references.load(dataset)
     energies = fitted.of_labels(train.properties[:, 0], train.num_atoms)
     crystals = np.split(train.atomic_numbers, train.offsets[1:-1])
-    hull = from_crystals([numbers.tolist() for numbers in crystals], energies)
+    return fitted, from_crystals([numbers.tolist() for numbers in crystals], energies)
 
-    def above(atomic_numbers: Sequence[int], energy_per_atom: float) -> AboveHull | None:
+
+def above(fitted: References, hull: Hull) -> AboveHullOf:
+    """Crystals above a hull, by the potential's energies."""
+
+    def above_hull(atomic_numbers: Sequence[int], energy_per_atom: float) -> AboveHull | None:
         return hull.above(atomic_numbers, fitted.formation_energy(atomic_numbers, energy_per_atom))
 
-    return above
+    return above_hull
