@@ -103,7 +103,7 @@ def test_what_the_potential_cannot_see_is_refused_with_a_reason(
     lattice: np.ndarray, coords: list, numbers: list, reason: str
 ) -> None:
     with pytest.raises(CannotEvaluate, match=reason):
-        atom_graph(lattice, np.array(coords, float), np.array(numbers, int))
+        atom_graph(np.array(lattice, float), np.array(coords, float), np.array(numbers, int))
 
 
 def test_a_batch_keeps_a_row_of_padding_everywhere() -> None:
