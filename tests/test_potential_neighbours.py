@@ -94,13 +94,16 @@ def test_every_bond_at_exactly_a_cutoff_has_its_reverse(constant: float) -> None
         (np.nan * np.eye(3), [[0, 0, 0]], [6], "non-finite"),
         (0.2 * np.eye(3), [[0, 0, 0]], [6], "volume"),
         (4 * np.eye(3), np.zeros((0, 3)), [], "no atoms"),
+        (np.diag([0.01, 10.0, 10.0]), [[0, 0, 0]], [6], "too dense: 6.. bonds within 3 A at one"),
+        (4 * np.eye(3), [[0, 0, 1e300]], [6], "coordinate beyond"),
+        ([[2.5, 0, 0], [700, 2.5, 0], [700, 700, 2.5]], [[0, 0, 0]], [6], "collinear"),
     ],
 )
 def test_what_the_potential_cannot_see_is_refused_with_a_reason(
     lattice: np.ndarray, coords: list, numbers: list, reason: str
 ) -> None:
     with pytest.raises(CannotEvaluate, match=reason):
-        atom_graph(lattice, np.array(coords, float), np.array(numbers, int))
+        atom_graph(np.array(lattice, float), np.array(coords, float), np.array(numbers, int))
 
 
 def test_a_batch_keeps_a_row_of_padding_everywhere() -> None:

@@ -12,7 +12,7 @@ from crystal_diffusion_jax.potentials.relaxation import Relaxation, RelaxSetting
 from tests.potential_crystals import parameters
 
 CUBE = Lattice.cubic(4.0)
-FACES = [[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]
+FACES = [[0.0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]
 
 
 def cell(volume: float, symbol: str = "Cu") -> Structure:
@@ -30,7 +30,7 @@ REFUSED = {
     "a fifth of a cubic Angstrom": (cell(0.2), "too dense"),
     "a lone atom": (cell(15.0**3, "Ar"), "isolated atom"),
     "two atoms in a void": (
-        Structure(Lattice.cubic(50.0), ["Cu", "Cu"], [[0, 0, 0], [0.5, 0.5, 0.5]]),
+        Structure(Lattice.cubic(50.0), ["Cu", "Cu"], [[0.0, 0, 0], [0.5, 0.5, 0.5]]),
         "isolated atom",
     ),
     "americium": (cell(20.0, "Am"), "element unknown to the potential: number 95"),
@@ -38,7 +38,7 @@ REFUSED = {
     "a coordinate that is not a number": (Structure(CUBE, ["Cu"], [[np.nan, 0, 0]]), "non-finite"),
     "an infinite coordinate": (Structure(CUBE, ["Cu"], [[np.inf, 0, 0]]), "non-finite"),
     "a cell that is not a number": (
-        Structure(Lattice([[np.nan, 0, 0], [0, 3, 0], [0, 0, 3]]), ["Cu"], [[0, 0, 0]]),
+        Structure(Lattice(np.diag([np.nan, 3, 3])), ["Cu"], [[0, 0, 0]]),
         "non-finite",
     ),
     "a site shared by two elements": (
@@ -48,10 +48,10 @@ REFUSED = {
 }
 # Odd, but with energy and forces.
 STRANGE = {
-    "atoms 0.6 A apart": Structure(CUBE, ["Cu", "O"], [[0, 0, 0], [0, 0, 0.15]]),
+    "atoms 0.6 A apart": Structure(CUBE, ["Cu", "O"], [[0.0, 0, 0], [0, 0, 0.15]]),
     "one atom": cell(12.0),
     "a slab in a vacuum": Structure(
-        Lattice.orthorhombic(3.6, 3.6, 40), ["Cu"] * 2, [[0, 0, 0], [0.5, 0.5, 0.045]]
+        Lattice.orthorhombic(3.6, 3.6, 40), ["Cu"] * 2, [[0.0, 0, 0], [0.5, 0.5, 0.045]]
     ),
     "a chain": Structure(Lattice.orthorhombic(2.5, 30, 30), ["C"], [[0, 0, 0]]),
     "helium": cell(20.0, "He"),

@@ -4,12 +4,11 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from crystal_diffusion_jax.config import DataConfig
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
 from crystal_diffusion_jax.data.load import load
 from crystal_diffusion_jax.errors import UserError, did_you_mean
+from crystal_diffusion_jax.evaluation.stability import training_hull
 from crystal_diffusion_jax.potentials import hull as hulls
 from crystal_diffusion_jax.potentials import references
 from crystal_diffusion_jax.potentials.drivers import CHGNET
@@ -41,7 +40,11 @@ def hull_columns(hull: str, potential: str, inputs: Inputs) -> HullColumns:
             f"--hull needs --potential={CHGNET}: the reference energies of the elements are known "
             "for no other potential"
         )
-    fitted, phases = _open(hull, inputs)
+    return columns_of(*_open(hull, inputs))
+
+
+def columns_of(fitted: References, phases: Hull) -> HullColumns:
+    """What computes the columns of a hull, from CHGNet's energies."""
 
     def columns(relaxed: Sequence[RelaxedCrystal]) -> dict[str, list[float | str]]:
         rows = [_row(fitted, phases, one) for one in relaxed]
@@ -52,11 +55,7 @@ def hull_columns(hull: str, potential: str, inputs: Inputs) -> HullColumns:
 
 def _open(hull: str, inputs: Inputs) -> tuple[References, Hull]:
     if hull in KNOWN_DATASETS:
-        fitted = references.load(hull)
-        train = load(DataConfig(name=hull))["train"]
-        energies = fitted.of_labels(train.properties[:, 0], train.num_atoms)
-        crystals = [x.tolist() for x in np.split(train.atomic_numbers, train.offsets[1:-1])]
-        return fitted, hulls.from_crystals(crystals, energies)
+        return training_hull(hull, load(DataConfig(name=hull))["train"])
     if hull == MATERIALS_PROJECT:
         systems = [structure.atomic_numbers for structure in inputs.structures if structure]
         return references.load(_GENERAL), hulls.from_materials_project(systems)

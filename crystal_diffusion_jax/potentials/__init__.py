@@ -5,8 +5,6 @@
   batching     several crystals -> one padded batch
   chgnet       the forward pass: energy, forces, stress and magnetic moments of a batch
   energies     all of it: structures -> energies
-  references   energies of the elements, fitted on the known data sets: energy -> formation energy
-  hull         formation energy -> energy above the hull of known phases, and what it decomposes to
 
 CHGNet: Deng et al., Nature Machine Intelligence 5 (2023) 1031; trained on energies of the Materials
 Project with its corrections (GGA and GGA+U), elements up to plutonium.
