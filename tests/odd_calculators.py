@@ -1,16 +1,18 @@
 """ASE calculators that misbehave, for `--potential=ase:tests.odd_calculators.NAME`."""
 
 import os
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError
+
+# ruff: noqa: RUF012, ASE's calculators declare their properties like this
 
 
 class Constant(Calculator):
     """No forces and no stress anywhere; moments of 1, 2, 3, ..."""
 
-    implemented_properties: ClassVar = ["energy", "forces", "stress", "magmoms"]
+    implemented_properties = ["energy", "forces", "stress", "magmoms"]
     energy = -2.0
     pull = 0.0  # stress, eV/A^3; negative makes the cell grow
 
@@ -61,7 +63,7 @@ class Endless(Constant):
 
 
 class WithoutStress(Constant):
-    implemented_properties: ClassVar = ["energy", "forces"]
+    implemented_properties = ["energy", "forces"]
 
 
 class NeedsArguments(Constant):

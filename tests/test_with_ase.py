@@ -45,7 +45,7 @@ def test_a_metal_relaxes_to_the_lowest_point_of_its_energy_curve() -> None:
         atoms.calc = EMT()
         energies.append(atoms.get_potential_energy())
     curve = np.polynomial.Polynomial.fit(lengths, energies, 4)
-    (lowest,) = (x.real for x in curve.deriv().roots() if 3.55 < x.real < 3.65)
+    (lowest,) = (float(x.real) for x in curve.deriv().roots() if 3.55 < float(x.real) < 3.65)
     assert relaxed.converged
     assert relaxed.failure is None
     assert relaxed.structure is not None

@@ -118,12 +118,11 @@ def read(db: Any) -> list[RelaxedCrystal]:
         reason = printable(str(failure), _MAX_REASON) if failure else UNFINISHED
         results.append(RelaxedCrystal(printable(str(name), MAX_NAME), failed(reason)))
     sql = "SELECT crystal, reason, initial_energy_per_atom, steps FROM failures"
-    found = [
-        (index, failed(printable(str(reason), _MAX_REASON), _number(energy), int(_number(steps))))
-        for index, reason, energy, steps in database.query(db, sql)
-    ]
-    for index, relaxation in found:
-        results[_place(index, results)] = RelaxedCrystal(results[index].name, relaxation)
+    for index, reason, energy, steps in database.query(db, sql):
+        with database.damage():
+            place = _place(index, results)
+            failure = failed(printable(str(reason), _MAX_REASON), _number(energy), int(steps))
+            results[place] = RelaxedCrystal(results[place].name, failure)
     for index, row_id in database.row_ids(db):
         with database.damage():
             place = _place(index, results)

@@ -154,7 +154,7 @@ def damage() -> Iterator[None]:
     """Turns exceptions of parsing damaged values into sqlite3's own."""
     try:
         yield
-    except (ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
+    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise sqlite3.DatabaseError(f"{type(error).__name__}: {error}") from error
 
 
