@@ -22,7 +22,6 @@ from pathlib import Path
 
 from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.cli.hulls import columns_of
-from crystal_diffusion_jax.cli.relax import sample_columns, sample_data
 from crystal_diffusion_jax.config import DataConfig
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS, DatasetSpec
@@ -45,6 +44,7 @@ from crystal_diffusion_jax.potentials.drivers import CHGNET
 from crystal_diffusion_jax.potentials.relax_folder import relax_into
 from crystal_diffusion_jax.potentials.relaxation import RelaxSettings
 from crystal_diffusion_jax.potentials.relaxed_crystals import RelaxedCrystal
+from crystal_diffusion_jax.potentials.relaxed_samples import sample_columns, sample_data
 from crystal_diffusion_jax.potentials.relaxed_store import read_relaxed, read_settings
 from crystal_diffusion_jax.structures.limits import MAX_CRYSTALS
 from crystal_diffusion_jax.structures.reading import Inputs, read_structures
@@ -113,7 +113,7 @@ def relaxed_crystals(
     if flags.relax:
         folder = flags.out.with_name(f"{flags.out.stem}_relaxed")
         crystals = relax_into(folder, inputs, settings, columns_of(*hull) if hull else None)
-        columns, arrays = sample_columns(crystals), sample_data(crystals)
+        columns, arrays = sample_columns(crystals, settings), sample_data(crystals)
         program.add_to_samples(flags.structures, columns, arrays)
     else:
         crystals = read_relaxed(flags.relaxed, inputs)

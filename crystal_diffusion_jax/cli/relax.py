@@ -23,6 +23,7 @@ from crystal_diffusion_jax.potentials.drivers import CHGNET
 from crystal_diffusion_jax.potentials.relax_folder import relax_into
 from crystal_diffusion_jax.potentials.relaxation import RelaxSettings
 from crystal_diffusion_jax.potentials.relaxed_crystals import RelaxedCrystal
+from crystal_diffusion_jax.potentials.relaxed_samples import sample_columns, sample_data
 from crystal_diffusion_jax.structures.reading import read_structures
 
 # Angstrom; a structure that moves by less is called relaxed already.
@@ -65,42 +66,6 @@ def parser() -> program.Parser:
     return flags
 
 
-def sample_columns(relaxed: Sequence[RelaxedCrystal]) -> dict[str, list[float | str | bool | None]]:
-    """Columns for samples.db, by name; the values of every crystal."""
-    outcomes = [one.relaxation for one in relaxed]
-    columns: dict[str, list[float | str | bool | None]] = {
-        "initial_energy_per_atom": [x.initial_energy_per_atom for x in outcomes],
-        "energy_per_atom": [x.energy_per_atom for x in outcomes],
-        "energy_gain": [one.energy_gain for one in relaxed],
-        "rmsd": [one.rmsd for one in relaxed],
-        "volume_change": [one.volume_change for one in relaxed],
-        "steps": [float(x.steps) for x in outcomes],
-        "converged": [x.converged for x in outcomes],
-        "failure": [x.failure for x in outcomes],
-        "formation_energy_per_atom": [one.formation_energy_per_atom for one in relaxed],
-        "energy_above_hull": [one.energy_above_hull for one in relaxed],
-        "decomposition": [one.decomposition or None for one in relaxed],
-    }
-    return {
-        f"relaxed_{name}": values
-        for name, values in columns.items()
-        if any(value is not None and value == value for value in values)
-    }
-
-
-def sample_data(relaxed: Sequence[RelaxedCrystal]) -> dict[int, dict[str, np.ndarray]]:
-    """Arrays for the rows of samples.db: the relaxed crystal, its atoms in the order of the row."""
-    return {
-        index: {
-            "relaxed_cell": structure.lattice.matrix,
-            "relaxed_frac_coords": structure.frac_coords,
-            "magnetic_moments": one.relaxation.magnetic_moments,
-        }
-        for index, one in enumerate(relaxed)
-        if (structure := one.relaxation.structure) is not None
-    }
-
-
 def summary(relaxed: Sequence[RelaxedCrystal]) -> list[str]:
     """What relaxing changed, and why crystals failed, as lines of text."""
     done = [one for one in relaxed if one.relaxation.failure is None]
@@ -138,4 +103,5 @@ def main() -> None:
     )
     for line in summary(relaxed):
         print(line)
-    program.add_to_samples(flags.structures, sample_columns(relaxed), sample_data(relaxed))
+    columns, data = sample_columns(relaxed, settings), sample_data(relaxed)
+    program.add_to_samples(flags.structures, columns, data)

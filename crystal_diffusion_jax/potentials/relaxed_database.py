@@ -40,7 +40,7 @@ CONTENT = Content(
 UNFINISHED = "not relaxed: the relaxing command has not finished"
 # Numbers of a `RelaxedCrystal` beside its relaxation.
 MEASURED = ("rmsd", "volume_change", "formation_energy_per_atom", "energy_above_hull")
-_MAX_REASON = 400
+MAX_REASON = 400
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,13 +115,13 @@ def read(db: Any) -> list[RelaxedCrystal]:
     for index, name, failure in database.query(db, sql):
         if index != len(results) or index >= MAX_CRYSTALS:
             raise sqlite3.DatabaseError(f"crystal {index} is not in its place")
-        reason = printable(str(failure), _MAX_REASON) if failure else UNFINISHED
+        reason = printable(str(failure), MAX_REASON) if failure else UNFINISHED
         results.append(RelaxedCrystal(printable(str(name), MAX_NAME), failed(reason)))
     sql = "SELECT crystal, reason, initial_energy_per_atom, steps FROM failures"
     for index, reason, energy, steps in database.query(db, sql):
         with database.damage():
             place = _place(index, results)
-            failure = failed(printable(str(reason), _MAX_REASON), _number(energy), int(steps))
+            failure = failed(printable(str(reason), MAX_REASON), _number(energy), int(steps))
             results[place] = RelaxedCrystal(results[place].name, failure)
     for index, row_id in database.row_ids(db):
         with database.damage():
@@ -154,7 +154,7 @@ def _read_row(name: str, row: Any) -> RelaxedCrystal:
         failure=None,
     )
     measured = {name: _number(values.get(name)) for name in MEASURED}
-    decomposition = printable(str(values.get("decomposition", "")), _MAX_REASON)
+    decomposition = printable(str(values.get("decomposition", "")), MAX_REASON)
     return RelaxedCrystal(name, relaxation, **measured, decomposition=decomposition)
 
 
