@@ -209,6 +209,19 @@ def test_the_nearest_known_crystal_is_that_of_pymatgens_displacements() -> None:
     assert several > 3
 
 
+def test_the_search_for_the_nearest_ends_at_one_that_is_hardly_displaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    known = [stretched(PEROVSKITE, factor) for factor in (0.9, 1.0, 1.1)]
+    # 0.005 and 0.05 of 2.3 A, the cube root of the volume per atom, in one of five atoms.
+    for crystal, shift in zip(known, (0.05, 0.005, 0.0), strict=True):
+        crystal.translate_sites([0], [shift * 2.3 * 5**0.5 / crystal.lattice.a, 0.0, 0.0])
+    assert match([PEROVSKITE], known, progress=False).nearest == [1]
+    assert match([PEROVSKITE], known[::-1], progress=False).nearest == [0]
+    monkeypatch.setattr(matching, "_SAME_DISPLACEMENT", 0.0)
+    assert match([PEROVSKITE], known, progress=False).nearest == [2]
+
+
 def stretched(structure: Structure, factor: float) -> Structure:
     copy = structure.copy()
     copy.scale_lattice(structure.volume * factor)

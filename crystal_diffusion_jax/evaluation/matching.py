@@ -26,6 +26,9 @@ LTOL, STOL, ANGLE_TOL = 0.3, 0.5, 10.0
 _MATCHER = StructureMatcher(LTOL, STOL, ANGLE_TOL)
 # For the displacement of cells that are primitive already.
 _DISPLACEMENT = StructureMatcher(LTOL, STOL, ANGLE_TOL, primitive_cell=False)
+# In the same unit, about 0.02 A. Who is nearer than that need not be found, which takes long where
+# a training set has hundreds of crystals that are the same within the tolerances.
+_SAME_DISPLACEMENT = 0.01
 
 # Seconds for the reduction of a crystal, for its comparison with one other, and for that with the
 # training set. Measured: up to 0.1 s to reduce a crystal of Carbon-24 and 8 s for 432 distorted
@@ -44,7 +47,8 @@ class Matches(NamedTuple):
         where the comparison failed.
       known: S bool, whether a known crystal is the same; meaningless where the comparison failed.
       nearest: S indices of known crystals: of those that are the same the one with the smallest
-        displacement of the atoms, for the first crystal of the group; -1 without one.
+        displacement of the atoms (or the first within 0.02 A), for the first crystal of the group;
+        -1 without one.
       failures: index -> why the comparison failed.
     """
 
@@ -207,6 +211,8 @@ def nearest_place(
                     found := _DISPLACEMENT.get_rms_dist(other, cells[index])
                 ):
                     displacements[place] = found[0]
+                    if found[0] < _SAME_DISPLACEMENT:
+                        break
     except Exception:
         return None
     return min(displacements, key=displacements.__getitem__) if displacements else None
