@@ -1,0 +1,111 @@
+"""Pictures and tables of `studies.oracle_curves`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from crystal_diffusion_jax.evaluation.intervals import Rate
+from crystal_diffusion_jax.report.pictures import (
+    GENERATED_COLOUR,
+    TARGET_COLOUR,
+    THRESHOLD_COLOUR,
+    legend_above,
+    panels,
+)
+from studies.judged import Curve, Point, Spread
+from studies.plots import draw_rates
+
+_TITLES = {"perov5": "Perov-5", "carbon24": "Carbon-24", "mp20": "MP-20"}
+_AXES = {"strain": "change of the cell's lengths, %", "rattle": "displacement σ along each axis, Å"}
+
+
+def pictures(curves: Sequence[Curve]) -> dict[str, Figure]:
+    """The pictures by name: crystals of the data strained and rattled, generated ones strained."""
+    of_data = [curve for curve in curves if curve.source == "data"]
+    found = {
+        "oracle_strain": [curve for curve in of_data if curve.perturbation == "strain"],
+        "oracle_rattle": [curve for curve in of_data if curve.perturbation == "rattle"],
+        "oracle_generated": [curve for curve in curves if curve.source != "data"],
+    }
+    return {name: picture(rows) for name, rows in found.items() if rows}
+
+
+def picture(curves: Sequence[Curve]) -> Figure:
+    """A row for each curve: shares of crystals, and how energies change.
+
+    Args:
+      curves: of the same perturbation.
+    """
+    figure, all_axes = panels(len(curves), 2, 0.9 + 2.2 * len(curves), width_ratios=(1.2, 1))
+    for curve, shares, energies in zip(curves, all_axes[::2], all_axes[1::2], strict=True):
+        amounts = [point.amount for point in curve.points]
+        for name, colour, counts in (
+            ("SR5", GENERATED_COLOUR, [point.success["SR5"] for point in curve.points]),
+            ("SR15", "#e8a0a9", [point.success["SR15"] for point in curve.points]),
+            (
+                "below the training minimum",
+                "#2f6690",
+                [point.below_training for point in curve.points],
+            ),
+            ("implausibly low", "0.35", [point.implausible for point in curve.points]),
+        ):
+            rates = [Rate(k, point.num) for k, point in zip(counts, curve.points, strict=True)]
+            draw_rates(shares, amounts, rates, colour, name)
+        shares.axhline(5, color=THRESHOLD_COLOUR, linestyle=":", linewidth=1, label="SR5 by chance")
+        shares.set(ylim=(-2, 102), ylabel="% of crystals")
+        shares.set_title(title(curve), fontsize=9, loc="left")
+        _draw_changes(energies, amounts, [p.oracle_change for p in curve.points], GENERATED_COLOUR)
+        energies.axhline(0, color="0.6", linewidth=1)
+        energies.set(ylabel="energy change, eV/atom")
+    for axes in all_axes[-2:]:
+        axes.set_xlabel(_AXES[curves[0].perturbation])
+    legend_above(figure, all_axes[0], 3)
+    return figure
+
+
+def title(curve: Curve) -> str:
+    """Which crystals these are."""
+    kind = "crystals within SR5" if curve.source == "data" else f"crystals of {curve.source}"
+    return f"{_TITLES[curve.dataset]}, {curve.points[0].num} {kind}"
+
+
+def _draw_changes(axes: Any, x: Sequence[float], changes: Sequence[Spread], colour: str) -> None:
+    """Draws medians and the range between the quartiles."""
+    lower, median, upper = np.array([each.quartiles for each in changes], dtype=float).T
+    axes.plot(x, median, "o-", color=colour, markersize=4)
+    axes.fill_between(x, lower, upper, color=colour, alpha=0.2, linewidth=0)
+
+
+def tables(curves: Sequence[Curve]) -> str:
+    """A Markdown table for each curve."""
+    return "\n\n".join(f"{title(curve)}, {curve.perturbation}:\n\n{table(curve)}" for curve in curves)
+
+
+def table(curve: Curve) -> str:
+    """One curve in Markdown."""
+    unit = {"strain": "strain, %", "rattle": "σ, Å"}[curve.perturbation]
+    lines = [
+        f"| {unit} | SR5 | SR15 | below the training minimum | implausibly low | mean predicted "
+        "| oracle's change, eV/atom |",
+        "|---" * 7 + "|",
+    ]
+    return "\n".join([*lines, *map(_line, curve.points)])
+
+
+def _line(point: Point) -> str:
+    counts = (point.success["SR5"], point.success["SR15"], point.below_training, point.implausible)
+    cells = [f"{point.amount:g}", *(rate(Rate(k, point.num)) for k in counts)]
+    cells += [_number(point.prediction.mean), _number(point.oracle_change.mean)]
+    return f"| {' | '.join(cells)} |"
+
+
+def rate(share: Rate) -> str:
+    """The share with its interval, such as "0.95 (0.90-0.98)"."""
+    low, high = share.interval or (0.0, 1.0)
+    return f"{share.value or 0.0:.2f} ({low:.2f}-{high:.2f})"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
