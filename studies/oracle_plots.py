@@ -80,7 +80,9 @@ def _draw_changes(axes: Any, x: Sequence[float], changes: Sequence[Spread], colo
 
 def tables(curves: Sequence[Curve]) -> str:
     """A Markdown table for each curve."""
-    return "\n\n".join(f"{title(curve)}, {curve.perturbation}:\n\n{table(curve)}" for curve in curves)
+    return "\n\n".join(
+        f"{title(curve)}, {curve.perturbation}:\n\n{table(curve)}" for curve in curves
+    )
 
 
 def table(curve: Curve) -> str:
