@@ -19,6 +19,6 @@ def check(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 install_import_hook(
-    [f"crystal_diffusion_jax.{room}" for room in ("diffusion", "models", "oracles")],
+    [f"crystal_diffusion_jax.{room}" for room in ("diffusion", "models", "oracles", "potentials")],
     "tests.shapes.check",
 )

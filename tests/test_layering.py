@@ -19,8 +19,17 @@ GROUND = {"errors", "crystals", "config", "request"}
 BELOW_DATA = GROUND | {"runtime", "structures"}
 BELOW_MODEL = BELOW_DATA | {"data", "diffusion", "models"}
 BELOW_USE = BELOW_MODEL | {"denoising", "trained_model"}
-BELOW_EVALUATION = BELOW_DATA | {"data", "oracles"}
-BELOW_API = BELOW_USE | {"training", "sampling", "published_weights", "oracles", "evaluation"}
+BELOW_EVALUATION = BELOW_DATA | {"data", "oracles", "potentials"}
+BELOW_API = (
+    BELOW_USE
+    | BELOW_EVALUATION
+    | {
+        "training",
+        "sampling",
+        "published_weights",
+        "evaluation",
+    }
+)
 MAY_IMPORT = {
     "errors": set(),
     "crystals": set(),
@@ -37,6 +46,7 @@ MAY_IMPORT = {
     "sampling": BELOW_USE,
     "published_weights": {"errors", "runtime", "structures"},
     "oracles": {"errors", "runtime", "structures", "published_weights"},
+    "potentials": {"errors", "runtime", "structures", "published_weights"},
     "evaluation": BELOW_EVALUATION,
     "report": BELOW_EVALUATION | {"evaluation"},
     "api": BELOW_API,
