@@ -12,9 +12,12 @@ from crystal_diffusion_jax.evaluation.diversity import dataset_structures
 from crystal_diffusion_jax.evaluation.report import PLAUSIBLE_ERRORS
 from crystal_diffusion_jax.evaluation.success_rate import success_rates
 from crystal_diffusion_jax.oracles.predict import Predictions
+from crystal_diffusion_jax.potentials.energies import Evaluated
 
 # Structures and the name of a data set -> predictions.
 Oracle = Callable[[Sequence[Structure], str], Predictions]
+# Structures -> energies, or why there is none.
+Potential = Callable[[Sequence[Structure]], Sequence[Evaluated | str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Point:
       implausible: crystals predicted below the lowest plausible value.
       prediction: predicted property.
       oracle_change: prediction minus that of the unperturbed crystal, in eV per atom.
+      potential_change: the same of the potential's energy.
     """
 
     amount: float
@@ -66,6 +70,7 @@ class Point:
     implausible: int
     prediction: Spread
     oracle_change: Spread
+    potential_change: Spread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +127,7 @@ def measure(
     spec: DatasetSpec,
     limits: Limits,
     oracle: Oracle,
+    potential: Potential,
 ) -> list[Point]:
     """Judges crystals at several amounts of a defect.
 
@@ -130,21 +136,31 @@ def measure(
       spec: the data set, for unit and thresholds.
       limits: of the data set.
       oracle: predicts its property.
+      potential: computes energies.
     """
-    rows = list(variants.values())
-    shape = (len(rows), len(variants[0.0]))
-    values = oracle([each for row in rows for each in row], spec.name).values.reshape(shape)
-    original = values[list(variants).index(0.0)]
+    everything = [structure for row in variants.values() for structure in row]
+    shape = (len(variants), len(variants[0.0]))
+    values = oracle(everything, spec.name).values.reshape(shape)
+    found = potential(everything)
+    energies = np.array([np.nan if isinstance(e, str) else e.energy_per_atom for e in found])
+    energies = energies.reshape(shape)
+    zero = list(variants).index(0.0)
     per_cell = spec.unit == "eV/cell"
     num_atoms = np.array([len(structure) if per_cell else 1 for structure in variants[0.0]])
+    changes = (values - values[zero]) / num_atoms, energies - energies[zero]
     return [
-        _point(amount, row, (row - original) / num_atoms, spec, limits)
-        for amount, row in zip(variants, values, strict=True)
+        _point(amount, row, change, energy_change, spec, limits)
+        for amount, row, change, energy_change in zip(variants, values, *changes, strict=True)
     ]
 
 
 def _point(
-    amount: float, values: np.ndarray, change: np.ndarray, spec: DatasetSpec, limits: Limits
+    amount: float,
+    values: np.ndarray,
+    oracle_change: np.ndarray,
+    potential_change: np.ndarray,
+    spec: DatasetSpec,
+    limits: Limits,
 ) -> Point:
     implausible = values < limits.lowest_plausible  # False for NaN
     believed = np.where(implausible, np.nan, values)
@@ -157,7 +173,8 @@ def _point(
         below_training=int(np.sum(values < limits.training_minimum)),
         implausible=int(np.sum(implausible)),
         prediction=spread(values),
-        oracle_change=spread(change),
+        oracle_change=spread(oracle_change),
+        potential_change=spread(potential_change),
     )
 
 

@@ -4,8 +4,9 @@
     python -m studies.oracle_curves --out=curves --generated carbon24=samples/carbon24_min
 
 Crystals of each data set whose label is within SR5, and generated ones if given, are perturbed by
-known amounts and judged. OUT gets the numbers, oracle_curves.json, and the pictures; the tables of
-docs/what_scores_mean.md are printed. Curves that the file holds already are not measured again.
+known amounts and judged by the oracle and by the interatomic potential. OUT gets the numbers,
+oracle_curves.json, and the pictures; the tables of docs/what_scores_mean.md are printed. Curves
+that the file holds already are not measured again.
 """
 
 import datetime
@@ -28,6 +29,7 @@ from crystal_diffusion_jax.data.load import load
 from crystal_diffusion_jax.errors import UserError, require_between
 from crystal_diffusion_jax.evaluation.diversity import dataset_structures
 from crystal_diffusion_jax.oracles.predict import predict
+from crystal_diffusion_jax.potentials.energies import evaluate_all
 from crystal_diffusion_jax.structures.limits import MAX_CRYSTALS
 from crystal_diffusion_jax.structures.reading import read_structures
 from studies import oracle_plots, plots, records
@@ -188,11 +190,13 @@ def main() -> None:
             for key in missing:
                 records.log(f"{', '.join(key)}: {len(crystals)} crystals")
                 variants = perturbed(crystals, key[-1], amounts[key[-1]], flags.seed)
-                points = measure(variants, spec, limits, predict)
+                points = measure(variants, spec, limits, predict, evaluate_all)
                 new = Curve(*key, flags.num, flags.seed, limits, *stamp(), points)
                 curves = [*(each for each in curves if each.key != key), new]
                 records.write(record, curves)
-    shown = sorted(filter(is_requested, curves), key=lambda curve: curve.key)
+    order = list(KNOWN_DATASETS)
+    shown = [curve for curve in curves if is_requested(curve)]
+    shown.sort(key=lambda curve: (order.index(curve.dataset), curve.source, curve.perturbation))
     for name, figure in oracle_plots.pictures(shown).items():
         path = flags.out / f"{name}.png"
         program.write_output(path, plots.save(figure))

@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from crystal_diffusion_jax.evaluation.intervals import Rate
 from crystal_diffusion_jax.report.pictures import (
     GENERATED_COLOUR,
-    TARGET_COLOUR,
     THRESHOLD_COLOUR,
     legend_above,
     panels,
@@ -18,7 +17,7 @@ from studies.judged import Curve, Point, Spread
 from studies.plots import draw_rates
 
 _TITLES = {"perov5": "Perov-5", "carbon24": "Carbon-24", "mp20": "MP-20"}
-_AXES = {"strain": "change of the cell's lengths, %", "rattle": "displacement σ along each axis, Å"}
+_AXES = {"strain": "change of the cell's lengths, %", "rattle": "rattled: sigma along each axis, Å"}
 
 
 def pictures(curves: Sequence[Curve]) -> dict[str, Figure]:
@@ -56,7 +55,11 @@ def picture(curves: Sequence[Curve]) -> Figure:
         shares.axhline(5, color=THRESHOLD_COLOUR, linestyle=":", linewidth=1, label="SR5 by chance")
         shares.set(ylim=(-2, 102), ylabel="% of crystals")
         shares.set_title(title(curve), fontsize=9, loc="left")
-        _draw_changes(energies, amounts, [p.oracle_change for p in curve.points], GENERATED_COLOUR)
+        for name, colour, changes in (
+            ("oracle", GENERATED_COLOUR, [point.oracle_change for point in curve.points]),
+            ("potential", "#1b7f3b", [point.potential_change for point in curve.points]),
+        ):
+            _draw_changes(energies, amounts, changes, colour, name)
         energies.axhline(0, color="0.6", linewidth=1)
         energies.set(ylabel="energy change, eV/atom")
     for axes in all_axes[-2:]:
@@ -71,10 +74,12 @@ def title(curve: Curve) -> str:
     return f"{_TITLES[curve.dataset]}, {curve.points[0].num} {kind}"
 
 
-def _draw_changes(axes: Any, x: Sequence[float], changes: Sequence[Spread], colour: str) -> None:
+def _draw_changes(
+    axes: Any, x: Sequence[float], changes: Sequence[Spread], colour: str, name: str
+) -> None:
     """Draws medians and the range between the quartiles."""
     lower, median, upper = np.array([each.quartiles for each in changes], dtype=float).T
-    axes.plot(x, median, "o-", color=colour, markersize=4)
+    axes.plot(x, median, "o-", color=colour, markersize=4, label=name)
     axes.fill_between(x, lower, upper, color=colour, alpha=0.2, linewidth=0)
 
 
@@ -87,7 +92,7 @@ def tables(curves: Sequence[Curve]) -> str:
 
 def table(curve: Curve) -> str:
     """One curve in Markdown."""
-    unit = {"strain": "strain, %", "rattle": "σ, Å"}[curve.perturbation]
+    unit = {"strain": "strain, %", "rattle": "sigma, Å"}[curve.perturbation]
     lines = [
         f"| {unit} | SR5 | SR15 | below the training minimum | implausibly low | mean predicted "
         "| oracle's change, eV/atom |",
