@@ -10,7 +10,6 @@ from crystal_diffusion_jax.evaluation.intervals import Rate
 from crystal_diffusion_jax.report.pictures import (
     GENERATED_COLOUR,
     THRESHOLD_COLOUR,
-    legend_above,
     panels,
 )
 from studies.judged import Curve, Point, Spread
@@ -56,15 +55,25 @@ def picture(curves: Sequence[Curve]) -> Figure:
         shares.set(ylim=(-2, 102), ylabel="% of crystals")
         shares.set_title(title(curve), fontsize=9, loc="left")
         for name, colour, changes in (
-            ("oracle", GENERATED_COLOUR, [point.oracle_change for point in curve.points]),
-            ("potential", "#1b7f3b", [point.potential_change for point in curve.points]),
+            (
+                "median by the oracle, and quartiles",
+                GENERATED_COLOUR,
+                [point.oracle_change for point in curve.points],
+            ),
+            (
+                "median by the potential",
+                "#1b7f3b",
+                [point.potential_change for point in curve.points],
+            ),
         ):
             _draw_changes(energies, amounts, changes, colour, name)
         energies.axhline(0, color="0.6", linewidth=1)
         energies.set(ylabel="energy change, eV/atom")
     for axes in all_axes[-2:]:
         axes.set_xlabel(_AXES[curves[0].perturbation])
-    legend_above(figure, all_axes[0], 3)
+    pairs = [axes.get_legend_handles_labels() for axes in all_axes[:2]]
+    handles, labels = (first + second for first, second in zip(*pairs, strict=True))
+    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=9)
     return figure
 
 
