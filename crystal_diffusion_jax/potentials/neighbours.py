@@ -142,10 +142,9 @@ def _bonds(
     first, second, image, distances = find_points_in_spheres(
         coords, coords, r=cutoff, pbc=np.ones(3, dtype=np.int64), lattice=lattice, tol=1e-8
     )
-    image = np.rint(image).astype(np.int64)
-    itself = (first == second) & ~image.any(axis=1)
-    rows = np.column_stack([first, second, image])[~itself]
-    distances = distances[~itself]
+    rows = np.column_stack([first, second, np.rint(image)]).astype(np.int64)
+    itself = (rows[:, 0] == rows[:, 1]) & ~rows[:, 2:].any(axis=1)
+    rows, distances = rows[~itself], distances[~itself]
     backward = rows[:, [1, 0, 2, 3, 4]] * [1, 1, -1, -1, -1]
     # Of a bond and its reverse the one that leads to the larger index, or along the first non-zero
     # image, is kept.
