@@ -17,6 +17,7 @@ from studies.plots import draw_rates
 
 _TITLES = {"perov5": "Perov-5", "carbon24": "Carbon-24", "mp20": "MP-20"}
 _AXES = {"strain": "change of the cell's lengths, %", "rattle": "rattled: sigma along each axis, Å"}
+_AMOUNTS = {"strain": "lengths, %", "rattle": "sigma, Å"}
 
 
 def pictures(curves: Sequence[Curve]) -> dict[str, Figure]:
@@ -67,6 +68,9 @@ def picture(curves: Sequence[Curve]) -> Figure:
             ),
         ):
             _draw_changes(energies, amounts, changes, colour, name)
+        if curve.perturbation == "rattle":
+            # From a thousandth of an eV to several.
+            energies.set_yscale("symlog", linthresh=0.01)
         energies.axhline(0, color="0.6", linewidth=1)
         energies.set(ylabel="energy change, eV/atom")
     for axes in all_axes[-2:]:
@@ -93,27 +97,39 @@ def _draw_changes(
 
 
 def tables(curves: Sequence[Curve]) -> str:
-    """A Markdown table for each curve."""
+    """A Markdown table for each curve, under its title."""
     return "\n\n".join(
         f"{title(curve)}, {curve.perturbation}:\n\n{table(curve)}" for curve in curves
     )
 
 
 def table(curve: Curve) -> str:
-    """One curve in Markdown."""
-    unit = {"strain": "strain, %", "rattle": "sigma, Å"}[curve.perturbation]
-    lines = [
-        f"| {unit} | SR5 | SR15 | below the training minimum | implausibly low | mean predicted "
-        "| oracle's change, eV/atom |",
-        "|---" * 7 + "|",
+    """One curve in Markdown: rates with their intervals, counts, means and medians."""
+    cells = [
+        _AMOUNTS[curve.perturbation],
+        "SR5",
+        "SR15",
+        "below the training minimum",
+        "implausibly low",
+        "mean predicted",
+        "energy change by the oracle, meV/atom: mean, median",
+        "by the potential",
     ]
+    lines = [f"| {' | '.join(cells)} |", "|---" * len(cells) + "|"]
     return "\n".join([*lines, *map(_line, curve.points)])
 
 
 def _line(point: Point) -> str:
-    counts = (point.success["SR5"], point.success["SR15"], point.below_training, point.implausible)
-    cells = [f"{point.amount:g}", *(rate(Rate(k, point.num)) for k in counts)]
-    cells += [_number(point.prediction.mean), _number(point.oracle_change.mean)]
+    cells = [
+        f"{point.amount:g}",
+        rate(Rate(point.success["SR5"], point.num)),
+        rate(Rate(point.success["SR15"], point.num)),
+        f"{point.below_training} of {point.num}",
+        f"{point.implausible} of {point.num}",
+        "-" if point.prediction.mean is None else f"{point.prediction.mean:.3f}",
+        _milli(point.oracle_change),
+        _milli(point.potential_change),
+    ]
     return f"| {' | '.join(cells)} |"
 
 
@@ -123,5 +139,8 @@ def rate(share: Rate) -> str:
     return f"{share.value or 0.0:.2f} ({low:.2f}-{high:.2f})"
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
+def _milli(change: Spread) -> str:
+    """Mean and median in thousandths, such as "+12, +7"."""
+    if change.mean is None or change.quartiles is None:
+        return "-"
+    return ", ".join(f"{1000 * value:+.0f}" for value in (change.mean, change.quartiles[1]))
