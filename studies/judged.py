@@ -4,15 +4,20 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.datasets import DatasetSpec
 from crystal_diffusion_jax.evaluation.diversity import dataset_structures
+from crystal_diffusion_jax.evaluation.matching import ANGLE_TOL, LTOL, STOL
 from crystal_diffusion_jax.evaluation.report import PLAUSIBLE_ERRORS
 from crystal_diffusion_jax.evaluation.success_rate import success_rates
+from crystal_diffusion_jax.evaluation.validity import structural_defect
 from crystal_diffusion_jax.oracles.predict import Predictions
 from crystal_diffusion_jax.potentials.energies import Evaluated
+
+_MATCHER = StructureMatcher(LTOL, STOL, ANGLE_TOL)
 
 # Structures and the name of a data set -> predictions.
 Oracle = Callable[[Sequence[Structure], str], Predictions]
@@ -58,6 +63,8 @@ class Point:
       success: SR5, SR10, SR15 -> crystals, where an implausibly low prediction is a failure.
       below_training: crystals predicted below the training minimum.
       implausible: crystals predicted below the lowest plausible value.
+      valid_structure: crystals without overlapping atoms, as the evaluation counts them.
+      same: crystals that the evaluation's matcher takes for the unperturbed one.
       prediction: predicted property.
       oracle_change: prediction minus that of the unperturbed crystal, in eV per atom.
       potential_change: the same of the potential's energy.
@@ -68,6 +75,8 @@ class Point:
     success: dict[str, int]
     below_training: int
     implausible: int
+    valid_structure: int
+    same: int
     prediction: Spread
     oracle_change: Spread
     potential_change: Spread
@@ -148,34 +157,31 @@ def measure(
     per_cell = spec.unit == "eV/cell"
     num_atoms = np.array([len(structure) if per_cell else 1 for structure in variants[0.0]])
     changes = (values - values[zero]) / num_atoms, energies - energies[zero]
-    return [
-        _point(amount, row, change, energy_change, spec, limits)
-        for amount, row, change, energy_change in zip(variants, values, *changes, strict=True)
-    ]
+    points = []
+    for (amount, structures), row, *both in zip(variants.items(), values, *changes, strict=True):
+        below = row < limits.training_minimum  # False for NaN
+        implausible = row < limits.lowest_plausible
+        points.append(
+            Point(
+                amount=amount,
+                num=len(row),
+                success=_success(np.where(implausible, np.nan, row), spec),
+                below_training=int(np.sum(below)),
+                implausible=int(np.sum(implausible)),
+                valid_structure=sum(structural_defect(each) is None for each in structures),
+                same=sum(map(bool, map(_MATCHER.fit, structures, variants[0.0]))),
+                prediction=spread(row),
+                oracle_change=spread(both[0]),
+                potential_change=spread(both[1]),
+            )
+        )
+    return points
 
 
-def _point(
-    amount: float,
-    values: np.ndarray,
-    oracle_change: np.ndarray,
-    potential_change: np.ndarray,
-    spec: DatasetSpec,
-    limits: Limits,
-) -> Point:
-    implausible = values < limits.lowest_plausible  # False for NaN
-    believed = np.where(implausible, np.nan, values)
+def _success(values: np.ndarray, spec: DatasetSpec) -> dict[str, int]:
     every = np.ones(len(values), dtype=bool)
-    rates = success_rates(believed, every, spec.success_thresholds)["single"]
-    return Point(
-        amount=amount,
-        num=len(values),
-        success={name: rate.k for name, rate in rates.items()},
-        below_training=int(np.sum(values < limits.training_minimum)),
-        implausible=int(np.sum(implausible)),
-        prediction=spread(values),
-        oracle_change=spread(oracle_change),
-        potential_change=spread(potential_change),
-    )
+    rates = success_rates(values, every, spec.success_thresholds)["single"]
+    return {name: rate.k for name, rate in rates.items()}
 
 
 def spread(values: np.ndarray) -> Spread:

@@ -106,43 +106,42 @@ def amounts_of(flag: str, text: str, lowest: float) -> list[float]:
     return sorted({0.0, *found})
 
 
-def sources_of(datasets: str, generated: Sequence[str]) -> dict[str, list[Path | None]]:
-    """Data set -> where its crystals are: None for the data set itself, then generated ones.
+def names_of(text: str) -> list[str]:
+    """The data sets of a flag.
 
     Raises:
-      UserError: an unknown name, or a text that is not DATASET=PATH.
+      UserError: there is no oracle for one.
     """
-    names = datasets.split(",")
+    names = text.split(",")
     if unknown := sorted(set(names) - set(KNOWN_DATASETS)):
         raise UserError(
-            f"--datasets={datasets}: there is no oracle for {', '.join(unknown)}, only for "
+            f"--datasets={text}: there is no oracle for {', '.join(unknown)}, only for "
             f"{', '.join(KNOWN_DATASETS)}"
         )
-    sources: dict[str, list[Path | None]] = {name: [None] for name in names}
-    for text in generated:
-        name, _, path = text.partition("=")
-        if name not in sources or not path:
-            raise UserError(
-                f"--generated {text} must be DATASET=PATH with one of --datasets={datasets}"
-            )
-        sources[name].append(Path(path))
-    return sources
+    return names
 
 
-def crystals_of(
-    source: Path | None, splits: Mapping[str, CrystalDataset], threshold: float, num: int, seed: int
-) -> list[Structure]:
-    """The crystals of a source; the first ones of a file, as they are in random order.
+def read_generated(text: str, names: Sequence[str], num: int) -> tuple[str, str, list[Structure]]:
+    """Data set, name and first crystals of one value of --generated.
+
+    Args:
+      text: DATASET=PATH.
+      names: the data sets that are measured.
+      num: most crystals.
 
     Raises:
-      UserError: the file cannot be read, or holds no crystal.
+      UserError: another text, or a path without crystals.
     """
-    if source is None:
-        return choose(splits, threshold, num, seed)
-    found = [each for each in read_structures(source).structures if each is not None][:num]
+    name, _, place = text.partition("=")
+    if name not in names or not place:
+        raise UserError(
+            f"--generated {text} must be DATASET=PATH with one of --datasets={','.join(names)}"
+        )
+    path = Path(place)
+    found = [each for each in read_structures(path).structures if each is not None][:num]
     if not found:
-        raise UserError(f"--generated {source} holds no crystal that can be read")
-    return found
+        raise UserError(f"--generated {text} holds no crystal that can be read")
+    return name, path.name, found
 
 
 def stamp() -> tuple[str, str]:
@@ -162,7 +161,8 @@ def main() -> None:
         "strain": amounts_of("strain", flags.strain, -50),
         "rattle": amounts_of("rattle", flags.rattle, 0),
     }
-    sources = sources_of(flags.datasets, flags.generated)
+    names = names_of(flags.datasets)
+    generated = [read_generated(text, names, flags.num) for text in flags.generated]
     record = flags.out / RECORD
     program.check_output(record)
     curves = records.read(record, list[Curve]) or []
@@ -171,29 +171,31 @@ def main() -> None:
         asked = (flags.num, flags.seed, amounts[curve.perturbation])
         return (curve.num, curve.seed, [point.amount for point in curve.points]) == asked
 
-    for name, places in sources.items():
+    for name in names:
         spec = KNOWN_DATASETS[name]
         splits = load(DataConfig(name=name, root=str(Path(flags.root, name)) if flags.root else ""))
         if "test" not in splits:
             raise UserError(f"{name} has no test.csv next to train and val, which is needed")
-        for source in places:
-            label = "data" if source is None else source.name
-            keys = [(name, label, kind) for kind in amounts if source is None or kind == "strain"]
-            done = {each.key for each in curves if is_requested(each)}
-            missing = [key for key in keys if key not in done]
-            if not missing:
-                records.log(f"{name}, {label}: measured already")
-                continue
-            limits = limits_of(splits["train"], splits["test"], spec, predict)
-            threshold = spec.success_thresholds[0]
-            crystals = crystals_of(source, splits, threshold, flags.num, flags.seed)
-            for key in missing:
-                records.log(f"{', '.join(key)}: {len(crystals)} crystals")
-                variants = perturbed(crystals, key[-1], amounts[key[-1]], flags.seed)
-                points = measure(variants, spec, limits, predict, evaluate_all)
-                new = Curve(*key, flags.num, flags.seed, limits, *stamp(), points)
-                curves = [*(each for each in curves if each.key != key), new]
-                records.write(record, curves)
+        real = choose(splits, spec.success_thresholds[0], flags.num, flags.seed)
+        requests = [((name, "data", kind), real) for kind in amounts]
+        requests += [
+            ((name, source, "strain"), crystals)
+            for dataset, source, crystals in generated
+            if dataset == name
+        ]
+        done = {each.key for each in curves if is_requested(each)}
+        missing = [(key, crystals) for key, crystals in requests if key not in done]
+        if not missing:
+            records.log(f"{name}: measured already")
+            continue
+        limits = limits_of(splits["train"], splits["test"], spec, predict)
+        for key, crystals in missing:
+            records.log(f"{', '.join(key)}: {len(crystals)} crystals")
+            variants = perturbed(crystals, key[-1], amounts[key[-1]], flags.seed)
+            points = measure(variants, spec, limits, predict, evaluate_all)
+            new = Curve(*key, flags.num, flags.seed, limits, *stamp(), points)
+            curves = [*(each for each in curves if each.key != key), new]
+            records.write(record, curves)
     order = list(KNOWN_DATASETS)
     shown = [curve for curve in curves if is_requested(curve)]
     shown.sort(key=lambda curve: (order.index(curve.dataset), curve.source, curve.perturbation))

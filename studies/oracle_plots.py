@@ -57,12 +57,12 @@ def picture(curves: Sequence[Curve]) -> Figure:
         shares.set_title(title(curve), fontsize=9, loc="left")
         for name, colour, changes in (
             (
-                "median by the oracle, and quartiles",
+                "oracle: median, quartiles",
                 GENERATED_COLOUR,
                 [point.oracle_change for point in curve.points],
             ),
             (
-                "median by the potential",
+                "potential: median, quartiles",
                 "#1b7f3b",
                 [point.potential_change for point in curve.points],
             ),
@@ -109,8 +109,8 @@ def table(curve: Curve) -> str:
         _AMOUNTS[curve.perturbation],
         "SR5",
         "SR15",
-        "below the training minimum",
-        "implausibly low",
+        "below the training minimum, implausibly low",
+        "valid structure, same crystal",
         "mean predicted",
         "energy change by the oracle, meV/atom: mean, median",
         "by the potential",
@@ -124,8 +124,8 @@ def _line(point: Point) -> str:
         f"{point.amount:g}",
         rate(Rate(point.success["SR5"], point.num)),
         rate(Rate(point.success["SR15"], point.num)),
-        f"{point.below_training} of {point.num}",
-        f"{point.implausible} of {point.num}",
+        f"{point.below_training}, {point.implausible}",
+        f"{point.valid_structure}, {point.same}",
         "-" if point.prediction.mean is None else f"{point.prediction.mean:.3f}",
         _milli(point.oracle_change),
         _milli(point.potential_change),

@@ -92,6 +92,8 @@ def test_scores_are_those_worked_out_by_hand():
     ]
     assert [point.below_training for point in points] == [1, 0, 0]
     assert [point.implausible for point in points] == [1, 0, 0]
+    # The matcher compares crystals of equal volume.
+    assert [(point.valid_structure, point.same) for point in points] == [(3, 3)] * 3
     assert points[2].prediction.mean == pytest.approx(1.1 * 4.5)
     # Per cell of five atoms, by the oracle; per atom already, by the potential.
     assert points[2].oracle_change.quartiles == pytest.approx((0.085, 0.09, 0.095))
@@ -100,6 +102,17 @@ def test_scores_are_those_worked_out_by_hand():
     assert points[0].potential_change.num == 2
     per_atom = measure(variants, CARBON, Limits(0.0, 0.0), by_edge, by_volume)
     assert per_atom[2].oracle_change.mean == pytest.approx(0.45)
+
+
+def test_displaced_crystals_are_compared_with_their_own_originals():
+    crystals = [perovskite("Ba", "Ti", 4.0), perovskite("Sr", "Zr", 4.2)]
+    variants = perturbed(crystals, "rattle", [0.0, 0.02, 1.0], seed=0)
+    variants[2.0] = [each.copy() for each in crystals]
+    for each in variants[2.0]:
+        each.translate_sites([0], [0.45, 0.45, 0.45])  # 0.35 A from the next atom
+    points = measure(variants, SPEC, Limits(0.0, 0.0), by_edge, by_volume)
+    assert [point.same for point in points] == [2, 2, 0, 0]
+    assert [point.valid_structure for point in points] == [2, 2, 2, 0]
 
 
 def test_a_statistic_leaves_out_what_has_no_value():
