@@ -66,8 +66,8 @@ class Point:
       valid_structure: crystals without overlapping atoms, as the evaluation counts them.
       same: crystals that the evaluation's matcher takes for the unperturbed one.
       prediction: predicted property.
-      oracle_change: prediction minus that of the unperturbed crystal, in eV per atom.
-      potential_change: the same of the potential's energy.
+      oracle_change: prediction minus that of the unperturbed crystal.
+      potential_change: the same of the potential's energy per atom, in eV.
     """
 
     amount: float
@@ -142,7 +142,7 @@ def measure(
 
     Args:
       variants: amount -> the n crystals, in the same order at every amount, of which 0 is one.
-      spec: the data set, for unit and thresholds.
+      spec: the data set, for name and thresholds.
       limits: of the data set.
       oracle: predicts its property.
       potential: computes energies.
@@ -154,9 +154,7 @@ def measure(
     energies = np.array([np.nan if isinstance(e, str) else e.energy_per_atom for e in found])
     energies = energies.reshape(shape)
     zero = list(variants).index(0.0)
-    per_cell = spec.unit == "eV/cell"
-    num_atoms = np.array([len(structure) if per_cell else 1 for structure in variants[0.0]])
-    changes = (values - values[zero]) / num_atoms, energies - energies[zero]
+    changes = values - values[zero], energies - energies[zero]
     points = []
     for (amount, structures), row, *both in zip(variants.items(), values, *changes, strict=True):
         below = row < limits.training_minimum  # False for NaN
