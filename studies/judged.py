@@ -137,6 +137,7 @@ def measure(
     limits: Limits,
     oracle: Oracle,
     potential: Potential,
+    num_energies: int,
 ) -> list[Point]:
     """Judges crystals at several amounts of a defect.
 
@@ -146,13 +147,14 @@ def measure(
       limits: of the data set.
       oracle: predicts its property.
       potential: computes energies.
+      num_energies: of how many crystals, as they take longer.
     """
     everything = [structure for row in variants.values() for structure in row]
     shape = (len(variants), len(variants[0.0]))
     values = oracle(everything, spec.name).values.reshape(shape)
-    found = potential(everything)
+    found = potential([each for row in variants.values() for each in row[:num_energies]])
     energies = np.array([np.nan if isinstance(e, str) else e.energy_per_atom for e in found])
-    energies = energies.reshape(shape)
+    energies = energies.reshape(len(variants), -1)
     zero = list(variants).index(0.0)
     changes = values - values[zero], energies - energies[zero]
     points = []

@@ -62,6 +62,12 @@ def parser() -> program.Parser:
         "--num", type=int, default=120, help="crystals of each set (default: %(default)s)"
     )
     flags.add_argument(
+        "--energies",
+        type=int,
+        default=100,
+        help="of how many of them the potential computes the energy (default: %(default)s)",
+    )
+    flags.add_argument(
         "--seed", type=int, default=0, help="of choice and displacements (default: %(default)s)"
     )
     flags.add_argument(
@@ -156,6 +162,7 @@ def main() -> None:
     flags = parser().parse_args()
     # Refuse mistakes before the minutes of work.
     require_between("num", flags.num, 1, MAX_CRYSTALS)
+    require_between("energies", flags.energies, 1, MAX_CRYSTALS)
     require_between("seed", flags.seed, 0, 2**31)
     amounts = {
         "strain": amounts_of("strain", flags.strain, -50),
@@ -192,7 +199,7 @@ def main() -> None:
         for key, crystals in missing:
             records.log(f"{', '.join(key)}: {len(crystals)} crystals")
             variants = perturbed(crystals, key[-1], amounts[key[-1]], flags.seed)
-            points = measure(variants, spec, limits, predict, evaluate_all)
+            points = measure(variants, spec, limits, predict, evaluate_all, flags.energies)
             new = Curve(*key, flags.num, flags.seed, limits, *stamp(), points)
             curves = [*(each for each in curves if each.key != key), new]
             records.write(record, curves)

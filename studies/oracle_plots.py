@@ -140,7 +140,8 @@ def rate(share: Rate) -> str:
 
 
 def _milli(change: Spread) -> str:
-    """Mean and median in thousandths, such as "+12, +7"."""
+    """Mean and median in thousandths and the number of crystals, such as "+12, +7 (100)"."""
     if change.mean is None or change.quartiles is None:
         return "-"
-    return ", ".join(f"{1000 * value:+.0f}" for value in (change.mean, change.quartiles[1]))
+    values = ", ".join(f"{1000 * value:+.0f}" for value in (change.mean, change.quartiles[1]))
+    return f"{values} ({change.num})"

@@ -82,7 +82,7 @@ def test_scores_are_those_worked_out_by_hand():
     spec = dataclasses.replace(SPEC, success_thresholds=(4.0, 4.2, 4.6))
     variants = perturbed(crystals, "strain", [-5.0, 0.0, 10.0], seed=0)
     # Edges 3.8 4.275 4.75, 4.0 4.5 5.0 and 4.4 4.95 5.5; the potential fails below 60 A^3.
-    points = measure(variants, spec, Limits(3.95, 3.9), by_edge, by_volume)
+    points = measure(variants, spec, Limits(3.95, 3.9), by_edge, by_volume, 3)
     assert [point.amount for point in points] == [-5.0, 0.0, 10.0]
     assert [point.success for point in points] == [
         {"SR5": 0, "SR10": 0, "SR15": 1},  # 3.8 is implausible
@@ -98,6 +98,8 @@ def test_scores_are_those_worked_out_by_hand():
     energies = np.array([4.0, 4.5, 5.0]) ** 3 / 5
     assert points[2].potential_change.mean == pytest.approx(np.mean(energies) * (1.1**3 - 1))
     assert points[0].potential_change.num == 2
+    first = measure(variants, spec, Limits(3.95, 3.9), by_edge, by_volume, 1)[2].potential_change
+    assert (first.num, first.mean) == (1, pytest.approx(energies[0] * (1.1**3 - 1)))
 
 
 def test_displaced_crystals_are_compared_with_their_own_originals():
@@ -106,7 +108,7 @@ def test_displaced_crystals_are_compared_with_their_own_originals():
     variants[2.0] = [each.copy() for each in crystals]
     for each in variants[2.0]:
         each.translate_sites([0], [0.45, 0.45, 0.45])  # 0.35 A from the next atom
-    points = measure(variants, SPEC, Limits(0.0, 0.0), by_edge, by_volume)
+    points = measure(variants, SPEC, Limits(0.0, 0.0), by_edge, by_volume, 3)
     assert [point.same for point in points] == [2, 2, 0, 0]
     assert [point.valid_structure for point in points] == [2, 2, 2, 0]
 
