@@ -108,7 +108,9 @@ def atom_graph(
       CannotEvaluate: not a crystal, an element beyond plutonium, an atom without neighbours, atoms
         in one place, or far too many neighbours.
     """
-    lattice, frac_coords = np.asarray(lattice, np.float64), np.asarray(frac_coords, np.float64)
+    # In C order, as the search for neighbours needs it; a strained lattice often is not.
+    lattice = np.asarray(lattice, np.float64, order="C")
+    frac_coords = np.asarray(frac_coords, np.float64)
     if len(atomic_numbers) == 0:
         raise CannotEvaluate("no atoms")
     if defect := cell_defect(lattice, frac_coords):
