@@ -78,7 +78,7 @@ def test_the_table_states_rates_and_ratio() -> None:
 
 
 def test_an_environment_without_the_original_is_a_mistake(rock_salt: Structure) -> None:
-    with pytest.raises(UserError, match="--reference_python=.*pip install chgnet"):
+    with pytest.raises(UserError, match=r"--reference_python=.*pip install chgnet"):
         reference(Path(sys.executable), [rock_salt], RelaxSettings(), 1)
     with pytest.raises(UserError, match="--reference_python=/nowhere/python"):
         reference(Path("/nowhere/python"), [rock_salt], RelaxSettings(), 1)
