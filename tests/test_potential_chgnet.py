@@ -101,7 +101,7 @@ def test_rotation_translation_and_order_of_the_atoms_do_not_matter() -> None:
     order = np.array([2, 0, 3, 1])
     moved = Structure(
         structure.lattice.matrix @ rotation,
-        [structure.atomic_numbers[i] for i in order],
+        [structure.atomic_numbers[int(i)] for i in order],
         structure.frac_coords[order] + [0.31, -7.2, 0.77],
     )
     found = exact_outputs([structure_graph(moved)])
