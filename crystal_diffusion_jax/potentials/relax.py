@@ -72,7 +72,8 @@ def relax_with(
     lanes = [_Lane(potential, parameters, limits, device) for device in _lane_devices()]
     waiting = _Waiting(structures, limits)
     running: dict[concurrent.futures.Future[Any], _Lane] = {}
-    with concurrent.futures.ThreadPoolExecutor(len(lanes)) as threads:
+    threads = concurrent.futures.ThreadPoolExecutor(len(lanes))
+    try:
         while True:
             while lanes and (task := waiting.take(len(lanes))):
                 lane = lanes.pop()
@@ -87,6 +88,9 @@ def relax_with(
             for future in done:
                 lanes.append(running.pop(future))
                 waiting.put(future.result())
+    finally:
+        # When a signal ends the command, what is done is exported without waiting for these rounds.
+        threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _lane_devices() -> list[Device]:

@@ -1,8 +1,7 @@
 """Relaxation with any ASE calculator, one crystal at a time in each worker process.
 
 The calculator is named by its import path, as in `ase:mace.calculators.MACECalculator`, and made
-without arguments. Atoms and cell move by ASE's FIRE in the frame of its `UnitCellFilter`, as with
-our own potential (`fire`).
+without arguments. Atoms and cell move by ASE's FIRE, through `UnitCellFilter`.
 """
 
 import functools
