@@ -140,10 +140,10 @@ def double_precision():
 @pytest.mark.usefixtures("double_precision")
 @pytest.mark.parametrize("fixed_cell", [False, True])
 def test_the_path_is_that_of_ase(fixed_cell: bool) -> None:
-    steps = 30
-    path = relax(starts(), steps, fixed_cell)
+    steps = 25
+    path = relax(starts()[:3], steps, fixed_cell)
     first_atom = 0
-    for index, atoms in enumerate(starts()):
+    for index, atoms in enumerate(starts()[:3]):
         atoms.calc = Morse()
         target = atoms if fixed_cell else ase.filters.FrechetCellFilter(atoms)
         optimizer = ase.optimize.FIRE(target, logfile=None)
