@@ -12,7 +12,9 @@ True
 
 `cdj.oracle("perov5").predict(crystals)` gives the predicted property of each crystal, and
 `cdj.success_rate(crystals, "perov5")["SR5"].value` the share that reaches the best 5 % of the data
-set; the oracle's weights are downloaded once.
+set. `cdj.relax(crystals)` moves atoms and cells downhill in energy, and
+`cdj.potential().predict(crystals)` gives energies and forces as they are. The weights of oracles
+and potential are downloaded once.
 """
 
 import dataclasses
@@ -32,6 +34,9 @@ from crystal_diffusion_jax.evaluation.intervals import Rate
 from crystal_diffusion_jax.evaluation.success_rate import success_rates
 from crystal_diffusion_jax.evaluation.validity import is_valid
 from crystal_diffusion_jax.oracles.predict import ORACLES, predict
+from crystal_diffusion_jax.potentials.drivers import CHGNET, driver
+from crystal_diffusion_jax.potentials.energies import Evaluated, evaluate_all
+from crystal_diffusion_jax.potentials.relaxation import Relaxation, RelaxSettings
 from crystal_diffusion_jax.request import ANCESTRAL, Solver
 from crystal_diffusion_jax.runtime import compilation, devices
 from crystal_diffusion_jax.sampling.generate import generate
@@ -204,6 +209,62 @@ def oracle(dataset: str) -> Oracle:
             f"{did_you_mean(dataset, ORACLES)}"
         )
     return Oracle(dataset)
+
+
+class Potential:
+    """The interatomic potential CHGNet 0.3.0."""
+
+    def predict(self, crystals: Crystal | Sequence[Crystal]) -> list[Evaluated | str]:
+        """Energy, forces, stress and magnetic moments of each crystal, or the reason for none.
+
+        Args:
+          crystals: one or several pymatgen structures or ASE atoms.
+
+        Raises:
+          UserError: the weights cannot be downloaded.
+        """
+        return evaluate_all(_structures(crystals), progress=False)
+
+
+def potential() -> Potential:
+    """The potential that `relax` follows by default."""
+    devices.use_every_core()
+    compilation.keep_compiled_programs()
+    return Potential()
+
+
+def relax(
+    crystals: Crystal | Sequence[Crystal],
+    fixed_cell: bool = False,
+    fmax: float = 0.05,
+    max_steps: int = 500,
+    potential: str = CHGNET,
+    progress: bool = False,
+) -> list[Relaxation]:
+    """Moves atoms and cells downhill in energy, many crystals at a time.
+
+    `experiments.relax` does the same into a folder, and goes on after an interruption.
+
+    Args:
+      crystals: one or several pymatgen structures or ASE atoms.
+      fixed_cell: move the atoms only.
+      fmax: largest force on an atom at convergence, in eV/A.
+      max_steps: steps at most; 0 for energies only.
+      potential: "chgnet", or "ase:module.Class" for an ASE calculator, one crystal per core.
+      progress: show a progress bar on stderr.
+
+    Returns:
+      One relaxation per crystal, in order; those that could not be relaxed have a `failure`.
+
+    Raises:
+      UserError: an unknown potential, a setting out of range, or weights that cannot be downloaded.
+    """
+    devices.use_every_core()
+    compilation.keep_compiled_programs()
+    structures = _structures(crystals)
+    settings = RelaxSettings(potential, fixed_cell, fmax, max_steps)
+    found = dict(driver(settings)(structures, settings, progress, len(structures)))
+    return [found[index] for index in range(len(structures))]
 
 
 def _structures(crystals: Crystal | Sequence[Crystal]) -> list[Structure]:

@@ -1,13 +1,14 @@
-"""Rows of docs/table1.md: published figures, our measurements, their file, and the Markdown."""
+"""Rows of docs/table1.md: published figures, our measurements, controls, file and Markdown."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation.success_rate import NAMES
 from studies import records
+from studies.table1_columns import RATES, RELAXED, SCORES, Estimate, Spread
 
 # SR5 / SR10 / SR15 as published, by data set; one sample per try unless noted otherwise.
 # Papers: CDVAE arXiv:2110.06197, SyMat arXiv:2307.02707, DiffCSP arXiv:2309.04475 (its Table 12),
@@ -34,6 +35,15 @@ PUBLISHED: Mapping[str, Mapping[str, tuple[float, float, float]]] = {
         "paper, CDI": (0.91, 0.93, 0.95),
         "paper, CDS": (0.63, 0.75, 0.84),
     },
+}
+
+
+# What part of a data set the shipped models were trained on, where that is not a random one.
+PART: Mapping[str, str] = {"mp20": "binary and ternary"}
+TITLES: Mapping[str, str] = {
+    "training_band": "training crystals that reach SR5",
+    "substituted": "one-element substitutions in them",
+    "held_out": "held-out test crystals",
 }
 
 
@@ -68,7 +78,9 @@ class Row:
     @property
     def title(self) -> str:
         """Its name in the table."""
-        return ", ".join([self.model, f"guidance {self.guidance:g}", *self.flags])
+        # A model of one's own may be trained on all of MP-20.
+        part = [PART[self.dataset]] if self.dataset in PART and "/" not in self.model else []
+        return ", ".join([self.model, *part, f"guidance {self.guidance:g}", *self.flags])
 
 
 # What docs/table1.md shows.
@@ -84,20 +96,6 @@ PAGE = (
 )
 
 
-class Spread(NamedTuple):
-    """Mean and range over the seeds, to six digits; None where a rate is undefined."""
-
-    mean: float | None
-    low: float | None
-    high: float | None
-
-    def __str__(self) -> str:
-        if self.mean is None:
-            return "-"
-        mean, low, high = (f"{value:.3f}" for value in self)
-        return mean if low == high else f"{mean} ({low}-{high})"
-
-
 @dataclasses.dataclass(frozen=True)
 class Measured:
     """A row and its scores.
@@ -105,17 +103,21 @@ class Measured:
     Attributes:
       row: what was measured.
       num: crystals per seed.
-      seeds: number of seeds, 0 .. seeds - 1.
+      first_seed: the first of consecutive seeds.
+      seeds: number of seeds.
       date: day of the measurement, e.g. 2026-11-23.
       made_with: machine and versions.
       weights_sha256: hash of the model's weights.
       trained_on: number of crystals the model was trained on.
       renoising_steps: the model's default.
       columns: see `spreads`.
+      beside_controls: scores of the first crystals of the first seed, before and after relaxing;
+        see `estimates`. Empty if none were relaxed.
     """
 
     row: Row
     num: int
+    first_seed: int
     seeds: int
     date: str
     made_with: str
@@ -123,89 +125,98 @@ class Measured:
     trained_on: int
     renoising_steps: int
     columns: dict[str, Spread]
+    beside_controls: dict[str, Estimate]
 
 
-# Column -> place of its rate in the files of `experiments.evaluate`.
-RATES: Mapping[str, tuple[str, ...]] = {
-    **{
-        f"{name} {definition}": ("success_rate", definition, name)
-        for definition in ("single", "single_valid", "best_of_10")
-        for name in NAMES
-    },
-    "valid": ("validity", "both"),
-    "valid structure": ("validity", "structure"),
-    "unique": ("diversity", "unique"),
-    "novel": ("diversity", "novel"),
-    "unique compositions": ("diversity", "unique_compositions"),
-    "useful": ("useful",),
-    "implausibly low": ("predictions", "implausibly_low"),
-}
+@dataclasses.dataclass(frozen=True)
+class Control:
+    """Scores of a control, see `evaluation.controls`.
 
-
-def spreads(scores: Sequence[Mapping[str, Any]]) -> dict[str, Spread]:
-    """The rates over several seeds, by column of `RATES`.
-
-    Args:
-      scores: content of the file of `experiments.evaluate` for each seed.
+    Attributes:
+      dataset: its data set.
+      name: of the control.
+      columns: see `estimates`.
     """
-    found = {}
-    for column, path in RATES.items():
-        values = []
-        for score in scores:
-            entry: Any = score
-            for key in path:
-                entry = entry[key]
-            values.append(entry["rate"])
-        if None in values:
-            found[column] = Spread(None, None, None)
-        else:
-            mean = sum(values) / len(values)
-            found[column] = Spread(*(round(x, 6) for x in (mean, min(values), max(values))))
-    return found
+
+    dataset: str
+    name: str
+    columns: dict[str, Estimate]
 
 
-def read(path: Path) -> list[Measured]:
-    """The rows in a file, none if it does not exist.
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """What the file holds: rows and controls, each once."""
+
+    rows: list[Measured]
+    controls: list[Control]
+
+
+def read(path: Path) -> Table:
+    """The content of a file, empty if it does not exist.
 
     Raises:
       UserError: the file has other content.
     """
-    measured = records.read(path, list[Measured]) or []
-    if any(set(RATES) - set(each.columns) for each in measured):
+    table = records.read(path, Table) or Table([], [])
+    if any(set(RATES) - set(each.columns) for each in table.rows) or any(
+        {*SCORES, *RELAXED} - set(columns)
+        for columns in (
+            *(each.beside_controls for each in table.rows if each.beside_controls),
+            *(each.columns for each in table.controls),
+        )
+    ):
         raise UserError(f"{path} lacks some columns: remove it, or choose another --out")
-    return measured
+    return table
 
 
-def merged(former: Sequence[Measured], new: Sequence[Measured]) -> list[Measured]:
-    """All rows once, new ones replacing former ones of the same request.
+def merged(former: Table, rows: Sequence[Measured], controls: Sequence[Control]) -> Table:
+    """All rows and controls once, new ones replacing former ones of the same request.
 
-    The order is that of docs/table1.md, then that of arrival.
+    The order of rows is that of docs/table1.md, then that of arrival.
     """
-    rows = {each.row: each for each in [*former, *new]}
-    order = [row for row in PAGE if row in rows] + [row for row in rows if row not in PAGE]
-    return [rows[row] for row in order]
+    by_row = {each.row: each for each in [*former.rows, *rows]}
+    order = [row for row in PAGE if row in by_row] + [row for row in by_row if row not in PAGE]
+    by_name = {(each.dataset, each.name): each for each in [*former.controls, *controls]}
+    return Table([by_row[row] for row in order], list(by_name.values()))
 
 
-def markdown(dataset: str, measured: Sequence[Measured]) -> str:
-    """Both tables of one data set: success rates next to the published ones, and the rest.
+def markdown(dataset: str, table: Table) -> str:
+    """The tables of one data set: success rates next to the published ones, the rest, controls.
 
     Args:
       dataset: one of `PUBLISHED`.
-      measured: its rows.
+      table: rows and controls, those of other data sets among them.
     """
-    lines = ["| | SR5 | SR10 | SR15 |", "|---|---|---|---|"]
+    measured = [each for each in table.rows if each.row.dataset == dataset]
+    below = "below training range"
+    lines = [_line("", [*NAMES, below]), "|---|---|---|---|---|"]
     for title, rates in PUBLISHED[dataset].items():
-        lines.append(_line(title, [f"{value:.2f}" for value in rates]))
+        lines.append(_line(title, [*(f"{value:.2f}" for value in rates), "-"]))
     for each in measured:
         for definition in ("single", "single_valid", "best_of_10"):
             cells = [str(each.columns[f"{name} {definition}"]) for name in NAMES]
+            cells.append(str(each.columns[below]))
             lines.append(_line(f"**{each.row.title}**, {definition}", cells))
-    others = [column for column in RATES if not column.startswith("SR")]
+    others = [column for column in RATES if not column.startswith("SR") and column != below]
     lines += ["", _line("", [*others, "seeds x crystals, on"]), "|---" * (len(others) + 2) + "|"]
     for each in measured:
         cells = [str(each.columns[column]) for column in others]
-        cells.append(f"{each.seeds} x {each.num:,}, {each.date}")
+        last = each.first_seed + each.seeds - 1
+        seeds = f"{each.first_seed}-{last}" if each.seeds > 1 else str(last)
+        cells.append(f"{seeds} x {each.num:,}, {each.date}")
         lines.append(_line(each.row.title, cells))
+    sets = {each.row.title: each.beside_controls for each in measured if each.beside_controls}
+    sets |= {
+        f"control: {TITLES[each.name]}": each.columns
+        for each in table.controls
+        if each.dataset == dataset
+    }
+    if sets:
+        for columns in (SCORES, RELAXED):
+            lines += ["", _line("", ["n", *columns]), "|---" * (len(columns) + 2) + "|"]
+            for title, found in sets.items():
+                number = str(found["valid"].n)
+                lines.append(_line(title, [number, *(str(found[column]) for column in columns)]))
     return "\n".join(lines)
 
 

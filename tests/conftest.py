@@ -49,6 +49,9 @@ def in_this_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
     """Runs the work of worker processes in this one, where it can be patched; not in slow tests."""
     if not request.node.get_closest_marker("slow"):
         monkeypatch.setattr(Workers, "map", lambda self, items: map(self.function, items))
+        monkeypatch.setattr(
+            Workers, "map_as_finished", lambda self, items: enumerate(map(self.function, items))
+        )
 
 
 @pytest.fixture(scope="session")

@@ -242,7 +242,7 @@ def test_scores_of_each_crystal_are_added_to_the_samples(
 ) -> None:
     store = pytest.importorskip("crystal_diffusion_jax.structures.store")
     added: dict[str, list[Any]] = {}
-    monkeypatch.setattr(store, "add_columns", lambda path, columns: added.update(columns))
+    monkeypatch.setattr(store, "add_columns", lambda path, columns, data: added.update(columns))
     monkeypatch.setattr(program, "read_structures", lambda path: INPUTS)
     (tmp_path / "samples.db").touch()
     out = tmp_path / "m.json"

@@ -14,7 +14,7 @@ from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.evaluation import matching
 from crystal_diffusion_jax.evaluation.distributions import MAX_DRAWN, distances, draw_valid
 from crystal_diffusion_jax.evaluation.diversity import Diversity, dataset_structures, diversity
-from crystal_diffusion_jax.evaluation.intervals import Rate
+from crystal_diffusion_jax.evaluation.intervals import Rate, SampleStatistic
 from crystal_diffusion_jax.evaluation.matching import match
 from crystal_diffusion_jax.runtime.workers import TaskFailure, Workers
 
@@ -190,6 +190,58 @@ def test_the_prescreen_changes_no_result_of_pymatgens_matcher() -> None:
         [i for i, first in enumerate(result.group) if first == group] for group in set(result.group)
     )
     assert 3 < len(groups) < len(generated)
+
+
+def test_the_nearest_known_crystal_is_that_of_pymatgens_displacements() -> None:
+    crystals = random_crystals(30)
+    generated, known = crystals[:9], crystals[9:]
+    matcher = StructureMatcher(ltol=0.3, stol=0.5, angle_tol=10)
+    result = match(generated, known, progress=False)
+    several = 0
+    for index, first in enumerate(result.group):
+        found = {
+            place: displacement[0]
+            for place, other in enumerate(known)
+            if (displacement := matcher.get_rms_dist(other, generated[first]))
+        }
+        several += len(found) > 1
+        assert result.nearest[index] == min(found, key=found.__getitem__, default=-1)
+    assert several > 3
+
+
+def test_the_search_for_the_nearest_ends_at_one_that_is_hardly_displaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    known = [stretched(PEROVSKITE, factor) for factor in (0.9, 1.0, 1.1)]
+    # 0.005 and 0.05 of 2.3 A, the cube root of the volume per atom, in one of five atoms.
+    for crystal, shift in zip(known, (0.05, 0.005, 0.0), strict=True):
+        crystal.translate_sites([0], [shift * 2.3 * 5**0.5 / crystal.lattice.a, 0.0, 0.0])
+    assert match([PEROVSKITE], known, progress=False).nearest == [1]
+    assert match([PEROVSKITE], known[::-1], progress=False).nearest == [0]
+    monkeypatch.setattr(matching, "_SAME_DISPLACEMENT", 0.0)
+    assert match([PEROVSKITE], known, progress=False).nearest == [2]
+
+
+def stretched(structure: Structure, factor: float) -> Structure:
+    copy = structure.copy()
+    copy.scale_lattice(structure.volume * factor)
+    return copy
+
+
+def test_a_stretched_crystal_of_the_training_set_shows_in_its_volume() -> None:
+    distorted = PEROVSKITE.copy()
+    distorted.translate_sites([0], [0.08, 0.0, 0.0])
+    train = dataset([stretched(distorted, 1.5), PEROVSKITE, ROCK_SALT])
+    factors = (1.0, 1.02, 1.04, 0.95)
+    crystals = [stretched(PEROVSKITE * (1, 2, 1), factor) for factor in factors]
+    result = diversity([None, *crystals, CAESIUM_CHLORIDE], train, progress=False)
+    # The distorted one is the same to the matcher, but further away.
+    np.testing.assert_allclose(result.volume_ratio, [np.nan, *factors, np.nan], rtol=1e-9)
+    median = result.volume["median_ratio"]
+    assert isinstance(median, SampleStatistic)
+    assert median.value == pytest.approx(1.01)
+    assert result.volume["denser"] == Rate(1, 4)
+    assert result.volume["looser"] == Rate(1, 4)
 
 
 def test_a_data_set_gives_back_its_crystals() -> None:

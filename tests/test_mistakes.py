@@ -58,6 +58,8 @@ MISTAKES = [
     ("table1", "--out=OUT --model=perov5_cds", "did you mean --models?"),
     ("table1", "--out=OUT --models=perov5_cdsi", "did you mean perov5_cd"),
     ("table1", "--out=OUT --guidance=a", "--guidance=a"),
+    ("table1", "--out=OUT --num_relaxed=-1", "--num_relaxed=-1 must be at least 0"),
+    ("table1", "--out=OUT --first_seed=-1", "--first_seed=-1 must be at least 0"),
     ("reference", "--out=FILE", "FILE/commands.md cannot be written"),
 ]
 

@@ -15,7 +15,7 @@ from pymatgen.io.cif import CifParser
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from crystal_diffusion_jax.structures.cif_writer import to_cif
-from crystal_diffusion_jax.structures.compositions import reduced_formula
+from crystal_diffusion_jax.structures.compositions import parse_formula, reduced_formula
 from crystal_diffusion_jax.structures.conversion import (
     cell_defect,
     minimum_distance,
@@ -277,6 +277,31 @@ def test_formulas_are_reduced_also_with_noble_gases():
     assert reduced_formula(np.tile(BA_TI_O3, 2)) == "BaTiO3"
     assert reduced_formula(np.array([6] * 8)) == "C"
     assert set(reduced_formula(np.array([2, 11, 11]))) == set("Na2He")  # He: no electronegativity
+
+
+@pytest.mark.parametrize(
+    ("formula", "expected"),
+    [
+        ("BaTiO3", ((8, 3), (22, 1), (56, 1))),
+        ("Ti2O6Ba2", ((8, 3), (22, 1), (56, 1))),
+        ("O2", ((8, 1),)),
+        ("Li0.5CoO2", ((3, 1), (8, 4), (27, 2))),
+        ("Al0.3333Ga0.6667", ((13, 1), (31, 2))),
+        ("(NH4)2SO4", ((1, 8), (7, 2), (8, 4), (16, 1))),
+        ("HDO", ((1, 2), (8, 1))),
+        ("He2Na", ((2, 2), (11, 1))),
+    ],
+)
+def test_a_formula_is_parsed_however_it_is_written(formula, expected):
+    assert parse_formula(formula) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "Xx2", "X2", "Fe2+", "Fe-2", "Fe0", "Fe1e-9", "1e999", "((Fe", "Na" * 200]
+)
+def test_what_is_no_formula_is_refused(text):
+    with pytest.raises(ValueError, match="is not a formula of elements"):
+        parse_formula(text)
 
 
 def test_atoms_on_top_of_each_other_are_written_in_p1_without_a_warning():

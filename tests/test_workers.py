@@ -12,6 +12,8 @@ import pytest
 
 from crystal_diffusion_jax.runtime.workers import TaskFailure, Workers, map_in_processes
 
+ENVIRONMENT = dict(os.environ)
+
 
 def square(number: int) -> int:
     return number * number
@@ -47,6 +49,38 @@ def test_only_the_item_that_hangs_or_dies_has_no_result(chunksize: int) -> None:
     assert found[3] == TaskFailure("ended its process")
     assert found[5] == TaskFailure("no result after 0.5 s")
     assert [found[i] for i in range(10) if i not in (3, 5)] == [0, 1, 2, 4, 6, 7, 8, 9]
+
+
+def test_results_can_be_had_as_they_finish(tmp_path: Path) -> None:
+    found = []
+    with Workers(functools.partial(wait_for, tmp_path / "file"), 60.0, num_workers=2) as workers:
+        for index, result in workers.map_as_finished(iter([0, 1, 2, 3])):
+            if index == 3:  # in order, item 0 would wait for ever
+                (tmp_path / "file").touch()
+            found.append((index, result))
+    assert found.pop() == (0, 0)
+    assert sorted(found) == [(1, 1), (2, 2), (3, 3)]
+
+
+def test_items_that_hang_or_die_fail_alone_also_as_they_finish() -> None:
+    with Workers(functools.partial(misbehave, 3, 5), timeout=0.5) as workers:
+        found = dict(workers.map_as_finished(range(10)))
+    failures = {3: TaskFailure("ended its process"), 5: TaskFailure("no result after 0.5 s")}
+    assert found == {i: i for i in range(10)} | failures
+
+
+def wait_for(file: Path, number: int) -> int:
+    """Returns the number, 0 only once there is such a file."""
+    while number == 0 and not file.exists():
+        time.sleep(0.01)
+    return number
+
+
+def test_the_threads_of_linear_algebra_do_not_compete_with_the_processes() -> None:
+    assert list(map_in_processes(os.getenv, ["OMP_NUM_THREADS"], "", progress=False)) == [
+        os.environ.get("OMP_NUM_THREADS", "1")
+    ]
+    assert "OMP_NUM_THREADS" not in {*os.environ} - {*ENVIRONMENT}
 
 
 def test_an_exception_is_raised_here() -> None:

@@ -11,7 +11,8 @@ COMMANDS = {
     "evaluate": "score crystals against a data set",
     "report": "write a page about crystals: pictures, scores, tables",
     "predict": "predict the property of crystals with an oracle",
-    "prepare": "read a data set or download the oracles' weights in advance",
+    "relax": "relax crystals with an interatomic potential",
+    "prepare": "read a data set or download the networks in advance",
     "animate": "draw how crystals emerge from noise",
 }
 

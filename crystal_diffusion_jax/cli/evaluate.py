@@ -2,32 +2,54 @@
 
     python -m experiments.evaluate --structures=samples/min --dataset=perov5 --out=metrics.json
     python -m experiments.evaluate --structures=FOLDER_OF_CIFS --dataset=mp20 --out=m.json
+    python -m experiments.evaluate --structures=samples/min --dataset=mp20 --relax --out=m.json
 
 --structures takes a folder of `sample`, a folder or .zip of CIFs, a CIF, an extended XYZ file, or a
 csv with a column `cif`. The scores go into a JSON file and, as a table, to stdout; crystals that
-cannot be read or predicted count as failures and are listed by name. If --structures is a folder of
-`sample`, predictions, validity, uniqueness and novelty of each crystal are also added
-to its samples.db and samples.csv.
+cannot be read or predicted count as failures and are listed by name. With --relax the crystals are
+relaxed into the folder m_relaxed beside m.json, as `relax` does, and scored before and after, and
+so are controls: training crystals as good as requested, substitutions in them, and test crystals.
+If --structures is a folder of `sample`, predictions, validity, uniqueness, novelty and what
+relaxing gave of each crystal are also added to its samples.db and samples.csv.
 """
 
+import argparse
+import dataclasses
 import functools
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from crystal_diffusion_jax.cli import program
+from crystal_diffusion_jax.cli.hulls import columns_of
 from crystal_diffusion_jax.config import DataConfig
-from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
+from crystal_diffusion_jax.data.arrays import CrystalDataset
+from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS, DatasetSpec
 from crystal_diffusion_jax.data.load import load
-from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.errors import UserError, require_between
+from crystal_diffusion_jax.evaluation.control_cache import relax_in_cache
+from crystal_diffusion_jax.evaluation.controls import control_sets
 from crystal_diffusion_jax.evaluation.fingerprints import (
     fingerprints,
     load_scaler,
     require_matminer,
 )
-from crystal_diffusion_jax.evaluation.report import evaluate
+from crystal_diffusion_jax.evaluation.relaxed import Relaxed, relaxed_scores
+from crystal_diffusion_jax.evaluation.report import Report, evaluate
+from crystal_diffusion_jax.evaluation.sets import Scored, score_controls
+from crystal_diffusion_jax.evaluation.stability import AboveHullOf, above, training_hull
 from crystal_diffusion_jax.evaluation.summary import to_json, to_table
 from crystal_diffusion_jax.oracles.predict import predict
-from crystal_diffusion_jax.structures.reading import read_structures
+from crystal_diffusion_jax.potentials.drivers import CHGNET
+from crystal_diffusion_jax.potentials.relax_folder import relax_into
+from crystal_diffusion_jax.potentials.relaxation import RelaxSettings
+from crystal_diffusion_jax.potentials.relaxed_crystals import RelaxedCrystal
+from crystal_diffusion_jax.potentials.relaxed_samples import sample_columns, sample_data
+from crystal_diffusion_jax.potentials.relaxed_store import read_relaxed, read_settings
+from crystal_diffusion_jax.structures.limits import MAX_CRYSTALS
+from crystal_diffusion_jax.structures.reading import Inputs, read_structures
+
+NUM_CONTROLS = 100
 
 
 def parser() -> program.Parser:
@@ -45,7 +67,97 @@ def parser() -> program.Parser:
     flags.add_argument(
         "--coverage", action="store_true", help="also COV-R and COV-P; needs the extra `coverage`"
     )
+    flags.add_argument(
+        "--relax", action="store_true", help="also relax the crystals with an interatomic potential"
+    )
+    flags.add_argument(
+        "--relaxed", type=Path, help="folder of `relax` with the same crystals, instead of --relax"
+    )
+    flags.add_argument(
+        "--controls",
+        type=int,
+        help="largest number of crystals of each control "
+        f"(default: {NUM_CONTROLS} if crystals are relaxed, else 0)",
+    )
     return flags
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """Relaxed crystals.
+
+    Attributes:
+      crystals: outcome of every crystal that was asked for.
+      settings: how they were relaxed.
+      above_hull: energies above the hull of the training split; None for a potential whose
+        reference energies are not known.
+    """
+
+    crystals: list[RelaxedCrystal]
+    settings: RelaxSettings
+    above_hull: AboveHullOf | None
+
+
+def relaxed_crystals(
+    flags: argparse.Namespace, dataset: str, train: CrystalDataset, inputs: Inputs
+) -> Outcome | None:
+    """Relaxes the crystals or reads them from a folder of `relax`; None if neither is requested.
+
+    Raises:
+      UserError: they cannot be relaxed or read.
+    """
+    if not flags.relax and flags.relaxed is None:
+        return None
+    settings = RelaxSettings() if flags.relax else read_settings(flags.relaxed)
+    hull = training_hull(dataset, train) if settings.potential == CHGNET else None
+    if flags.relax:
+        folder = flags.out.with_name(f"{flags.out.stem}_relaxed")
+        crystals = relax_into(folder, inputs, settings, columns_of(*hull) if hull else None)
+        columns, arrays = sample_columns(crystals, settings), sample_data(crystals)
+        program.add_to_samples(flags.structures, columns, arrays)
+    else:
+        crystals = read_relaxed(flags.relaxed, inputs)
+    return Outcome(crystals, settings, above(*hull) if hull else None)
+
+
+def relaxed_and_controls(
+    flags: argparse.Namespace,
+    spec: DatasetSpec,
+    splits: Mapping[str, CrystalDataset],
+    inputs: Inputs,
+    report: Report,
+    outcome: Outcome | None,
+) -> tuple[Relaxed | None, dict[str, Scored]]:
+    """Scores of the relaxed crystals, if there are any, and of the controls.
+
+    Args:
+      flags: of the command.
+      spec: the data set.
+      splits: its "train" and "test".
+      inputs: the crystals.
+      report: their scores.
+      outcome: of `relaxed_crystals`.
+
+    Raises:
+      UserError: the controls cannot be relaxed.
+    """
+    train, test = splits["train"], splits["test"]
+    score = functools.partial(
+        evaluate,
+        spec=spec,
+        train=train,
+        predict=functools.partial(predict, oracle=spec.name),
+        oracle_error=report.oracle["error"],
+    )
+    sets = control_sets(spec, train, test, flags.controls) if flags.controls else {}
+    if outcome is None:
+        return None, score_controls(sets, score, None, None)
+    hull = outcome.above_hull
+    relax = functools.partial(relax_in_cache, settings=outcome.settings)
+    return (
+        relaxed_scores(inputs.structures, report, outcome.crystals, score, hull),
+        score_controls(sets, score, relax, hull),
+    )
 
 
 def main() -> None:
@@ -53,6 +165,11 @@ def main() -> None:
     flags = parser().parse_args()
     spec = KNOWN_DATASETS[flags.dataset]
     # Mistakes are found before minutes of work.
+    if flags.relax and flags.relaxed is not None:
+        raise UserError("--relax and --relaxed exclude each other: give one of them")
+    if flags.controls is None:
+        flags.controls = NUM_CONTROLS if flags.relax or flags.relaxed is not None else 0
+    require_between("controls", flags.controls, 0, MAX_CRYSTALS)
     program.check_output(flags.out)
     make_fingerprints = None
     if flags.coverage:
@@ -64,6 +181,7 @@ def main() -> None:
     splits = load(config)
     if "test" not in splits:
         raise UserError(f"{spec.name} has no test.csv next to train and val, which scoring needs")
+    outcome = relaxed_crystals(flags, spec.name, splits["train"], inputs)
     report = evaluate(
         inputs,
         spec,
@@ -72,7 +190,8 @@ def main() -> None:
         predict=functools.partial(predict, oracle=spec.name),
         make_fingerprints=make_fingerprints,
     )
-    content = to_json(report, str(flags.structures), spec)
+    relaxed, controls = relaxed_and_controls(flags, spec, splits, inputs, report, outcome)
+    content = to_json(report, str(flags.structures), spec, relaxed, controls)
     program.write_output(flags.out, json.dumps(content, indent=1, allow_nan=False) + "\n")
     columns = {
         f"predicted_{spec.property_name}": report.values.tolist(),
@@ -81,6 +200,6 @@ def main() -> None:
     }
     if report.novel is not None:
         columns["novel"] = report.novel.tolist()
-    print(to_table(report, spec))
+    print(to_table(report, spec, relaxed, controls))
     print(f"scores in {flags.out}")
     program.add_to_samples(flags.structures, columns)

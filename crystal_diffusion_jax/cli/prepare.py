@@ -1,13 +1,13 @@
 """Prepares a data set: downloads what is missing, checks it, caches it and sums it up.
 
-    python -m experiments.prepare --dataset=perov5 --oracle
+    python -m experiments.prepare --dataset=perov5 --oracle --potential
     python -m experiments.prepare --root=mine --properties=band_gap
 
 Known data are taken from --root, from `$CRYSTAL_DIFFUSION_DATA/<name>`, or else downloaded from
 CDVAE's repository. Your own data (--root) are a csv table, a folder with train, val and perhaps
 test tables (each in one file or in several, as in train-0.csv, train-1.csv), or a folder of CIFs
 with one csv. Training afterwards starts at once, reading the prepared arrays from the cache.
---oracle downloads the published property networks, with a data set or alone.
+--oracle and --potential download the published networks, with a data set or alone.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS, DatasetSpec
 from crystal_diffusion_jax.data.load import load
 from crystal_diffusion_jax.errors import UserError, require_between
 from crystal_diffusion_jax.oracles import weights
+from crystal_diffusion_jax.potentials import weights as potential_weights
 
 
 def parser() -> program.Parser:
@@ -32,6 +33,9 @@ def parser() -> program.Parser:
     flags = program.Parser(prog="python -m experiments.prepare", description=__doc__)
     flags.add_argument("--dataset", choices=list(KNOWN_DATASETS), help="a known data set")
     flags.add_argument("--oracle", action="store_true", help="download the published networks")
+    flags.add_argument(
+        "--potential", action="store_true", help="download the interatomic potential"
+    )
     flags.add_argument("--root", default="", help="where the data are, if not downloaded")
     flags.add_argument(
         "--properties", default="", help="property columns of your own data, separated by commas"
@@ -48,12 +52,16 @@ def parser() -> program.Parser:
 def main() -> None:
     """Entry point."""
     args = parser().parse_args()
-    if args.dataset is None and not (args.root or args.oracle):
-        raise UserError("nothing to prepare: give --dataset=NAME, --root=YOUR_DATA or --oracle")
+    if args.dataset is None and not (args.root or args.oracle or args.potential):
+        raise UserError(
+            "nothing to prepare: give --dataset=NAME, --root=YOUR_DATA, --oracle or --potential"
+        )
     require_between("max_num_atoms", args.max_num_atoms, 0, math.inf)
     if args.oracle:
         for path in weights.prepare():
             print(f"network: {path}")
+    if args.potential:
+        print(f"potential: {potential_weights.prepare()}")
     if args.dataset is not None:
         _prepare_known(KNOWN_DATASETS[args.dataset], args.root, args.skip_bad_rows)
     elif args.root:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
+
 from crystal_diffusion_jax.errors import UserError, did_you_mean
 from crystal_diffusion_jax.runtime import compilation, devices, processes
 from crystal_diffusion_jax.runtime.files import replace_bytes, replace_text, try_writing
@@ -115,12 +117,17 @@ def write_output(path: Path, content: str | bytes, flag: str = "out") -> None:
         raise _cannot_write(path, flag, error) from error
 
 
-def add_to_samples(structures: Path, columns: Mapping[str, Sequence[float | bool]]) -> None:
+def add_to_samples(
+    structures: Path,
+    columns: Mapping[str, Sequence[float | str | bool | None]],
+    data: Mapping[int, Mapping[str, np.ndarray]] | None = None,
+) -> None:
     """Adds columns to the samples.db of a folder of `experiments.sample`, if there is one.
 
     Args:
       structures: the path given as --structures.
-      columns: name -> value of every crystal, NaN for no value.
+      columns: name -> value of every crystal, None or NaN for no value.
+      data: index -> arrays of a crystal by name.
 
     A folder that cannot be written, or is being sampled into, gets a note instead.
     """
@@ -128,7 +135,7 @@ def add_to_samples(structures: Path, columns: Mapping[str, Sequence[float | bool
         from crystal_diffusion_jax.structures import store
 
         try:
-            store.add_columns(structures, columns)
+            store.add_columns(structures, columns, data)
         except UserError as error:
             print(f"note: {', '.join(columns)} not added to {structures}: {error}")
         else:

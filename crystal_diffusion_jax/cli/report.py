@@ -2,9 +2,11 @@
 
     python -m experiments.report --structures=samples/min --out=report.html --png=pictures
     python -m experiments.report --structures=FOLDER_OF_CIFS --dataset=mp20 --out=report.html
+    python -m experiments.report --structures=x --relaxed=FOLDER_OF_RELAX --out=report.html
 
 The file needs no network. If the data set, an oracle for the property, or the oracle's weights are
-missing, the page notes it and shows the rest.
+missing, the page notes it and shows the rest. Crystals that `experiments.relax` relaxed are shown
+both ways: give its folder as --relaxed, unless they are samples, whose samples.db holds it all.
 """
 
 import math
@@ -37,6 +39,7 @@ def parser() -> program.Parser:
     flags.add_argument(
         "--symprec", type=float, default=0.1, help="symmetry, Angstrom (default: %(default)s)"
     )
+    flags.add_argument("--relaxed", type=Path, help="folder of `relax` of the same crystals")
     return flags
 
 
@@ -68,6 +71,7 @@ def main() -> None:
         flags.root,
         flags.symprec,
         command=f"crystal-diffusion report {shlex.join(sys.argv[1:])}",
+        relaxed=flags.relaxed,
     )
     program.write_output(flags.out, to_html(page))
     for name, file in files.items():

@@ -7,17 +7,15 @@ An interrupted command keeps every complete batch; the same command continues fr
 """
 
 import argparse
-import contextlib
 import math
-import os
-import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from crystal_diffusion_jax import trained_model
 from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.cli.request_flags import ALL, add_request_flags, requested
+from crystal_diffusion_jax.cli.stopping import end_if_any, stopping_on_signals
 from crystal_diffusion_jax.errors import require_between
 from crystal_diffusion_jax.runtime.lock import exclusive
 from crystal_diffusion_jax.sampling import trajectory
@@ -46,46 +44,6 @@ def parser() -> program.Parser:
         help="keep every K-th state on the way from noise, in OUT/trajectories (default: none)",
     )
     return flags
-
-
-@contextlib.contextmanager
-def stopping_on_signals() -> Iterator[list[int]]:
-    """Lets SIGTERM and Ctrl-C end the command after the current batch; a second signal, at once.
-
-    An exception raised by the signal handler itself could get lost in the hook that jax installs in
-    the garbage collector, where much of the time is spent.
-
-    Yields:
-      The signals received so far.
-    """
-    received: list[int] = []
-
-    def handle(signum: int, _frame: object) -> None:
-        received.append(signum)
-        if len(received) > 1:
-            end_if_any(received)
-        # Not print, which the signal may have interrupted.
-        os.write(2, b"ending after this batch; a second signal ends at once\n")
-
-    former = {each: signal.signal(each, handle) for each in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield received
-    finally:
-        for each, handler in former.items():
-            signal.signal(each, handler)
-
-
-def end_if_any(signals: Sequence[int]) -> None:
-    """Ends the command if signals were received.
-
-    Raises:
-      SystemExit: on SIGTERM, with exit status 143.
-      KeyboardInterrupt: on Ctrl-C.
-    """
-    if signal.SIGTERM in signals:
-        sys.exit(128 + signal.SIGTERM)
-    if signals:
-        raise KeyboardInterrupt
 
 
 def main() -> None:

@@ -24,6 +24,11 @@ from crystal_diffusion_jax.structures.compositions import ReducedComposition, re
 # (0.2, 0.3, 5), so that fewer crystals count as unique or novel.
 LTOL, STOL, ANGLE_TOL = 0.3, 0.5, 10.0
 _MATCHER = StructureMatcher(LTOL, STOL, ANGLE_TOL)
+# For the displacement of cells that are primitive already.
+_DISPLACEMENT = StructureMatcher(LTOL, STOL, ANGLE_TOL, primitive_cell=False)
+# In the same unit, about 0.02 A. Who is nearer than that need not be found, which takes long where
+# a training set has hundreds of crystals that are the same within the tolerances.
+_SAME_DISPLACEMENT = 0.01
 
 # Seconds for the reduction of a crystal, for its comparison with one other, and for that with the
 # training set. Measured: up to 0.1 s to reduce a crystal of Carbon-24 and 8 s for 432 distorted
@@ -41,11 +46,15 @@ class Matches(NamedTuple):
       group: S indices: that of the first crystal which is the same, or else the crystal's own; -1
         where the comparison failed.
       known: S bool, whether a known crystal is the same; meaningless where the comparison failed.
+      nearest: S indices of known crystals: of those that are the same the one with the smallest
+        displacement of the atoms (or the first within 0.02 A), for the first crystal of the group;
+        -1 without one.
       failures: index -> why the comparison failed.
     """
 
     group: list[int]
     known: list[bool]
+    nearest: list[int]
     failures: dict[int, str]
 
 
@@ -67,8 +76,9 @@ def match(
       time_limit: seconds; a crystal that takes longer to reduce or to compare is a failure.
     """
     keys = [reduced_composition(s.atomic_numbers) for s in structures]
-    known_by_key = _by_key(known, [reduced_composition(s.atomic_numbers) for s in known])
-    candidates = [s for key in set(keys) for s in known_by_key.get(key, [])]
+    rows_by_key = _by_key(range(len(known)), [reduced_composition(s.atomic_numbers) for s in known])
+    candidate_rows = [row for key in set(keys) for row in rows_by_key.get(key, [])]
+    candidates = [known[row] for row in candidate_rows]
     reduced = list(
         map_in_processes(
             reduce, [*structures, *candidates], "reduction", time_limit, progress=progress
@@ -101,13 +111,29 @@ def match(
         else:
             groups[index] = same
 
+    nearest = [-1] * len(structures)
+    rows_by_bucket = _by_key(candidate_rows, map(_bucket, known_cells))
+    # The displacement takes ten times as long as a comparison, so one crystal stands for its group.
+    firsts = [(i, _bucket(cells[i])) for i, first in groups.items() if first == i and is_known[i]]
+    displacement = functools.partial(nearest_place, cells, known_buckets)
+    title = "displacement from the training set"
+    places = map_in_processes(displacement, firsts, title, time_limit, progress=progress)
+    place = {
+        first: rows_by_bucket[key][found]
+        for (first, key), found in zip(firsts, places, strict=True)
+        if isinstance(found, int)
+    }
+    for index, first in groups.items():
+        if isinstance(first, int):
+            nearest[index] = place.get(first, -1)
+
     group = [-1] * len(structures)
     for index, first in groups.items():
         if isinstance(first, int):
             group[index] = first
         else:
             failures[index] = f"comparison failed: {_reason(first)}"
-    return Matches(group, is_known, failures)
+    return Matches(group, is_known, nearest, failures)
 
 
 def _group(
@@ -166,6 +192,30 @@ def is_same_as_any(
             return any(_fit(other, cells[index]) for other in others[key])
     except Exception as error:
         return type(error).__name__
+
+
+def nearest_place(
+    cells: Mapping[int, Structure], others: Mapping[Key, Sequence[Structure]], pair: tuple[int, Key]
+) -> int | None:
+    """Place, among others at `pair[1]`, of the one from which cell `pair[0]` is displaced least.
+
+    None where that is unknown.
+    """
+    index, key = pair
+    displacements = {}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for place, other in enumerate(others[key]):
+                if _fit(other, cells[index]) and (
+                    found := _DISPLACEMENT.get_rms_dist(other, cells[index])
+                ):
+                    displacements[place] = found[0]
+                    if found[0] < _SAME_DISPLACEMENT:
+                        break
+    except Exception:
+        return None
+    return min(displacements, key=displacements.__getitem__) if displacements else None
 
 
 def _fit(reference: Structure, structure: Structure) -> bool:

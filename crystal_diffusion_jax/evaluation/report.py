@@ -11,7 +11,11 @@ from crystal_diffusion_jax.data.datasets import DatasetSpec
 from crystal_diffusion_jax.evaluation.checks import Failure, check, list_failures
 from crystal_diffusion_jax.evaluation.coverage import CUTOFFS, Coverage, Fingerprint, coverage
 from crystal_diffusion_jax.evaluation.distributions import distances, draw_valid, finite
-from crystal_diffusion_jax.evaluation.diversity import dataset_structures, diversity
+from crystal_diffusion_jax.evaluation.diversity import (
+    Diversity,
+    dataset_structures,
+    diversity,
+)
 from crystal_diffusion_jax.evaluation.intervals import Rate, SampleStatistic, bootstrap, rate
 from crystal_diffusion_jax.evaluation.success_rate import success_rates
 from crystal_diffusion_jax.oracles.predict import Predictions
@@ -31,12 +35,11 @@ class Report:
     """Scores of n crystals; rates are out of all n of them unless stated otherwise.
 
     Scores that need the oracle, the training split or the test split are None, or empty mappings,
-    without it. All but the first four attributes are in the JSON file of `summary.to_json`.
+    without it. All but the first three attributes are in the JSON file of `summary.to_json`.
 
     Attributes:
       valid: [n] bool, valid in structure and composition.
-      unique: [n] bool, no crystal before it is the same.
-      novel: [n] bool, no training crystal is the same.
+      compared: the crystals beside each other and beside the training split.
       values: [n] predictions, NaN where there is none.
       counts: "asked_for" (n), "read", "predicted", crystals in "train" and "test",
         "test_predicted" (the others are missing from the property's distance) and
@@ -45,32 +48,43 @@ class Report:
       validity: "structure", "composition", "both".
       diversity: "unique", "unique_compositions"; with a training split "novel" and
         "novel_compositions".
+      volume: with a training split, see `Diversity.volume`.
       useful: unique crystals that are valid, reach SR5 and are novel.
       distances: "density", "num_elements", "property": Wasserstein, to the test split.
       predictions: "mean" and "median" of all predictions (far from any training crystal the
         networks may predict millions of eV, which dominate the mean); out of the crystals
         with a prediction, those "below_training_range", i.e. below every training label, and those
         "implausibly_low", which fool the oracle and fail in `success_rate` and `useful`.
-      oracle: "error", its mean absolute error on the test split; "lowest_plausible", the smallest
-        training label minus `PLAUSIBLE_ERRORS` times that error.
+      oracle: "error", its mean absolute error on the test split, or that given; "lowest_plausible",
+        the smallest training label minus `PLAUSIBLE_ERRORS` times that error.
       coverage: of the test split; None unless requested.
       failures: by index, those of one crystal in the order of the stages.
     """
 
     valid: np.ndarray
-    unique: np.ndarray
-    novel: np.ndarray | None
+    compared: Diversity
     values: np.ndarray
     counts: dict[str, int | None]
     success_rate: Mapping[str, Mapping[str, Rate]]
     validity: Mapping[str, Rate]
     diversity: Mapping[str, Rate]
+    volume: Mapping[str, SampleStatistic | Rate]
     useful: Rate | None
     distances: Mapping[str, SampleStatistic]
     predictions: dict[str, SampleStatistic | Rate | None]
     oracle: dict[str, float | None]
     coverage: Coverage | None
     failures: Sequence[Failure]
+
+    @property
+    def unique(self) -> np.ndarray:
+        """[n] bool, no crystal before it is the same."""
+        return self.compared.is_first
+
+    @property
+    def novel(self) -> np.ndarray | None:
+        """[n] bool, no training crystal is the same."""
+        return self.compared.novel
 
 
 def evaluate(
@@ -80,6 +94,7 @@ def evaluate(
     test: CrystalDataset | None = None,
     predict: Predict | None = None,
     make_fingerprints: MakeFingerprints | None = None,
+    oracle_error: float | None = None,
     progress: bool = True,
 ) -> Report:
     """Scores a set of crystals.
@@ -94,6 +109,7 @@ def evaluate(
       test: its test split, for the distances, the oracle's error and coverage.
       predict: the oracle of its property.
       make_fingerprints: requests coverage.
+      oracle_error: mean absolute error of the oracle where there is no `test` to measure it on.
       progress: show progress bars on stderr.
     """
     checked = check(inputs)
@@ -101,8 +117,7 @@ def evaluate(
     num = len(inputs.structures)
     report = Report(
         valid=checked.valid,
-        unique=compared.is_first,
-        novel=compared.novel,
+        compared=compared,
         values=np.full(num, np.nan),
         counts={
             "asked_for": num,
@@ -116,6 +131,7 @@ def evaluate(
         success_rate={},
         validity=checked.rates,
         diversity=compared.rates,
+        volume={} if train is None else compared.volume,
         useful=None,
         distances={},
         predictions={},
@@ -138,12 +154,13 @@ def evaluate(
             "median": bootstrap(np.median, predicted),
         }
         implausible = np.zeros(num, dtype=bool)
-        error = None
+        error = oracle_error
         if test is not None:
             test_values = predict(test_structures).values
             report.counts["test_predicted"] = len(finite(test_values))
             errors = finite(np.abs(test_values - test.properties[:, 0]))
-            error = report.oracle["error"] = float(np.mean(errors)) if len(errors) else None
+            error = float(np.mean(errors)) if len(errors) else None
+        report.oracle["error"] = error
         if train is not None:
             lowest = float(train.properties[:, 0].min())
             report.predictions["below_training_range"] = rate(predicted < lowest)
@@ -155,9 +172,9 @@ def evaluate(
             stages["property"] |= dict.fromkeys(np.flatnonzero(implausible).tolist(), IMPLAUSIBLE)
         believed = np.where(implausible, np.nan, report.values)
         report.success_rate = success_rates(believed, report.valid, spec.success_thresholds)
-        if report.novel is not None:
+        if compared.novel is not None:
             reached = believed <= spec.success_thresholds[0]
-            report.useful = compared.unique_among(report.valid & report.novel & reached)
+            report.useful = compared.unique_among(report.valid & compared.novel & reached)
     if test is not None:
         drawn = draw_valid(report.valid)
         crystals = [s for i in drawn if (s := inputs.structures[i]) is not None]

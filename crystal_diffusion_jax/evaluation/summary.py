@@ -1,14 +1,19 @@
 """A report as a strict JSON file and as a text table.
 
-The file holds the attributes of `report.Report` that are not arrays, under their names, and
+The file holds the attributes of `report.Report` that are not of each crystal, under their names,
+and
 
-  format_version   1
+  format_version   2
   structures       the path that was evaluated
   dataset          "perov5", "carbon24" or "mp20"
   property         {"name", "unit"} of the predicted property
   thresholds       {"SR5", "SR10", "SR15"}, in that unit
   versions         of crystal_diffusion_jax, pymatgen and smact; of matminer with coverage
   matcher          {"ltol", "stol", "angle_tol"} of StructureMatcher, for unique and novel
+  relaxed          the attributes of `relaxed.Relaxed`, with `stability.Stability` and the scores of
+                   the relaxed crystals in it; null unless they were relaxed
+  controls         name -> the attributes of the control's `Report` and, like above, "relaxed"; see
+                   `controls`
 
 A rate is {"k", "n", "rate", "low", "high"}: k of n, with Wilson's 95 % interval. A statistic is
 {"value", "low", "high", "sizes"}: with its 95 % bootstrap interval, and the number of crystals in
@@ -19,48 +24,53 @@ each sample. Coverage is {"recall": rate, "precision": rate, "amsd_recall", "ams
 
 import dataclasses
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
 from crystal_diffusion_jax import __version__
 from crystal_diffusion_jax.data.datasets import DatasetSpec
+from crystal_diffusion_jax.evaluation.checks import Failure
+from crystal_diffusion_jax.evaluation.coverage import Coverage
 from crystal_diffusion_jax.evaluation.intervals import Rate, SampleStatistic
 from crystal_diffusion_jax.evaluation.matching import ANGLE_TOL, LTOL, STOL
+from crystal_diffusion_jax.evaluation.relaxed import CLOSE, Relaxed
 from crystal_diffusion_jax.evaluation.report import Report
+from crystal_diffusion_jax.evaluation.set_table import set_table
+from crystal_diffusion_jax.evaluation.sets import Scored
+from crystal_diffusion_jax.evaluation.stability import Stability
 from crystal_diffusion_jax.evaluation.success_rate import NAMES
 from crystal_diffusion_jax.evaluation.validity import SMACT_VERSION
+from crystal_diffusion_jax.potentials.hull import NEAR_HULL
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _MAX_REASONS = 10  # reasons for failures in the table; the file has all
-_ARRAYS = ("valid", "unique", "novel", "values")
+_OF_EACH = ("valid", "compared", "values")
 
 
-def to_json(report: Report, structures: str, spec: DatasetSpec) -> dict[str, Any]:
-    """The report in the schema above, free of NaN and infinity.
+def to_json(
+    report: Report,
+    structures: str,
+    spec: DatasetSpec,
+    relaxed: Relaxed | None = None,
+    controls: Mapping[str, Scored] | None = None,
+) -> dict[str, Any]:
+    """The scores in the schema above, free of NaN and infinity.
 
     Args:
       report: the scores.
       structures: the path that was evaluated.
       spec: the data set.
+      relaxed: scores of the relaxed crystals.
+      controls: scores of the controls by name.
     """
     versions = {
         "crystal_diffusion_jax": __version__,
         "pymatgen": version("pymatgen"),
         "smact": SMACT_VERSION,
     }
-    covered = None
     if report.coverage is not None:
         versions["matminer"] = version("matminer")
-        covered = {
-            "recall": _plain(report.coverage.recall),
-            "precision": _plain(report.coverage.precision),
-            **report.coverage.mean_distances,
-        }
-    scores = {
-        field.name: _plain(getattr(report, field.name))
-        for field in dataclasses.fields(report)
-        if field.name not in _ARRAYS
-    }
     return {
         "format_version": FORMAT_VERSION,
         "structures": structures,
@@ -69,45 +79,56 @@ def to_json(report: Report, structures: str, spec: DatasetSpec) -> dict[str, Any
         "thresholds": dict(zip(NAMES, spec.success_thresholds, strict=True)),
         "versions": versions,
         "matcher": {"ltol": LTOL, "stol": STOL, "angle_tol": ANGLE_TOL},
-        **scores,
-        "coverage": covered,
-        "failures": {
-            "by_reason": failures_by_reason(report),
-            "list": [dataclasses.asdict(failure) for failure in report.failures],
-        },
+        **_plain_set(Scored(report, relaxed)),
+        "controls": {name: _plain_set(each) for name, each in (controls or {}).items()},
     }
 
 
-def failures_by_reason(report: Report) -> dict[str, int]:
+def failures_by_reason(failures: Sequence[Failure]) -> dict[str, int]:
     """ "stage: reason" -> how many crystals, the most frequent first."""
-    reasons = Counter(f"{failure.stage}: {failure.reason}" for failure in report.failures)
+    reasons = Counter(f"{failure.stage}: {failure.reason}" for failure in failures)
     return dict(reasons.most_common())
 
 
-def to_table(report: Report, spec: DatasetSpec) -> str:
-    """The report as text, one score per line with its interval and its count."""
+def to_table(
+    report: Report,
+    spec: DatasetSpec,
+    relaxed: Relaxed | None = None,
+    controls: Mapping[str, Scored] | None = None,
+) -> str:
+    """The scores as text, one per line with its interval and its count; arguments as in `to_json`.
+
+    With relaxed crystals or controls a table of all sets follows.
+    """
     units = {"density": " g/cm^3", "num_elements": "", "property": f" {spec.unit}"}
     scores: dict[str, Rate | SampleStatistic | None] = {
         f"{name} {definition}": item
         for definition, rates in report.success_rate.items()
         for name, item in rates.items()
     }
+    # Beside the success rates, since crystals beyond all data may have fooled the oracle.
+    scores |= {
+        f"predicted {name.replace('_', ' ')}": item
+        for name, item in report.predictions.items()
+        if isinstance(item, Rate)
+    }
     scores |= {f"valid: {name}": item for name, item in report.validity.items()}
     scores |= {name.replace("_", " "): item for name, item in report.diversity.items()}
     scores["valid, SR5, unique and novel"] = report.useful
     for name, distance in report.distances.items():
         scores[f"Wasserstein {name.replace('_', ' ')}{units[name]}"] = distance
-    for name, item in report.predictions.items():
-        if name in ("mean", "median"):
-            scores[f"{name} {spec.property_name} {spec.unit}"] = item
-        else:
-            scores[f"predicted {name.replace('_', ' ')}"] = item
+    for name in ("mean", "median"):
+        scores[f"{name} {spec.property_name} {spec.unit}"] = report.predictions.get(name)
+    for name, item in report.volume.items():
+        scores[f"volume, training = 1: {name.replace('_', ' ')}"] = item
     if report.coverage is not None:
         scores |= {"COV-R": report.coverage.recall, "COV-P": report.coverage.precision}
+    if relaxed is not None:
+        scores |= _of_relaxed(relaxed)
 
     lines = [f"{'':<34}{'value':>9}   {'95 % interval':<19} count"]
     lines += [_line(title, item) for title, item in scores.items() if item is not None]
-    failures = failures_by_reason(report)
+    failures = failures_by_reason(report.failures)
     if failures:
         lines += ["", "failures"]
         most_frequent = list(failures.items())[:_MAX_REASONS]
@@ -120,19 +141,57 @@ def to_table(report: Report, spec: DatasetSpec) -> str:
         known = "{test_predicted} of {test} test crystals".format(**report.counts)
         lines += ["", f"{known} have a predicted property"]
     lines += ["", f"composition validity by SMACT {SMACT_VERSION}, oxidation states of 2014"]
+    if relaxed is not None or controls:
+        lines += ["", set_table(Scored(report, relaxed), controls or {})]
     return "\n".join(lines)
 
 
+def _of_relaxed(relaxed: Relaxed) -> dict[str, Rate | SampleStatistic | None]:
+    scores: dict[str, Rate | SampleStatistic | None] = {"relaxed: converged": relaxed.converged}
+    for title, average in (
+        ("energy gain, eV/atom", relaxed.energy_gain),
+        ("RMSD, A", relaxed.rmsd),
+        ("volume change", relaxed.volume_change),
+        ("|volume change|", relaxed.absolute_volume_change),
+    ):
+        scores |= {f"{name} {title}": item for name, item in average.items()}
+    scores[f"RMSD below {CLOSE} A"] = relaxed.close
+    for when, found in (("before", relaxed.stability_before), ("after", relaxed.stability_after)):
+        if found is not None:
+            scores[f"{when}: < {NEAR_HULL} eV/atom above hull"] = found.near_hull
+            scores[f"{when}: stable"] = found.stable
+            scores[f"{when}: stable, unique, novel"] = found.sun
+    success = relaxed.scores.success_rate.get("single", {})
+    return scores | {f"after: {name} single": item for name, item in success.items()}
+
+
+def _plain_set(scored: Scored) -> dict[str, Any]:
+    return {**_plain(scored.report), "relaxed": _plain(scored.relaxed)}
+
+
 def _plain(item: Any) -> Any:
-    """Rates and statistics, at any depth of mappings, as dictionaries for JSON."""
-    if isinstance(item, dict):
-        return {name: _plain(value) for name, value in item.items()}
-    if not isinstance(item, Rate | SampleStatistic):
-        return item
-    low, high = item.interval or (None, None)
-    if isinstance(item, Rate):
-        return {"k": item.k, "n": item.n, "rate": item.value, "low": low, "high": high}
-    return {"value": item.value, "low": low, "high": high, "sizes": list(item.sizes)}
+    """Scores at any depth as dictionaries for JSON."""
+    match item:
+        case Mapping():
+            return {name: _plain(value) for name, value in item.items()}
+        case Report() | Relaxed() | Stability():
+            fields = [field.name for field in dataclasses.fields(item)]
+            return {name: _plain(getattr(item, name)) for name in fields if name not in _OF_EACH}
+        case Rate():
+            low, high = item.interval or (None, None)
+            return {"k": item.k, "n": item.n, "rate": item.value, "low": low, "high": high}
+        case SampleStatistic():
+            low, high = item.interval or (None, None)
+            return {"value": item.value, "low": low, "high": high, "sizes": list(item.sizes)}
+        case Coverage():
+            rates = {"recall": item.recall, "precision": item.precision}
+            return {**_plain(rates), **item.mean_distances}
+        case list() | tuple():  # failures
+            return {
+                "by_reason": failures_by_reason(item),
+                "list": [dataclasses.asdict(failure) for failure in item],
+            }
+    return item
 
 
 def _line(title: str, item: Rate | SampleStatistic) -> str:

@@ -18,12 +18,9 @@ from crystal_diffusion_jax.potentials import chgnet, descent, packing, rounds
 from crystal_diffusion_jax.potentials.descent import Descent
 from crystal_diffusion_jax.potentials.energies import load_parameters
 from crystal_diffusion_jax.potentials.neighbours import Capacity
-from crystal_diffusion_jax.potentials.relaxation import Relaxation, RelaxSettings
+from crystal_diffusion_jax.potentials.relaxation import MAX_STRESS, Relaxation, RelaxSettings
 from crystal_diffusion_jax.potentials.rounds import Limits, Potential
 
-# At convergence, in GPa: within the noise of the potential, and below what 0.05 eV/A on the atoms
-# of a plane comes to.
-MAX_STRESS = 0.5
 # With the skins of the lists, final energies agree to 0.01 meV/atom with lists made at each step.
 _STEPS_PER_ROUND = 10
 # `packing.rows` of a batch.

@@ -6,6 +6,10 @@ import numpy as np
 from jaxtyping import Float
 from pymatgen.core import Structure
 
+# Largest component of the stress at convergence, in GPa: within the noise of a potential, and below
+# what 0.05 eV/A on the atoms of a plane comes to.
+MAX_STRESS = 0.5
+
 
 @dataclass(frozen=True)
 class RelaxSettings:

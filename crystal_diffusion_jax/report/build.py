@@ -16,11 +16,14 @@ from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation.report import Report, evaluate
 from crystal_diffusion_jax.evaluation.success_rate import NAMES
 from crystal_diffusion_jax.oracles.predict import predict
-from crystal_diffusion_jax.report import cards
+from crystal_diffusion_jax.potentials.relaxed_samples import read_relaxed_samples
+from crystal_diffusion_jax.potentials.relaxed_store import read_relaxed, read_settings
+from crystal_diffusion_jax.report import cards, relaxed_cards
 from crystal_diffusion_jax.report.distribution import distribution
 from crystal_diffusion_jax.report.document import Page
 from crystal_diffusion_jax.report.entries import element_counts, entries
 from crystal_diffusion_jax.report.pictures import pictures
+from crystal_diffusion_jax.report.relaxed import relaxed_entries
 from crystal_diffusion_jax.request import Request
 from crystal_diffusion_jax.structures.reading import Inputs, read_structures
 from crystal_diffusion_jax.structures.store import StoredRequest
@@ -34,6 +37,7 @@ def build(
     root: str,
     symprec: float,
     command: str,
+    relaxed: Path | None = None,
 ) -> Page:
     """The content of the page.
 
@@ -45,11 +49,17 @@ def build(
       root: folder of the data set, "" to look for it in the usual places.
       symprec: tolerance of symmetry in Angstrom.
       command: the command that makes the page.
+      relaxed: folder of `relax` with these crystals; None to look for them in their samples.db.
 
     Raises:
-      UserError: the crystals cannot be read, or `root` is given and holds no data.
+      UserError: the crystals cannot be read, `root` is given and holds no data, or `relaxed` holds
+        other crystals.
     """
     inputs = read_structures(structures)
+    if relaxed is None:
+        outcomes, settings = read_relaxed_samples(structures)
+    else:
+        outcomes, settings = read_relaxed(relaxed, inputs), read_settings(relaxed)
     request = stored.request if stored else None
     scores, train, notes = score(inputs, spec, root)
     if inputs.failures:
@@ -64,6 +74,9 @@ def build(
         thresholds = dict(zip(NAMES, spec.success_thresholds, strict=True))
         shares = distribution(scores.values, quantiles, thresholds, target, title)
     shown = entries(inputs, train, symprec, scores.values, scores.valid, scores.novel)
+    relaxed_shown = relaxed_entries(inputs, outcomes, symprec) if settings else []
+    if not_relaxed := relaxed_shown.count(None):
+        notes.append(f"{not_relaxed} crystals are not relaxed yet.")
     folder = structures.parent if structures.suffix == ".db" else structures
     made = request.command(folder) if request else f"crystals from {structures}"
     return Page(
@@ -79,6 +92,9 @@ def build(
         property_title=title,
         command=f"{made}\n{command}",
         versions=_versions(stored),
+        relaxed=relaxed_shown,
+        relaxed_scores=relaxed_cards.headline(relaxed_shown, len(inputs.structures)),
+        relaxed_caption=relaxed_cards.caption(settings) if settings else "",
     )
 
 

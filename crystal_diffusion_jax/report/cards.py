@@ -1,6 +1,8 @@
 """The scores at the top of the page, and what their names mean."""
 
+import dataclasses
 import html
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -20,6 +22,25 @@ MEANINGS = {
     "unique compositions": "different reduced formulas, out of all crystals",
     _USEFUL: "different crystals that are valid, reach SR5 and are novel, out of all",
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Median:
+    """The median of a quantity that is known for k of n crystals.
+
+    Attributes:
+      value: in `unit`, None for k = 0.
+      unit: of the value.
+      decimals: to show.
+      k: crystals with a value.
+      n: crystals.
+    """
+
+    value: float | None
+    unit: str
+    decimals: int
+    k: int
+    n: int
 
 
 def headline(scores: Report, target: tuple[float, float] | None = None) -> dict[str, Rate]:
@@ -58,23 +79,28 @@ def caption(spec: DatasetSpec) -> str:
     )
 
 
-def to_html(rates: dict[str, Rate]) -> str:
-    """A card for each rate with its count, and the meaning of its title as a tooltip."""
+def to_html(scores: Mapping[str, Rate | Median], meanings: Mapping[str, str]) -> str:
+    """A card for each score with its count, and the meaning of its title as a tooltip."""
     return "".join(
-        f'<div class="card" title="{html.escape(MEANINGS.get(title, ""))}">'
-        f"<b>{_percent(rate)}</b>{html.escape(title)}<br><span>{rate.k} of {rate.n}</span></div>"
-        for title, rate in rates.items()
+        f'<div class="card" title="{html.escape(meanings.get(title, ""))}">'
+        f"<b>{_value(score)}</b>{'median ' * isinstance(score, Median)}{html.escape(title)}<br>"
+        f"<span>{score.k} of {score.n}</span></div>"
+        for title, score in scores.items()
     )
 
 
-def meanings_to_html(rates: dict[str, Rate]) -> str:
+def meanings_to_html(scores: Mapping[str, Rate | Median], meanings: Mapping[str, str]) -> str:
     """The meanings of all titles, as items of a list."""
     return "".join(
-        f"<li><b>{html.escape(title)}</b>: {html.escape(MEANINGS[title])}.</li>"
-        for title in rates
-        if title in MEANINGS
+        f"<li><b>{html.escape(title)}</b>: {html.escape(meanings[title])}.</li>"
+        for title in scores
+        if title in meanings
     )
 
 
-def _percent(rate: Rate) -> str:
-    return "-" if rate.value is None else f"{100 * rate.value:.1f} %"
+def _value(score: Rate | Median) -> str:
+    if score.value is None:
+        return "-"
+    if isinstance(score, Rate):
+        return f"{100 * score.value:.1f} %"
+    return f"{score.value:.{score.decimals}f} {score.unit}".replace("-", "\u2212")

@@ -12,9 +12,11 @@ import ase.data.colors
 from matplotlib.figure import Figure
 
 from crystal_diffusion_jax.evaluation.intervals import Rate
-from crystal_diffusion_jax.report import cards
+from crystal_diffusion_jax.report import cards, relaxed_cards
+from crystal_diffusion_jax.report.cards import Median
 from crystal_diffusion_jax.report.entries import Entry
 from crystal_diffusion_jax.report.pictures import COMPOSITIONS, ELEMENTS, HISTOGRAM, to_svg
+from crystal_diffusion_jax.report.relaxed import RelaxedEntry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +34,9 @@ class Page:
       property_title: heading of the column of predictions.
       command: how the crystals and the page were made.
       versions: of the packages, in one line.
+      relaxed: what relaxing each entry gave, None where it was not tried; empty without.
+      relaxed_scores: title -> score of the relaxed crystals.
+      relaxed_caption: how they were relaxed.
     """
 
     title: str
@@ -44,6 +49,9 @@ class Page:
     property_title: str
     command: str
     versions: str
+    relaxed: Sequence[RelaxedEntry | None] = ()
+    relaxed_scores: Mapping[str, Rate | Median] = dataclasses.field(default_factory=dict)
+    relaxed_caption: str = ""
 
 
 def to_html(page: Page) -> str:
@@ -51,20 +59,27 @@ def to_html(page: Page) -> str:
     import plotly.offline
 
     symbols = sorted({symbol for entry in page.entries for symbol in entry.symbols})
-    data = {
+    data: dict[str, Any] = {
         "property": page.property_title,
         "entries": [dataclasses.asdict(entry) for entry in page.entries],
         "elements": {symbol: _element(symbol) for symbol in symbols},
         "meanings": cards.MEANINGS,
     }
+    if page.relaxed:
+        data["relaxed"] = [crystal and dataclasses.asdict(crystal) for crystal in page.relaxed]
+        data["meanings"] = cards.MEANINGS | relaxed_cards.MEANINGS
+    folder = importlib.resources.files(__package__ or "")
     svg = {name: to_svg(figure) for name, figure in page.pictures.items()}
     parts = {
         "TITLE": html.escape(page.title),
         "SUBTITLE": html.escape(page.subtitle),
         "NOTES": "".join(f'<p class="note">{html.escape(note)}</p>' for note in page.notes),
-        "CARDS": cards.to_html(page.rates),
+        "CARDS": cards.to_html(page.rates, cards.MEANINGS),
         "CAPTION": html.escape(page.caption),
-        "MEANINGS": cards.meanings_to_html(page.rates),
+        "RELAXED_CARDS": cards.to_html(page.relaxed_scores, relaxed_cards.MEANINGS),
+        "RELAXED_CAPTION": html.escape(page.relaxed_caption),
+        "MEANINGS": cards.meanings_to_html(page.rates, cards.MEANINGS)
+        + cards.meanings_to_html(page.relaxed_scores, relaxed_cards.MEANINGS),
         "HISTOGRAM": svg.get(HISTOGRAM, ""),
         "BARS": svg[COMPOSITIONS],
         "ELEMENTS": svg[ELEMENTS],
@@ -73,8 +88,8 @@ def to_html(page: Page) -> str:
         # A "</script>" in a file name must not end the script element.
         "DATA": json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
         "PLOTLY": plotly.offline.get_plotlyjs(),
+        "RELAXED_SCRIPT": (folder / "relaxed.js").read_text(encoding="utf-8"),
     }
-    folder = importlib.resources.files(__package__ or "")
     pieces = (folder / "template.html").read_text(encoding="utf-8").split("@@")
     # Odd pieces are names. Inserted text is not searched for names.
     return "".join(parts[piece] if i % 2 else piece for i, piece in enumerate(pieces))

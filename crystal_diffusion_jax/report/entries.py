@@ -1,7 +1,6 @@
 """Each crystal on the page: symmetry, cell, prediction, nearest training crystal, CIF."""
 
 import dataclasses
-import itertools
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ import numpy as np
 from pymatgen.core import Structure
 
 from crystal_diffusion_jax.data.arrays import CrystalDataset
+from crystal_diffusion_jax.report.scenes import SHIFTS
 from crystal_diffusion_jax.structures.cif_writer import to_cif
 from crystal_diffusion_jax.structures.compositions import reduced_formula
 from crystal_diffusion_jax.structures.reading import Inputs
@@ -81,12 +81,14 @@ def entries(
         if structure is None:
             continue
         value = np.nan if values is None else float(values[index])
-        symbols, positions = _drawn(structure)
+        frac_coords = cell_of_first_atom(structure)
+        atom, shift = drawn_atoms(frac_coords)
+        drawn = map(structure.lattice.get_cartesian_coords, frac_coords[atom] + shift)
         found.append(
             Entry(
                 name=inputs.names[index],
                 formula=reduced_formula(structure.atomic_numbers),
-                space_group=_space_group(structure, symprec),
+                space_group=space_group(structure, symprec),
                 cell=tuple(round(x, 3) for x in structure.lattice.parameters),
                 num_atoms=len(structure),
                 density=round(float(structure.density), 3),
@@ -96,14 +98,15 @@ def entries(
                 nearest="" if nearest is None else nearest(structure),
                 cif=to_cif(structure, symprec),
                 lattice=np.round(structure.lattice.matrix, 4).tolist(),
-                symbols=symbols,
-                positions=positions,
+                symbols=[structure[i].specie.symbol for i in atom],
+                positions=[np.round(position, 3).tolist() for position in drawn],
             )
         )
     return found
 
 
-def _space_group(structure: Structure, symprec: float) -> str:
+def space_group(structure: Structure, symprec: float) -> str:
+    """Symbol and number, "unknown" where spglib finds none; `symprec` in Angstrom."""
     with warnings.catch_warnings():
         # pymatgen calls spglib in the older of its two error styles.
         warnings.filterwarnings("ignore", "Set OLD_ERROR_HANDLING", DeprecationWarning)
@@ -115,21 +118,28 @@ def _space_group(structure: Structure, symprec: float) -> str:
             return "unknown"
 
 
-def _drawn(structure: Structure) -> tuple[list[str], list[list[float]]]:
-    """Atoms of the cell; those on a face, edge or corner are repeated on the opposite ones.
+def cell_of_first_atom(structure: Structure) -> np.ndarray:
+    """[N, 3] fractional coordinates relative to the first atom, in [-0.02, 0.98].
 
     The first atom is the origin, because that of a generated cell is arbitrary.
     """
-    symbols, positions = [], []
-    for site in structure:
-        frac = np.mod(site.frac_coords - structure[0].frac_coords, 1.0)
-        frac = np.where(frac > 1.0 - _EDGE, frac - 1.0, frac)
-        both = [(0, 1) if abs(x) < _EDGE else (0,) for x in frac]
-        for shift in itertools.product(*both):
-            symbols.append(site.specie.symbol)
-            cartesian = structure.lattice.get_cartesian_coords(frac + shift)
-            positions.append(np.round(cartesian, 3).tolist())
-    return symbols, positions
+    frac = np.mod(structure.frac_coords - structure.frac_coords[0], 1.0)
+    return np.where(frac > 1.0 - _EDGE, frac - 1.0, frac)
+
+
+def drawn_atoms(frac_coords: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The given atoms, and their images in the cell or on its faces, edges and corners.
+
+    Args:
+      frac_coords: [N, 3] any real numbers.
+
+    Returns:
+      [M] index of the atom that each one is, ascending; [M, 3] int, cells by which it is shifted.
+    """
+    images = frac_coords[:, None] + SHIFTS
+    inside = np.all((images > -_EDGE) & (images < 1.0 + _EDGE), axis=-1)
+    atom, shift = np.nonzero(inside | ~SHIFTS.any(axis=-1))
+    return atom, SHIFTS[shift]
 
 
 class _Nearest:

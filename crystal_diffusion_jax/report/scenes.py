@@ -36,7 +36,7 @@ CUBE = np.array(list(itertools.product((0, 1), repeat=3)))
 EDGES = np.array(
     [(i, j) for i, j in itertools.combinations(range(8), 2) if abs(CUBE[i] - CUBE[j]).sum() == 1]
 )
-_SHIFTS = np.array(list(itertools.product((-1, 0, 1), repeat=3)))
+SHIFTS = np.array(list(itertools.product((-1, 0, 1), repeat=3)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _frac_coords(frame: ase.Atoms) -> np.ndarray:
 def _scene(frame: ase.Atoms, turn: np.ndarray, origin: np.ndarray, time: float) -> Scene:
     lattice = frame.cell.array @ turn
     frac_coords = np.mod(_frac_coords(frame) - origin, 1.0)
-    images = frac_coords[:, None] + _SHIFTS  # [N, 27, 3]
+    images = frac_coords[:, None] + SHIFTS  # [N, 27, 3]
     outside = np.maximum(np.maximum(-images, images - 1.0), 0.0)
     distance = np.max(outside * np.linalg.norm(lattice, axis=-1), axis=-1)
     inside = np.clip(1.0 - distance / _FADE, 0.0, 1.0)

@@ -15,6 +15,7 @@ import sys
 import threading
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, wait
 from typing import Any, Generic, TypeVar
 
 import pebble
@@ -94,6 +95,23 @@ class Workers(Generic[Item, Result]):
                 return
             yield from self._outcomes(*pending.popleft())
 
+    def map_as_finished(self, items: Iterable[Item]) -> Iterator[tuple[int, Result | TaskFailure]]:
+        """As `map`, with the index of each item, in the order in which they finish.
+
+        For items of seconds or more: only a few are taken ahead, and each alone.
+        """
+        remaining = enumerate(items)
+        running: dict[Any, tuple[int, Item]] = {}
+        while True:
+            for index, item in itertools.islice(remaining, 2 * num_cores() - len(running)):
+                running[self._schedule([item])] = index, item
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                index, item = running.pop(future)
+                (outcome,) = self._outcomes([item], future)
+                yield index, outcome
+
     def _schedule(self, chunk: list[Item]) -> Any:
         timeout = None if self._timeout is None else self._timeout * len(chunk)
         return self._pool.schedule(_apply, args=(chunk,), timeout=timeout)
@@ -142,16 +160,24 @@ def map_in_processes(
         yield from tqdm(workers.map(items), desc=title, total=len(items), disable=not progress)
 
 
+# With a process on each core, the threads of linear algebra or torch in each would wait for one
+# another: solving 9 equations takes 30 ms instead of 30 us on busy cores.
+_THREADS = "OMP_NUM_THREADS"
+
+
 class _Process(multiprocessing.context.ForkServerProcess):
     """A process that does not import the program's main module, as multiprocessing's own do."""
 
     def start(self) -> None:
-        main = sys.modules["__main__"]
+        main, threads = sys.modules["__main__"], os.environ.get(_THREADS)
         sys.modules["__main__"] = types.ModuleType("__main__")
+        os.environ.setdefault(_THREADS, "1")  # read by the server, when the first process starts
         try:
             super().start()
         finally:
             sys.modules["__main__"] = main
+            if threads is None:
+                os.environ.pop(_THREADS, None)
 
 
 class _Context(multiprocessing.context.ForkServerContext):

@@ -3,13 +3,19 @@
 import math
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import ase.data
 from pymatgen.core import Composition, Element
 
+from crystal_diffusion_jax.errors import printable
+from crystal_diffusion_jax.structures.limits import MAX_NAME
+
 # SYMBOLS[Z] is the element of atomic number Z, from 1 on.
 SYMBOLS: Sequence[str] = ase.data.chemical_symbols
+
+# Amounts in formulas are multiples of 1 / this: of thirds, sevenths and two decimal places.
+_FINEST_AMOUNT = 4200
 
 # ((atomic number, count), ...) with ascending numbers and counts without a common divisor.
 ReducedComposition = tuple[tuple[int, int], ...]
@@ -17,7 +23,10 @@ ReducedComposition = tuple[tuple[int, int], ...]
 
 def reduced_composition(atomic_numbers: Iterable[int]) -> ReducedComposition:
     """The composition of a crystal."""
-    counts = Counter(int(number) for number in atomic_numbers)
+    return _reduced(Counter(int(number) for number in atomic_numbers))
+
+
+def _reduced(counts: Mapping[int, int]) -> ReducedComposition:
     divisor = math.gcd(*counts.values())
     return tuple((number, counts[number] // divisor) for number in sorted(counts))
 
@@ -29,6 +38,25 @@ def reduced_formula(atomic_numbers: Iterable[int]) -> str:
         # He, Ne and Ar have no electronegativity to sort them by.
         warnings.filterwarnings("ignore", "No Pauling electronegativity", UserWarning)
         return str(Composition(counts).reduced_formula)
+
+
+def parse_formula(text: str) -> ReducedComposition:
+    """The composition of a formula, e.g. "BaTiO3" or "Li0.5CoO2".
+
+    Raises:
+      ValueError: it is not a formula of elements.
+    """
+    counts: Counter[int] = Counter()
+    try:
+        if len(text) > MAX_NAME:
+            raise ValueError("too long")
+        for element, amount in Composition(text).items():
+            counts[Element(str(element)).Z] += round(amount * _FINEST_AMOUNT)
+    except Exception as error:  # pymatgen's parser fails in several ways
+        raise ValueError(f"'{printable(text)}' is not a formula of elements") from error
+    if not counts or min(counts.values()) < 1:
+        raise ValueError(f"'{printable(text)}' is not a formula of elements")
+    return _reduced(counts)
 
 
 def common_oxidation_states(atomic_numbers: Sequence[int]) -> tuple[tuple[int, ...], ...]:

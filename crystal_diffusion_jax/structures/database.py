@@ -1,7 +1,7 @@
-"""samples.db: crystals, their request and cost in SQLite, in the layout of ase.db.
+"""Databases of crystals in SQLite, in the layout of ase.db: how they are opened, and samples.db.
 
-Next to ase.db's tables, `rejected` lists rejected crystals and `batches` the cost of each batch.
-The request is in ase.db's metadata.
+In samples.db, next to ase.db's tables, `rejected` lists rejected crystals and `batches` the cost of
+each batch. The request is in ase.db's metadata.
 """
 
 import contextlib
@@ -25,9 +25,30 @@ from crystal_diffusion_jax.structures.limits import MAX_CRYSTALS
 DATABASE = "samples.db"
 # Bytes of one value; the largest of a crystal of 1,000 atoms has about 30,000.
 _MAX_VALUE = 2**24
-_TABLES = (
-    "rejected (crystal INTEGER PRIMARY KEY, reason TEXT NOT NULL)",
-    "batches (seconds REAL NOT NULL, calls_per_crystal INTEGER NOT NULL)",
+
+
+@dataclasses.dataclass(frozen=True)
+class Content:
+    """What a kind of database holds.
+
+    Attributes:
+      what: in words, for messages.
+      command: that writes it.
+      tables: definitions of the tables beside ase.db's; the first is in no other kind.
+    """
+
+    what: str
+    command: str
+    tables: tuple[str, ...]
+
+
+SAMPLES = Content(
+    "samples",
+    "sample",
+    (
+        "rejected (crystal INTEGER PRIMARY KEY, reason TEXT NOT NULL)",
+        "batches (seconds REAL NOT NULL, calls_per_crystal INTEGER NOT NULL)",
+    ),
 )
 
 
@@ -56,40 +77,42 @@ class StoredCrystal:
 
 
 @contextlib.contextmanager
-def reading(path: Path) -> Iterator[Any]:
+def reading(path: Path, content: Content = SAMPLES) -> Iterator[Any]:
     """A database for reading, possibly from a stranger.
 
     Raises:
-      UserError: it does not exist, is damaged or holds no samples.
+      UserError: it does not exist, is damaged or holds something else.
     """
     try:
-        with _open(path, create=False) as database:
+        with _open(path, content, create=False) as database:
             yield database
     except (OSError, sqlite3.Error) as error:
         raise UserError(
-            f"{path} is damaged, or was not written by experiments.sample "
-            f"({printable(str(error), 200)}): sample again, or give other files of crystals."
+            f"{path} is damaged, or was not written by experiments.{content.command} "
+            f"({printable(str(error), 200)}): {content.command} again, or give other files of "
+            "crystals."
         ) from error
 
 
 @contextlib.contextmanager
-def changing(path: Path, create: bool = False) -> Iterator[Any]:
+def changing(path: Path, create: bool = False, content: Content = SAMPLES) -> Iterator[Any]:
     """One transaction of a database, rolled back by an exception.
 
     Args:
       path: the file.
       create: create it if missing.
+      content: what it holds.
 
     Raises:
-      UserError: it cannot be written, is damaged or holds no samples.
+      UserError: it cannot be written, is damaged or holds something else.
     """
     try:
-        with _open(path, create) as database:
+        with _open(path, content, create) as database:
             yield database
     except (OSError, sqlite3.OperationalError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(
-            f"--out={path.parent} cannot be written ({reason}): complete batches are kept, and "
+            f"--out={path.parent} cannot be written ({reason}): what is complete is kept, and "
             "the same command continues once it can be."
         ) from error
     except sqlite3.Error as error:
@@ -100,7 +123,7 @@ def changing(path: Path, create: bool = False) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _open(path: Path, create: bool) -> Iterator[Any]:
+def _open(path: Path, content: Content, create: bool) -> Iterator[Any]:
     if not create and not path.is_file():  # opening a FIFO would block
         raise FileNotFoundError(errno.ENOENT, "there is no such file")
     with ase.db.connect(path, type="db", use_lock_file=False) as database:
@@ -108,13 +131,17 @@ def _open(path: Path, create: bool) -> Iterator[Any]:
         database.change_count = -math.inf  # ase.db would commit after 5000 changes
         if create:
             query(database, "BEGIN")  # so that ase.db creates its tables in this transaction
-            for table in _TABLES:
+            for table in content.tables:
                 query(database, f"CREATE TABLE IF NOT EXISTS {table}")
-        elif not query(database, "SELECT 1 FROM sqlite_master WHERE name = 'rejected'"):
-            raise sqlite3.DatabaseError("it holds no samples")
+        elif not query(
+            database,
+            "SELECT 1 FROM sqlite_master WHERE name = ?",
+            content.tables[0].split()[0],
+        ):
+            raise sqlite3.DatabaseError(f"it holds no {content.what}")
         elif query(database, "SELECT 1 FROM sqlite_master WHERE type NOT IN ('table', 'index')"):
             raise sqlite3.DatabaseError("it holds views or triggers")  # which may run for ever
-        with _damage(), database.managed_connection():  # reads the metadata
+        with damage(), database.managed_connection():  # reads the metadata
             pass
         if create:
             # Each batch would touch a page per element, more the larger the database is.
@@ -123,11 +150,11 @@ def _open(path: Path, create: bool) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _damage() -> Iterator[None]:
+def damage() -> Iterator[None]:
     """Turns exceptions of parsing damaged values into sqlite3's own."""
     try:
         yield
-    except (ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
+    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise sqlite3.DatabaseError(f"{type(error).__name__}: {error}") from error
 
 
@@ -142,7 +169,7 @@ def stored_request(database: Any) -> StoredRequest:
     Raises:
       sqlite3.DatabaseError: it is damaged or of another version.
     """
-    with _damage():
+    with damage():
         stored: StoredRequest = msgspec.convert(database.metadata, StoredRequest)
         if not 0 < stored.request.num <= MAX_CRYSTALS:
             raise ValueError(f"request.num is {stored.request.num}")
@@ -152,7 +179,7 @@ def stored_request(database: Any) -> StoredRequest:
 def row_ids(database: Any) -> list[tuple[int, int]]:
     """Index and row id of each written crystal, by index."""
     sql = "SELECT value, id FROM number_key_values WHERE key = 'index' ORDER BY value"
-    with _damage():
+    with damage():
         found = [(int(index), row_id) for index, row_id in query(database, sql)]
     if query(database, "SELECT COUNT(*) FROM systems") != [(len(found),)]:
         raise sqlite3.DatabaseError("a crystal has no index, or two")
@@ -173,7 +200,7 @@ def crystals(database: Any, indices: Sequence[int] | None = None) -> Iterator[St
     for index, row_id in row_ids(database):
         if wanted is not None and index not in wanted:
             continue
-        with _damage():
+        with damage():
             row = database.get(id=row_id)
             structure = restore_structure(row.cell, row.data["frac_coords"], row.numbers)
         yield StoredCrystal(index, structure, row.key_value_pairs)

@@ -50,8 +50,13 @@ def rejection(
     return None
 
 
-def create_folder(out: Path) -> None:
-    """Creates the folder of --out, or accepts one that is empty or holds samples.
+def create_folder(out: Path, name: str = DATABASE, what: str = "samples") -> None:
+    """Creates the folder of --out, or accepts one that is empty or holds a database.
+
+    Args:
+      out: the folder.
+      name: file name of the database.
+      what: what the database holds, for messages.
 
     Raises:
       UserError: it holds something else, or cannot be created.
@@ -63,10 +68,10 @@ def create_folder(out: Path) -> None:
         raise UserError(
             f"The folder {out} cannot be created ({error.strerror}): choose another --out."
         ) from error
-    if DATABASE not in names and names - {LOCK, OWNER}:
+    if name not in names and names - {LOCK, OWNER}:
         raise UserError(
-            f"{out} is not empty and has no {DATABASE}, so it does not hold samples: choose "
-            "another --out."
+            f"{out} is not empty and has no {name}, so it does not hold {what}: choose another "
+            "--out."
         )
 
 
@@ -223,7 +228,11 @@ def read_samples(path: Path) -> list[Structure | str]:
     return [result or "not sampled: the sampling command has not finished" for result in results]
 
 
-def add_columns(path: Path, columns: Mapping[str, Sequence[float | str | bool | None]]) -> None:
+def add_columns(
+    path: Path,
+    columns: Mapping[str, Sequence[float | str | bool | None]],
+    data: Mapping[int, Mapping[str, np.ndarray]] | None = None,
+) -> None:
     """Adds or replaces values of the written crystals, and rewrites samples.csv.
 
     Args:
@@ -231,6 +240,7 @@ def add_columns(path: Path, columns: Mapping[str, Sequence[float | str | bool | 
       columns: name -> value of every crystal of the request, by index; None or NaN for no value.
         ase.db requires names that are words it does not use itself (unlike `energy`), and text
         that does not look like a number.
+      data: index -> arrays by name, added to the row's `data`.
 
     Raises:
       UserError: the database cannot be read or written, or a command is at work in the folder.
@@ -241,7 +251,8 @@ def add_columns(path: Path, columns: Mapping[str, Sequence[float | str | bool | 
             for index, row_id in database.row_ids(db):
                 values = {name: column[index] for name, column in columns.items()}
                 known = {name: x for name, x in values.items() if x is not None and x == x}
-                db.update(row_id, delete_keys=list(values.keys() - known), **known)
+                unknown = list(values.keys() - known)
+                db.update(row_id, delete_keys=unknown, data=(data or {}).get(index), **known)
         with database.changing(path) as db:
             export.write_csv(path.parent, database.crystals(db), database.value_names(db))
 

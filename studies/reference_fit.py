@@ -1,0 +1,118 @@
+"""Reference energies of the elements: choice of crystals, least squares, errors, control."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from crystal_diffusion_jax.potentials.compound_classes import CLASSES, compound_class
+from crystal_diffusion_jax.potentials.hull import Hull
+from crystal_diffusion_jax.potentials.references import (
+    FormationError,
+    HullControl,
+    HullCounts,
+    formation_energy,
+)
+
+# eV^2 per eV^2; moves the fit of an element that ten crystals have by less than 1 meV/atom.
+RIDGE = 1e-4
+# Fewer crystals with an element are chosen only where there are no more.
+_AT_LEAST = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Energies:
+    """M crystals with formation energies by label and energies of the potential.
+
+    Attributes:
+      numbers: M arrays of atomic numbers.
+      labels: [M] formation energies in eV/atom.
+      energies: [M] energies of the potential in eV/atom, NaN where it has none.
+    """
+
+    numbers: list[np.ndarray]
+    labels: np.ndarray
+    energies: np.ndarray
+
+
+def choose(numbers: Sequence[np.ndarray], num: int, seed: int) -> np.ndarray:
+    """Rows of `num` random crystals among which every element occurs ten times, if it does at all.
+
+    Elements with few crystals are served first, each with random ones; then the rest is random.
+    More than `num` rows are returned only if the elements need them.
+    """
+    order = np.random.default_rng(seed).permutation(len(numbers))
+    elements = [set(map(int, numbers[row])) for row in order]
+    frequency = Counter(element for each in elements for element in each)
+    chosen: dict[int, None] = {}  # ordered
+    counts: Counter[int] = Counter()
+    for element in sorted(frequency, key=lambda e: (frequency[e], e)):
+        for row, each in zip(order, elements, strict=True):
+            if counts[element] >= _AT_LEAST:
+                break
+            if element in each and int(row) not in chosen:
+                chosen[int(row)] = None
+                counts.update(each)
+    others = [int(row) for row in order if int(row) not in chosen]
+    return np.array(sorted([*chosen, *others[: max(0, num - len(chosen))]]))
+
+
+def fit(sample: Energies, towards: Mapping[int, float]) -> dict[int, float]:
+    """Reference energies in eV by atomic number: ridge least squares over the sample's crystals.
+
+    Minimises sum_m (E_m - sum_Z x_mZ mu_Z - label_m)^2 + ridge sum_Z (mu_Z - towards_Z)^2 with the
+    share x_mZ of the atoms of crystal m that are of element Z.
+
+    Args:
+      sample: crystals; those without an energy are left out.
+      towards: energies that the penalty draws to, 0 where missing.
+    """
+    rows = np.flatnonzero(np.isfinite(sample.energies))
+    elements = sorted({int(number) for row in rows for number in sample.numbers[row]})
+    shares = np.array(
+        [[np.mean(sample.numbers[row] == element) for element in elements] for row in rows]
+    )
+    prior = np.array([towards.get(element, 0.0) for element in elements])
+    residual = (sample.energies - sample.labels)[rows] - shares @ prior
+    normal = shares.T @ shares + RIDGE * np.eye(len(elements))
+    fitted = prior + np.linalg.solve(normal, shares.T @ residual)
+    return dict(zip(elements, map(float, fitted), strict=True))
+
+
+def formation_energies(crystals: Energies, fitted: Mapping[int, float]) -> np.ndarray:
+    """[M] formation energies of the potential in eV/atom, NaN where there is none."""
+    pairs = zip(crystals.numbers, crystals.energies, strict=True)
+    return np.array([formation_energy(fitted, *pair) for pair in pairs])
+
+
+def errors_by_class(crystals: Energies, predicted: np.ndarray) -> dict[str, FormationError]:
+    """The errors of predicted formation energies [M], of all crystals and of each class."""
+    known = np.isfinite(predicted)
+    classes = np.array([compound_class(each) for each in crystals.numbers])
+    found = {}
+    for name in ("all", *CLASSES):
+        rows = known & ((classes == name) | (name == "all"))
+        if rows.any():
+            errors = np.abs(predicted - crystals.labels)[rows]
+            found[name] = FormationError(int(rows.sum()), float(errors.mean()))
+    return found
+
+
+def hull_control(
+    known: Hull, crystals: Energies, predicted: np.ndarray, above_source: np.ndarray | None
+) -> HullControl:
+    """Where crystals lie above the hull of others, by label and by prediction ([M] each)."""
+
+    def counts(formation: Iterable[float]) -> tuple[HullCounts, HullCounts]:
+        pairs = zip(crystals.numbers, formation, strict=True)
+        found = [known.above(*pair, leave_out_own_formula=True) for pair in pairs]
+        placed = [each for each in found if each is not None]
+        among = [each.energy for each in placed if each.compounds_only]
+        return HullCounts.of(each.energy for each in placed), HullCounts.of(among)
+
+    return HullControl(
+        *counts(crystals.labels),
+        *counts(predicted),
+        by_source=None if above_source is None else HullCounts.of(above_source),
+    )
