@@ -28,8 +28,8 @@ _MATCHER = StructureMatcher(LTOL, STOL, ANGLE_TOL)
 # For the displacement of cells that are primitive already.
 _DISPLACEMENT = StructureMatcher(LTOL, STOL, ANGLE_TOL, primitive_cell=False)
 # Displacements in the matcher's unit, which is about 2 A. The tolerances above let many different
-# structures of carbon match, displaced by 0.1 and more; the same one is displaced by less than 0.01.
-# Nothing nearer than that need be found, which takes long where there are hundreds.
+# structures of carbon match, displaced by 0.1 and more; the same one is displaced by less than
+# 0.01. Nothing nearer than that need be found, which takes long where there are hundreds.
 _MAX_DISPLACEMENT = 0.1
 _SAME_DISPLACEMENT = 0.01
 
