@@ -159,7 +159,7 @@ def guidance(measurements: Sequence[Measurement], title: str) -> Figure:
     for place, ((name, rates), colour) in enumerate(
         zip(rows.items(), (*_RATE_COLOURS, _VALID_COLOUR), strict=True)
     ):
-        _curve(left, [weight + (place - 1.5) * step for weight in weights], rates, colour, name)
+        draw_rates(left, [weight + (place - 1.5) * step for weight in weights], rates, colour, name)
     left.set(ylabel="% of crystals, with 95 % interval", xlabel="guidance weight")
     left.set_ylim(top=101)
     for right in rest:
@@ -188,7 +188,7 @@ def learning_curve(
     """
     figure, (above, below) = panels(2, 1, 5.0, sharex=True, height_ratios=(1.6, 1))
     for name, colour in zip(NAMES, _RATE_COLOURS, strict=True):
-        _curve(above, minutes, _success(measurements, name), colour, name)
+        draw_rates(above, minutes, _success(measurements, name), colour, name)
     above.set(ylabel="% of crystals, with 95 % interval", ylim=(0, 101))
     below.plot(*np.array(validation, dtype=float).reshape(-1, 2).T, color=_VALID_COLOUR)
     below.set(ylabel="validation loss", xlabel="minutes of training")
@@ -205,7 +205,9 @@ def _success(measurements: Sequence[Measurement], name: str) -> list[Rate]:
     return [Rate(each.success[name], each.num) for each in measurements]
 
 
-def _curve(axes: Any, x: Sequence[float], rates: Sequence[Rate], colour: str, name: str) -> None:
+def draw_rates(
+    axes: Any, x: Sequence[float], rates: Sequence[Rate], colour: str, name: str
+) -> None:
     """Draws rates in percent with their intervals."""
     shares = 100.0 * np.array([[rate.value, *(rate.interval or ())] for rate in rates], dtype=float)
     value, low, high = shares.T

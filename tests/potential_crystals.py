@@ -50,8 +50,11 @@ def golden() -> list[dict[str, Any]]:
 
 def golden_graph(crystal: dict[str, Any]) -> AtomGraph:
     """Bonds and angles of one of `golden`."""
-    arrays = (np.array(crystal[key]) for key in ("lattice", "frac_coords", "atomic_numbers"))
-    return atom_graph(*arrays)
+    return atom_graph(
+        np.array(crystal["lattice"]),
+        np.array(crystal["frac_coords"]),
+        np.array(crystal["atomic_numbers"]),
+    )
 
 
 def rock_salt(num_cells: int = 1, displacement: float = 0.0) -> Structure:

@@ -17,7 +17,7 @@ from crystal_diffusion_jax.structures.reading import Inputs
 PEROVSKITE = Structure(
     Lattice.cubic(4.0),
     ["Ba", "Ti", "O", "O", "O"],
-    [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]],
+    [[0.0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]],
 )
 INPUTS = Inputs([PEROVSKITE], ["a.cif"], {})
 PHASES = "formula,formation_energy_per_atom\nBaO,-2.8\nTiO2,-3.2\nTi2O3,-3.1\n"

@@ -98,10 +98,10 @@ def test_rotation_translation_and_order_of_the_atoms_do_not_matter() -> None:
     structure = low_symmetry()
     reference = exact_outputs([structure_graph(structure)])
     rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
-    order = np.array([2, 0, 3, 1])
+    order = [2, 0, 3, 1]
     moved = Structure(
         structure.lattice.matrix @ rotation,
-        [structure[int(i)].specie for i in order],
+        [structure.species[i] for i in order],
         structure.frac_coords[order] + [0.31, -7.2, 0.77],
     )
     found = exact_outputs([structure_graph(moved)])
@@ -127,14 +127,14 @@ def test_another_cell_of_the_same_crystal_has_the_same_energy_per_atom() -> None
 
 
 def test_one_atom_and_two_hundred_have_one_energy_per_atom() -> None:
-    iron = Structure(Lattice.cubic(2.83).matrix, ["Fe", "Fe"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    iron = Structure(Lattice.cubic(2.83), ["Fe", "Fe"], [[0.0] * 3, [0.5] * 3])
     primitive = iron.get_primitive_structure()
     assert len(primitive) == 1
     large = iron.copy()
     large.make_supercell([5, 5, 4])
     assert len(large) == 200
     graphs = [structure_graph(primitive), structure_graph(large)]
-    found = outputs(graphs, LARGE).energy[:2] / [1, 200]
+    found = np.array(outputs(graphs, LARGE).energy[:2]) / [1, 200]
     assert found[0] == pytest.approx(found[1], abs=1e-5)
 
 

@@ -94,13 +94,16 @@ def test_every_bond_at_exactly_a_cutoff_has_its_reverse(constant: float) -> None
         (np.nan * np.eye(3), [[0, 0, 0]], [6], "non-finite"),
         (0.2 * np.eye(3), [[0, 0, 0]], [6], "volume"),
         (4 * np.eye(3), np.zeros((0, 3)), [], "no atoms"),
+        (np.diag([0.01, 10.0, 10.0]), [[0, 0, 0]], [6], "too dense: 6.. bonds within 3 A at one"),
+        (4 * np.eye(3), [[0, 0, 1e300]], [6], "coordinate beyond"),
+        ([[2.5, 0, 0], [700, 2.5, 0], [700, 700, 2.5]], [[0, 0, 0]], [6], "collinear"),
     ],
 )
 def test_what_the_potential_cannot_see_is_refused_with_a_reason(
     lattice: np.ndarray, coords: list, numbers: list, reason: str
 ) -> None:
     with pytest.raises(CannotEvaluate, match=reason):
-        atom_graph(lattice, np.array(coords, float), np.array(numbers, int))
+        atom_graph(np.array(lattice, float), np.array(coords, float), np.array(numbers, int))
 
 
 def test_a_batch_keeps_a_row_of_padding_everywhere() -> None:
@@ -111,3 +114,11 @@ def test_a_batch_keeps_a_row_of_padding_everywhere() -> None:
         rows[full] -= 1
         assert not size.fits(Capacity(*rows))
     assert size + size == Capacity(2, 4, 60, 8, 24)
+
+
+def test_the_memory_order_of_the_lattice_does_not_matter() -> None:
+    coords = np.array([[0.1, 0.2, 0.3], [0.6, 0.5, 0.8]])
+    # As pymatgen's `apply_strain` leaves it.
+    one = atom_graph(SKEWED, coords, np.full(2, 14))
+    other = atom_graph(np.asfortranarray(SKEWED), coords, np.full(2, 14))
+    np.testing.assert_array_equal(one.bonds, other.bonds)

@@ -19,15 +19,13 @@ from crystal_diffusion_jax.potentials.neighbours import (
     Capacity,
     atom_graph,
 )
-from crystal_diffusion_jax.potentials.packing import rows
+from crystal_diffusion_jax.potentials.packing import LARGEST
 from crystal_diffusion_jax.potentials.relaxation import Relaxation
 from crystal_diffusion_jax.potentials.rounds import Round
 
 # A cell that changes more than this was never a crystal of this potential.
 _LARGEST_VOLUME_RATIO = 8.0
 _LARGEST_STRETCH = 4.0
-# A row takes about 5 kB while forces are computed.
-_MOST_ROWS = 2**19
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +135,7 @@ def _after(
         ),
         **{
             name: getattr(now.inertia, name)[row : row + 1]
-            for name in ("time_step", "mixing", "downhill", "steps")
+            for name in ("log_deformation", "time_step", "mixing", "downhill", "steps")
         },
     )
     steps = int(inertia.steps[0])
@@ -184,7 +182,7 @@ def _check_cell(first: Float[np.ndarray, "3 3"], now: Float[np.ndarray, "3 3"]) 
 
 def _bounded(graph: AtomGraph) -> AtomGraph:
     """The graph, if it is not too large for the memory."""
-    if rows(graph.size) > _MOST_ROWS:
+    if not graph.size.fits(LARGEST):
         raise CannotEvaluate(
             f"too dense: {len(graph.bonds)} bonds and {len(graph.angles)} angles between them"
         )

@@ -1,12 +1,14 @@
 """FIRE, fast inertial relaxation, on the atoms and cells of several crystals at once.
 
 Each crystal has a time step, a velocity and counters of its own, so its path does not depend on the
-others. The frame is that of ASE's `UnitCellFilter`, and the path is the one that ASE's `FIRE` takes
-in it: the variables of a crystal of N atoms are the positions that the atoms would have in its
-first cell, and N times the deformation from that cell to the present one. Atoms follow the cell.
+others. The frame is that of ASE's `FrechetCellFilter`, and the path is the one that ASE's `FIRE`
+takes in it. The variables of a crystal of N atoms are the positions that the atoms would have in
+its first cell, and N times the logarithm of the deformation from that cell to the present one.
+Atoms follow the cell. (With the deformation itself, `UnitCellFilter`, crystals that are far from
+equilibrium take a sixth more steps.)
 
-References: Bitzek et al., Phys. Rev. Lett. 97, 170201 (2006), and for the frame Tadmor et al.,
-Phys. Rev. B 59, 235 (1999).
+References: Bitzek et al., Phys. Rev. Lett. 97, 170201 (2006); Tadmor et al., Phys. Rev. B 59, 235
+(1999) for atoms and cells together.
 """
 
 from typing import Any
@@ -18,6 +20,8 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
+# Terms of the series of the exponential: enough for deformations by a factor of four.
+_NUM_TERMS = 16
 # As in ASE 3.29. The unit of time is that of Angstrom, eV and atoms of mass 1.
 _FIRST_TIME_STEP = 0.1
 _FIRST_MIXING = 0.1
@@ -50,7 +54,7 @@ class Variables:
 
     Attributes:
       atoms: in the frame of the first cell.
-      cells: for the number of atoms times the deformation gradient.
+      cells: of the number of atoms times the logarithm of the deformation gradient.
     """
 
     atoms: Float[Array, "atoms 3"]
@@ -62,6 +66,7 @@ class Inertia:
     """What FIRE remembers from step to step.
 
     Attributes:
+      log_deformation: logarithm of the deformation gradient from the first cell to the present one.
       velocity: of the variables.
       time_step: of each crystal.
       mixing: share of the force's direction in the velocity, alpha in the paper.
@@ -69,6 +74,7 @@ class Inertia:
       steps: taken so far.
     """
 
+    log_deformation: Float[Array, "crystals 3 3"]
     velocity: Variables
     time_step: Float[Array, " crystals"]
     mixing: Float[Array, " crystals"]
@@ -83,6 +89,7 @@ def at_rest(num_atoms: int, num_crystals: int) -> Inertia:
         return np.full(shape, value)
 
     return Inertia(
+        log_deformation=full(0.0, num_crystals, 3, 3),
         velocity=Variables(full(0.0, num_atoms, 3), full(0.0, num_crystals, 3, 3)),
         time_step=full(_FIRST_TIME_STEP, num_crystals),
         mixing=full(_FIRST_MIXING, num_crystals),
@@ -93,41 +100,52 @@ def at_rest(num_atoms: int, num_crystals: int) -> Inertia:
 
 def generalised_forces(
     frame: Frame,
+    inertia: Inertia,
     lattice: Float[Array, "crystals 3 3"],
     forces: Float[Array, "atoms 3"],
     stress: Float[Array, "crystals 3 3"],
 ) -> Variables:
     """Minus the derivatives of each crystal's energy with respect to its variables.
 
-    With the deformation F, lattice = first lattice @ F^T, they are f F for the force f on an atom,
-    and -V stress F^-T / N for the cell.
+    With the deformation F = exp(U), lattice = first lattice @ F^T, they are f F for the force f on
+    an atom; for the cell, -V stress F^-T / N, carried over from F to U by the adjoint of the
+    derivative of exp at U, which is the derivative of exp at U^T.
 
     Args:
       frame: of the crystals.
+      inertia: at the present point.
       lattice: present cells, in Angstrom.
       forces: in eV/A, Cartesian.
       stress: dE/dstrain / V, in eV/A^3.
     """
-    deformation_transposed = _product(frame.inverse, lattice)
     # The transposed inverse of a lattice is this over its determinant.
     cofactors = jnp.cross(jnp.roll(lattice, -1, axis=1), jnp.roll(lattice, -2, axis=1))
     handedness = jnp.sign(jnp.sum(lattice[:, 0] * cofactors[:, 0], axis=-1))
     volume_over_deformation = _product(_transposed(cofactors), frame.lattice)
-    cells = -_product(stress, volume_over_deformation)
-    atoms = _product(forces[:, None], _transposed(deformation_transposed)[frame.crystal])
-    return Variables(atoms[:, 0], cells * (handedness / frame.num_atoms)[:, None, None])
+    by_deformation = _product(stress, volume_over_deformation)
+    transposed, by_log = _exponential(_transposed(inertia.log_deformation), by_deformation)
+    atoms = _product(forces[:, None], _transposed(transposed)[frame.crystal])
+    return Variables(atoms[:, 0], by_log * (-handedness / frame.num_atoms)[:, None, None])
 
 
 def moved(
     frame: Frame,
-    lattice: Float[Array, "crystals 3 3"],
+    inertia: Inertia,
     frac_coords: Float[Array, "atoms 3"],
     move: Variables,
 ) -> tuple[Float[Array, "crystals 3 3"], Float[Array, "atoms 3"]]:
-    """The lattice and fractional coordinates after a change of the variables."""
-    deformation = move.cells / frame.num_atoms[:, None, None]
+    """The lattice and fractional coordinates after a step.
+
+    Args:
+      frame: of the crystals.
+      inertia: after the step.
+      frac_coords: before it.
+      move: of the step.
+    """
+    nothing = jnp.zeros_like(inertia.log_deformation)
+    transposed, _ = _exponential(_transposed(inertia.log_deformation), nothing)
     atoms = _product(move.atoms[:, None], frame.inverse[frame.crystal])[:, 0]
-    return lattice + _product(frame.lattice, _transposed(deformation)), frac_coords + atoms
+    return _product(frame.lattice, transposed), frac_coords + atoms
 
 
 def step(
@@ -165,15 +183,16 @@ def step(
     move = _scaled(frame, time_step, velocity)
     length = _norm(frame, move)
     move = _scaled(frame, _LARGEST_MOVE / jnp.maximum(length, _LARGEST_MOVE), move)
-    rest = jax.tree.map(jnp.zeros_like, move)
+    move = _where(frame, moving, move, jax.tree.map(jnp.zeros_like, move))
     new = Inertia(
+        log_deformation=inertia.log_deformation + move.cells / frame.num_atoms[:, None, None],
         velocity=_where(frame, moving, velocity, inertia.velocity),
         time_step=jnp.where(moving, time_step, inertia.time_step),
         mixing=jnp.where(moving, mixing, inertia.mixing),
         downhill=jnp.where(moving, jnp.where(downhill, inertia.downhill + 1, 0), inertia.downhill),
         steps=inertia.steps + moving,
     )
-    return _where(frame, moving, move, rest), new
+    return move, new
 
 
 def _dot(frame: Frame, a: Variables, b: Variables) -> Float[Array, " crystals"]:
@@ -201,6 +220,25 @@ def _where(
         jnp.where(condition[frame.crystal, None], yes.atoms, no.atoms),
         jnp.where(condition[:, None, None], yes.cells, no.cells),
     )
+
+
+def _exponential(
+    a: Float[Array, "n 3 3"], change: Float[Array, "n 3 3"]
+) -> tuple[Float[Array, "n 3 3"], Float[Array, "n 3 3"]]:
+    """exp(a), and how it changes with a, by their series."""
+
+    def add_term(n: Array, terms: tuple[Array, Array, Array, Array]) -> tuple[Array, ...]:
+        power, power_change, total, total_change = terms
+        # a^n / n! from the term before, and its derivative.
+        power_change = (_product(power_change, a) + _product(power, change)) / n
+        power = _product(power, a) / n
+        return power, power_change, total + power, total_change + power_change
+
+    one, zero = jnp.broadcast_to(jnp.eye(3, dtype=a.dtype), a.shape), jnp.zeros_like(a)
+    # A loop, as sixteen copies of it take long to compile.
+    terms = jax.lax.fori_loop(1, _NUM_TERMS, add_term, (one, zero, one, zero))
+    _, _, total, total_change = terms
+    return total, total_change
 
 
 def _product(a: Float[Array, "n i j"], b: Float[Array, "n j k"]) -> Float[Array, "n i k"]:

@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from pymatgen.optimization.neighbors import find_points_in_spheres
 
-from crystal_diffusion_jax.structures.conversion import array_defect
+from crystal_diffusion_jax.structures.conversion import cell_defect
+from crystal_diffusion_jax.structures.limits import MAX_FRACTIONAL
 
 CUTOFF = 6.0  # Angstrom
 SHORT_CUTOFF = 3.0
@@ -27,8 +28,10 @@ SHORT_SKIN = 0.1
 _MIN_DISTANCE = 0.01
 # Atoms within 6 A; the densest crystals have about 250.
 _MAX_NEIGHBOURS = 2_000
-# 1,000 atoms of diamond have 100,000 of them.
-_MAX_ANGLES = 1_000_000
+# Short bonds of one atom; the densest crystals have about 25.
+_MAX_SHORT = 100
+# The network takes some 17 kB for each. 1,000 atoms of diamond have 240,000 of them.
+_MAX_ANGLES = 2**18
 
 
 class CannotEvaluate(Exception):
@@ -105,11 +108,15 @@ def atom_graph(
       CannotEvaluate: not a crystal, an element beyond plutonium, an atom without neighbours, atoms
         in one place, or far too many neighbours.
     """
-    lattice, frac_coords = np.asarray(lattice, np.float64), np.asarray(frac_coords, np.float64)
+    # In C order, as the search for neighbours needs it; a strained lattice often is not.
+    lattice = np.asarray(lattice, np.float64, order="C")
+    frac_coords = np.asarray(frac_coords, np.float64)
     if len(atomic_numbers) == 0:
         raise CannotEvaluate("no atoms")
-    if defect := array_defect(lattice, frac_coords):
+    if defect := cell_defect(lattice, frac_coords):
         raise CannotEvaluate(defect)
+    if np.abs(frac_coords).max() > MAX_FRACTIONAL:
+        raise CannotEvaluate(f"coordinate beyond {MAX_FRACTIONAL:g}")
     unknown = [number for number in atomic_numbers if not 1 <= number <= MAX_ATOMIC_NUMBER]
     if unknown:
         raise CannotEvaluate(f"element unknown to the potential: number {unknown[0]}")
@@ -162,6 +169,8 @@ def _angles(short: Int[np.ndarray, "short 5"], num_atoms: int) -> Int[np.ndarray
     """All ordered pairs of directed short bonds from one atom."""
     start = np.concatenate([short[:, 0], short[:, 1]])
     count = np.bincount(start, minlength=num_atoms)
+    if (most := count.max(initial=0)) > _MAX_SHORT:
+        raise CannotEvaluate(f"too dense: {most} bonds within {SHORT_CUTOFF:g} A at one atom")
     total = int(np.sum(count * (count - 1)))
     if total > _MAX_ANGLES:
         raise CannotEvaluate(f"too dense: {total} angles between bonds within {SHORT_CUTOFF:g} A")

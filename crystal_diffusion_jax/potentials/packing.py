@@ -1,16 +1,25 @@
 """Which of the waiting crystals share a batch, and its capacity: one of few, each compiled once."""
 
+import bisect
 import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 
-from crystal_diffusion_jax.potentials.energies import own_capacity
 from crystal_diffusion_jax.potentials.neighbours import Capacity
 
-# Each capacity has a quarter of the rows of the next; the smaller ones are for the last crystals.
-_RATIO = 4
-_NUM_CAPACITIES = 3
+# A program for batches of one capacity is compiled in some seconds and kept on disk, so capacities
+# are the same in all runs: `rows` of them, each four times the one before.
+_LADDER = (2048, 8192, 32768)
+_MOST_ROWS = 131072
+# Shares of the rows that are directed long and short bonds, and angles, with a little to spare:
+# of MP-20 and Perov-5, and of crystals with many short bonds such as Carbon-24.
+_SHARES = ((0.42, 0.065, 0.57), (0.27, 0.045, 0.75))
+# Atoms and crystals cost next to nothing; these are fewer rows than nearly all have.
+_ROWS_PER_ATOM, _ROWS_PER_CRYSTAL = 32, 64
+# That a batch should hold at least.
+_CRYSTALS_PER_BATCH = 4
+
 _NOTHING = Capacity(0, 0, 0, 0, 0)
 
 
@@ -19,47 +28,61 @@ def rows(size: Capacity) -> int:
     return 2 * (size.long_bonds + size.short_bonds) + size.angles
 
 
-def common_capacities(sizes: Sequence[Capacity], most_rows: int) -> list[Capacity]:
-    """Ascending capacities for crystals like these, in their proportion of bonds and angles.
+def _capacity(num_rows: int, long: float, short: float, angles: float) -> Capacity:
+    return Capacity(
+        crystals=num_rows // _ROWS_PER_CRYSTAL + 2,
+        atoms=num_rows // _ROWS_PER_ATOM + 1,
+        long_bonds=int(num_rows * long / 2) + 1,
+        short_bonds=int(num_rows * short / 2) + 1,
+        angles=int(num_rows * angles) + 1,
+    )
+
+
+# For crystals of all kinds. A row takes 15 kB while forces are computed, together 2.5 GB.
+LARGEST = _capacity(_MOST_ROWS, 0.42, 0.12, 0.8)
+
+
+def capacities(sizes: Sequence[Capacity]) -> list[Capacity]:
+    """All capacities for crystals like these, ascending.
 
     Args:
       sizes: of some of the crystals, at least one.
-      most_rows: `rows` of the largest capacity; more if a tenth of the crystals would not fit.
     """
-    table = np.array([dataclasses.astuple(size) for size in sizes], dtype=float)
-    mean = table.mean(axis=0)
-    wanted = mean * most_rows / rows(Capacity(*mean))
-    # Room for crystals and atoms costs next to nothing, so that bonds or angles fill a batch first.
-    wanted *= [2.0, 1.5, 1.0, 1.0, 1.0]
-    # Crystals without short bonds or angles say little about others.
-    wanted = np.maximum(wanted, [2, 2, *[most_rows / 32] * 3])
-    largest = np.maximum(wanted, 1.2 * np.quantile(table, 0.9, axis=0))
-    fractions = [_RATIO**-power for power in reversed(range(_NUM_CAPACITIES))]
-    return [Capacity(*map(_rounded, largest * fraction)) for fraction in fractions]
+    total = np.sum([dataclasses.astuple(size) for size in sizes], axis=0)
+    # The shares of which the crystals need the fewest batches.
+    needed = total[2:] * [2, 2, 1]
+    long, short, angles = min(_SHARES, key=lambda shares: np.max(needed / shares))
+    return [*(_capacity(num_rows, long, short, angles) for num_rows in _LADDER), LARGEST]
 
 
-def _rounded(size: float) -> int:
-    """The next larger of four numbers an octave, so that similar runs share their programs."""
-    step = 2.0 ** (np.floor(np.log2(max(size, 4.0))) - 2)
-    return int(np.ceil(size / step) * step) + 1  # one row of padding
+def common(sizes: Sequence[Capacity], least_rows: int) -> int:
+    """Index of the capacity that most batches should have.
+
+    Args:
+      sizes: of some of the crystals, at least one.
+      least_rows: `rows` of a batch that suit the device.
+    """
+    several = _CRYSTALS_PER_BATCH * float(np.mean([rows(size) for size in sizes]))
+    return bisect.bisect_left(_LADDER, max(least_rows, several))
 
 
 def choose(
-    waiting: Sequence[Capacity], common: Sequence[Capacity], num_lanes: int
+    waiting: Sequence[Capacity], capacities: Sequence[Capacity], common: int, num_lanes: int
 ) -> tuple[list[int], Capacity]:
     """Crystals for the next batch, and its capacity.
 
     Args:
       waiting: sizes of the crystals that wait, at least one; the first is always chosen.
-      common: ascending capacities.
+      capacities: ascending; the last has room for each of the crystals.
+      common: index of the largest that is used unless the first crystal needs more.
       num_lanes: lanes that are free, which should get equal shares of what waits.
     """
-    if not waiting[0].fits(common[-1]):
-        return [0], own_capacity(waiting[0])
     total = np.sum([dataclasses.astuple(size) for size in waiting], axis=0)
     share = Capacity(*np.ceil(total / num_lanes).astype(int).tolist())
-    enough = (c for c in common if share.fits(c) and waiting[0].fits(c))
-    capacity = next(enough, common[-1])
+    enough = (c for c in capacities[:common] if share.fits(c))
+    capacity = next(enough, capacities[common])
+    if not waiting[0].fits(capacity):
+        capacity = next(c for c in capacities if waiting[0].fits(c))
     chosen, taken = [], _NOTHING
     for index, size in enumerate(waiting):
         if (taken + size).fits(capacity):

@@ -109,10 +109,10 @@ def run(
         move, inertia = fire.step(
             frame,
             here.inertia,
-            fire.generalised_forces(frame, here.lattice, out.forces, stress),
+            fire.generalised_forces(frame, here.inertia, here.lattice, out.forces, stress),
             moving,
         )
-        lattice, frac_coords = fire.moved(frame, here.lattice, here.frac_coords, move)
+        lattice, frac_coords = fire.moved(frame, inertia, here.frac_coords, move)
         first = count == 0
         return jnp.where(jnp.any(moving), count + 1, evaluations), Round(
             progress=Progress(lattice, frac_coords, inertia),
