@@ -116,11 +116,11 @@ def match(
 
     nearest = [-1] * len(structures)
     rows_by_bucket = _by_key(candidate_rows, map(_bucket, known_cells))
-    same = [(index, key) for index, key in pairs if is_known[index]]
+    twins = [(index, key) for index, key in pairs if is_known[index]]
     displacement = functools.partial(nearest_place, cells, known_buckets)
     title = "displacement from the training set"
-    places = map_in_processes(displacement, same, title, time_limit, progress=progress)
-    for (index, key), place in zip(same, places, strict=True):
+    places = map_in_processes(displacement, twins, title, time_limit, progress=progress)
+    for (index, key), place in zip(twins, places, strict=True):
         if isinstance(place, int):
             nearest[index] = rows_by_bucket[key][place]
 
