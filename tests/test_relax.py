@@ -167,11 +167,12 @@ HOPELESS = {
     "partial occupancy": Structure(Lattice.cubic(3), [{"Cu": 0.5}], [[0, 0, 0]]),
     "element unknown to the potential": Structure(Lattice.cubic(3), ["Cm"], [[0, 0, 0]]),
     # Grows to 2.1 A.
-    "exploded": copper(0.95 * np.eye(3), [[0, 0, 0]]),
+    "exploded": copper(1.4 * np.eye(3), [[0, 0, 0]]),
 }
 
 
-def test_failures_are_named_and_stop_nobody_else() -> None:
+def test_failures_are_named_and_stop_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(descent, "_LARGEST_VOLUME_RATIO", 2.0)
     good = rattled(fcc(1), seed=1)
     given = [structure for bad in HOPELESS.values() for structure in (bad, good)]
     results = run(given, limits())
@@ -184,6 +185,12 @@ def test_failures_are_named_and_stop_nobody_else() -> None:
         assert np.isnan(result.magnetic_moments).all()
         assert len(result.magnetic_moments) == len(structure)
     assert all(result.converged for result in results[1::2])
+
+
+def test_a_potential_without_an_answer_is_a_failure() -> None:
+    broken = toy_potential.PARAMETERS | {"depth": np.nan}
+    ((_, result),) = relax.relax_with(toy_potential.outputs, broken, [fcc(1)], limits())
+    assert result.failure == "the potential predicts no finite energy"
 
 
 def test_nothing_but_failures() -> None:
