@@ -205,7 +205,7 @@ def main() -> None:
             records.write(record, curves)
     order = list(KNOWN_DATASETS)
     shown = [curve for curve in curves if is_requested(curve)]
-    shown.sort(key=lambda curve: (order.index(curve.dataset), curve.source, curve.perturbation))
+    shown.sort(key=lambda each: (order.index(each.dataset), each.source != "data"))
     for name, figure in oracle_plots.pictures(shown).items():
         path = flags.out / f"{name}.png"
         program.write_output(path, plots.save(figure))
