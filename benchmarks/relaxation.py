@@ -112,7 +112,7 @@ def reference(
         try:
             finished = subprocess.run(
                 [python, _REFERENCE, path],
-                env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+                env=os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONWARNINGS": "ignore"},
                 stdout=subprocess.PIPE,
                 text=True,
                 check=True,
@@ -131,19 +131,21 @@ def reference(
 def comparison(
     mine: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]]
 ) -> dict[str, float | int]:
-    """Differences of final energies in meV/atom, of the crystals that converged in both."""
+    """Differences of final energies in meV/atom, of the crystals that converged in both, if any."""
     differences = [
         1e3 * abs(here["energy_per_atom"] - there["energy_per_atom"])
         for here, there in zip(mine, theirs, strict=True)
         if here["converged"] and there.get("converged")
     ]
-    return {
+    counts: dict[str, float | int] = {
         "converged_in_both": len(differences),
         "converged_here": sum(here["converged"] for here in mine),
         "converged_there": sum(there.get("converged", False) for there in theirs),
-        "median_mev_per_atom": float(np.median(differences)) if differences else np.nan,
-        "max_mev_per_atom": max(differences, default=np.nan),
     }
+    if differences:
+        counts["median_mev_per_atom"] = float(np.median(differences))
+        counts["max_mev_per_atom"] = max(differences)
+    return counts
 
 
 def measure(
@@ -190,14 +192,17 @@ def table(report: dict[str, Any]) -> str:
         ),
     ]
     if energies := report.get("energies"):
-        lines += [
-            "",
+        ratios = (
             f"{report['ratio']:.2f} times the better of the two "
-            f"({report['ratio_with_compilation']:.2f} with compilation). Final energies of the "
-            f"{energies['converged_in_both']} crystals that converged in both differ by "
-            f"{energies['median_mev_per_atom']:.2f} meV/atom (median), at most "
-            f"{energies['max_mev_per_atom']:.2f}.",
-        ]
+            f"({report['ratio_with_compilation']:.2f} with compilation). Converged in both: "
+            f"{energies['converged_in_both']}"
+        )
+        if energies["converged_in_both"]:
+            ratios += (
+                f"; their final energies differ by {energies['median_mev_per_atom']:.2f} meV/atom "
+                f"(median), at most {energies['max_mev_per_atom']:.2f}"
+            )
+        lines += ["", f"{ratios}."]
     return "\n".join(lines)
 
 

@@ -198,12 +198,13 @@ def test_the_nearest_known_crystal_is_that_of_pymatgens_displacements() -> None:
     matcher = StructureMatcher(ltol=0.3, stol=0.5, angle_tol=10)
     result = match(generated, known, progress=False)
     several = 0
-    for index, first in enumerate(result.group):
+    for index, crystal in enumerate(generated):
         found = {
             place: displacement[0]
             for place, other in enumerate(known)
-            if (displacement := matcher.get_rms_dist(other, generated[first]))
+            if (displacement := matcher.get_rms_dist(other, crystal))
         }
+        found = {place: value for place, value in found.items() if value < 0.1}
         several += len(found) > 1
         assert result.nearest[index] == min(found, key=found.__getitem__, default=-1)
     assert several > 3
@@ -212,14 +213,26 @@ def test_the_nearest_known_crystal_is_that_of_pymatgens_displacements() -> None:
 def test_the_search_for_the_nearest_ends_at_one_that_is_hardly_displaced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    known = [stretched(PEROVSKITE, factor) for factor in (0.9, 1.0, 1.1)]
-    # 0.005 and 0.05 of 2.3 A, the cube root of the volume per atom, in one of five atoms.
+    known = [stretched(PEROVSKITE, factor) for factor in (1.0, 1.1, 1.2)]
+    # 0.05 and 0.005 of 2.3 A, the cube root of the volume per atom, in one of five atoms.
     for crystal, shift in zip(known, (0.05, 0.005, 0.0), strict=True):
         crystal.translate_sites([0], [shift * 2.3 * 5**0.5 / crystal.lattice.a, 0.0, 0.0])
+    # Those of the most similar volume come first.
     assert match([PEROVSKITE], known, progress=False).nearest == [1]
-    assert match([PEROVSKITE], known[::-1], progress=False).nearest == [0]
+    assert match([PEROVSKITE], known[::-1], progress=False).nearest == [1]
     monkeypatch.setattr(matching, "_SAME_DISPLACEMENT", 0.0)
     assert match([PEROVSKITE], known, progress=False).nearest == [2]
+
+
+def test_a_known_crystal_that_is_far_is_not_the_nearest() -> None:
+    # One of five atoms moves by d sqrt(5), of which the mean of all is taken out: the rest is
+    # d sqrt(1 - 1/5), in units of the cube root of the volume per atom.
+    for displacement, nearest in ((0.11, [-1]), (0.09, [0])):
+        moved = PEROVSKITE.copy()
+        shift = displacement / np.sqrt(1 - 1 / 5) * np.sqrt(5) * np.cbrt(64 / 5)
+        moved.translate_sites([0], [shift / 4.0, 0.0, 0.0])
+        result = match([moved], [PEROVSKITE], progress=False)
+        assert (result.known, result.nearest) == ([True], nearest)
 
 
 def stretched(structure: Structure, factor: float) -> Structure:
@@ -242,6 +255,15 @@ def test_a_stretched_crystal_of_the_training_set_shows_in_its_volume() -> None:
     assert median.value == pytest.approx(1.01)
     assert result.volume["denser"] == Rate(1, 4)
     assert result.volume["looser"] == Rate(1, 4)
+
+
+def test_each_of_several_that_are_the_same_is_compared_with_its_own_training_crystal() -> None:
+    distorted = PEROVSKITE.copy()
+    distorted.translate_sites([0], [0.08, 0.0, 0.0])
+    train = dataset([stretched(distorted, 1.5), PEROVSKITE])
+    result = diversity([PEROVSKITE, stretched(distorted, 1.2)], train, progress=False)
+    assert result.group.tolist() == [0, 0]
+    np.testing.assert_allclose(result.volume_ratio, [1.0, 1.2 / 1.5], rtol=1e-9)
 
 
 def test_a_data_set_gives_back_its_crystals() -> None:

@@ -140,10 +140,10 @@ def double_precision():
 @pytest.mark.usefixtures("double_precision")
 @pytest.mark.parametrize("fixed_cell", [False, True])
 def test_the_path_is_that_of_ase(fixed_cell: bool) -> None:
-    steps = 60
-    path = relax(starts(), steps, fixed_cell)
+    steps = 25
+    path = relax(starts()[:3], steps, fixed_cell)
     first_atom = 0
-    for index, atoms in enumerate(starts()):
+    for index, atoms in enumerate(starts()[:3]):
         atoms.calc = Morse()
         target = atoms if fixed_cell else ase.filters.FrechetCellFilter(atoms)
         optimizer = ase.optimize.FIRE(target, logfile=None)
@@ -153,7 +153,7 @@ def test_the_path_is_that_of_ase(fixed_cell: bool) -> None:
         ]
         lattices, coords = map(np.stack, zip(*expected, strict=True))
         own = slice(first_atom, first_atom := first_atom + len(atoms))
-        assert np.abs(lattices - lattices[0]).max() > 0.1 or fixed_cell
+        assert np.abs(lattices - lattices[0]).max() > 0.05 or fixed_cell
         np.testing.assert_allclose(path.lattice[:, index], lattices, rtol=0, atol=1e-8)
         np.testing.assert_allclose(path.frac_coords[:, own], coords, rtol=0, atol=1e-8)
 

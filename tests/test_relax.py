@@ -54,6 +54,12 @@ def crystals(count: int) -> list[Structure]:
     return [rattled(sizes[seed % 4], seed) for seed in range(count)]
 
 
+@pytest.fixture(autouse=True)
+def _one_capacity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nearly all batches are alike, so that little is compiled."""
+    monkeypatch.setattr(relax, "_ROWS_ON_CPU", 2048)
+
+
 @pytest.fixture(scope="module")
 def relaxed() -> list[Relaxation]:
     return run(crystals(12), limits())
@@ -70,8 +76,7 @@ def test_everything_converges_downhill(relaxed: list[Relaxation]) -> None:
         np.testing.assert_array_equal(result.magnetic_moments, given.atomic_numbers)
 
 
-@pytest.mark.parametrize("index", range(4))
-@pytest.mark.parametrize("fixed_cell", [False, True])
+@pytest.mark.parametrize(("index", "fixed_cell"), [(1, False), (3, True)])
 def test_steps_and_energies_are_those_of_ase(
     relaxed: list[Relaxation], index: int, fixed_cell: bool
 ) -> None:
@@ -162,11 +167,12 @@ HOPELESS = {
     "partial occupancy": Structure(Lattice.cubic(3), [{"Cu": 0.5}], [[0, 0, 0]]),
     "element unknown to the potential": Structure(Lattice.cubic(3), ["Cm"], [[0, 0, 0]]),
     # Grows to 2.1 A.
-    "exploded": copper(0.95 * np.eye(3), [[0, 0, 0]]),
+    "exploded": copper(1.4 * np.eye(3), [[0, 0, 0]]),
 }
 
 
-def test_failures_are_named_and_stop_nobody_else() -> None:
+def test_failures_are_named_and_stop_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(descent, "_LARGEST_VOLUME_RATIO", 2.0)
     good = rattled(fcc(1), seed=1)
     given = [structure for bad in HOPELESS.values() for structure in (bad, good)]
     results = run(given, limits())
@@ -181,14 +187,19 @@ def test_failures_are_named_and_stop_nobody_else() -> None:
     assert all(result.converged for result in results[1::2])
 
 
+def test_a_potential_without_an_answer_is_a_failure() -> None:
+    broken = toy_potential.PARAMETERS | {"depth": np.nan}
+    ((_, result),) = relax.relax_with(toy_potential.outputs, broken, [fcc(1)], limits())
+    assert result.failure == "the potential predicts no finite energy"
+
+
 def test_nothing_but_failures() -> None:
     results = run([HOPELESS["isolated atom"]] * 3, limits())
     assert [result.failure is None for result in results] == [False] * 3
     assert run([], limits()) == []
 
 
-def test_crystals_are_read_as_they_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(relax, "_ROWS_ON_CPU", 2048)
+def test_crystals_are_read_as_they_are_needed() -> None:
     read = []
 
     def endless() -> Iterator[Structure]:
@@ -208,7 +219,6 @@ def test_a_large_crystal_has_a_larger_batch(monkeypatch: pytest.MonkeyPatch) -> 
     large = fcc(4)
     large.make_supercell([1, 2, 1])
     given = [*crystals(11), rattled(large, seed=0)]
-    monkeypatch.setattr(relax, "_ROWS_ON_CPU", 2048)
     assert rows(structure_graph(given[-1]).size) > 4096
     results = run(given, limits())
     assert all(result.converged for result in results)
@@ -218,6 +228,7 @@ def test_a_large_crystal_has_a_larger_batch(monkeypatch: pytest.MonkeyPatch) -> 
     assert str(results[-1].failure).startswith("too dense")
 
 
+@pytest.mark.slow
 def test_the_potential_relaxes_to_the_energy_that_it_predicts() -> None:
     parameters()
     given = [rattled(fcc(1), seed=0), rattled(fcc(1), seed=1)]

@@ -58,7 +58,7 @@ def test_energies_are_compared_where_both_converged() -> None:
 
 
 def test_the_table_states_rates_and_ratio() -> None:
-    report = {
+    report: dict[str, Any] = {
         "crystals": 30,
         "atoms": 300,
         "cores": 2,
@@ -75,7 +75,11 @@ def test_the_table_states_rates_and_ratio() -> None:
     assert "| this package | 10.0 | 3.000 | 0.60 |" in text
     assert "| PyTorch and ASE, 2 x 1 | 60.0 | 0.500 | 4.00 |" in text
     assert "6.00 times the better of the two (3.00 with compilation)" in text
-    assert "1 crystals that converged in both differ by 1.00 meV/atom (median)" in text
+    assert (
+        "in both: 1; their final energies differ by 1.00 meV/atom (median), at most 1.00." in text
+    )
+    report["energies"] = comparison([row(-1.0, converged=False)], [row(-1.001)])
+    assert table(report).endswith("Converged in both: 0.")
 
 
 def test_an_environment_without_the_original_is_a_mistake(rock_salt: Structure) -> None:

@@ -15,7 +15,7 @@ from crystal_diffusion_jax.structures.compositions import ReducedComposition, re
 from crystal_diffusion_jax.structures.conversion import restore_structure
 
 # A crystal whose volume per atom differs by more from that of the same training crystal is a
-# stretched or squeezed one. Of real crystals of Carbon-24 that were held out 97 % differ by less.
+# stretched or squeezed one. Real crystals of Carbon-24 that were held out differ by less than 1 %.
 VOLUME_MARGIN = 0.03
 
 

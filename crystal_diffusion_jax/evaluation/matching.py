@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
+import numpy as np
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 from tqdm import tqdm
@@ -26,8 +27,10 @@ LTOL, STOL, ANGLE_TOL = 0.3, 0.5, 10.0
 _MATCHER = StructureMatcher(LTOL, STOL, ANGLE_TOL)
 # For the displacement of cells that are primitive already.
 _DISPLACEMENT = StructureMatcher(LTOL, STOL, ANGLE_TOL, primitive_cell=False)
-# In the same unit, about 0.02 A. Who is nearer than that need not be found, which takes long where
-# a training set has hundreds of crystals that are the same within the tolerances.
+# Displacements in the matcher's unit, which is about 2 A. The tolerances above let many different
+# structures of carbon match, displaced by 0.1 and more; the same one is displaced by less than
+# 0.01. Nothing nearer than that need be found, which takes long where there are hundreds.
+_MAX_DISPLACEMENT = 0.1
 _SAME_DISPLACEMENT = 0.01
 
 # Seconds for the reduction of a crystal, for its comparison with one other, and for that with the
@@ -47,8 +50,8 @@ class Matches(NamedTuple):
         where the comparison failed.
       known: S bool, whether a known crystal is the same; meaningless where the comparison failed.
       nearest: S indices of known crystals: of those that are the same the one with the smallest
-        displacement of the atoms (or the first within 0.02 A), for the first crystal of the group;
-        -1 without one.
+        displacement of the atoms, or one that is hardly displaced (0.02 A); -1 without one within
+        about 0.2 A.
       failures: index -> why the comparison failed.
     """
 
@@ -113,19 +116,13 @@ def match(
 
     nearest = [-1] * len(structures)
     rows_by_bucket = _by_key(candidate_rows, map(_bucket, known_cells))
-    # The displacement takes ten times as long as a comparison, so one crystal stands for its group.
-    firsts = [(i, _bucket(cells[i])) for i, first in groups.items() if first == i and is_known[i]]
+    twins = [(index, key) for index, key in pairs if is_known[index]]
     displacement = functools.partial(nearest_place, cells, known_buckets)
     title = "displacement from the training set"
-    places = map_in_processes(displacement, firsts, title, time_limit, progress=progress)
-    place = {
-        first: rows_by_bucket[key][found]
-        for (first, key), found in zip(firsts, places, strict=True)
-        if isinstance(found, int)
-    }
-    for index, first in groups.items():
-        if isinstance(first, int):
-            nearest[index] = place.get(first, -1)
+    places = map_in_processes(displacement, twins, title, time_limit, progress=progress)
+    for (index, key), place in zip(twins, places, strict=True):
+        if isinstance(place, int):
+            nearest[index] = rows_by_bucket[key][place]
 
     group = [-1] * len(structures)
     for index, first in groups.items():
@@ -199,23 +196,28 @@ def nearest_place(
 ) -> int | None:
     """Place, among others at `pair[1]`, of the one from which cell `pair[0]` is displaced least.
 
-    None where that is unknown.
+    None where that is unknown, or far.
     """
     index, key = pair
-    displacements = {}
+    volumes = [other.volume for other in others[key]]
+    # First where it most likely is.
+    order = np.argsort(np.abs(np.log(volumes) - np.log(cells[index].volume)), kind="stable")
+    least, nearest = _MAX_DISPLACEMENT, None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            for place, other in enumerate(others[key]):
+            for place in order.tolist():
+                other = others[key][place]
                 if _fit(other, cells[index]) and (
                     found := _DISPLACEMENT.get_rms_dist(other, cells[index])
                 ):
-                    displacements[place] = found[0]
-                    if found[0] < _SAME_DISPLACEMENT:
+                    if found[0] < least:
+                        least, nearest = found[0], place
+                    if least < _SAME_DISPLACEMENT:
                         break
     except Exception:
         return None
-    return min(displacements, key=displacements.__getitem__) if displacements else None
+    return nearest
 
 
 def _fit(reference: Structure, structure: Structure) -> bool:

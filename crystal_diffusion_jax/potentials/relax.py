@@ -72,7 +72,8 @@ def relax_with(
     lanes = [_Lane(potential, parameters, limits, device) for device in _lane_devices()]
     waiting = _Waiting(structures, limits)
     running: dict[concurrent.futures.Future[Any], _Lane] = {}
-    with concurrent.futures.ThreadPoolExecutor(len(lanes)) as threads:
+    threads = concurrent.futures.ThreadPoolExecutor(len(lanes))
+    try:
         while True:
             while lanes and (task := waiting.take(len(lanes))):
                 lane = lanes.pop()
@@ -87,6 +88,9 @@ def relax_with(
             for future in done:
                 lanes.append(running.pop(future))
                 waiting.put(future.result())
+    finally:
+        # When a signal ends the command, what is done is exported without waiting for these rounds.
+        threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _lane_devices() -> list[Device]:
@@ -120,7 +124,7 @@ class _Lane:
 
 
 class _Waiting:
-    """Crystals between rounds: those on their way first, then some that are read ahead."""
+    """Crystals between rounds, and some that are read ahead; the first come are served first."""
 
     def __init__(self, structures: Iterable[Structure], limits: Limits):
         self._unread = enumerate(structures)
@@ -138,15 +142,13 @@ class _Waiting:
 
     def put(self, outcomes: list[tuple[int, Descent | Relaxation]]) -> None:
         """Takes crystals back after a round."""
-        on_their_way = []
         for index, outcome in outcomes:
             if isinstance(outcome, Relaxation):
                 self._finished.append((index, outcome))
             elif outcome.settled:
                 self._settled.append(outcome)
             else:
-                on_their_way.append(outcome)
-        self._moving = on_their_way + self._moving
+                self._moving.append(outcome)
 
     def finished(self) -> Iterator[tuple[int, Relaxation]]:
         """Those that have finished since the last call."""
@@ -155,7 +157,8 @@ class _Waiting:
 
     def take(self, num_lanes: int) -> tuple[list[Descent], Capacity] | None:
         """The next batch, for one of these free lanes, and its capacity; None if nothing waits."""
-        enough = (num_lanes + 1) * packing.rows(self._capacities[self._common])
+        # Enough for these lanes, and two more batches to choose from.
+        enough = (num_lanes + 2) * packing.rows(self._capacities[self._common])
         while self._rows(self._moving) < enough and self._read_one():
             pass
         # A batch of those that have settled is evaluated once, and takes less time.
@@ -171,18 +174,14 @@ class _Waiting:
         sizes = [crystal.graph.size for crystal in waiting]
         chosen, capacity = packing.choose(sizes, self._capacities, common, num_lanes)
         taken = [waiting[index] for index in chosen]
-        for index in reversed(chosen):
+        for index in sorted(chosen, reverse=True):
             del waiting[index]
         return taken, capacity
 
     def _read_one(self) -> bool:
         """Reads a crystal; False if there is none left."""
         for index, structure in self._unread:
-            crystal = descent.begin(index, structure, self._skin)
-            if isinstance(crystal, Relaxation):
-                self._finished.append((index, crystal))
-            else:
-                self._moving.append(crystal)
+            self.put([(index, descent.begin(index, structure, self._skin))])
             return True
         return False
 

@@ -1,8 +1,7 @@
 """Relaxation with any ASE calculator, one crystal at a time in each worker process.
 
 The calculator is named by its import path, as in `ase:mace.calculators.MACECalculator`, and made
-without arguments. Atoms and cell move by ASE's FIRE in the frame of its `UnitCellFilter`, as with
-our own potential (`fire`).
+without arguments. Atoms and cell move by ASE's FIRE, through `FrechetCellFilter`.
 """
 
 import functools
@@ -18,7 +17,7 @@ from typing import Any
 import ase
 import ase.units
 import numpy as np
-from ase.filters import UnitCellFilter
+from ase.filters import FrechetCellFilter
 from ase.optimize import FIRE
 from pymatgen.core import Structure
 from tqdm import tqdm
@@ -94,7 +93,7 @@ def _relax_one(settings: RelaxSettings, structure: Structure) -> Relaxation:
             warnings.simplefilter("ignore")
             atoms.calc = _calculator(settings.potential)
             initial = _energy_per_atom(atoms)
-            movable = atoms if settings.fixed_cell else UnitCellFilter(atoms)
+            movable = atoms if settings.fixed_cell else FrechetCellFilter(atoms)
             optimizer = FIRE(movable, logfile=None)
             # Never converged by ASE's own criterion, which mixes forces and stress.
             for _ in optimizer.irun(fmax=0.0, steps=settings.max_steps):
