@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -15,6 +15,13 @@ from crystal_diffusion_jax.potentials import fire
 from crystal_diffusion_jax.potentials.batching import AtomBatch
 from crystal_diffusion_jax.potentials.chgnet import Outputs
 from crystal_diffusion_jax.potentials.fire import Frame, Inertia
+from crystal_diffusion_jax.potentials.neighbours import SHORT_CUTOFF, SHORT_SKIN
+
+# By which two atoms may approach each other, in Angstrom, before their lists are renewed: twice the
+# skin of the short list, as the weight of a bond so much shorter than the cutoff is below 0.005.
+_MOST_APPROACH = 2 * SHORT_SKIN
+# Share of the atoms that moved in the first step, below which a round ends early.
+_LEAST_MOVING = 0.75
 
 # (parameters, batch) -> energy, forces, stress; `chgnet.outputs` is one.
 Potential = Callable[[Any, AtomBatch], Outputs]
@@ -82,7 +89,8 @@ def run(
 ) -> Round:
     """Evaluates the potential and takes a step, several times.
 
-    A crystal stays where it converges, after the most steps, and where a number is not finite.
+    A crystal stays where it converges, where it has moved too far for the lists, after the most
+    steps, and where a number is not finite. The round ends when too few of the atoms still move.
 
     Args:
       potential: to relax with.
@@ -91,35 +99,38 @@ def run(
       frame: of their variables.
       inertia: at the beginning.
       limits: when they stop.
-      evaluations: of the potential at most, each followed by a step; fewer if all have stopped.
+      evaluations: of the potential at most, each followed by a step.
     """
 
-    def evaluate(state: tuple[Array, Round]) -> tuple[Array, Round]:
-        count, now = state
-        here = now.progress
+    def evaluate(state: _State) -> _State:
+        now, here = state.now, state.now.progress
         present = dataclasses.replace(batch, lattice=here.lattice, frac_coords=here.frac_coords)
         out = potential(parameters, present)
-        force = _largest_force(frame, out.forces)
+        force = _longest(frame, out.forces)
         stress = jnp.where(limits.fixed_cell, 0.0, out.stress)
         largest_stress = jnp.max(jnp.abs(stress), axis=(1, 2))
         converged = (force < limits.force) & (largest_stress < limits.stress)
-        settled = now.settled | converged
+        settled = now.settled | (converged & ~state.stale)
         finite = jnp.isfinite(out.energy) & jnp.isfinite(force) & jnp.isfinite(largest_stress)
-        moving = finite & ~settled & (here.inertia.steps < limits.steps)
-        move, inertia = fire.step(
-            frame,
-            here.inertia,
-            fire.generalised_forces(frame, here.inertia, here.lattice, out.forces, stress),
-            moving,
-        )
-        lattice, frac_coords = fire.moved(frame, inertia, here.frac_coords, move)
-        first = count == 0
-        return jnp.where(jnp.any(moving), count + 1, evaluations), Round(
-            progress=Progress(lattice, frac_coords, inertia),
-            energy=jnp.where(first, out.energy, now.energy),
-            magnetic_moments=jnp.where(first, out.magnetic_moments, now.magnetic_moments),
-            converged=jnp.where(first, converged, now.converged),
-            settled=settled,
+        moving = finite & ~settled & ~state.stale & (here.inertia.steps < limits.steps)
+        generalised = fire.generalised_forces(frame, here.inertia, here.lattice, out.forces, stress)
+        move, after = fire.step(frame, here.inertia, generalised, moving)
+        lattice, frac_coords = fire.moved(frame, after, here.frac_coords, move)
+        stale = _is_stale(frame, frac_coords - batch.frac_coords, lattice, after, inertia)
+        first = state.num_evaluations == 0
+        at_first = jnp.where(first, _num_atoms(frame, moving), state.num_moving)
+        enough = _num_atoms(frame, moving & ~stale) > _LEAST_MOVING * at_first
+        return _State(
+            num_evaluations=jnp.where(enough, state.num_evaluations + 1, evaluations),
+            num_moving=at_first,
+            stale=stale,
+            now=Round(
+                progress=Progress(lattice, frac_coords, after),
+                energy=jnp.where(first, out.energy, now.energy),
+                magnetic_moments=jnp.where(first, out.magnetic_moments, now.magnetic_moments),
+                converged=jnp.where(first, converged, now.converged),
+                settled=settled,
+            ),
         )
 
     nothing = jnp.zeros(len(batch.lattice), bool)
@@ -130,10 +141,48 @@ def run(
         converged=nothing,
         settled=nothing,
     )
-    _, end = jax.lax.while_loop(
-        lambda state: state[0] < evaluations, evaluate, (jnp.int32(0), start)
+    end = jax.lax.while_loop(
+        lambda state: state.num_evaluations < evaluations,
+        evaluate,
+        _State(jnp.int32(0), jnp.float32(0), nothing, start),
     )
-    return end
+    return end.now
+
+
+class _State(NamedTuple):
+    """Of the loop: evaluations so far, atoms that moved after the first, stale lists, results."""
+
+    num_evaluations: Array
+    num_moving: Array
+    stale: Bool[Array, " crystals"]
+    now: Round
+
+
+def _num_atoms(frame: Frame, which: Bool[Array, " crystals"]) -> Array:
+    """Atoms of these crystals together."""
+    return jnp.sum(jnp.where(which, frame.num_atoms, 0.0))
+
+
+def _is_stale(
+    frame: Frame,
+    shift: Float[Array, "atoms 3"],
+    lattice: Float[Array, "crystals 3 3"],
+    now: Inertia,
+    before: Inertia,
+) -> Bool[Array, " crystals"]:
+    """Which crystals have moved too far for their lists.
+
+    Args:
+      frame: of the crystals.
+      shift: of the fractional coordinates since the lists were made.
+      lattice: present cells.
+      now: the deformation now.
+      before: the deformation when the lists were made.
+    """
+    distance = jnp.einsum("ai,aij->aj", shift, lattice[frame.crystal])
+    furthest = _longest(frame, distance)
+    strain = jnp.linalg.norm(now.log_deformation - before.log_deformation, axis=(1, 2))
+    return 2 * furthest + SHORT_CUTOFF * strain > _MOST_APPROACH
 
 
 @functools.cache
@@ -142,9 +191,10 @@ def compiled(potential: Potential) -> Callable[..., Round]:
     return jax.jit(functools.partial(run, potential))
 
 
-def _largest_force(frame: Frame, forces: Float[Array, "atoms 3"]) -> Float[Array, " crystals"]:
+def _longest(frame: Frame, vectors: Float[Array, "atoms 3"]) -> Float[Array, " crystals"]:
+    """Length of the longest vector on an atom of each crystal."""
     squares = jax.ops.segment_max(
-        jnp.sum(forces**2, axis=-1),
+        jnp.sum(vectors**2, axis=-1),
         frame.crystal,
         num_segments=len(frame.num_atoms),
         indices_are_sorted=True,
