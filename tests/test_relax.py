@@ -1,15 +1,20 @@
 """potentials/relax.py: what comes out, whatever the batches, against ASE and single evaluations."""
 
+import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import ase.filters
 import ase.optimize
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
 from crystal_diffusion_jax.potentials import descent, energies, relax
+from crystal_diffusion_jax.potentials.batching import AtomBatch
+from crystal_diffusion_jax.potentials.chgnet import Outputs
 from crystal_diffusion_jax.potentials.energies import structure_graph
 from crystal_diffusion_jax.potentials.neighbours import Capacity
 from crystal_diffusion_jax.potentials.packing import rows
@@ -190,7 +195,18 @@ def test_failures_are_named_and_stop_nobody_else(monkeypatch: pytest.MonkeyPatch
 def test_a_potential_without_an_answer_is_a_failure() -> None:
     broken = toy_potential.PARAMETERS | {"depth": np.nan}
     ((_, result),) = relax.relax_with(toy_potential.outputs, broken, [fcc(1)], limits())
-    assert result.failure == "the potential predicts no finite energy"
+    assert result.failure == "the potential predicts no finite energy or forces"
+
+
+def no_forces(parameters: dict[str, Any], batch: AtomBatch) -> Outputs:
+    out = toy_potential.outputs(parameters, batch)
+    return dataclasses.replace(out, forces=jnp.full_like(out.forces, np.nan))
+
+
+def test_an_energy_without_forces_is_a_failure_and_no_endless_rounds() -> None:
+    ((_, result),) = relax.relax_with(no_forces, toy_potential.PARAMETERS, [fcc(1)], limits())
+    assert result.failure == "the potential predicts no finite energy or forces"
+    assert result.steps == 0
 
 
 def test_nothing_but_failures() -> None:

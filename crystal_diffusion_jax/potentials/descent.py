@@ -114,7 +114,9 @@ def _after(
     energy = float(end.energy[row]) / len(structure)
     initial = energy if before.steps == 0 else before.initial_energy_per_atom
     if not np.isfinite(energy):
-        return _failure(structure, initial, before.steps, "the potential predicts no finite energy")
+        return _failure(
+            structure, initial, before.steps, "the potential predicts no finite energy or forces"
+        )
     if end.converged[row] or before.steps >= max_steps:
         return Relaxation(
             structure=_present(before),

@@ -65,7 +65,8 @@ class Round:
 
     Attributes:
       progress: at its end.
-      energy: of each cell at its beginning, where the lists are fresh, in eV.
+      energy: of each cell at its beginning, where the lists are fresh, in eV; NaN without finite
+        forces and stress.
       magnetic_moments: at its beginning.
       converged: at its beginning.
       settled: converged at its beginning or later, and stays there.
@@ -118,6 +119,8 @@ def run(
         lattice, frac_coords = fire.moved(frame, after, here.frac_coords, move)
         stale = _is_stale(frame, frac_coords - batch.frac_coords, lattice, after, inertia)
         first = state.num_evaluations == 0
+        # Without finite forces there is no way on, whatever the energy.
+        energy = jnp.where(finite, out.energy, jnp.nan)
         at_first = jnp.where(first, _num_atoms(frame, moving), state.num_moving)
         enough = _num_atoms(frame, moving & ~stale) > _LEAST_MOVING * at_first
         return _State(
@@ -126,7 +129,7 @@ def run(
             stale=stale,
             now=Round(
                 progress=Progress(lattice, frac_coords, after),
-                energy=jnp.where(first, out.energy, now.energy),
+                energy=jnp.where(first, energy, now.energy),
                 magnetic_moments=jnp.where(first, out.magnetic_moments, now.magnetic_moments),
                 converged=jnp.where(first, converged, now.converged),
                 settled=settled,
