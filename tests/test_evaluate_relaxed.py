@@ -121,6 +121,17 @@ def test_a_folder_of_relax_is_read_and_its_settings_apply_to_the_controls(
     assert [len(formulas) for formulas in relaxed] == [2, 3, 2, 3]
 
 
+def test_crystals_that_came_after_relaxing_count_as_failures(
+    tmp_path: Path, run: Run, relaxed: list[list[str]]
+) -> None:
+    relax_into(tmp_path / "there", read_structures(tmp_path / "set"), RelaxSettings())
+    (tmp_path / "set" / "d.cif").write_text(cif(perovskite("Sr")))
+    assert run(f"--relaxed={tmp_path / 'there'}", "--controls=0") == 0
+    found = content(tmp_path)["relaxed"]
+    assert (found["converged"]["k"], found["converged"]["n"]) == (2, 4)
+    assert found["failures"]["by_reason"]["relaxation: not relaxed"] == 1
+
+
 def test_energies_of_another_potential_are_not_compared_with_the_hull(
     tmp_path: Path, run: Run, relaxed: list[list[str]]
 ) -> None:

@@ -162,6 +162,23 @@ def test_a_set_may_grow(tmp_path: Path) -> None:
     assert [one.relaxation.failure for one in found] == [UNFINISHED, None, UNFINISHED, UNFINISHED]
 
 
+def test_crystals_that_came_after_relaxing_are_read_as_not_relaxed(tmp_path: Path) -> None:
+    RelaxedStore(tmp_path, metals(1), SETTINGS).add([(0, relaxed(metals(1), 0))])
+    now = without(metals(3), 1)
+    found = read_relaxed(tmp_path, now)
+    assert [one.name for one in found] == now.names
+    assert [one.relaxation.failure for one in found] == [None, "unparsable CIF", UNFINISHED]
+
+
+def test_crystals_that_could_not_be_read_may_go(tmp_path: Path) -> None:
+    before, now = without(metals(3), 2), metals(2)
+    RelaxedStore(tmp_path, before, SETTINGS).add([(0, relaxed(before, 0))])
+    assert len(read_relaxed(tmp_path, now)) == 2
+    store = RelaxedStore(tmp_path, now, SETTINGS)
+    assert store.remaining() == [1]
+    assert [one.name for one in store.relaxed()] == now.names
+
+
 def damage_page(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[100:4000] = b"\xff" * 3900

@@ -172,10 +172,11 @@ def test_settings_out_of_range_are_refused(settings: RelaxSettings, sentence: st
 OVERLAPPING = Structure(Lattice.cubic(3), ["Cu", "Cu"], [[0, 0, 0]] * 2)
 TINY = Structure(Lattice.cubic(0.2), ["Cu"], [[0, 0, 0]])
 NOT_A_NUMBER = Structure(Lattice.cubic(3), ["Cu"], [[np.nan, 0, 0]])
+SHARED = Structure(Lattice.cubic(3), [{"Cu": 0.5, "Au": 0.5}], [[0, 0, 0]])
 
 
 @pytest.mark.parametrize("calculator", [EMT, LennardJones])
-@pytest.mark.parametrize("crystal", [OVERLAPPING, TINY, NOT_A_NUMBER])
+@pytest.mark.parametrize("crystal", [OVERLAPPING, TINY, NOT_A_NUMBER, SHARED])
 def test_impossible_crystals_are_named_failures(calculator: type, crystal: Structure) -> None:
     path = f"ase:{calculator.__module__}.{calculator.__name__}"
     (found,) = relax([crystal], RelaxSettings(path, max_steps=20))

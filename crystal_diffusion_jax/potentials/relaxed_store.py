@@ -14,11 +14,12 @@ from ase.db.row import AtomsRow
 from crystal_diffusion_jax import __version__
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.potentials.relaxation import RelaxSettings
-from crystal_diffusion_jax.potentials.relaxed_crystals import RelaxedCrystal
+from crystal_diffusion_jax.potentials.relaxed_crystals import RelaxedCrystal, failed
 from crystal_diffusion_jax.potentials.relaxed_database import (
     CONTENT,
     MEASURED,
     RELAXED,
+    UNFINISHED,
     StoredSettings,
     differences,
     digest,
@@ -56,8 +57,10 @@ class RelaxedStore:
                     f"{', '.join(different)}: choose another --out, or remove the folder."
                 )
             require_same(db, out, inputs)
+            # Those that could not be read may be gone.
+            database.query(db, "DELETE FROM crystals")
             db.connection.executemany(
-                "INSERT OR REPLACE INTO crystals VALUES (?, ?, ?, ?)",
+                "INSERT INTO crystals VALUES (?, ?, ?, ?)",
                 (
                     (index, name, structure and digest(structure), inputs.failures.get(index))
                     for index, (name, structure) in enumerate(
@@ -138,15 +141,23 @@ def read_relaxed(folder: Path, inputs: Inputs | None = None) -> list[RelaxedCrys
 
     Args:
       folder: the folder.
-      inputs: the crystals that it must belong to; None if that is not known.
+      inputs: the crystals that it must belong to, of which some may have come later; None if that
+        is not known.
+
+    Returns:
+      One outcome per crystal of `inputs`, if these are known.
 
     Raises:
       UserError: it is not such a folder, is damaged, or belongs to other crystals.
     """
     with database.reading(folder / RELAXED, CONTENT) as db:
-        if inputs is not None:
-            require_same(db, folder, inputs)
-        return read(db)
+        if inputs is None:
+            return read(db)
+        require_same(db, folder, inputs)
+        found = read(db)[: len(inputs.names)]
+    for index, name in enumerate(inputs.names[len(found) :], start=len(found)):
+        found.append(RelaxedCrystal(name, failed(inputs.failures.get(index, UNFINISHED))))
+    return found
 
 
 def read_settings(folder: Path) -> RelaxSettings:

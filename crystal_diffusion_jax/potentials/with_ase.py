@@ -84,9 +84,11 @@ def relax(
 
 
 def _relax_one(settings: RelaxSettings, structure: Structure) -> Relaxation:
-    atoms = to_ase(structure)
+    if not structure.is_ordered:
+        return failed("partial occupancy")
     if defect := array_defect(structure.lattice.matrix, structure.frac_coords):
         return failed(defect)
+    atoms = to_ase(structure)
     initial, steps = math.nan, 0
     try:
         with warnings.catch_warnings():
