@@ -1,7 +1,9 @@
 """experiments/evaluate.py with --relax, --relaxed and --controls."""
 
+import functools
 import json
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,8 @@ from crystal_diffusion_jax.evaluation import control_cache
 from crystal_diffusion_jax.potentials import drivers
 from crystal_diffusion_jax.potentials.relax_folder import relax_into
 from crystal_diffusion_jax.potentials.relaxation import Relaxation, RelaxSettings
-from crystal_diffusion_jax.structures.reading import read_structures
+from crystal_diffusion_jax.potentials.relaxed_crystals import RelaxedCrystal
+from crystal_diffusion_jax.structures.reading import Inputs, read_structures
 from tests.test_controls import TEST, TRAIN
 from tests.test_evaluate import cif
 from tests.test_evaluation_report import oracle_by_number, perovskite
@@ -187,6 +190,29 @@ def test_a_folder_of_other_crystals_is_refused(
     relax_into(tmp_path / "there", read_structures(tmp_path / "other"), RelaxSettings())
     assert run(f"--relaxed={tmp_path / 'there'}") == 2
     assert "holds the relaxation of other crystals" in capsys.readouterr().err
+
+
+def test_two_commands_take_turns_with_the_controls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control_cache, "cache_folder", lambda: tmp_path)
+    inputs = Inputs([perovskite("Ca")], ["a"], {})
+    relax = functools.partial(control_cache.relax_in_cache, inputs, RelaxSettings())
+    turns: list[str] = []
+    other = threading.Thread(target=relax)
+
+    def relax_into(*_: object) -> list[RelaxedCrystal]:
+        turns.append("begins")
+        if not other.ident:
+            other.start()
+            other.join(0.5)  # if it does not wait
+        turns.append("ends")
+        return []
+
+    monkeypatch.setattr(control_cache, "relax_into", relax_into)
+    relax()
+    other.join()
+    assert turns == ["begins", "ends"] * 2
 
 
 def test_controls_that_cannot_be_kept_are_named_with_the_way_out(

@@ -1,15 +1,19 @@
 """runtime/workers.py: order, time limits and dying processes."""
 
 import functools
+import multiprocessing
+import multiprocessing.context
 import os
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from crystal_diffusion_jax.runtime import workers
 from crystal_diffusion_jax.runtime.workers import TaskFailure, Workers, map_in_processes
 
 ENVIRONMENT = dict(os.environ)
@@ -81,6 +85,32 @@ def test_the_threads_of_linear_algebra_do_not_compete_with_the_processes() -> No
         os.environ.get("OMP_NUM_THREADS", "1")
     ]
     assert "OMP_NUM_THREADS" not in {*os.environ} - {*ENVIRONMENT}
+
+
+def test_pools_that_start_at_the_same_time_leave_the_program_as_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    second_came, first_is_done = threading.Event(), threading.Event()
+    second = threading.Thread(target=lambda: workers._Process().start())
+
+    def start(process: multiprocessing.Process) -> None:
+        if threading.current_thread() is second:
+            second_came.set()
+            first_is_done.wait(10)
+        else:
+            second.start()
+            second_came.wait(0.5)  # if it does not wait for the first
+
+    monkeypatch.setattr(multiprocessing.context.ForkServerProcess, "start", start)
+    main = sys.modules["__main__"]
+    workers._Process().start()
+    first_is_done.set()
+    second.join()
+    found = sys.modules["__main__"]
+    sys.modules["__main__"] = main
+    assert found is main
+    assert "OMP_NUM_THREADS" not in os.environ
 
 
 def test_an_exception_is_raised_here() -> None:

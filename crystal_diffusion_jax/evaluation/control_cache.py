@@ -2,6 +2,8 @@
 
 import hashlib
 
+import filelock
+
 from crystal_diffusion_jax import __version__
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.potentials.relax_folder import relax_into
@@ -15,7 +17,8 @@ from crystal_diffusion_jax.structures.reading import Inputs
 def relax_in_cache(inputs: Inputs, settings: RelaxSettings) -> list[RelaxedCrystal]:
     """The relaxed crystals of all controls of a data set.
 
-    They are found again by the crystals, the settings and our version.
+    They are found again by the crystals, the settings and our version. If another command is at
+    work on the same ones, this waits for it.
 
     Args:
       inputs: the crystals.
@@ -29,7 +32,8 @@ def relax_in_cache(inputs: Inputs, settings: RelaxSettings) -> list[RelaxedCryst
     folder = cache_folder() / "controls" / key
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        return relax_into(folder, inputs, settings)
+        with filelock.FileLock(folder.with_suffix(".lock")):
+            return relax_into(folder, inputs, settings)
     except (OSError, UserError) as error:
         raise UserError(
             f"the controls cannot be relaxed in {folder} ({error}): leave them out "
