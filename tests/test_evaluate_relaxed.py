@@ -17,8 +17,7 @@ from crystal_diffusion_jax.cli import program as cli
 from crystal_diffusion_jax.evaluation import control_cache
 from crystal_diffusion_jax.potentials import drivers
 from crystal_diffusion_jax.potentials.relax_folder import relax_into
-from crystal_diffusion_jax.potentials.relaxation import Relaxation, RelaxSettings
-from crystal_diffusion_jax.potentials.relaxed_crystals import RelaxedCrystal
+from crystal_diffusion_jax.potentials.relaxation import Relaxation, RelaxedCrystal, RelaxSettings
 from crystal_diffusion_jax.structures.reading import Inputs, read_structures
 from tests.test_controls import TEST, TRAIN
 from tests.test_evaluate import cif

@@ -19,8 +19,7 @@ from crystal_diffusion_jax.evaluation.sets import Scored, score_controls
 from crystal_diffusion_jax.evaluation.stability import above, training_hull
 from crystal_diffusion_jax.evaluation.summary import to_json, to_table
 from crystal_diffusion_jax.potentials.hull import AboveHull
-from crystal_diffusion_jax.potentials.relaxation import Relaxation
-from crystal_diffusion_jax.potentials.relaxed_crystals import RelaxedCrystal, failed
+from crystal_diffusion_jax.potentials.relaxation import Relaxation, RelaxedCrystal, failed
 from crystal_diffusion_jax.structures.reading import Inputs
 from tests.test_evaluation_report import SPEC, TRAIN, dataset, oracle_by_number, perovskite
 

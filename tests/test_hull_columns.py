@@ -10,8 +10,7 @@ from pymatgen.core import Lattice, Structure
 from crystal_diffusion_jax.cli import hulls
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.potentials import references
-from crystal_diffusion_jax.potentials.relaxation import Relaxation
-from crystal_diffusion_jax.potentials.relaxed_crystals import RelaxedCrystal, failed
+from crystal_diffusion_jax.potentials.relaxation import Relaxation, RelaxedCrystal, failed
 from crystal_diffusion_jax.structures.reading import Inputs
 
 PEROVSKITE = Structure(

@@ -181,14 +181,13 @@ def test_failures_are_named_and_stop_nobody_else(monkeypatch: pytest.MonkeyPatch
     good = rattled(fcc(1), seed=1)
     given = [structure for bad in HOPELESS.values() for structure in (bad, good)]
     results = run(given, limits())
-    for reason, structure, result in zip(HOPELESS, given[::2], results[::2], strict=True):
+    for reason, result in zip(HOPELESS, results[::2], strict=True):
         assert result.failure is not None
         assert result.failure.startswith(reason)
         assert result.structure is None
         assert np.isnan(result.energy_per_atom)
         assert not result.converged
-        assert np.isnan(result.magnetic_moments).all()
-        assert len(result.magnetic_moments) == len(structure)
+        assert len(result.magnetic_moments) == 0
     assert all(result.converged for result in results[1::2])
 
 

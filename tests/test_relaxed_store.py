@@ -11,8 +11,12 @@ import pytest
 from pymatgen.core import Structure
 
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.potentials.relaxation import Relaxation, RelaxSettings
-from crystal_diffusion_jax.potentials.relaxed_crystals import RelaxedCrystal, failed
+from crystal_diffusion_jax.potentials.relaxation import (
+    Relaxation,
+    RelaxedCrystal,
+    RelaxSettings,
+    failed,
+)
 from crystal_diffusion_jax.potentials.relaxed_database import RELAXED, UNFINISHED
 from crystal_diffusion_jax.potentials.relaxed_store import (
     RelaxedStore,

@@ -13,8 +13,12 @@ from pymatgen.core import Structure
 
 from crystal_diffusion_jax.cli import report
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.potentials.relaxation import Relaxation, RelaxSettings
-from crystal_diffusion_jax.potentials.relaxed_crystals import RelaxedCrystal, failed
+from crystal_diffusion_jax.potentials.relaxation import (
+    Relaxation,
+    RelaxedCrystal,
+    RelaxSettings,
+    failed,
+)
 from crystal_diffusion_jax.potentials.relaxed_samples import (
     read_relaxed_samples,
     sample_columns,

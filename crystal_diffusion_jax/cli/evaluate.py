@@ -42,8 +42,7 @@ from crystal_diffusion_jax.evaluation.summary import to_json, to_table
 from crystal_diffusion_jax.oracles.predict import predict
 from crystal_diffusion_jax.potentials.drivers import CHGNET
 from crystal_diffusion_jax.potentials.relax_folder import relax_into
-from crystal_diffusion_jax.potentials.relaxation import RelaxSettings
-from crystal_diffusion_jax.potentials.relaxed_crystals import RelaxedCrystal
+from crystal_diffusion_jax.potentials.relaxation import RelaxedCrystal, RelaxSettings
 from crystal_diffusion_jax.potentials.relaxed_samples import sample_columns, sample_data
 from crystal_diffusion_jax.potentials.relaxed_store import read_relaxed, read_settings
 from crystal_diffusion_jax.structures.limits import MAX_CRYSTALS

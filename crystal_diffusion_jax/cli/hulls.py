@@ -15,7 +15,7 @@ from crystal_diffusion_jax.potentials.drivers import CHGNET
 from crystal_diffusion_jax.potentials.hull import AboveHull, Hull
 from crystal_diffusion_jax.potentials.references import References
 from crystal_diffusion_jax.potentials.relax_folder import HullColumns
-from crystal_diffusion_jax.potentials.relaxed_crystals import RelaxedCrystal
+from crystal_diffusion_jax.potentials.relaxation import RelaxedCrystal
 from crystal_diffusion_jax.potentials.relaxed_table import HULL_COLUMNS
 from crystal_diffusion_jax.structures.reading import Inputs
 

@@ -7,8 +7,7 @@ import filelock
 from crystal_diffusion_jax import __version__
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.potentials.relax_folder import relax_into
-from crystal_diffusion_jax.potentials.relaxation import RelaxSettings
-from crystal_diffusion_jax.potentials.relaxed_crystals import RelaxedCrystal
+from crystal_diffusion_jax.potentials.relaxation import RelaxedCrystal, RelaxSettings
 from crystal_diffusion_jax.potentials.relaxed_database import digest
 from crystal_diffusion_jax.runtime.user_cache import cache_folder
 from crystal_diffusion_jax.structures.reading import Inputs

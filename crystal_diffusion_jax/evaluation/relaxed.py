@@ -12,7 +12,7 @@ from crystal_diffusion_jax.evaluation.intervals import Rate, SampleStatistic, bo
 from crystal_diffusion_jax.evaluation.report import Report
 from crystal_diffusion_jax.evaluation.stability import AboveHullOf, Stability, stability
 from crystal_diffusion_jax.potentials.hull import AboveHull
-from crystal_diffusion_jax.potentials.relaxed_crystals import RelaxedCrystal
+from crystal_diffusion_jax.potentials.relaxation import RelaxedCrystal
 from crystal_diffusion_jax.structures.reading import Inputs
 
 # Angstrom. Of 60 real test crystals of MP-20 the median RMSD to the relaxed crystal is 0.015.

@@ -9,7 +9,7 @@ from pymatgen.core import Structure
 from crystal_diffusion_jax.evaluation.relaxed import Relaxed, relaxed_scores
 from crystal_diffusion_jax.evaluation.report import Report
 from crystal_diffusion_jax.evaluation.stability import AboveHullOf
-from crystal_diffusion_jax.potentials.relaxed_crystals import RelaxedCrystal
+from crystal_diffusion_jax.potentials.relaxation import RelaxedCrystal
 from crystal_diffusion_jax.structures.reading import Inputs
 
 

@@ -20,7 +20,7 @@ from crystal_diffusion_jax.potentials.neighbours import (
     atom_graph,
 )
 from crystal_diffusion_jax.potentials.packing import LARGEST
-from crystal_diffusion_jax.potentials.relaxation import Relaxation
+from crystal_diffusion_jax.potentials.relaxation import Relaxation, failed
 from crystal_diffusion_jax.potentials.rounds import Round
 
 # A cell that changes more than this was never a crystal of this potential.
@@ -65,7 +65,7 @@ def begin(index: int, structure: Structure, skin: bool) -> Descent | Relaxation:
     try:
         graph = _bounded(structure_graph(structure, skin))
     except CannotEvaluate as error:
-        return _failure(structure, np.nan, 0, str(error))
+        return failed(str(error))
     return Descent(index, structure, graph, fire.at_rest(len(structure), 1))
 
 
@@ -114,9 +114,7 @@ def _after(
     energy = float(end.energy[row]) / len(structure)
     initial = energy if before.steps == 0 else before.initial_energy_per_atom
     if not np.isfinite(energy):
-        return _failure(
-            structure, initial, before.steps, "the potential predicts no finite energy or forces"
-        )
+        return failed("the potential predicts no finite energy or forces", initial, before.steps)
     if end.converged[row] or before.steps >= max_steps:
         return Relaxation(
             structure=_present(before),
@@ -146,7 +144,7 @@ def _after(
         _check_cell(structure.lattice.matrix, lattice)
         graph = _bounded(atom_graph(lattice, frac_coords, graph.atomic_numbers, skin=not settled))
     except CannotEvaluate as error:
-        return _failure(structure, initial, steps, f"{error}, after {steps} steps")
+        return failed(f"{error}, after {steps} steps", initial, steps)
     return Descent(before.index, structure, graph, inertia, initial, settled)
 
 
@@ -161,11 +159,6 @@ def _present(descent: Descent) -> Structure:
         descent.graph.frac_coords,
         site_properties=given.site_properties,
     )
-
-
-def _failure(structure: Structure, initial: float, steps: int, reason: str) -> Relaxation:
-    moments = np.full(len(structure), np.nan)
-    return Relaxation(None, initial, np.nan, steps, False, moments, reason)
 
 
 def _check_cell(first: Float[np.ndarray, "3 3"], now: Float[np.ndarray, "3 3"]) -> None:

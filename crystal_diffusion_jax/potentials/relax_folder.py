@@ -18,8 +18,12 @@ import numpy as np
 
 from crystal_diffusion_jax.potentials import drivers, relaxed_table
 from crystal_diffusion_jax.potentials.changes import Compared, compare, volume_change
-from crystal_diffusion_jax.potentials.relaxation import Relaxation, RelaxSettings
-from crystal_diffusion_jax.potentials.relaxed_crystals import RelaxedCrystal, failed
+from crystal_diffusion_jax.potentials.relaxation import (
+    Relaxation,
+    RelaxedCrystal,
+    RelaxSettings,
+    failed,
+)
 from crystal_diffusion_jax.potentials.relaxed_database import CONTENT, RELAXED
 from crystal_diffusion_jax.potentials.relaxed_store import RelaxedStore
 from crystal_diffusion_jax.runtime.lock import exclusive

@@ -17,8 +17,12 @@ import numpy as np
 from pymatgen.core import Structure
 
 from crystal_diffusion_jax.errors import UserError, printable
-from crystal_diffusion_jax.potentials.relaxation import Relaxation, RelaxSettings
-from crystal_diffusion_jax.potentials.relaxed_crystals import RelaxedCrystal, failed
+from crystal_diffusion_jax.potentials.relaxation import (
+    Relaxation,
+    RelaxedCrystal,
+    RelaxSettings,
+    failed,
+)
 from crystal_diffusion_jax.structures import database
 from crystal_diffusion_jax.structures.conversion import checked_structure
 from crystal_diffusion_jax.structures.csv_tables import join_names

@@ -10,8 +10,12 @@ import msgspec
 import numpy as np
 
 from crystal_diffusion_jax.errors import printable
-from crystal_diffusion_jax.potentials.relaxation import Relaxation, RelaxSettings
-from crystal_diffusion_jax.potentials.relaxed_crystals import RelaxedCrystal, failed
+from crystal_diffusion_jax.potentials.relaxation import (
+    Relaxation,
+    RelaxedCrystal,
+    RelaxSettings,
+    failed,
+)
 from crystal_diffusion_jax.potentials.relaxed_database import MAX_REASON, MEASURED, UNFINISHED
 from crystal_diffusion_jax.structures import database
 from crystal_diffusion_jax.structures.conversion import checked_structure

@@ -13,8 +13,7 @@ from ase.db.row import AtomsRow
 
 from crystal_diffusion_jax import __version__
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.potentials.relaxation import RelaxSettings
-from crystal_diffusion_jax.potentials.relaxed_crystals import RelaxedCrystal, failed
+from crystal_diffusion_jax.potentials.relaxation import RelaxedCrystal, RelaxSettings, failed
 from crystal_diffusion_jax.potentials.relaxed_database import (
     CONTENT,
     MEASURED,

@@ -23,8 +23,12 @@ from pymatgen.core import Structure
 from tqdm import tqdm
 
 from crystal_diffusion_jax.errors import UserError, did_you_mean, printable
-from crystal_diffusion_jax.potentials.relaxation import MAX_STRESS, Relaxation, RelaxSettings
-from crystal_diffusion_jax.potentials.relaxed_crystals import failed
+from crystal_diffusion_jax.potentials.relaxation import (
+    MAX_STRESS,
+    Relaxation,
+    RelaxSettings,
+    failed,
+)
 from crystal_diffusion_jax.runtime.workers import TaskFailure, Workers
 from crystal_diffusion_jax.structures.conversion import (
     array_defect,

@@ -10,7 +10,7 @@ import numpy as np
 from pymatgen.core import Structure
 
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.potentials.relaxed_crystals import RelaxedCrystal
+from crystal_diffusion_jax.potentials.relaxation import RelaxedCrystal
 from crystal_diffusion_jax.potentials.relaxed_database import UNFINISHED
 from crystal_diffusion_jax.report.entries import cell_of_first_atom, drawn_atoms, space_group
 from crystal_diffusion_jax.structures.reading import Inputs
