@@ -19,8 +19,12 @@ from pymatgen.core import Structure
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.potentials import chgnet, weights
 from crystal_diffusion_jax.potentials.batching import AtomBatch, pad
-from crystal_diffusion_jax.potentials.energies import structure_graph
-from crystal_diffusion_jax.potentials.neighbours import AtomGraph, Capacity, atom_graph
+from crystal_diffusion_jax.potentials.neighbours import (
+    AtomGraph,
+    Capacity,
+    atom_graph,
+    structure_graph,
+)
 
 Tree = TypeVar("Tree")
 

@@ -8,8 +8,12 @@ from pymatgen.core import Lattice, Structure
 
 from crystal_diffusion_jax.potentials.batching import pad
 from crystal_diffusion_jax.potentials.chgnet import GPA
-from crystal_diffusion_jax.potentials.energies import structure_graph
-from crystal_diffusion_jax.potentials.neighbours import AtomGraph, Capacity, atom_graph
+from crystal_diffusion_jax.potentials.neighbours import (
+    AtomGraph,
+    Capacity,
+    atom_graph,
+    structure_graph,
+)
 from tests.potential_crystals import (
     CAPACITY,
     exact_energy,

@@ -12,12 +12,10 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from crystal_diffusion_jax.potentials import descent, energies, relax
+from crystal_diffusion_jax.potentials import descent, energies, packing, relax
 from crystal_diffusion_jax.potentials.batching import AtomBatch
 from crystal_diffusion_jax.potentials.chgnet import Outputs
-from crystal_diffusion_jax.potentials.energies import structure_graph
-from crystal_diffusion_jax.potentials.neighbours import Capacity
-from crystal_diffusion_jax.potentials.packing import rows
+from crystal_diffusion_jax.potentials.neighbours import Capacity, structure_graph
 from crystal_diffusion_jax.potentials.relaxation import Relaxation, RelaxSettings
 from crystal_diffusion_jax.potentials.rounds import Limits
 from crystal_diffusion_jax.structures.conversion import to_ase
@@ -62,7 +60,7 @@ def crystals(count: int) -> list[Structure]:
 @pytest.fixture(autouse=True)
 def _one_capacity(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nearly all batches are alike, so that little is compiled."""
-    monkeypatch.setattr(relax, "_ROWS_ON_CPU", 2048)
+    monkeypatch.setattr(packing, "_ROWS_ON_CPU", 2048)
 
 
 @pytest.fixture(scope="module")
@@ -234,10 +232,10 @@ def test_a_large_crystal_has_a_larger_batch(monkeypatch: pytest.MonkeyPatch) -> 
     large = fcc(4)
     large.make_supercell([1, 2, 1])
     given = [*crystals(11), rattled(large, seed=0)]
-    assert rows(structure_graph(given[-1]).size) > 4096
+    assert packing.rows(structure_graph(given[-1]).size) > 4096
     results = run(given, limits())
     assert all(result.converged for result in results)
-    monkeypatch.setattr(descent, "LARGEST", Capacity(100, 100, 2000, 500, 3000))
+    monkeypatch.setattr(packing, "LARGEST", Capacity(100, 100, 2000, 500, 3000))
     results = run(given, limits(steps=0))
     assert [result.failure is None for result in results] == [True] * 11 + [False]
     assert str(results[-1].failure).startswith("too dense")

@@ -12,8 +12,7 @@ from pymatgen.core import Structure
 
 from crystal_diffusion_jax.potentials.batching import AtomBatch, pad
 from crystal_diffusion_jax.potentials.chgnet import Outputs, bond_vectors
-from crystal_diffusion_jax.potentials.energies import structure_graph
-from crystal_diffusion_jax.potentials.neighbours import CUTOFF, Capacity
+from crystal_diffusion_jax.potentials.neighbours import CUTOFF, Capacity, structure_graph
 
 # Depth in eV, stiffness in 1/A and length in A of the bonds.
 PARAMETERS = {"depth": 0.4, "stiffness": 1.2, "length": 2.6}

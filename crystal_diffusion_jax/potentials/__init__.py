@@ -4,7 +4,7 @@
   neighbours   one crystal -> the bonds and angles that the network sees
   batching     several crystals -> one padded batch
   chgnet       the forward pass: energy, forces, stress and magnetic moments of a batch
-  energies     all of it: structures -> energies
+  energies     all of it: structures -> energies and forces
   fire         one step of FIRE on atoms and cells of a batch
   rounds       several steps in one program
   descent      one crystal between rounds: how it enters a batch, and how it leaves

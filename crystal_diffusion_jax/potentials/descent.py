@@ -11,15 +11,15 @@ from pymatgen.core import Lattice, Structure
 
 from crystal_diffusion_jax.potentials import fire
 from crystal_diffusion_jax.potentials.batching import AtomBatch, pad
-from crystal_diffusion_jax.potentials.energies import structure_graph
 from crystal_diffusion_jax.potentials.fire import Frame, Inertia
 from crystal_diffusion_jax.potentials.neighbours import (
     AtomGraph,
     CannotEvaluate,
     Capacity,
     atom_graph,
+    structure_graph,
 )
-from crystal_diffusion_jax.potentials.packing import LARGEST
+from crystal_diffusion_jax.potentials.packing import bounded
 from crystal_diffusion_jax.potentials.relaxation import Relaxation, failed
 from crystal_diffusion_jax.potentials.rounds import Round
 
@@ -63,7 +63,7 @@ def begin(index: int, structure: Structure, skin: bool) -> Descent | Relaxation:
       skin: it will take steps.
     """
     try:
-        graph = _bounded(structure_graph(structure, skin))
+        graph = bounded(structure_graph(structure, skin))
     except CannotEvaluate as error:
         return failed(str(error))
     return Descent(index, structure, graph, fire.at_rest(len(structure), 1))
@@ -142,7 +142,7 @@ def _after(
     settled = bool(end.settled[row]) or steps >= max_steps
     try:
         _check_cell(structure.lattice.matrix, lattice)
-        graph = _bounded(atom_graph(lattice, frac_coords, graph.atomic_numbers, skin=not settled))
+        graph = bounded(atom_graph(lattice, frac_coords, graph.atomic_numbers, skin=not settled))
     except CannotEvaluate as error:
         return failed(f"{error}, after {steps} steps", initial, steps)
     return Descent(before.index, structure, graph, inertia, initial, settled)
@@ -173,12 +173,3 @@ def _check_cell(first: Float[np.ndarray, "3 3"], now: Float[np.ndarray, "3 3"]) 
         raise CannotEvaluate(
             f"exploded: the cell is stretched by factors from {stretch[-1]:.2g} to {stretch[0]:.2g}"
         )
-
-
-def _bounded(graph: AtomGraph) -> AtomGraph:
-    """The graph, if it is not too large for the memory."""
-    if not graph.size.fits(LARGEST):
-        raise CannotEvaluate(
-            f"too dense: {len(graph.bonds)} bonds and {len(graph.angles)} angles between them"
-        )
-    return graph

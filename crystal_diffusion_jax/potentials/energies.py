@@ -1,28 +1,26 @@
 """Structures -> energy, forces, stress and magnetic moments."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 from pymatgen.core import Structure
 from tqdm import tqdm
 
-from crystal_diffusion_jax.potentials import weights
+from crystal_diffusion_jax.potentials import packing, weights
 from crystal_diffusion_jax.potentials.batching import pad
-from crystal_diffusion_jax.potentials.chgnet import GPA, Parameters, outputs
+from crystal_diffusion_jax.potentials.chgnet import GPA, outputs
 from crystal_diffusion_jax.potentials.neighbours import (
     AtomGraph,
     CannotEvaluate,
     Capacity,
-    atom_graph,
+    structure_graph,
 )
 
-# Of a batch. Its largest arrays, with 128 columns for each angle, then stay in a CPU's cache.
-_CAPACITY = Capacity(crystals=65, atoms=257, long_bonds=4097, short_bonds=1025, angles=8193)
-_NOTHING = Capacity(0, 0, 0, 0, 0)
+# Crystals of which some make the next batch; more than fit into most.
+_TO_CHOOSE_FROM = 256
 
 _outputs = jax.jit(outputs)
 
@@ -44,24 +42,6 @@ class Evaluated:
     magnetic_moments: Float[np.ndarray, " atoms"]
 
 
-def structure_graph(structure: Structure, skin: bool = False) -> AtomGraph:
-    """`atom_graph` of a structure.
-
-    Raises:
-      CannotEvaluate: see there; or sites that no single element occupies.
-    """
-    if not structure.is_ordered:
-        raise CannotEvaluate("partial occupancy")
-    # `Z` of a species without one, a dummy, is 0 or missing.
-    numbers = np.array([getattr(site.specie, "Z", 0) for site in structure], dtype=np.int64)
-    return atom_graph(structure.lattice.matrix, structure.frac_coords, numbers, skin)
-
-
-def load_parameters(progress: bool = True) -> Parameters:
-    """The weights as arrays of JAX; see `weights.load`."""
-    return {name: jnp.asarray(value) for name, value in weights.load(progress).items()}
-
-
 def evaluate_all(structures: Sequence[Structure], progress: bool = True) -> list[Evaluated | str]:
     """Energy and its derivatives of each structure, or why there are none.
 
@@ -72,23 +52,23 @@ def evaluate_all(structures: Sequence[Structure], progress: bool = True) -> list
     Raises:
       UserError: the weights cannot be downloaded.
     """
-    parameters = load_parameters(progress)
+    parameters = jax.device_put(weights.load(progress))
     results: list[Evaluated | str] = ["not evaluated"] * len(structures)
     graphs: dict[int, AtomGraph] = {}
     for index, structure in enumerate(structures):
         try:
-            graphs[index] = structure_graph(structure)
+            graphs[index] = packing.bounded(structure_graph(structure))
         except CannotEvaluate as error:
             results[index] = str(error)
     with tqdm(total=len(graphs), desc="energies", disable=not progress) as bar:
-        for members, capacity in _split(graphs):
+        for members, capacity in _batches(graphs):
             batch = pad([graphs[index] for index in members], capacity)
             out = jax.device_get(_outputs(parameters, batch))
             end = 0
             for row, index in enumerate(members):
                 start, end = end, end + len(graphs[index].atomic_numbers)
                 if not np.isfinite(out.energy[row]):
-                    results[index] = "the potential predicts a non-finite energy"
+                    results[index] = "the potential predicts no finite energy"
                     continue
                 results[index] = Evaluated(
                     energy_per_atom=float(out.energy[row]) / (end - start),
@@ -100,23 +80,16 @@ def evaluate_all(structures: Sequence[Structure], progress: bool = True) -> list
     return results
 
 
-def _split(graphs: dict[int, AtomGraph]) -> Iterator[tuple[list[int], Capacity]]:
-    """Indices of the crystals of each batch, in order, and its capacity."""
-    members: list[int] = []
-    total = _NOTHING
-    for index, graph in graphs.items():
-        if not graph.size.fits(_CAPACITY):
-            yield [index], own_capacity(graph.size)
-            continue
-        if not (total + graph.size).fits(_CAPACITY):
-            yield members, _CAPACITY
-            members, total = [], _NOTHING
-        members.append(index)
-        total += graph.size
-    if members:
-        yield members, _CAPACITY
-
-
-def own_capacity(size: Capacity) -> Capacity:
-    """Capacity for a single crystal, one of few so that others of its kind share the program."""
-    return Capacity(*(2 ** int(rows).bit_length() for rows in dataclasses.astuple(size)))
+def _batches(graphs: Mapping[int, AtomGraph]) -> Iterator[tuple[list[int], Capacity]]:
+    """Indices of the crystals of each batch, and its capacity."""
+    if not graphs:
+        return
+    sizes = [graph.size for graph in graphs.values()]
+    capacities, common = packing.capacities(sizes), packing.common(sizes, packing.least_rows())
+    waiting = list(graphs)
+    while waiting:
+        first = [graphs[index].size for index in waiting[:_TO_CHOOSE_FROM]]
+        chosen, capacity = packing.choose(first, capacities, common, 1)
+        yield [waiting[row] for row in chosen], capacity
+        for row in sorted(chosen, reverse=True):
+            del waiting[row]

@@ -9,6 +9,7 @@ import functools
 
 import numpy as np
 from jaxtyping import Float, Int
+from pymatgen.core import Structure
 from pymatgen.optimization.neighbors import find_points_in_spheres
 
 from crystal_diffusion_jax.structures.conversion import cell_defect
@@ -135,6 +136,19 @@ def atom_graph(
     num_short = int(is_short.sum())
     angles = _angles(bonds[:num_short], len(atomic_numbers))
     return AtomGraph(lattice, frac_coords, np.asarray(atomic_numbers), bonds, num_short, angles)
+
+
+def structure_graph(structure: Structure, skin: bool = False) -> AtomGraph:
+    """`atom_graph` of a structure.
+
+    Raises:
+      CannotEvaluate: see there; or sites that no single element occupies.
+    """
+    if not structure.is_ordered:
+        raise CannotEvaluate("partial occupancy")
+    # `Z` of a species without one, a dummy, is 0 or missing.
+    numbers = np.array([getattr(site.specie, "Z", 0) for site in structure], dtype=np.int64)
+    return atom_graph(structure.lattice.matrix, structure.frac_coords, numbers, skin)
 
 
 def _bonds(

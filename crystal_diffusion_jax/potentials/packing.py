@@ -4,14 +4,18 @@ import bisect
 import dataclasses
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 
-from crystal_diffusion_jax.potentials.neighbours import Capacity
+from crystal_diffusion_jax.potentials.neighbours import AtomGraph, CannotEvaluate, Capacity
 
 # A program for batches of one capacity is compiled in some seconds and kept on disk, so capacities
 # are the same in all runs: `rows` of them, each four times the one before.
 _LADDER = (2048, 8192, 32768)
 _MOST_ROWS = 131072
+# Of a batch that suits the device: on a CPU its largest arrays then stay in the cache.
+_ROWS_ON_CPU = 8192
+_ROWS_ON_ACCELERATOR = 131072
 # Shares of the rows that are directed long and short bonds, and angles, with a little to spare: of
 # MP-20, Perov-5 and Carbon-24, whose batches are then filled to more than 90 %.
 _SHARES = ((0.46, 0.07, 0.53), (0.39, 0.065, 0.6), (0.27, 0.045, 0.75))
@@ -40,6 +44,19 @@ def _capacity(num_rows: int, long: float, short: float, angles: float) -> Capaci
 LARGEST = _capacity(_MOST_ROWS, 0.46, 0.12, 0.8)
 
 
+def bounded(graph: AtomGraph) -> AtomGraph:
+    """The graph, which has room in the largest of batches.
+
+    Raises:
+      CannotEvaluate: it has not.
+    """
+    if not graph.size.fits(LARGEST):
+        raise CannotEvaluate(
+            f"too dense: {len(graph.bonds)} bonds and {len(graph.angles)} angles between them"
+        )
+    return graph
+
+
 def capacities(sizes: Sequence[Capacity]) -> list[Capacity]:
     """All capacities for crystals like these, ascending.
 
@@ -53,12 +70,17 @@ def capacities(sizes: Sequence[Capacity]) -> list[Capacity]:
     return [*(_capacity(num_rows, long, short, angles) for num_rows in _LADDER), LARGEST]
 
 
+def least_rows() -> int:
+    """`rows` of a batch that suit the device."""
+    return _ROWS_ON_CPU if jax.default_backend() == "cpu" else _ROWS_ON_ACCELERATOR
+
+
 def common(sizes: Sequence[Capacity], least_rows: int) -> int:
     """Index of the capacity that most batches should have.
 
     Args:
       sizes: of some of the crystals, at least one.
-      least_rows: `rows` of a batch that suit the device.
+      least_rows: of a batch.
     """
     several = _CRYSTALS_PER_BATCH * float(np.mean([rows(size) for size in sizes]))
     return bisect.bisect_left(_LADDER, max(least_rows, several))

@@ -14,18 +14,14 @@ from jax import Device
 from pymatgen.core import Structure
 from tqdm import tqdm
 
-from crystal_diffusion_jax.potentials import chgnet, descent, packing, rounds
+from crystal_diffusion_jax.potentials import chgnet, descent, packing, rounds, weights
 from crystal_diffusion_jax.potentials.descent import Descent
-from crystal_diffusion_jax.potentials.energies import load_parameters
 from crystal_diffusion_jax.potentials.neighbours import Capacity
 from crystal_diffusion_jax.potentials.relaxation import MAX_STRESS, Relaxation, RelaxSettings
 from crystal_diffusion_jax.potentials.rounds import Limits, Potential
 
 # With the skins of the lists, final energies agree to 0.01 meV/atom with lists made at each step.
 _STEPS_PER_ROUND = 10
-# `packing.rows` of a batch.
-_ROWS_ON_CPU = 8192
-_ROWS_ON_ACCELERATOR = 131072
 # Crystals that tell how many bonds and angles there are in proportion.
 _FIRST_LOOK = 64
 
@@ -60,8 +56,7 @@ def relax(
         steps=settings.max_steps,
         fixed_cell=settings.fixed_cell,
     )
-    parameters = load_parameters(progress)
-    finished = relax_with(chgnet.outputs, parameters, structures, limits)
+    finished = relax_with(chgnet.outputs, weights.load(progress), structures, limits)
     yield from tqdm(finished, desc="relax", total=total, unit=" crystals", disable=not progress)
 
 
@@ -134,11 +129,10 @@ class _Waiting:
         self._finished: list[tuple[int, Relaxation]] = []
         while len(self._moving) < _FIRST_LOOK and self._read_one():
             pass
-        on_cpu = jax.default_backend() == "cpu"
         # If there is not a single crystal that can be relaxed, any size will do.
         sizes = [crystal.graph.size for crystal in self._moving] or [packing.LARGEST]
         self._capacities = packing.capacities(sizes)
-        self._common = packing.common(sizes, _ROWS_ON_CPU if on_cpu else _ROWS_ON_ACCELERATOR)
+        self._common = packing.common(sizes, packing.least_rows())
 
     def put(self, outcomes: list[tuple[int, Descent | Relaxation]]) -> None:
         """Takes crystals back after a round."""
