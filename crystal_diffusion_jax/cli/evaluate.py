@@ -45,6 +45,7 @@ from crystal_diffusion_jax.potentials.relax_folder import relax_into
 from crystal_diffusion_jax.potentials.relaxation import RelaxedCrystal, RelaxSettings
 from crystal_diffusion_jax.potentials.relaxed_samples import sample_columns, sample_data
 from crystal_diffusion_jax.potentials.relaxed_store import read_relaxed, read_settings
+from crystal_diffusion_jax.runtime.devices import keep_freed_memory
 from crystal_diffusion_jax.structures.limits import MAX_CRYSTALS
 from crystal_diffusion_jax.structures.reading import Inputs, read_structures
 
@@ -162,6 +163,7 @@ def relaxed_and_controls(
 def main() -> None:
     """Entry point."""
     flags = parser().parse_args()
+    keep_freed_memory()
     spec = KNOWN_DATASETS[flags.dataset]
     # Mistakes are found before minutes of work.
     if flags.relax and flags.relaxed is not None:

@@ -23,6 +23,7 @@ from crystal_diffusion_jax.potentials.drivers import CHGNET
 from crystal_diffusion_jax.potentials.relax_folder import relax_into
 from crystal_diffusion_jax.potentials.relaxation import RelaxedCrystal, RelaxSettings
 from crystal_diffusion_jax.potentials.relaxed_samples import sample_columns, sample_data
+from crystal_diffusion_jax.runtime.devices import keep_freed_memory
 from crystal_diffusion_jax.structures.reading import read_structures
 
 # Angstrom; a structure that moves by less is called relaxed already.
@@ -88,6 +89,7 @@ def summary(relaxed: Sequence[RelaxedCrystal]) -> list[str]:
 def main() -> None:
     """Entry point."""
     flags = parser().parse_args()
+    keep_freed_memory()
     settings = RelaxSettings(flags.potential, flags.fixed_cell, flags.fmax, flags.max_steps)
     inputs = read_structures(flags.structures)
     hull = hull_columns(flags.hull, settings.potential, inputs) if flags.hull else None

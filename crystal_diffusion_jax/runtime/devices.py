@@ -1,5 +1,6 @@
 """Devices: a mesh with the single axis `data`, and its shardings."""
 
+import ctypes
 import os
 from typing import Any
 
@@ -31,6 +32,23 @@ def use_every_core() -> None:
         jax.config.update("jax_num_cpu_devices", num_cores())
     except RuntimeError:
         return  # for example in a notebook
+
+
+def keep_freed_memory() -> None:
+    """Makes glibc keep freed memory for the next program instead of returning it to the system.
+
+    XLA allocates the temporaries of a program at each call, and above 32 MB glibc maps new pages
+    for them each time, whose faults cost as much as a third of a relaxation. Must come before
+    threads are started. Other C libraries are left alone.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    arena_max, mmap_max, trim_threshold = -8, -4, -1  # numbers in glibc's malloc.h
+    mallopt(arena_max, 1)
+    mallopt(mmap_max, 0)
+    mallopt(trim_threshold, 2**31 - 1)
 
 
 def absence(error: Exception) -> str | None:
