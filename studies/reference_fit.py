@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from crystal_diffusion_jax.potentials.compound_classes import CLASSES, compound_class
 from crystal_diffusion_jax.potentials.hull import Hull
 from crystal_diffusion_jax.potentials.references import (
     FormationError,
@@ -14,6 +13,7 @@ from crystal_diffusion_jax.potentials.references import (
     HullCounts,
     formation_energy,
 )
+from studies.compound_classes import CLASSES, compound_class
 
 # eV^2 per eV^2; moves the fit of an element that ten crystals have by less than 1 meV/atom.
 RIDGE = 1e-4

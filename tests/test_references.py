@@ -10,10 +10,10 @@ from pymatgen.core import Structure
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.potentials import hull, references, weights
-from crystal_diffusion_jax.potentials.compound_classes import CLASSES, compound_class
 from crystal_diffusion_jax.potentials.energies import Evaluated
 from crystal_diffusion_jax.potentials.references import HullCounts
 from crystal_diffusion_jax.structures.compositions import parse_formula
+from studies.compound_classes import CLASSES, compound_class
 from studies.reference_fit import RIDGE, Energies, choose, fit, formation_energies, hull_control
 from studies.references import measure
 

@@ -19,15 +19,13 @@ from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.cli.hulls import hull_columns
 from crystal_diffusion_jax.cli.stopping import end_if_any, stopping_on_signals
 from crystal_diffusion_jax.evaluation.checks import split_reason
+from crystal_diffusion_jax.evaluation.relaxed import CLOSE
 from crystal_diffusion_jax.potentials.drivers import CHGNET
 from crystal_diffusion_jax.potentials.relax_folder import relax_into
 from crystal_diffusion_jax.potentials.relaxation import RelaxedCrystal, RelaxSettings
 from crystal_diffusion_jax.potentials.relaxed_samples import sample_columns, sample_data
 from crystal_diffusion_jax.runtime.devices import keep_freed_memory
 from crystal_diffusion_jax.structures.reading import read_structures
-
-# Angstrom; a structure that moves by less is called relaxed already.
-CLOSE = 0.1
 
 
 def parser() -> program.Parser:

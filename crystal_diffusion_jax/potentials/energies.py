@@ -93,3 +93,5 @@ def _batches(graphs: Mapping[int, AtomGraph]) -> Iterator[tuple[list[int], Capac
         yield [waiting[row] for row in chosen], capacity
         for row in sorted(chosen, reverse=True):
             del waiting[row]
+        # A small batch at the end would take longer to compile than it saves.
+        capacities, common = capacities[common:], 0

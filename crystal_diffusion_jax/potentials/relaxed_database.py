@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import math
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -144,10 +144,26 @@ def _read_row(name: str, row: Any) -> RelaxedCrystal:
     structure = checked_structure(
         np.array(row.cell), np.asarray(row.data["frac_coords"], np.float64), row.numbers
     )
-    moments = np.asarray(row.data["magnetic_moments"], np.float64)
+    return relaxed_crystal(name, structure, row.data["magnetic_moments"], row.key_value_pairs)
+
+
+def relaxed_crystal(
+    name: str, structure: Structure, magnetic_moments: Any, values: Mapping[str, Any]
+) -> RelaxedCrystal:
+    """A relaxed crystal from what a database holds.
+
+    Args:
+      name: of the crystal.
+      structure: relaxed.
+      magnetic_moments: one per atom.
+      values: numbers and texts by name; those that are missing are unknown.
+
+    Raises:
+      LookupError, TypeError, ValueError: they are damaged.
+    """
+    moments = np.asarray(magnetic_moments, np.float64)
     if moments.shape != (len(structure),):
         raise ValueError("magnetic moments do not fit the atoms")
-    values = row.key_value_pairs
     relaxation = Relaxation(
         structure=structure,
         initial_energy_per_atom=_number(values.get("initial_energy_per_atom")),

@@ -11,12 +11,15 @@ import numpy as np
 
 from crystal_diffusion_jax.errors import printable
 from crystal_diffusion_jax.potentials.relaxation import (
-    Relaxation,
     RelaxedCrystal,
     RelaxSettings,
     failed,
 )
-from crystal_diffusion_jax.potentials.relaxed_database import MAX_REASON, MEASURED, UNFINISHED
+from crystal_diffusion_jax.potentials.relaxed_database import (
+    MAX_REASON,
+    UNFINISHED,
+    relaxed_crystal,
+)
 from crystal_diffusion_jax.structures import database
 from crystal_diffusion_jax.structures.conversion import checked_structure
 from crystal_diffusion_jax.structures.database import DATABASE
@@ -98,26 +101,10 @@ def read_relaxed_samples(path: Path) -> tuple[list[RelaxedCrystal], RelaxSetting
 
 
 def _outcome(name: str, row: Any, values: Mapping[str, Any]) -> RelaxedCrystal:
-    def number(key: str) -> float:
-        return float(values.get(key, math.nan))
-
-    initial, steps = number("initial_energy_per_atom"), int(values["steps"])
     if "failure" in values:
         reason = printable(str(values["failure"]), MAX_REASON)
-        return RelaxedCrystal(name, failed(reason, initial, steps))
+        initial = float(values.get("initial_energy_per_atom", math.nan))
+        return RelaxedCrystal(name, failed(reason, initial, int(values["steps"])))
     frac_coords = np.asarray(row.data["relaxed_frac_coords"], np.float64)
-    relaxation = Relaxation(
-        structure=checked_structure(row.data["relaxed_cell"], frac_coords, row.numbers),
-        initial_energy_per_atom=initial,
-        energy_per_atom=number("energy_per_atom"),
-        steps=steps,
-        converged=bool(values["converged"]),
-        magnetic_moments=np.asarray(row.data["magnetic_moments"], np.float64),
-        failure=None,
-    )
-    return RelaxedCrystal(
-        name,
-        relaxation,
-        **{key: number(key) for key in MEASURED},
-        decomposition=printable(str(values.get("decomposition", "")), MAX_REASON),
-    )
+    structure = checked_structure(row.data["relaxed_cell"], frac_coords, row.numbers)
+    return relaxed_crystal(name, structure, row.data["magnetic_moments"], values)
