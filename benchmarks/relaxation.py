@@ -28,6 +28,7 @@ from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.errors import UserError, require_between
 from crystal_diffusion_jax.potentials.relax import MAX_STRESS, relax
 from crystal_diffusion_jax.potentials.relaxation import Relaxation, RelaxSettings
+from crystal_diffusion_jax.runtime.devices import keep_freed_memory
 from crystal_diffusion_jax.runtime.workers import num_cores
 from crystal_diffusion_jax.structures.reading import read_structures
 
@@ -224,6 +225,7 @@ def parser() -> program.Parser:
 def main() -> None:
     """Entry point."""
     flags: argparse.Namespace = parser().parse_args()
+    keep_freed_memory()  # as `relax` does
     require_between("num", flags.num, 1, np.inf)
     program.check_output(flags.out)
     readable = [s for s in read_structures(flags.structures).structures if s is not None]
