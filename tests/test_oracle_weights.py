@@ -91,5 +91,7 @@ def test_prepare_fetches_the_networks_ahead_of_time(
 
 def test_prepare_without_a_task_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["prepare"])
-    with pytest.raises(UserError, match="--dataset=NAME, --root=YOUR_DATA, --oracle or --potential"):
+    with pytest.raises(
+        UserError, match="--dataset=NAME, --root=YOUR_DATA, --oracle or --potential"
+    ):
         prepare.main()
