@@ -15,7 +15,7 @@ from crystal_diffusion_jax.potentials.hull import AboveHull
 from crystal_diffusion_jax.potentials.relaxation import RelaxedCrystal
 from crystal_diffusion_jax.structures.reading import Inputs
 
-# Angstrom. Of 60 real test crystals of MP-20 the median RMSD to the relaxed crystal is 0.015.
+# Angstrom. Of 100 real test crystals of MP-20 the median RMSD to the relaxed crystal is 0.007.
 CLOSE = 0.1
 
 Average = Mapping[str, SampleStatistic]
