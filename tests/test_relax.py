@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from crystal_diffusion_jax.potentials import descent, energies, packing, relax
+from crystal_diffusion_jax.potentials import energies, packing, relax, relaxation
 from crystal_diffusion_jax.potentials.batching import AtomBatch
 from crystal_diffusion_jax.potentials.chgnet import Outputs
 from crystal_diffusion_jax.potentials.neighbours import Capacity, structure_graph
@@ -175,7 +175,7 @@ HOPELESS = {
 
 
 def test_failures_are_named_and_stop_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(descent, "_LARGEST_VOLUME_RATIO", 2.0)
+    monkeypatch.setattr(relaxation, "LARGEST_VOLUME_RATIO", 2.0)
     good = rattled(fcc(1), seed=1)
     given = [structure for bad in HOPELESS.values() for structure in (bad, good)]
     results = run(given, limits())

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from pymatgen.core import Lattice, Structure
 
-from crystal_diffusion_jax.potentials import fire
+from crystal_diffusion_jax.potentials import fire, relaxation
 from crystal_diffusion_jax.potentials.batching import AtomBatch, pad
 from crystal_diffusion_jax.potentials.fire import Frame, Inertia
 from crystal_diffusion_jax.potentials.neighbours import (
@@ -23,8 +23,7 @@ from crystal_diffusion_jax.potentials.packing import bounded
 from crystal_diffusion_jax.potentials.relaxation import Relaxation, failed
 from crystal_diffusion_jax.potentials.rounds import Round
 
-# A cell that changes more than this was never a crystal of this potential.
-_LARGEST_VOLUME_RATIO = 8.0
+# A cell that is stretched more than this was never a crystal of the potential either.
 _LARGEST_STRETCH = 4.0
 
 
@@ -167,7 +166,7 @@ def _check_cell(first: Float[np.ndarray, "3 3"], now: Float[np.ndarray, "3 3"]) 
         raise CannotEvaluate("exploded: non-finite numbers")
     stretch = np.linalg.svd(np.linalg.solve(first, now), compute_uv=False)
     volume = np.prod(stretch)
-    if not 1 / _LARGEST_VOLUME_RATIO < volume < _LARGEST_VOLUME_RATIO:
+    if not 1 / relaxation.LARGEST_VOLUME_RATIO < volume < relaxation.LARGEST_VOLUME_RATIO:
         raise CannotEvaluate(f"exploded: the volume has changed by a factor of {volume:.2g}")
     if stretch[0] > _LARGEST_STRETCH or stretch[-1] < 1 / _LARGEST_STRETCH:
         raise CannotEvaluate(

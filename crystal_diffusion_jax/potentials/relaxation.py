@@ -10,6 +10,8 @@ from pymatgen.core import Structure
 # Largest component of the stress at convergence, in GPa: within the noise of a potential, and below
 # what 0.05 eV/A on the atoms of a plane comes to.
 MAX_STRESS = 0.5
+# A cell whose volume changes by a larger factor was never a crystal of its potential.
+LARGEST_VOLUME_RATIO = 8.0
 
 
 @dataclass(frozen=True)

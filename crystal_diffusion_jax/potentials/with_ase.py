@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from crystal_diffusion_jax.errors import UserError, did_you_mean, printable
 from crystal_diffusion_jax.potentials.relaxation import (
+    LARGEST_VOLUME_RATIO,
     MAX_STRESS,
     Relaxation,
     RelaxSettings,
@@ -40,8 +41,6 @@ from crystal_diffusion_jax.structures.conversion import (
 PREFIX = "ase:"
 # Seconds for one crystal: 500 steps of 7 s. A calculator that hangs costs this crystal only.
 TIME_LIMIT = 3600.0
-# A cell that changes more than this was never a crystal of this potential.
-_MAX_VOLUME_RATIO = 8.0
 _MAX_REASON = 300  # characters of a calculator's own message
 
 
@@ -150,7 +149,7 @@ def _exploded(structure: Structure, atoms: ase.Atoms) -> str | None:
     if defect := array_defect(np.array(atoms.cell), atoms.positions):
         return f"exploded: {defect}"
     ratio = atoms.get_volume() / structure.volume
-    if not 1 / _MAX_VOLUME_RATIO < ratio < _MAX_VOLUME_RATIO:
+    if not 1 / LARGEST_VOLUME_RATIO < ratio < LARGEST_VOLUME_RATIO:
         return f"exploded: the volume has changed by a factor of {ratio:.2g}"
     return None
 
