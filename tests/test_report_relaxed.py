@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sqlite3
 import sys
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,15 @@ def test_a_damaged_row_of_samples_is_a_user_error(samples, tmp_path):
     with ase.db.connect(samples / "samples.db", use_lock_file=False) as database:
         database.update(1, data={"relaxed_frac_coords": np.zeros((2, 3))})
     with pytest.raises(UserError, match=r"samples\.db is damaged.*do not fit together"):
+        read_relaxed_samples(samples)
+
+
+def test_a_sample_that_was_not_requested_is_refused(samples, tmp_path):
+    add_to_samples(samples, relax(samples, tmp_path / "relaxed", last=7))
+    with sqlite3.connect(samples / "samples.db") as db:
+        # The last sample would otherwise be overwritten in silence.
+        db.execute("UPDATE number_key_values SET value = -1 WHERE key = 'index' AND id = 1")
+    with pytest.raises(UserError, match="crystal -1 was not requested"):
         read_relaxed_samples(samples)
 
 

@@ -124,17 +124,22 @@ def read(db: Any) -> list[RelaxedCrystal]:
     sql = "SELECT crystal, reason, initial_energy_per_atom, steps FROM failures"
     for index, reason, energy, steps in database.query(db, sql):
         with database.damage():
-            place = _place(index, results)
+            at = place(index, results)
             failure = failed(printable(str(reason), MAX_REASON), _number(energy), int(steps))
-            results[place] = RelaxedCrystal(results[place].name, failure)
+            results[at] = RelaxedCrystal(results[at].name, failure)
     for index, row_id in database.row_ids(db):
         with database.damage():
-            place = _place(index, results)
-            results[place] = _read_row(results[place].name, db.get(id=row_id))
+            at = place(index, results)
+            results[at] = _read_row(results[at].name, db.get(id=row_id))
     return results
 
 
-def _place(index: int, results: Sequence[RelaxedCrystal]) -> int:
+def place(index: int, results: Sequence[RelaxedCrystal]) -> int:
+    """The index of a requested crystal.
+
+    Raises:
+      sqlite3.DatabaseError: it was not requested.
+    """
     if not 0 <= index < len(results):
         raise sqlite3.DatabaseError(f"crystal {index} was not requested")
     return index

@@ -18,6 +18,7 @@ from crystal_diffusion_jax.potentials.relaxation import (
 from crystal_diffusion_jax.potentials.relaxed_database import (
     MAX_REASON,
     UNFINISHED,
+    place,
     relaxed_crystal,
 )
 from crystal_diffusion_jax.structures import database
@@ -95,7 +96,8 @@ def read_relaxed_samples(path: Path) -> tuple[list[RelaxedCrystal], RelaxSetting
                     if name.startswith(_PREFIX)
                 }
                 if values:
-                    results[index] = _outcome(results[index].name, row, values)
+                    at = place(index, results)
+                    results[at] = _outcome(results[at].name, row, values)
                     settings = msgspec.convert(values, RelaxSettings, strict=False)
     return (results, settings) if settings is not None else ([], None)
 
