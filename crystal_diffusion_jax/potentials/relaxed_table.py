@@ -1,7 +1,5 @@
 """What is exported from a relaxed.db: relaxed.csv, and one CIF per relaxed crystal."""
 
-import csv
-import io
 import math
 import re
 from collections import Counter
@@ -13,7 +11,7 @@ from crystal_diffusion_jax.potentials.relaxation import RelaxedCrystal
 from crystal_diffusion_jax.runtime.files import replace_pieces, replace_text
 from crystal_diffusion_jax.structures.cif_writer import to_cif
 from crystal_diffusion_jax.structures.compositions import reduced_formula
-from crystal_diffusion_jax.structures.export import CIF_FOLDER, cif_name
+from crystal_diffusion_jax.structures.export import CIF_FOLDER, cif_name, csv_line
 from crystal_diffusion_jax.structures.reading import Inputs
 
 TABLE = "relaxed.csv"
@@ -94,10 +92,10 @@ def write_table(out: Path, relaxed: Sequence[RelaxedCrystal], inputs: Inputs, hu
     def lines() -> Iterator[str]:
         header = ["name", "formula", "initial_energy_per_atom", "energy_per_atom", "energy_gain"]
         header += ["rmsd", "volume_change", "steps", "converged", "failure"]
-        yield _csv_line([*header, *(HULL_COLUMNS if hull else ())])
+        yield _line([*header, *(HULL_COLUMNS if hull else ())])
         for one, structure in zip(relaxed, inputs.structures, strict=True):
             outcome = one.relaxation
-            yield _csv_line(
+            yield _line(
                 [
                     one.name,
                     "" if structure is None else reduced_formula(structure.atomic_numbers),
@@ -116,12 +114,10 @@ def write_table(out: Path, relaxed: Sequence[RelaxedCrystal], inputs: Inputs, hu
     replace_pieces(out / TABLE, lines())
 
 
-def _csv_line(values: Sequence[Any]) -> str:
+def _line(values: Sequence[Any]) -> str:
     """Numbers to a microvolt-electron and a millionth of an Angstrom; NaN is an empty cell."""
     cells = [
         ("" if math.isnan(value) else f"{value:.6f}") if isinstance(value, float) else value
         for value in values
     ]
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(cells)
-    return text.getvalue()
+    return csv_line(cells)

@@ -68,10 +68,10 @@ def write_csv(out: Path, crystals: Iterable[StoredCrystal], names: Sequence[str]
     header += ["min_distance", "cif", *names]
 
     def lines() -> Iterator[str]:
-        yield _csv_line(header)
+        yield csv_line(header)
         for crystal in crystals:
             distance = minimum_distance(crystal.structure)
-            yield _csv_line(
+            yield csv_line(
                 [
                     crystal.index,
                     reduced_formula(crystal.structure.atomic_numbers),
@@ -87,7 +87,8 @@ def write_csv(out: Path, crystals: Iterable[StoredCrystal], names: Sequence[str]
     replace_pieces(out / CSV, lines())
 
 
-def _csv_line(values: Sequence[Any]) -> str:
+def csv_line(values: Sequence[Any]) -> str:
+    """One line of a csv table, with its end."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerow(values)
     return text.getvalue()
