@@ -238,7 +238,7 @@ def test_a_large_crystal_has_a_larger_batch(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(packing, "LARGEST", Capacity(100, 100, 2000, 500, 3000))
     results = run(given, limits(steps=0))
     assert [result.failure is None for result in results] == [True] * 11 + [False]
-    assert str(results[-1].failure).startswith("too dense")
+    assert str(results[-1].failure).startswith("too many bonds")
 
 
 @pytest.mark.slow
