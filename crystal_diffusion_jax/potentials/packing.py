@@ -52,7 +52,7 @@ def bounded(graph: AtomGraph) -> AtomGraph:
     """
     if not graph.size.fits(LARGEST):
         raise CannotEvaluate(
-            f"too many bonds: {len(graph.bonds)} of them and {len(graph.angles)} angles between them"
+            f"too many bonds: {len(graph.bonds)}, with {len(graph.angles)} angles between them"
         )
     return graph
 

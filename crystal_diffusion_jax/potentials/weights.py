@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from crystal_diffusion_jax import published_weights
-from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.runtime.archives import read_arrays
 from crystal_diffusion_jax.runtime.downloads import fetch
-from crystal_diffusion_jax.runtime.user_cache import cache_folder, write_cached
+from crystal_diffusion_jax.runtime.user_cache import cache_folder, write_required
 
 NAME = "CHGNet 0.3.0"
 # The weights are the same in the wheels of all platforms.
@@ -57,12 +56,6 @@ def prepare(progress: bool = True) -> Path:
             content = published_weights.read(io.BytesIO(archive.read(_MEMBER)), _MEMBER)
         arrays = io.BytesIO()
         np.savez(arrays, **content["model"]["state_dict"])
-        try:
-            write_cached(path, arrays.getvalue())
-        except OSError as error:
-            raise UserError(
-                f"{path} cannot be written ({error}): set CRYSTAL_DIFFUSION_CACHE to a folder that "
-                "can."
-            ) from error
+        write_required(path, arrays.getvalue())
         wheel.unlink(missing_ok=True)
     return path

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from crystal_diffusion_jax.errors import UserError
+
 
 def cache_folder() -> Path:
     """`$CRYSTAL_DIFFUSION_CACHE`, by default crystal-diffusion-jax in the user's cache folder."""
@@ -25,3 +27,17 @@ def write_cached(path: Path, content: bytes) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_required(path: Path, content: bytes) -> None:
+    """`write_cached` for what a command cannot do without.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    try:
+        write_cached(path, content)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error}): set CRYSTAL_DIFFUSION_CACHE to a folder that can."
+        ) from error
