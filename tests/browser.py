@@ -1,10 +1,11 @@
 """Runs a page in headless Chromium, with a script that does what a user does."""
 
-import html
+import http.server
 import json
-import re
+import queue
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,17 @@ window.addEventListener("error", (e) => window.problems.push(String(e.message)))
 const said = console.error;
 console.error = (...all) => { window.problems.push(all.join(" ")); said(...all); };
 </script>"""
-# A busy machine draws later than the browser's clock says.
 _USER = """<script>
 window.addEventListener("load", async () => {
   const pause = (ms) => new Promise((done) => setTimeout(done, ms));
-  const until = async (ready) => { for (let i = 0; i < 200 && !ready(); i++) await pause(100); };
+  const until = async (ready) => { for (let i = 0; i < 600 && !ready(); i++) await pause(100); };
   const all = (selector) => [...document.querySelectorAll(selector)];
   const viewer = document.getElementById("viewer"), seen = {};
   const scene = () => viewer.querySelector("canvas") && viewer._fullLayout?.scene?._scene;
   const drawn = () => until(scene);
   @@DO@@
   seen.errors = window.problems;
-  document.title = JSON.stringify(seen);
+  fetch("@@WHERE@@", {method: "POST", mode: "no-cors", body: JSON.stringify(seen)});
 });
 </script>"""
 
@@ -44,16 +44,36 @@ def use(page: str, script: str, folder: Path) -> dict[str, Any]:
         `pause`, `until`, `all`, `viewer` and `drawn` are at hand.
       folder: for the page and the browser's profile.
     """
-    page = page.replace("<head>", "<head>" + _WATCH)
-    file = folder / "page.html"
-    file.write_text(page.replace("</body>", _USER.replace("@@DO@@", script) + "</body>"))
-    done = subprocess.run(
-        [str(CHROMIUM), "--headless", "--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader",
-         "--enable-unsafe-swiftshader", f"--user-data-dir={folder / 'profile'}",
-         "--window-size=1250,1600", "--virtual-time-budget=60000", "--dump-dom", file.as_uri()],
-        capture_output=True, text=True, timeout=180, check=True,
-    )  # fmt: skip
-    title = re.search("<title>(.*?)</title>", done.stdout, re.DOTALL)
-    assert title is not None
-    seen: dict[str, Any] = json.loads(html.unescape(title[1]))
+    # The page says itself when it is done, since a busy machine may draw at any time.
+    answers: queue.Queue[bytes] = queue.Queue()
+
+    class Listener(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            answers.put(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Listener) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        user = _USER.replace("@@DO@@", script)
+        user = user.replace("@@WHERE@@", f"http://127.0.0.1:{server.server_port}")
+        file = folder / "page.html"
+        page = page.replace("<head>", "<head>" + _WATCH).replace("</body>", user + "</body>")
+        file.write_text(page)
+        browser = subprocess.Popen(
+            [str(CHROMIUM), "--headless", "--no-sandbox", "--use-gl=angle",
+             "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
+             f"--user-data-dir={folder / 'profile'}", "--window-size=1250,1600",
+             "--remote-debugging-port=0", file.as_uri()],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            seen: dict[str, Any] = json.loads(answers.get(timeout=180))
+        finally:
+            browser.terminate()
+            browser.wait()
+            server.shutdown()
     return seen
