@@ -187,19 +187,24 @@ class TrainingConfig:
     """Optimisation, logging and checkpoints.
 
     Attributes:
-      num_steps: total number of optimizer steps.
-      batch_size: crystals per step, a multiple of the number of devices.
+      num_steps: total number of optimizer steps; may grow when a run resumes.
+      batch_size: crystals per step, a multiple of the number of devices; at most as many as there
+        are.
       optimizer: "adam", or "muon" for the matrices of the blocks with Adam for all other weights,
         see `training.optimizer`.
       learning_rate: peak learning rate, reached after the warm-up.
       final_learning_rate: learning rate at the last step, approached along a cosine.
-      warmup_steps: steps of linear warm-up from 0.
+      warmup_steps: steps of linear warm-up from 0; at most 40 passes over the crystals.
+      decay_steps: the last steps, over which the learning rate falls; 0: all after the warm-up.
       gradient_clip: maximum global norm of the gradient.
       ema_decay: decay of the moving average of the weights, which is validated and sampled from.
       steps_per_call: steps compiled into one program; log_every and num_steps must be multiples
         of it.
       log_every: steps between lines of the log.
       checkpoint_every: steps between validations, each with a checkpoint; a multiple of log_every.
+      patience: training ends early when the lowest validation loss is this many validations ago,
+        and the model is that of the lowest; may grow when a run resumes. 0: it never ends early,
+        and the model is that of the last step.
       keep_last: latest checkpoints to keep besides the one with the lowest validation loss.
       init_from: folder or name of a trained model to start from, see `training.init_from`; "" for
         fresh weights.
@@ -213,11 +218,13 @@ class TrainingConfig:
     learning_rate: float = 2e-3
     final_learning_rate: float = 1e-5
     warmup_steps: int = 500
+    decay_steps: int = 0
     gradient_clip: float = 1.0
     ema_decay: float = 0.999
     steps_per_call: int = 10
     log_every: int = 100
     checkpoint_every: int = 1000
+    patience: int = 0
     keep_last: int = 2
     init_from: str = ""
     tail_oversampling: int = 1
@@ -229,12 +236,17 @@ class TrainingConfig:
         counts = ("num_steps", "batch_size", "steps_per_call", "log_every", "checkpoint_every")
         _check_range(self, *counts, "keep_last", "tail_oversampling", least=1)
         _check_range(self, "learning_rate", "gradient_clip", above=0)
-        _check_range(self, "final_learning_rate", least=0)
+        _check_range(self, "final_learning_rate", "patience", least=0)
         _check_range(self, "ema_decay", least=0, below=1)
         if not 0 <= self.warmup_steps < self.num_steps:
             raise ValueError(
                 f"warmup_steps={self.warmup_steps} must be at least 0 and less than "
                 f"num_steps={self.num_steps}"
+            )
+        if not 0 <= self.decay_steps <= self.num_steps - self.warmup_steps:
+            raise ValueError(
+                f"decay_steps={self.decay_steps} must be at least 0 and at most num_steps - "
+                f"warmup_steps={self.num_steps - self.warmup_steps}"
             )
         for name, divisor in (
             ("num_steps", "steps_per_call"),

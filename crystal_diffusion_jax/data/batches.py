@@ -7,7 +7,7 @@ import numpy as np
 
 from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.data.arrays import CrystalDataset, DatasetStatistics
-from crystal_diffusion_jax.data.buckets import Schedule, batch_sizes, bucket_sizes
+from crystal_diffusion_jax.data.buckets import MAX_BUCKETS, Schedule, bucket_sizes, choose_buckets
 from crystal_diffusion_jax.errors import UserError
 
 # The share of crystals that counts as a tail of a property, as SR5 takes the lowest 5 %.
@@ -57,7 +57,7 @@ class Batches:
         Args:
           dataset: M crystals.
           statistics: of the training data.
-          batch_size: crystals per step on average.
+          batch_size: crystals per step on average; at most as many as there are.
           seed: of the order.
           steps_per_group: steps in a group.
           repeats: [M] int, how often each crystal occurs in an epoch; None: once.
@@ -66,13 +66,13 @@ class Batches:
           UserError: an element that the training data never had.
         """
         self._crystals = _Gatherer(dataset, statistics)
-        self._seed, self._steps, self._batch_size = seed, steps_per_group, batch_size
-        self.sizes = bucket_sizes(dataset.num_atoms)
-        bucket = np.searchsorted(self.sizes, dataset.num_atoms)
         rows = np.repeat(np.arange(len(dataset)), 1 if repeats is None else repeats)
+        self._seed, self._steps = seed, steps_per_group
+        self._batch_size = min(batch_size, len(rows))
+        self.sizes, self.batch_sizes = choose_buckets(dataset.num_atoms[rows], batch_size)
+        bucket = np.searchsorted(self.sizes, dataset.num_atoms)
         self._rows = [rows[bucket[rows] == index] for index in range(len(self.sizes))]
         counts = [len(rows) for rows in self._rows]
-        self.batch_sizes = batch_sizes(self.sizes, counts, batch_size)
         per_group = [size * steps_per_group for size in self.batch_sizes]
         self._schedule = Schedule(counts, per_group, seed)
         self._order = functools.lru_cache(maxsize=2 * len(self.sizes))(self._permutation)
@@ -141,6 +141,7 @@ def evaluation_batches(
     batch_size: int,
     multiple: int = 1,
     part: range | None = None,
+    max_buckets: int = MAX_BUCKETS,
 ) -> list[Batch]:
     """Every crystal once, in order, by padded size; the last batch of a size is filled up.
 
@@ -150,12 +151,13 @@ def evaluation_batches(
       batch_size: crystals in each batch, a multiple of `multiple`.
       multiple: equal parts that each batch is cut into.
       part: which of them to return; None: all.
+      max_buckets: the most padded sizes.
 
     Raises:
       UserError: an element that the training data never had.
     """
     crystals = _Gatherer(dataset, statistics)
-    sizes = bucket_sizes(dataset.num_atoms)
+    sizes = bucket_sizes(dataset.num_atoms, max_buckets)
     bucket = np.searchsorted(sizes, dataset.num_atoms)
     batches = []
     for index, size in enumerate(sizes):

@@ -61,6 +61,25 @@ def batch_sizes(sizes: Sequence[int], counts: Sequence[int], batch_size: int) ->
     return tuple((units * unit).tolist())
 
 
+def choose_buckets(num_atoms: np.ndarray, batch_size: int) -> tuple[tuple[int, ...], ...]:
+    """Padded sizes, and crystals per step of each, such that no step draws a crystal twice.
+
+    Few crystals share fewer sizes than `MAX_BUCKETS`.
+
+    Args:
+      num_atoms: [M] atoms of each crystal.
+      batch_size: crystals per step on average, if there are as many.
+    """
+    batch_size = min(batch_size, len(num_atoms))
+    for max_buckets in range(MAX_BUCKETS, 0, -1):
+        sizes = bucket_sizes(num_atoms, max_buckets)
+        counts = np.bincount(np.searchsorted(sizes, num_atoms), minlength=len(sizes))
+        per_step = batch_sizes(sizes, counts.tolist(), batch_size)
+        if all(per_step <= counts):
+            break
+    return sizes, per_step
+
+
 class Draw(NamedTuple):
     """One group of steps: number `number` of its bucket, counted from 0."""
 

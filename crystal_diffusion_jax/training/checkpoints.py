@@ -58,6 +58,13 @@ class Restored(NamedTuple):
     losses: Losses
 
 
+class Best(NamedTuple):
+    """The lowest validation loss so far, and the steps that were taken then."""
+
+    step: int
+    loss: float
+
+
 class Checkpoints:
     """The checkpoints of a run; a context manager that waits for pending writes.
 
@@ -106,11 +113,11 @@ class Checkpoints:
         """The last checkpoint, or None."""
         return max(complete_checkpoints(self.folder), default=None)
 
-    def best_step(self) -> int | None:
-        """Steps taken at the checkpoint of the lowest validation loss, or None."""
+    def best(self) -> Best | None:
+        """The checkpoint of the lowest validation loss, or None."""
         self.wait()
-        best: int | None = self._validated.best_step()
-        return best
+        step = self._validated.best_step()
+        return None if step is None else Best(step, self._validated.metrics(step)["loss"])
 
     def restore(self, like: TrainState) -> Restored:
         """The last checkpoint, or the initial state `like` after 0 steps if there is none."""

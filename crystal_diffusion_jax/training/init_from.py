@@ -18,7 +18,7 @@ from crystal_diffusion_jax.runtime import processes
 from crystal_diffusion_jax.trained_model import TrainedModel
 from crystal_diffusion_jax.training.step import Unflatten
 
-# The property embedding, which is useless for other properties.
+# The property embedding: one row for each property.
 _PROPERTIES = "property/"
 # Weights with an axis over the elements of the vocabulary, and that axis.
 _BY_ELEMENT = {
@@ -84,8 +84,8 @@ def warm_start(
 ) -> Array:
     """The weights of a trained model where it has them, fresh ones elsewhere.
 
-    Elements are matched by atomic number. Elements and layers that the model lacks keep their fresh
-    weights, and so does the property embedding if the model was trained on other properties.
+    Elements are matched by atomic number, properties by name (see `_property_rows`). Elements and
+    layers that the model lacks keep their fresh weights.
 
     Args:
       params: [W] fresh weights.
@@ -101,8 +101,6 @@ def warm_start(
     """
     fresh = flax.traverse_util.flatten_dict(unflatten(params), sep="/")
     trained = flax.traverse_util.flatten_dict(model.params, sep="/")
-    if model.statistics.property_names != statistics.property_names:
-        trained = {k: leaf for k, leaf in trained.items() if not k.startswith(_PROPERTIES)}
     _, here, there = np.intersect1d(
         statistics.vocabulary, model.statistics.vocabulary, return_indices=True
     )
@@ -112,15 +110,65 @@ def warm_start(
         axis = _BY_ELEMENT.get(name)
         if shape is not None and axis is not None:
             shape[axis] = len(model.statistics.vocabulary)
+        if shape is not None and name.startswith(_PROPERTIES):
+            shape[0] = len(model.statistics.property_names)
         if list(leaf.shape) != shape or not np.isfinite(leaf).all():
             raise UserError(
                 f"training.init_from: the weights {name} are not finite numbers of the network "
                 "that its model.json describes; copy the model again"
             )
+        if name.startswith(_PROPERTIES):
+            continue
         if axis is None:
             merged[name] = jnp.asarray(leaf, fresh[name].dtype)
             continue
         rows = np.moveaxis(np.array(fresh[name]), axis, 0)
         rows[here] = np.moveaxis(leaf, axis, 0)[there]
         merged[name] = jnp.asarray(np.moveaxis(rows, 0, axis))
+    merged |= _property_rows(fresh, trained, statistics, model.statistics)
     return jax.flatten_util.ravel_pytree(flax.traverse_util.unflatten_dict(merged, sep="/"))[0]
+
+
+def _property_rows(
+    fresh: dict[str, Any],
+    trained: dict[str, Any],
+    here: DatasetStatistics,
+    there: DatasetStatistics,
+) -> dict[str, Array]:
+    """The property embedding, such that at first nothing but known properties has an effect.
+
+    A property that the model knows keeps its meaning, though the z-scores of the new data have
+    another mean and deviation (its ranks are those among the new data). A new one has no effect,
+    whether it is given or hidden, until it is trained: the network then computes what the model
+    does when nothing is asked.
+
+    Args:
+      fresh: weights by name.
+      trained: the model's.
+      here: statistics of the new data.
+      there: those of the model.
+    """
+    merged = {k: np.array(leaf) for k, leaf in fresh.items() if k.startswith(_PROPERTIES)}
+    if not merged:
+        return {}
+    known = [
+        there.property_names.index(n) for n in here.property_names if n in there.property_names
+    ]
+    new = [row for row, name in enumerate(here.property_names) if name not in there.property_names]
+    for name, rows in merged.items():
+        rows[new] = 0.0
+        if name in trained:
+            rows[np.delete(np.arange(len(rows)), new)] = trained[name][known]
+    # z-score of the model's data = scale * z-score of the new data + shift
+    for row, name in enumerate(here.property_names):
+        if name in there.property_names:
+            old = there.property_names.index(name)
+            weight = merged[f"{_PROPERTIES}weight"]
+            shift = (here.property_mean[row] - there.property_mean[old]) / there.property_std[old]
+            merged[f"{_PROPERTIES}bias"][row] += shift * weight[row]
+            weight[row] *= here.property_std[row] / there.property_std[old]
+    # Of the model's properties that are not asked for here, the null vectors stay.
+    hidden = np.delete(trained[f"{_PROPERTIES}null"], known, axis=0).sum(axis=0)
+    for name in ("bias", "null"):
+        merged[f"{_PROPERTIES}{name}"] += hidden / len(here.property_names)
+    return {name: jnp.asarray(rows) for name, rows in merged.items()}

@@ -1,5 +1,6 @@
 """Training, top to bottom: data, batches, initial or restored state, steps, log, checkpoints."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -10,20 +11,20 @@ import numpy as np
 from jax.sharding import Mesh
 
 from crystal_diffusion_jax import denoising
-from crystal_diffusion_jax.config import ExperimentConfig
+from crystal_diffusion_jax.config import ExperimentConfig, TrainingConfig
 from crystal_diffusion_jax.data.arrays import CrystalDataset, DatasetStatistics, dataset_statistics
 from crystal_diffusion_jax.data.batches import Batch, Batches, evaluation_batches, tail_oversampling
+from crystal_diffusion_jax.data.buckets import MAX_BUCKETS
 from crystal_diffusion_jax.diffusion.schedules import noise_schedule
 from crystal_diffusion_jax.models.denoiser import Denoiser
 from crystal_diffusion_jax.runtime import devices, processes
 from crystal_diffusion_jax.trained_model import TrainedModel
 from crystal_diffusion_jax.training import preemption
 from crystal_diffusion_jax.training.checkpoint_files import (
-    Checkpoint,
     Losses,
     complete_checkpoints,
 )
-from crystal_diffusion_jax.training.checkpoints import Checkpoints
+from crystal_diffusion_jax.training.checkpoints import Best, Checkpoints
 from crystal_diffusion_jax.training.init_from import load_initial_model, warm_start
 from crystal_diffusion_jax.training.optimizer import make_optimizer
 from crystal_diffusion_jax.training.run_log import RunLog
@@ -35,10 +36,19 @@ from crystal_diffusion_jax.training.step import (
     make_evaluation_step,
     make_train_steps,
 )
-from crystal_diffusion_jax.training.workdir import export_model, open_workdir, require_model
+from crystal_diffusion_jax.training.workdir import (
+    export_model,
+    open_workdir,
+    recorded_scale,
+    require_model,
+)
 
 # Noise draws per validation crystal: four keep the noise of the loss below its trend.
 VALIDATION_DRAWS = 4
+# A smaller validation split is repeated to about this size, each copy with noise of its own.
+VALIDATION_CRYSTALS = 250
+# The longest warm-up, in passes over the training crystals.
+WARMUP_PASSES = 40
 
 
 class TrainingData(NamedTuple):
@@ -76,36 +86,64 @@ def train(
     """
     mesh = devices.data_mesh()
     log = log if processes.is_first() else lambda line: None
-    # Before the folder is created: a mistake here must not tie the folder to this config.
-    data = processes.everywhere(lambda: prepare_data(config, splits, mesh))
-    denoiser = processes.everywhere(lambda: denoising.build(config.model, data.statistics))
     resumes = processes.anywhere(bool(complete_checkpoints(workdir / "checkpoints")))
     initial_model = None if resumes else load_initial_model(config)
+    # The network of the initial model knows distances in its own unit.
+    scale = initial_model.statistics.lattice_scale if initial_model else recorded_scale(workdir)
+    # Before the folder is created: a mistake here must not tie the folder to this config.
+    data = processes.everywhere(lambda: prepare_data(config, splits, mesh, scale))
+    denoiser = processes.everywhere(lambda: denoising.build(config.model, data.statistics))
     with (
-        open_workdir(workdir, config, splits, log),
+        open_workdir(workdir, config, splits, data.statistics.lattice_scale, log),
         Checkpoints(
             workdir / "checkpoints", config.training.keep_last, resume_from_previous, log
         ) as checkpoints,
     ):
-        num_steps = config.training.num_steps
-        if checkpoints.latest() == Checkpoint(num_steps, validated=True):
-            processes.everywhere(lambda: require_model(workdir, num_steps))
-            log(f"{workdir} is trained already: all {num_steps} steps are done")
+        training = config.training
+        latest, best = checkpoints.latest(), checkpoints.best()
+        if latest and best and latest.validated and _finished(latest.step, best, training):
+            processes.everywhere(lambda: require_model(workdir, latest.step))
+            log(f"{workdir} is trained already: all {latest.step} steps are done")
         else:
             _train(config, data, denoiser, initial_model, workdir, mesh, checkpoints, log)
+        latest, best = checkpoints.latest(), checkpoints.best()
+        assert latest is not None
+        assert best is not None
+        chosen = best.step if training.patience else latest.step
         log(
-            f"{workdir / 'model'} is that of step {num_steps}; the lowest validation loss was at "
-            f"step {checkpoints.best_step()}"
+            f"{workdir / 'model'} is that of step {chosen}; the lowest validation loss was at step "
+            f"{best.step}"
         )
     return workdir / "model"
 
 
+def _finished(step: int, best: Best, training: TrainingConfig) -> bool:
+    """Whether the validation after `step` steps is the last one."""
+    waited = (step - best.step) // training.checkpoint_every
+    return step == training.num_steps or 0 < training.patience <= waited
+
+
 def prepare_data(
-    config: ExperimentConfig, splits: Mapping[str, CrystalDataset], mesh: Mesh
+    config: ExperimentConfig,
+    splits: Mapping[str, CrystalDataset],
+    mesh: Mesh,
+    lattice_scale: float | None = None,
 ) -> TrainingData:
-    """Statistics and batches; raises UserError for an element that only "val" has."""
+    """Statistics and batches.
+
+    Args:
+      config: the experiment.
+      splits: "train" and "val".
+      mesh: the devices.
+      lattice_scale: of the initial model; None: that of the training data.
+
+    Raises:
+      UserError: an element that only "val" has.
+    """
     training = config.training
     statistics = dataset_statistics(splits["train"], config.scale_by_num_atoms)
+    if lattice_scale is not None:
+        statistics = dataclasses.replace(statistics, lattice_scale=lattice_scale)
     batches = Batches(
         splits["train"],
         statistics,
@@ -114,10 +152,13 @@ def prepare_data(
         training.steps_per_call,
         tail_oversampling(splits["train"].properties, training.tail_oversampling),
     )
-    rows = -(-training.batch_size // mesh.size) * mesh.size  # a multiple of the devices
-    validation = evaluation_batches(
-        splits["val"], statistics, rows, mesh.size, devices.local_part(mesh)
-    )
+    val, max_buckets = splits["val"], MAX_BUCKETS
+    if (repeats := VALIDATION_CRYSTALS // len(val)) > 1:
+        val, max_buckets = val.take(np.tile(np.arange(len(val)), repeats)), 1
+    rows = min(training.batch_size, len(val))
+    rows = -(-rows // mesh.size) * mesh.size  # a multiple of the devices
+    part = devices.local_part(mesh)
+    validation = evaluation_batches(val, statistics, rows, mesh.size, part, max_buckets)
     return TrainingData(statistics, len(splits["train"]), batches, validation)
 
 
@@ -132,7 +173,7 @@ def _train(
     log: Callable[[str], None],
 ) -> None:
     """Runs the steps after the last checkpoint."""
-    training, part = config.training, devices.local_part(mesh)
+    training, part = _capped(config.training, data), devices.local_part(mesh)
     key_init, key_train, key_validation = jax.random.split(jax.random.key(config.seed), 3)
 
     # Initial state, or that of the last checkpoint.
@@ -158,6 +199,7 @@ def _train(
         f"{data.batches.batch_sizes} padded to {data.batches.sizes} atoms, on "
         f"{devices.describe()}"
     )
+    best = checkpoints.best()
     # After a preemption, logging and validation that were due at its step are still to be done.
     first = resumed.step + training.steps_per_call if resumed.validated else resumed.step
     pending = [resumed.losses] if resumed.losses else []  # of the steps since the last row
@@ -196,14 +238,26 @@ def _train(
             checkpoints.require_finite_state(state, step)
             run_log.validation(step, scores)
             # Before the checkpoint, so that a finished run has its model.
-            if processes.is_first():
+            lowest = best is None or scores["loss"] < best.loss
+            if lowest:
+                best = Best(step, scores["loss"])
+            if processes.is_first() and (lowest or not training.patience):
                 params = unflatten(jnp.asarray(jax.device_get(state.ema_params)))
                 model = TrainedModel(params, config, data.statistics, {})
                 export_model(model, workdir, step, means, scores, run_log.seconds)
             checkpoints.save(step, state, scores)
+            if _finished(step, best, training):
+                break
             if not last and preempted():
                 checkpoints.wait()
                 raise preemption.Preempted(step, workdir)
+
+
+def _capped(training: TrainingConfig, data: TrainingData) -> TrainingConfig:
+    """The config with a warm-up that suits the number of crystals."""
+    steps_per_pass = -(-data.num_train // training.batch_size)
+    warmup = min(training.warmup_steps, WARMUP_PASSES * steps_per_pass)
+    return dataclasses.replace(training, warmup_steps=warmup)
 
 
 def _fetch(pending: list[Any], step: int, checkpoints: Checkpoints) -> Losses:

@@ -25,19 +25,13 @@ _OTHERS = "others"
 def make_optimizer(
     config: TrainingConfig, unflatten: Unflatten | None = None
 ) -> optax.GradientTransformation:
-    """Updates the vector of weights, with linear warm-up and cosine decay of the learning rate.
+    """Updates the vector of weights with the learning rate of `learning_rates`.
 
     Args:
       config: of the training.
       unflatten: layout of the vector, needed by Muon.
     """
-    schedule = optax.warmup_cosine_decay_schedule(
-        init_value=0.0,
-        peak_value=config.learning_rate,
-        warmup_steps=config.warmup_steps,
-        decay_steps=config.num_steps,
-        end_value=config.final_learning_rate,
-    )
+    schedule = learning_rates(config)
     if config.optimizer == MUON:
         if unflatten is None:
             raise ValueError("muon needs the layout of the weights: pass unflatten")
@@ -45,6 +39,24 @@ def make_optimizer(
     else:
         inner = optax.adam(schedule)
     return optax.chain(optax.clip_by_global_norm(config.gradient_clip), inner)
+
+
+def learning_rates(config: TrainingConfig) -> optax.Schedule:
+    """Linear warm-up, a constant, and a cosine over the last `decay_steps`.
+
+    With `decay_steps` the rate before the cosine does not depend on `num_steps`, so a run that has
+    not reached it may be prolonged without a trace.
+    """
+    peak, warmup, end = config.learning_rate, config.warmup_steps, config.num_steps
+    start = end - config.decay_steps if config.decay_steps else warmup
+    return optax.join_schedules(
+        [
+            optax.linear_schedule(0.0, peak, warmup),
+            optax.constant_schedule(peak),
+            optax.cosine_decay_schedule(peak, end - start, config.final_learning_rate / peak),
+        ],
+        [warmup, start],
+    )
 
 
 def _muon(schedule: optax.Schedule, unflatten: Unflatten) -> optax.GradientTransformation:

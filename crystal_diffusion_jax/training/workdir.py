@@ -27,6 +27,7 @@ def open_workdir(
     workdir: Path,
     config: ExperimentConfig,
     splits: Mapping[str, CrystalDataset],
+    lattice_scale: float,
     log: Callable[[str], None],
 ) -> Iterator[None]:
     """Locks a new folder, or one that belongs to the same run.
@@ -37,6 +38,7 @@ def open_workdir(
       workdir: the folder.
       config: the experiment.
       splits: "train" and "val".
+      lattice_scale: of the statistics.
       log: takes a line about an earlier run that was killed.
 
     Raises:
@@ -45,7 +47,11 @@ def open_workdir(
         config, data or folder.
     """
     checksums = {split: splits[split].checksum() for split in ("train", "val")}
-    record = {"config": config_module.to_dict(config), "data": checksums}
+    record = {
+        "config": config_module.to_dict(config),
+        "data": checksums,
+        "lattice_scale": lattice_scale,
+    }
     text = json.dumps(record, indent=1) + "\n"
     if not processes.same_everywhere(text):
         raise UserError(
@@ -64,6 +70,8 @@ def open_workdir(
             if not path.exists():
                 replace_text(path, text)
         _check_same_run(path, config, checksums)
+        with write_errors(workdir):
+            replace_text(path, text)  # some fields may grow
 
     def check_shared() -> None:
         if not path.exists():
@@ -115,6 +123,14 @@ def export_model(
         trained_model.save(dataclasses.replace(model, training=facts), workdir / "model")
 
 
+def recorded_scale(workdir: Path) -> float | None:
+    """The lattice scale of the run in a folder; None if there is none, or none that can be read."""
+    try:
+        return float(read_json(workdir / "config.json", MAX_DESCRIPTION_BYTES)["lattice_scale"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def require_model(workdir: Path, num_steps: int) -> None:
     """Raises UserError if a finished run has lost its model."""
     if not all((workdir / "model" / name).is_file() for name in ("model.json", "weights.npz")):
@@ -134,7 +150,13 @@ def _check_same_run(path: Path, config: ExperimentConfig, checksums: dict[str, s
         raise UserError(
             f"{path} cannot be read ({error}); use another --workdir or remove this one"
         ) from error
-    changed = config_module.differences(earlier, config)
+    grown = {
+        name: value
+        for name in ("num_steps", "patience")
+        if (value := getattr(config.training, name)) > getattr(earlier.training, name)
+    }
+    training = dataclasses.replace(earlier.training, **grown)
+    changed = config_module.differences(dataclasses.replace(earlier, training=training), config)
     if changed:
         raise UserError(
             f"{path.parent} holds a run with another config; differing fields: "
