@@ -55,7 +55,9 @@ def denoiser() -> Denoiser:
     return Denoiser(CONFIG.model, num_species=len(statistics().vocabulary))
 
 
-def drawn_params(network: Denoiser, size: float = 1.0, seed: int = 1) -> Any:
+def drawn_params(
+    network: Denoiser, size: float = 1.0, seed: int = 1, num_properties: int = 1
+) -> Any:
     """Weights drawn by numpy, much quicker than compiling `init`, and none of them 0.
 
     Of the size of fresh ones, times `size`.
@@ -66,7 +68,8 @@ def drawn_params(network: Denoiser, size: float = 1.0, seed: int = 1) -> Any:
         species=jnp.zeros((1, 1), jnp.int32),
         mask=jnp.ones((1, 1), bool),
     )
-    condition = Condition(values=jnp.zeros((1, 1)), present=jnp.ones((1, 1), bool))
+    shape = (1, num_properties)
+    condition = Condition(values=jnp.zeros(shape), present=jnp.ones(shape, bool))
     inputs = (one_atom, jnp.ones(1, jnp.int32), condition)
     shapes = jax.eval_shape(network.init, jax.random.key(0), *inputs)["params"]
     rng = np.random.default_rng(seed)

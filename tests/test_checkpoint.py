@@ -47,7 +47,7 @@ def save(folder: Path, losses: dict[int, float], keep_last: int) -> None:
 def test_a_new_folder_has_no_checkpoint(tmp_path):
     with Checkpoints(tmp_path / "new" / "checkpoints", 2) as checkpoints:
         assert checkpoints.latest() is None
-        assert checkpoints.best_step() is None
+        assert checkpoints.best() is None
 
 
 def test_a_state_is_restored_bitwise_in_another_session(tmp_path):
@@ -74,7 +74,7 @@ def test_the_last_ones_and_the_one_with_the_lowest_loss_are_kept(tmp_path, losse
     save(tmp_path, second, keep_last=2)  # after a resume the earlier losses still count
     assert steps_in(tmp_path) == kept
     with Checkpoints(tmp_path, 2) as checkpoints:
-        assert checkpoints.best_step() == best
+        assert checkpoints.best() == (best, min(losses))
     assert_same(read_state(tmp_path / str(best), like=state_after(0)), state_after(best))
 
 

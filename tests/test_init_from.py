@@ -7,14 +7,17 @@ from typing import Any
 
 import flax.traverse_util
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
 from crystal_diffusion_jax import denoising, trained_model
 from crystal_diffusion_jax.config import DenoiserConfig
+from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.data.arrays import DatasetStatistics
 from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.models.embeddings import Condition
 from crystal_diffusion_jax.trained_model import TrainedModel
 from crystal_diffusion_jax.training import loop
 from crystal_diffusion_jax.training.init_from import load_initial_model, warm_start
@@ -38,7 +41,8 @@ def with_elements(vocabulary: tuple[int, ...]) -> DatasetStatistics:
 
 def weights(network: DenoiserConfig, data: DatasetStatistics, seed: int) -> Any:
     """Random ones; the network's own take long to compile."""
-    return drawn_params(denoising.build(network, data), seed=seed)
+    network_of_data = denoising.build(network, data)
+    return drawn_params(network_of_data, seed=seed, num_properties=len(data.property_names))
 
 
 def by_name(params: Any) -> dict[str, Any]:
@@ -96,15 +100,76 @@ def test_elements_are_matched_by_atomic_number_and_new_ones_are_fresh(tmp_path):
             np.testing.assert_array_equal(found[name], expected[name])
 
 
-def test_the_embedding_of_other_properties_is_fresh(tmp_path):
-    data = with_elements(ELEMENTS)
-    expected = shipped(tmp_path / "m", NETWORK, data)
-    other = dataclasses.replace(data, property_names=("band_gap",))
-    fresh, found = started(tmp_path / "m", NETWORK, other)
-    for name, leaf in found.items():
-        source = fresh if name.startswith("property/") else expected
-        np.testing.assert_array_equal(leaf, source[name])
-    assert not np.array_equal(fresh["property/weight"], expected["property/weight"])
+def outputs(
+    network: DenoiserConfig, data: DatasetStatistics, params: Any, values: Any, present: bool
+) -> Any:
+    """What the network makes of two noisy crystals of the elements 6 and 26."""
+    species = [data.vocabulary.index(number) for number in (6, 26, 26, 6)]
+    rng = np.random.default_rng(0)
+    crystals = Crystals(
+        lattice=jnp.asarray(rng.normal(size=(2, 3, 3)), jnp.float32),
+        frac_coords=jnp.asarray(rng.random((2, 4, 3)), jnp.float32),
+        species=jnp.asarray([species, species[::-1]]),
+        mask=jnp.ones((2, 4), bool),
+    )
+    z = (np.array(values) - data.property_mean) / data.property_std
+    condition = Condition(
+        values=jnp.asarray(z, jnp.float32), present=jnp.full(np.shape(z), present)
+    )
+    apply = jax.jit(denoising.build(network, data).apply)
+    lattice, score, logits = apply({"params": params}, crystals, jnp.array([5, 40]), condition)
+    return {"lattice": lattice, "score": score} | {
+        str(number): logits[..., data.vocabulary.index(number)] for number in (6, 26)
+    }
+
+
+def two_properties(data: DatasetStatistics, *names: str) -> DatasetStatistics:
+    """The same, with two properties of these names."""
+    both = {
+        field: 2 * getattr(data, field)
+        for field in ("property_min", "property_max", "property_quantiles", "num_atoms_by_property")
+    }
+    means = {"property_mean": (0.7, -1.5), "property_std": (2.5, 0.2)}
+    return dataclasses.replace(data, property_names=names, **both, **means)
+
+
+@pytest.mark.parametrize("conditioning", ["cdi", "cds"])
+@pytest.mark.parametrize("present", [True, False])
+@pytest.mark.parametrize("ranks", [0, 3])
+def test_with_new_properties_the_first_step_computes_the_unconditional_branch(
+    tmp_path, conditioning, present, ranks
+):
+    network = dataclasses.replace(NETWORK, conditioning=conditioning, num_rank_features=ranks)
+    old, new = with_elements((1, 6, 8, 14, 26)), with_elements((6, 26))
+    new = two_properties(new, "band_gap", "density")
+    params = weights(network, old, seed=1)
+    config = dataclasses.replace(CONFIG, model=network)
+    trained_model.save(TrainedModel(params, config, old, {}), tmp_path / "m")
+    vector, unflatten = ravel_pytree(weights(network, new, seed=2))
+    started = unflatten(warm_start(vector, unflatten, new, trained_model.load(tmp_path / "m")))
+    found = outputs(network, new, started, [[3.0, -1.0], [-4.0, 2.0]], present)
+    expected = outputs(network, old, params, [[0.0], [0.0]], present=False)
+    for name, array in found.items():
+        np.testing.assert_allclose(array, expected[name], rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("present", [True, False])
+def test_a_known_property_keeps_its_meaning_beside_a_new_one(tmp_path, present):
+    old = with_elements((6, 26))
+    new = two_properties(old, "density", *old.property_names)
+    params = shipped_params(tmp_path / "m", old)
+    vector, unflatten = ravel_pytree(weights(NETWORK, new, seed=2))
+    started = unflatten(warm_start(vector, unflatten, new, trained_model.load(tmp_path / "m")))
+    # The same values in the property's own unit, which are other z-scores.
+    found = outputs(NETWORK, new, started, [[7.0, 0.9], [-8.0, 1.1]], present)
+    expected = outputs(NETWORK, old, params, [[0.9], [1.1]], present)
+    for name, array in found.items():
+        np.testing.assert_allclose(array, expected[name], rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+def shipped_params(folder: Path, data: DatasetStatistics) -> Any:
+    shipped(folder, NETWORK, data)
+    return trained_model.load(folder).params
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ import numpy as np
 # Each bucket costs one compilation; with four, padding is under a quarter of the atom pairs when
 # sizes are spread evenly over 1 to 24 atoms.
 MAX_BUCKETS = 4
+# Fewer crystals are trained sooner with more padding than another size is compiled.
+_CRYSTALS_PER_BUCKET = 500
 
 
 def bucket_sizes(num_atoms: np.ndarray, max_buckets: int = MAX_BUCKETS) -> tuple[int, ...]:
@@ -71,7 +73,8 @@ def choose_buckets(num_atoms: np.ndarray, batch_size: int) -> tuple[tuple[int, .
       batch_size: crystals per step on average, if there are as many.
     """
     batch_size = min(batch_size, len(num_atoms))
-    for max_buckets in range(MAX_BUCKETS, 0, -1):
+    most = min(MAX_BUCKETS, max(1, len(num_atoms) // _CRYSTALS_PER_BUCKET))
+    for max_buckets in range(most, 0, -1):
         sizes = bucket_sizes(num_atoms, max_buckets)
         counts = np.bincount(np.searchsorted(sizes, num_atoms), minlength=len(sizes))
         per_step = batch_sizes(sizes, counts.tolist(), batch_size)

@@ -30,8 +30,8 @@ def warnings(num_train: int, num_val: int, fine_tuned: bool) -> list[str]:
         )
     if num_val < FEW_VALIDATION_CRYSTALS:
         sentences.append(
-            f"the validation loss of {num_val} crystal{'s'[: num_val - 1]} is a rough guide to when "
-            "training should end"
+            f"the validation loss of {num_val} crystal{'s'[: num_val - 1]} is a rough guide to "
+            "when training should end"
         )
     return sentences
 

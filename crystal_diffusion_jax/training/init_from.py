@@ -105,7 +105,9 @@ def warm_start(
         statistics.vocabulary, model.statistics.vocabulary, return_indices=True
     )
     merged = dict(fresh)
-    for name, leaf in trained.items():
+    # Ranks may be added, see `load_initial_model`.
+    missing = fresh.keys() - trained.keys() - {f"{_PROPERTIES}by_rank"}
+    for name, leaf in {**trained, **dict.fromkeys(missing, np.nan)}.items():
         shape = list(fresh[name].shape) if name in fresh else None
         axis = _BY_ELEMENT.get(name)
         if shape is not None and axis is not None:
@@ -148,27 +150,26 @@ def _property_rows(
       here: statistics of the new data.
       there: those of the model.
     """
-    merged = {k: np.array(leaf) for k, leaf in fresh.items() if k.startswith(_PROPERTIES)}
-    if not merged:
+    rows = {k: np.array(leaf) for k, leaf in fresh.items() if k.startswith(_PROPERTIES)}
+    if not rows:
         return {}
-    known = [
-        there.property_names.index(n) for n in here.property_names if n in there.property_names
-    ]
-    new = [row for row, name in enumerate(here.property_names) if name not in there.property_names]
-    for name, rows in merged.items():
-        rows[new] = 0.0
-        if name in trained:
-            rows[np.delete(np.arange(len(rows)), new)] = trained[name][known]
-    # z-score of the model's data = scale * z-score of the new data + shift
+    weight, bias, null = (f"{_PROPERTIES}{part}" for part in ("weight", "bias", "null"))
     for row, name in enumerate(here.property_names):
-        if name in there.property_names:
-            old = there.property_names.index(name)
-            weight = merged[f"{_PROPERTIES}weight"]
-            shift = (here.property_mean[row] - there.property_mean[old]) / there.property_std[old]
-            merged[f"{_PROPERTIES}bias"][row] += shift * weight[row]
-            weight[row] *= here.property_std[row] / there.property_std[old]
-    # Of the model's properties that are not asked for here, the null vectors stay.
-    hidden = np.delete(trained[f"{_PROPERTIES}null"], known, axis=0).sum(axis=0)
-    for name in ("bias", "null"):
-        merged[f"{_PROPERTIES}{name}"] += hidden / len(here.property_names)
-    return {name: jnp.asarray(rows) for name, rows in merged.items()}
+        if name not in there.property_names:
+            for leaf in rows.values():
+                leaf[row] = 0.0
+            continue
+        old = there.property_names.index(name)
+        for key in rows.keys() & trained.keys():
+            rows[key][row] = trained[key][old]
+        # z-score of the model's data = scale * z-score of the new data + shift
+        scale = here.property_std[row] / there.property_std[old]
+        shift = (here.property_mean[row] - there.property_mean[old]) / there.property_std[old]
+        rows[bias][row] += shift * rows[weight][row]
+        rows[weight][row] *= scale
+    # Of the model's properties that the new data lack, the null vectors stay.
+    lost = [name not in here.property_names for name in there.property_names]
+    hidden = trained[null][lost].sum(axis=0) / len(here.property_names)
+    rows[bias] += hidden
+    rows[null] += hidden
+    return {name: jnp.asarray(leaf) for name, leaf in rows.items()}

@@ -21,6 +21,9 @@ from crystal_diffusion_jax.runtime.files import MAX_DESCRIPTION_BYTES, read_json
 from crystal_diffusion_jax.runtime.lock import exclusive
 from crystal_diffusion_jax.trained_model import TrainedModel
 
+# Fields of the training that may be larger when a run resumes.
+_MAY_GROW = ("num_steps", "patience")
+
 
 @contextlib.contextmanager
 def open_workdir(
@@ -69,9 +72,9 @@ def open_workdir(
             lock.enter_context(exclusive(workdir, "--workdir", log))
             if not path.exists():
                 replace_text(path, text)
-        _check_same_run(path, config, checksums)
-        with write_errors(workdir):
-            replace_text(path, text)  # some fields may grow
+        if _check_same_run(path, config, checksums) != config:
+            with write_errors(workdir):
+                replace_text(path, text)
 
     def check_shared() -> None:
         if not path.exists():
@@ -141,7 +144,10 @@ def require_model(workdir: Path, num_steps: int) -> None:
         )
 
 
-def _check_same_run(path: Path, config: ExperimentConfig, checksums: dict[str, str]) -> None:
+def _check_same_run(
+    path: Path, config: ExperimentConfig, checksums: dict[str, str]
+) -> ExperimentConfig:
+    """The recorded config; raises UserError if more has changed than what may grow."""
     try:
         recorded = read_json(path, MAX_DESCRIPTION_BYTES)
         earlier = config_module.from_dict(recorded["config"])
@@ -152,7 +158,7 @@ def _check_same_run(path: Path, config: ExperimentConfig, checksums: dict[str, s
         ) from error
     grown = {
         name: value
-        for name in ("num_steps", "patience")
+        for name in _MAY_GROW
         if (value := getattr(config.training, name)) > getattr(earlier.training, name)
     }
     training = dataclasses.replace(earlier.training, **grown)
@@ -167,3 +173,4 @@ def _check_same_run(path: Path, config: ExperimentConfig, checksums: dict[str, s
             f"{path.parent} holds a run on other data: the crystals of {', '.join(other_data)} "
             "have changed since. Use another --workdir, or restore the data to resume"
         )
+    return earlier
