@@ -193,6 +193,8 @@ class TrainingConfig:
       optimizer: "adam", or "muon" for the matrices of the blocks with Adam for all other weights,
         see `training.optimizer`.
       learning_rate: peak learning rate, reached after the warm-up.
+      property_rate: learning rate of the property embedding, in units of that of the other weights;
+        more than 1 where a trained network, which changes slowly, learns a new property.
       final_learning_rate: learning rate at the last step, approached along a cosine.
       warmup_steps: steps of linear warm-up from 0; at most 40 passes over the crystals.
       decay_steps: the last steps, over which the learning rate falls; 0: all after the warm-up.
@@ -216,6 +218,7 @@ class TrainingConfig:
     batch_size: int = 256
     optimizer: str = ADAM
     learning_rate: float = 2e-3
+    property_rate: float = 1.0
     final_learning_rate: float = 1e-5
     warmup_steps: int = 500
     decay_steps: int = 0
@@ -235,7 +238,7 @@ class TrainingConfig:
             raise ValueError(f"optimizer must be one of {OPTIMIZERS}, not {self.optimizer!r}")
         counts = ("num_steps", "batch_size", "steps_per_call", "log_every", "checkpoint_every")
         _check_range(self, *counts, "keep_last", "tail_oversampling", least=1)
-        _check_range(self, "learning_rate", "gradient_clip", above=0)
+        _check_range(self, "learning_rate", "property_rate", "gradient_clip", above=0)
         _check_range(self, "final_learning_rate", "patience", least=0)
         _check_range(self, "ema_decay", least=0, below=1)
         if not 0 <= self.warmup_steps < self.num_steps:

@@ -39,8 +39,11 @@ class Batches:
     size.
 
     Attributes:
+      batch_size: crystals per step on average.
       sizes: padded size of each bucket.
       batch_sizes: crystals per step of each bucket.
+      shares: crystals of each bucket (times their repeats) as a share of all.
+      factors: weight of each crystal in a step of each bucket, see `Batch.weight`.
     """
 
     def __init__(
@@ -68,11 +71,13 @@ class Batches:
         self._crystals = _Gatherer(dataset, statistics)
         rows = np.repeat(np.arange(len(dataset)), 1 if repeats is None else repeats)
         self._seed, self._steps = seed, steps_per_group
-        self._batch_size = min(batch_size, len(rows))
+        self.batch_size = min(batch_size, len(rows))
         self.sizes, self.batch_sizes = choose_buckets(dataset.num_atoms[rows], batch_size)
         bucket = np.searchsorted(self.sizes, dataset.num_atoms)
         self._rows = [rows[bucket[rows] == index] for index in range(len(self.sizes))]
         counts = [len(rows) for rows in self._rows]
+        self.shares = [count / sum(counts) for count in counts]
+        self.factors = [size / self.batch_size for size in self.batch_sizes]
         per_group = [size * steps_per_group for size in self.batch_sizes]
         self._schedule = Schedule(counts, per_group, seed)
         self._order = functools.lru_cache(maxsize=2 * len(self.sizes))(self._permutation)
@@ -93,9 +98,13 @@ class Batches:
             here = positions // count == turn
             rows[here] = self._rows[bucket][self._order(bucket, int(turn))[positions[here] % count]]
         # Steps of fewer, larger crystals are more frequent, and weigh less in proportion.
-        weight = np.full((self._steps, size), size / self._batch_size)
+        weight = np.full((self._steps, size), self.factors[bucket])
         shared = _share(rows.reshape(self._steps, size), weight, multiple, part)
         return self._crystals.batch(*shared, self.sizes[bucket])
+
+    def bucket(self, step: int) -> int:
+        """The bucket that a step draws from; steps are counted from 0."""
+        return self._schedule.draw(step // self._steps).bucket
 
     def _permutation(self, bucket: int, turn: int) -> np.ndarray:
         count = len(self._rows[bucket])

@@ -1,9 +1,8 @@
 """Training, top to bottom: data, batches, initial or restored state, steps, log, checkpoints."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -12,21 +11,21 @@ from jax.sharding import Mesh
 
 from crystal_diffusion_jax import denoising
 from crystal_diffusion_jax.config import ExperimentConfig, TrainingConfig
-from crystal_diffusion_jax.data.arrays import CrystalDataset, DatasetStatistics, dataset_statistics
-from crystal_diffusion_jax.data.batches import Batch, Batches, evaluation_batches, tail_oversampling
-from crystal_diffusion_jax.data.buckets import MAX_BUCKETS
+from crystal_diffusion_jax.data.arrays import CrystalDataset
+from crystal_diffusion_jax.data.batches import Batch
 from crystal_diffusion_jax.diffusion.schedules import noise_schedule
 from crystal_diffusion_jax.models.denoiser import Denoiser
 from crystal_diffusion_jax.runtime import devices, processes
+from crystal_diffusion_jax.runtime.heartbeat import Heartbeat
 from crystal_diffusion_jax.trained_model import TrainedModel
 from crystal_diffusion_jax.training import preemption
-from crystal_diffusion_jax.training.checkpoint_files import (
-    Losses,
-    complete_checkpoints,
-)
+from crystal_diffusion_jax.training.averages import LossAverages
+from crystal_diffusion_jax.training.checkpoint_files import Losses, complete_checkpoints
 from crystal_diffusion_jax.training.checkpoints import Best, Checkpoints
 from crystal_diffusion_jax.training.init_from import load_initial_model, warm_start
 from crystal_diffusion_jax.training.optimizer import make_optimizer
+from crystal_diffusion_jax.training.pace import Pace
+from crystal_diffusion_jax.training.programs import Announced
 from crystal_diffusion_jax.training.run_log import RunLog
 from crystal_diffusion_jax.training.step import (
     EvaluationStep,
@@ -36,28 +35,17 @@ from crystal_diffusion_jax.training.step import (
     make_evaluation_step,
     make_train_steps,
 )
+from crystal_diffusion_jax.training.training_data import (
+    VALIDATION_DRAWS,
+    TrainingData,
+    prepare_data,
+)
 from crystal_diffusion_jax.training.workdir import (
     export_model,
     open_workdir,
     recorded_scale,
     require_model,
 )
-
-# Noise draws per validation crystal: four keep the noise of the loss below its trend.
-VALIDATION_DRAWS = 4
-# A smaller validation split is repeated to about this size, each copy with noise of its own.
-VALIDATION_CRYSTALS = 250
-# The longest warm-up, in passes over the training crystals.
-WARMUP_PASSES = 40
-
-
-class TrainingData(NamedTuple):
-    """The data as the steps need them."""
-
-    statistics: DatasetStatistics  # of the training split
-    num_train: int
-    batches: Batches
-    validation: list[Batch]  # this process's part of each batch
 
 
 def train(
@@ -94,23 +82,25 @@ def train(
     data = processes.everywhere(lambda: prepare_data(config, splits, mesh, scale))
     denoiser = processes.everywhere(lambda: denoising.build(config.model, data.statistics))
     with (
-        open_workdir(workdir, config, splits, data.statistics.lattice_scale, log),
+        Heartbeat(log) as heartbeat,
+        open_workdir(workdir, config, splits, data.statistics.lattice_scale, heartbeat.log),
         Checkpoints(
-            workdir / "checkpoints", config.training.keep_last, resume_from_previous, log
+            workdir / "checkpoints", config.training.keep_last, resume_from_previous, heartbeat.log
         ) as checkpoints,
     ):
         training = config.training
         latest, best = checkpoints.latest(), checkpoints.best()
         if latest and best and latest.validated and _finished(latest.step, best, training):
-            processes.everywhere(lambda: require_model(workdir, latest.step))
-            log(f"{workdir} is trained already: all {latest.step} steps are done")
+            done = latest.step
+            processes.everywhere(lambda: require_model(workdir, done))
+            heartbeat.log(f"{workdir} is trained already: all {done} steps are done")
         else:
-            _train(config, data, denoiser, initial_model, workdir, mesh, checkpoints, log)
-        latest, best = checkpoints.latest(), checkpoints.best()
+            _train(config, data, denoiser, initial_model, workdir, mesh, checkpoints, heartbeat)
+        best, latest = checkpoints.best(), checkpoints.latest()  # in this order: `best` waits
         assert latest is not None
         assert best is not None
         chosen = best.step if training.patience else latest.step
-        log(
+        heartbeat.log(
             f"{workdir / 'model'} is that of step {chosen}; the lowest validation loss was at step "
             f"{best.step}"
         )
@@ -123,45 +113,6 @@ def _finished(step: int, best: Best, training: TrainingConfig) -> bool:
     return step == training.num_steps or 0 < training.patience <= waited
 
 
-def prepare_data(
-    config: ExperimentConfig,
-    splits: Mapping[str, CrystalDataset],
-    mesh: Mesh,
-    lattice_scale: float | None = None,
-) -> TrainingData:
-    """Statistics and batches.
-
-    Args:
-      config: the experiment.
-      splits: "train" and "val".
-      mesh: the devices.
-      lattice_scale: of the initial model; None: that of the training data.
-
-    Raises:
-      UserError: an element that only "val" has.
-    """
-    training = config.training
-    statistics = dataset_statistics(splits["train"], config.scale_by_num_atoms)
-    if lattice_scale is not None:
-        statistics = dataclasses.replace(statistics, lattice_scale=lattice_scale)
-    batches = Batches(
-        splits["train"],
-        statistics,
-        training.batch_size,
-        config.seed,
-        training.steps_per_call,
-        tail_oversampling(splits["train"].properties, training.tail_oversampling),
-    )
-    val, max_buckets = splits["val"], MAX_BUCKETS
-    if (repeats := VALIDATION_CRYSTALS // len(val)) > 1:
-        val, max_buckets = val.take(np.tile(np.arange(len(val)), repeats)), 1
-    rows = min(training.batch_size, len(val))
-    rows = -(-rows // mesh.size) * mesh.size  # a multiple of the devices
-    part = devices.local_part(mesh)
-    validation = evaluation_batches(val, statistics, rows, mesh.size, part, max_buckets)
-    return TrainingData(statistics, len(splits["train"]), batches, validation)
-
-
 def _train(
     config: ExperimentConfig,
     data: TrainingData,
@@ -170,30 +121,48 @@ def _train(
     workdir: Path,
     mesh: Mesh,
     checkpoints: Checkpoints,
-    log: Callable[[str], None],
+    heartbeat: Heartbeat,
 ) -> None:
     """Runs the steps after the last checkpoint."""
-    training, part = _capped(config.training, data), devices.local_part(mesh)
+    training, part, log = data.training, devices.local_part(mesh), heartbeat.log
     key_init, key_train, key_validation = jax.random.split(jax.random.key(config.seed), 3)
+    for warning in data.warnings:
+        log(f"warning: {warning}")
 
     # Initial state, or that of the last checkpoint.
-    example = jax.tree.map(lambda array: array[0], data.batches.group(0, mesh.size, part))
-    params, unflatten = initial_params(denoiser, key_init, example)
-    if initial_model is not None:
-        params = warm_start(params, unflatten, data.statistics, initial_model)
-    optimizer = make_optimizer(training, unflatten)
-    state = initial_state(params, optimizer)
-    state, key_train, key_validation = devices.replicate((state, key_train, key_validation), mesh)
-    resumed = checkpoints.restore(state)
-    state = resumed.state
+    with heartbeat.doing("setting up the network"):
+        example = jax.tree.map(lambda array: array[0], data.batches.group(0, mesh.size, part))
+        params, unflatten = initial_params(denoiser, key_init, example)
+        if initial_model is not None:
+            params = warm_start(params, unflatten, data.statistics, initial_model)
+        optimizer = make_optimizer(training, unflatten)
+        state = initial_state(params, optimizer)
+        state, key_train, key_validation = devices.replicate(
+            (state, key_train, key_validation), mesh
+        )
+        resumed = checkpoints.restore(state)
+        state = resumed.state
     if resumed.step:
         log(f"resuming from the checkpoint of step {resumed.step} in {checkpoints.folder}")
 
     schedule = noise_schedule(config.noise)
-    train_steps = make_train_steps(
-        denoiser, unflatten, schedule, config.loss, optimizer, training.ema_decay, mesh
+    pace = Pace(training, data.validated)
+    train_steps = Announced(
+        make_train_steps(
+            denoiser, unflatten, schedule, config.loss, optimizer, training.ema_decay, mesh
+        ),
+        "training",
+        data.batches.sizes,
+        heartbeat,
+        pace,
     )
-    evaluation_step = make_evaluation_step(denoiser, unflatten, schedule, config.loss, mesh)
+    evaluation_step = Announced(
+        make_evaluation_step(denoiser, unflatten, schedule, config.loss, mesh),
+        "validation",
+        sorted({batch.crystals.mask.shape[-1] for batch in data.validation}),
+        heartbeat,
+        pace,
+    )
     log(
         f"{state.params.size:,} parameters, {data.num_train:,} crystals in batches of "
         f"{data.batches.batch_sizes} padded to {data.batches.sizes} atoms, on "
@@ -206,11 +175,16 @@ def _train(
     with (
         RunLog(workdir, training, resumed.step, resumed.validated, log) as run_log,
         preemption.watch() as preempted,
+        heartbeat.doing("training"),
     ):
+        averages = LossAverages(data.batches, run_log.by_size)
         for step in range(first, training.num_steps + 1, training.steps_per_call):
             if step > resumed.step:
+                bucket = data.batches.bucket(step - 1)
                 group = data.batches.group(step // training.steps_per_call - 1, mesh.size, part)
                 rows = devices.from_local_rows(group, mesh, axis=1)
+                if data.batches.sizes[bucket] in train_steps.called:
+                    pace.count(training.steps_per_call, data.batches.batch_sizes[bucket])
                 state, losses = devices.wait_on_cpu(train_steps(state, tuple(rows), key_train))
                 # One call runs while the next is prepared; a longer queue would delay preemption.
                 jax.block_until_ready(pending[-1:])
@@ -223,24 +197,25 @@ def _train(
             if not log_due:
                 continue
             losses = _fetch(pending, step, checkpoints)
-            means = {name: float(np.mean(row)) for name, row in losses.items()}
-            run_log.training(step, means)
+            means, by_size = averages.update(losses, step)
+            run_log.training(step, means, by_size, pace.lap(step))
             pending = []
             if not last and step % training.checkpoint_every:
                 continue
 
-            scores = _validate(
-                evaluation_step, state, data.validation, mesh, key_validation, preempted
-            )
+            with heartbeat.doing(f"validating after step {step}"), pace.validating():
+                scores = _validate(
+                    evaluation_step, state, data.validation, mesh, key_validation, preempted
+                )
             if scores is None:
                 _stop(step, state, losses, checkpoints)
             checkpoints.require_finite(scores, f"the validation after step {step}")
             checkpoints.require_finite_state(state, step)
-            run_log.validation(step, scores)
-            # Before the checkpoint, so that a finished run has its model.
             lowest = best is None or scores["loss"] < best.loss
-            if lowest:
+            if best is None or lowest:
                 best = Best(step, scores["loss"])
+            run_log.validation(step, scores, best)
+            # Before the checkpoint, so that a finished run has its model.
             if processes.is_first() and (lowest or not training.patience):
                 params = unflatten(jnp.asarray(jax.device_get(state.ema_params)))
                 model = TrainedModel(params, config, data.statistics, {})
@@ -251,13 +226,6 @@ def _train(
             if not last and preempted():
                 checkpoints.wait()
                 raise preemption.Preempted(step, workdir)
-
-
-def _capped(training: TrainingConfig, data: TrainingData) -> TrainingConfig:
-    """The config with a warm-up that suits the number of crystals."""
-    steps_per_pass = -(-data.num_train // training.batch_size)
-    warmup = min(training.warmup_steps, WARMUP_PASSES * steps_per_pass)
-    return dataclasses.replace(training, warmup_steps=warmup)
 
 
 def _fetch(pending: list[Any], step: int, checkpoints: Checkpoints) -> Losses:

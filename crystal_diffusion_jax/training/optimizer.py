@@ -29,16 +29,19 @@ def make_optimizer(
 
     Args:
       config: of the training.
-      unflatten: layout of the vector, needed by Muon.
+      unflatten: layout of the vector, needed by Muon and by `property_rate`.
     """
     schedule = learning_rates(config)
-    if config.optimizer == MUON:
-        if unflatten is None:
-            raise ValueError("muon needs the layout of the weights: pass unflatten")
-        inner = _muon(schedule, unflatten)
+    if unflatten is None and (config.optimizer == MUON or config.property_rate != 1):
+        raise ValueError("muon and property_rate need the layout of the weights: pass unflatten")
+    parts = [optax.clip_by_global_norm(config.gradient_clip)]
+    if unflatten is not None and config.optimizer == MUON:
+        parts.append(_muon(schedule, unflatten))
     else:
-        inner = optax.adam(schedule)
-    return optax.chain(optax.clip_by_global_norm(config.gradient_clip), inner)
+        parts.append(optax.adam(schedule))
+    if unflatten is not None and config.property_rate != 1:
+        parts.append(_property_rate(config.property_rate, unflatten))
+    return optax.chain(*parts)
 
 
 def learning_rates(config: TrainingConfig) -> optax.Schedule:
@@ -57,6 +60,18 @@ def learning_rates(config: TrainingConfig) -> optax.Schedule:
         ],
         [warmup, start],
     )
+
+
+def _property_rate(factor: float, unflatten: Unflatten) -> optax.GradientTransformation:
+    """Multiplies the updates of the property embedding."""
+
+    def scaled(vector: Array, params: Array | None) -> Array:
+        del params
+        updates = unflatten(vector)
+        embedding = {name: factor * leaf for name, leaf in updates.get("property", {}).items()}
+        return jax.flatten_util.ravel_pytree(updates | {"property": embedding})[0]
+
+    return optax.stateless(scaled)
 
 
 def _muon(schedule: optax.Schedule, unflatten: Unflatten) -> optax.GradientTransformation:

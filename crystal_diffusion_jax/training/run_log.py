@@ -18,6 +18,9 @@ from crystal_diffusion_jax.config import TrainingConfig
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.runtime import processes
 from crystal_diffusion_jax.runtime.files import replace_text
+from crystal_diffusion_jax.training.averages import BySize
+from crystal_diffusion_jax.training.checkpoints import Best
+from crystal_diffusion_jax.training.pace import Lap
 from crystal_diffusion_jax.training.workdir import write_errors
 
 
@@ -34,6 +37,9 @@ class RunLog:
         they belong to work that was lost and will be redone.
       log: takes the progress lines.
 
+    Attributes:
+      by_size: the latest losses of each padded size in the rows that are kept.
+
     Raises:
       UserError: the files cannot be written; raised by the methods too.
     """
@@ -48,9 +54,9 @@ class RunLog:
     ) -> None:
         self._workdir, self._config, self._log = workdir, config, log
         self._writes = processes.is_first()
+        self.by_size: BySize = {}
         seconds = self._open(start if logged else start - 1) if self._writes else 0.0
-        self._last_step, self._last_time = start, time.monotonic()
-        self._begin = self._last_time - seconds
+        self._begin = time.monotonic() - seconds
 
     def __enter__(self) -> Self:
         return self
@@ -72,36 +78,38 @@ class RunLog:
         """Training time so far, including the time before interruptions."""
         return time.monotonic() - self._begin
 
-    def training(self, step: int, losses: dict[str, float]) -> None:
-        """Logs the mean losses since the last row, with speed and time."""
-        now = time.monotonic()
-        # There are no steps if the run was preempted between the last step and its row.
-        per_step = (now - self._last_time) / max(step - self._last_step, 1)
-        self._last_step, self._last_time = step, now
-        rate, left = self._config.batch_size / per_step, self._config.num_steps - step
-        row = {**losses, "structures_per_second": rate, "seconds": self.seconds}
-        self._write("train", step, row)
-        self._log(progress_line(step, self._config.num_steps, losses, rate, per_step * left))
+    def training(self, step: int, losses: dict[str, float], by_size: BySize, lap: Lap) -> None:
+        """Logs the mean losses, those of the sizes that were drawn since the last row, the pace."""
+        row: dict[str, Any] = {**losses, "seconds": self.seconds}
+        if lap.rate is not None:
+            row["structures_per_second"] = lap.rate
+        self._write("train", step, row, by_size)
+        self._log(progress_line(step, self._config, losses, lap))
 
-    def validation(self, step: int, losses: dict[str, float]) -> None:
-        """Logs the losses of a validation."""
+    def validation(self, step: int, losses: dict[str, float], best: Best) -> None:
+        """Logs the losses of a validation, and which one is the best so far."""
         self._write("validation", step, losses)
-        self._log(f"step {step}  validation loss {losses['loss']:.4f}")
+        lowest = "the lowest so far" if best.step == step else f"the lowest is of step {best.step}"
+        self._log(f"step {step}  validation loss {losses['loss']:.4f}, {lowest}")
 
     def _open(self, keep_through: int) -> float:
         """Opens the files; returns the seconds of training up to the last row that is kept."""
         path = self._workdir / "metrics.jsonl"
         with write_errors(self._workdir):
-            rows, seconds = read_metrics(path, keep_through)
+            rows, seconds, self.by_size = read_metrics(path, keep_through)
             replace_text(path, "".join(rows))
             self._file = path.open("a")
             self._tensorboard = _TensorBoard(self._workdir / "tensorboard", keep_through + 1)
         return seconds
 
-    def _write(self, kind: str, step: int, values: dict[str, float]) -> None:
+    def _write(
+        self, kind: str, step: int, values: dict[str, float], by_size: BySize | None = None
+    ) -> None:
         if not self._writes:
             return
         row: dict[str, Any] = {"kind": kind, "step": step, **values}
+        if by_size is not None:
+            row["by_size"] = by_size
         with write_errors(self._workdir):
             self._file.write(json.dumps(row) + "\n")
             self._file.flush()
@@ -138,28 +146,34 @@ class _TensorBoard:
         self._records.write(event.SerializeToString())
 
 
-def read_metrics(path: Path, keep_through: int) -> tuple[list[str], float]:
-    """The rows of a log up to a step, and the seconds of training up to the last of them."""
+def read_metrics(path: Path, keep_through: int) -> tuple[list[str], float, BySize]:
+    """The rows of a log up to a step, the seconds of training then, and each size's last losses."""
+    by_size: BySize = {}
     rows, seconds = [], 0.0
     for line in path.read_text(errors="replace").splitlines(True) if path.exists() else []:
         try:
             row = json.loads(line)
             keep = row["step"] <= keep_through
-        except (ValueError, KeyError, TypeError):
+            of_row = {int(size): means for size, means in row.get("by_size", {}).items()}
+        except (ValueError, KeyError, TypeError, AttributeError):
             continue  # a line that a kill cut short
         if keep:
             seconds = max(seconds, row.get("seconds", 0.0))
+            by_size |= of_row
             rows.append(line)
-    return rows, seconds
+    return rows, seconds, by_size
 
 
-def progress_line(
-    step: int, num_steps: int, losses: dict[str, float], rate: float, seconds_left: float
-) -> str:
+def progress_line(step: int, config: TrainingConfig, losses: dict[str, float], lap: Lap) -> str:
     """Step, losses, structures per second and time left, in one line."""
     parts = " ".join(
         f"{name} {losses[name]:.4g}"
         for name in ("loss", "lattice", "frac_coords", "species_kl", "species_cross_entropy")
     )
-    left = timedelta(seconds=round(seconds_left))
-    return f"step {step}/{num_steps}  {parts}  {rate:,.0f} structures/s  {left} left"
+    line = f"step {step}/{config.num_steps}  {parts}"
+    if lap.rate is not None:
+        line += f"  {lap.rate:,.0f} structures/s"
+    if lap.left is not None:
+        at_most = "at most " if config.patience else ""
+        line += f"  {at_most}{timedelta(seconds=round(lap.left))} left"
+    return line
