@@ -17,6 +17,7 @@ import numpy as np
 from crystal_diffusion_jax import config as config_module
 from crystal_diffusion_jax import denoising
 from crystal_diffusion_jax.config import ExperimentConfig
+from crystal_diffusion_jax.data import few
 from crystal_diffusion_jax.data.arrays import DatasetStatistics
 from crystal_diffusion_jax.errors import UserError, did_you_mean, printable
 from crystal_diffusion_jax.models.denoiser import Denoiser
@@ -206,9 +207,11 @@ def model_card(model: TrainedModel) -> str:
     count = sum(crystals for _, crystals in statistics.num_atoms_histogram)
     elements = len(statistics.vocabulary)
     target = example_target(config.model.conditioning, statistics.property_names)
+    sentence = few.banner(count)
+    banner = f"> {sentence}\n\n" if sentence else ""
     return f"""# Crystal diffusion model, data set {config.data.name or config.data.root}
 
-{model.num_parameters:,} parameters, conditioning {config.model.conditioning}, trained on {count:,}
+{banner}{model.num_parameters:,} parameters, conditioning {config.model.conditioning}, trained on {count:,}
 crystals of {" to ".join(map(str, sizes))} atoms and {elements} element{"s"[: elements - 1]}.
 Targets outside the training range of a property are extrapolations.
 

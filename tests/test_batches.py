@@ -5,6 +5,7 @@ import jax
 import numpy as np
 import pytest
 
+from crystal_diffusion_jax.data import buckets
 from crystal_diffusion_jax.data.arrays import CrystalDataset, dataset_statistics
 from crystal_diffusion_jax.data.batches import (
     Batch,
@@ -12,7 +13,12 @@ from crystal_diffusion_jax.data.batches import (
     evaluation_batches,
     tail_oversampling,
 )
-from crystal_diffusion_jax.data.buckets import MAX_BUCKETS, batch_sizes, bucket_sizes
+from crystal_diffusion_jax.data.buckets import (
+    MAX_BUCKETS,
+    batch_sizes,
+    bucket_sizes,
+    choose_buckets,
+)
 from crystal_diffusion_jax.errors import UserError
 
 
@@ -32,6 +38,12 @@ def made_up(num_atoms: np.ndarray) -> CrystalDataset:
 
 
 SIZES = np.random.default_rng(1).integers(1, 10, size=53)
+
+
+@pytest.fixture(autouse=True)
+def _several_sizes(monkeypatch):
+    """Few crystals have several padded sizes, as many crystals do."""
+    monkeypatch.setattr(buckets, "_CRYSTALS_PER_BUCKET", 1)
 
 
 def batches(num_atoms: np.ndarray = SIZES, batch_size: int = 8, seed: int = 0) -> Batches:
@@ -238,6 +250,38 @@ def test_batches_of_all_sizes_cost_about_the_same_and_hold_batch_size_on_average
 
 def test_crystals_of_one_size_come_in_batches_of_exactly_the_size_asked_for():
     assert batch_sizes((5,), (77,), 37) == (37,)
+
+
+@pytest.mark.parametrize("batch_size", [1, 8, 32, 256])
+@pytest.mark.parametrize("count", [1, 2, 36, 300, 4_000])
+@pytest.mark.parametrize("at_least", [1, 500])
+def test_no_step_draws_a_crystal_twice(monkeypatch, batch_size, count, at_least):
+    monkeypatch.setattr(buckets, "_CRYSTALS_PER_BUCKET", at_least)
+    num_atoms = np.random.default_rng(count).integers(1, 21, size=count)
+    sizes, per_step = choose_buckets(num_atoms, batch_size)
+    counts = np.bincount(np.searchsorted(sizes, num_atoms), minlength=len(sizes))
+    assert sizes == bucket_sizes(num_atoms, len(sizes))
+    assert (np.array(per_step) <= counts).all()
+    assert len(sizes) <= max(1, count // at_least)
+    if len(sizes) == 1:
+        assert per_step == (min(batch_size, count),)
+
+
+def test_few_crystals_share_one_size_and_many_have_four(monkeypatch):
+    """36 crystals once had batches of 864, 464, 240 and 144."""
+    monkeypatch.setattr(buckets, "_CRYSTALS_PER_BUCKET", 500)
+    num_atoms = np.tile(np.arange(1, 21), 2)[:36]
+    assert choose_buckets(num_atoms, 256) == ((20,), (36,))
+    assert choose_buckets(np.repeat(num_atoms, 30), 32)[0] == (12, 20)
+    assert len(choose_buckets(np.repeat(num_atoms, 300), 256)[0]) == MAX_BUCKETS
+
+
+def test_the_bucket_of_a_step_is_the_one_that_its_group_has():
+    dataset = made_up(SIZES)
+    source = Batches(dataset, dataset_statistics(dataset, True), 10, seed=0, steps_per_group=3)
+    for step in range(60):
+        size = source.group(step // 3).crystals.mask.shape[-1]
+        assert source.sizes[source.bucket(step)] == size
 
 
 def test_over_an_epoch_every_crystal_has_the_same_weight_in_all():

@@ -10,7 +10,7 @@ import pytest
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.training import checkpoint_files
 from crystal_diffusion_jax.training.checkpoint_files import DamagedError
-from crystal_diffusion_jax.training.checkpoints import Checkpoints, Restored
+from crystal_diffusion_jax.training.checkpoints import Best, Checkpoints, Restored
 from crystal_diffusion_jax.training.step import TrainState
 from tests.small_disk import fill, small_disk
 from tests.test_checkpoint import assert_same, at, state_after, steps_in
@@ -181,7 +181,7 @@ def test_a_preempted_state_is_restored_with_the_losses_not_yet_logged(folder):
         checkpoints.save_preempted(25, state_after(25), LOSSES)
     with Checkpoints(folder, KEEP_LAST) as checkpoints:
         step, validated, state, losses = checkpoints.restore(state_after(0))
-        assert checkpoints.best_step() == 20
+        assert checkpoints.best() == Best(20, 0.4)
     assert (step, validated) == (25, False)
     assert_same(state, state_after(25))
     jax.tree.map(np.testing.assert_array_equal, losses, LOSSES)

@@ -22,7 +22,7 @@ from crystal_diffusion_jax import config as config_module
 from crystal_diffusion_jax.data.batches import Batch, Batches
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.runtime.lock import exclusive
-from crystal_diffusion_jax.training import loop
+from crystal_diffusion_jax.training import training_data
 from crystal_diffusion_jax.training.checkpoints import Checkpoints
 from crystal_diffusion_jax.training.loop import train
 from crystal_diffusion_jax.training.preemption import Preempted
@@ -81,7 +81,7 @@ def at_group(monkeypatch: pytest.MonkeyPatch, index: int, act: Callable[[], obje
                 act()
             return super().group(number, multiple, part)
 
-    monkeypatch.setattr(loop, "Batches", Acting)
+    monkeypatch.setattr(training_data, "Batches", Acting)
 
 
 def terminate() -> None:
@@ -233,7 +233,7 @@ def test_a_gradient_that_overflows_under_a_finite_loss_stops_the_run(tmp_path, m
             batches = super().group(number, multiple, part)
             return batches._replace(weight=batches.weight * np.float32(1e25))
 
-    monkeypatch.setattr(loop, "Batches", Steep)
+    monkeypatch.setattr(training_data, "Batches", Steep)
     with pytest.raises(UserError, match=r"stopped at step 1: grad_norm not finite; .* no checkpoi"):
         run(tmp_path)
     assert metrics(tmp_path) == []
@@ -249,7 +249,7 @@ def test_a_preempted_run_with_losses_that_are_not_finite_writes_no_checkpoint(
                 terminate()
             return with_nan(batches) if number == 2 else batches
 
-    monkeypatch.setattr(loop, "Batches", NanBatches)
+    monkeypatch.setattr(training_data, "Batches", NanBatches)
     with pytest.raises(UserError, match=r"stopped at step 13: .*lattice.* not finite"):
         run(tmp_path)
     assert checkpoint_steps(tmp_path) == {"10"}

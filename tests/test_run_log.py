@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import struct
 from pathlib import Path
@@ -6,6 +7,8 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from crystal_diffusion_jax.config import TrainingConfig
+from crystal_diffusion_jax.training.checkpoints import Best
+from crystal_diffusion_jax.training.pace import Lap
 from crystal_diffusion_jax.training.run_log import RunLog, progress_line
 
 LOSSES = {
@@ -17,18 +20,20 @@ LOSSES = {
 }
 
 
-CLOCK = {"structures_per_second", "seconds"}
+CLOCK = {"seconds"}
+LAP = Lap(rate=12_345.6, left=75.0)
+CONFIG = TrainingConfig(num_steps=200, warmup_steps=10)
 
 
 def open_log(workdir: Path, start: int = 0, lines: list[str] | None = None) -> RunLog:
     log = lines.append if lines is not None else lambda line: None
-    return RunLog(workdir, TrainingConfig(num_steps=200, warmup_steps=10), start, True, log)
+    return RunLog(workdir, CONFIG, start, True, log)
 
 
 def write(workdir: Path, steps: list[int], start: int = 0) -> None:
     with open_log(workdir, start) as run_log:
         for step in steps:
-            run_log.training(step, LOSSES)
+            run_log.training(step, LOSSES, {step: LOSSES}, LAP)
 
 
 def rows(workdir: Path) -> list[dict]:
@@ -38,19 +43,42 @@ def rows(workdir: Path) -> list[dict]:
 def test_each_call_adds_a_row_and_a_progress_line_at_once(tmp_path):
     lines: list[str] = []
     with open_log(tmp_path, lines=lines) as run_log:
-        run_log.training(5, LOSSES)
+        run_log.training(5, LOSSES, {4: LOSSES}, LAP)
         (row,) = rows(tmp_path)
         assert {k: v for k, v in row.items() if k not in CLOCK} == {
             "kind": "train",
             "step": 5,
             **LOSSES,
+            "structures_per_second": 12_345.6,
+            "by_size": {"4": LOSSES},
         }
-        assert row["structures_per_second"] > 0
         assert row["seconds"] == pytest.approx(run_log.seconds, abs=1)
-        run_log.validation(5, {"loss": 2.0})
+        run_log.validation(5, {"loss": 2.0}, Best(5, 2.0))
         assert rows(tmp_path)[1] == {"kind": "validation", "step": 5, "loss": 2.0}
     assert lines[0].startswith("step 5/200 ")
-    assert lines[1] == "step 5  validation loss 2.0000"
+    assert lines[1] == "step 5  validation loss 2.0000, the lowest so far"
+
+
+def test_a_validation_that_is_not_the_best_names_the_step_of_the_best(tmp_path):
+    lines: list[str] = []
+    with open_log(tmp_path, lines=lines) as run_log:
+        run_log.validation(10, {"loss": 2.5}, Best(5, 2.0))
+    assert lines == ["step 10  validation loss 2.5000, the lowest is of step 5"]
+
+
+def test_the_latest_losses_of_each_size_are_read_from_the_rows_that_are_kept(tmp_path):
+    with open_log(tmp_path) as run_log:
+        run_log.training(5, LOSSES, {4: {"loss": 1.0}, 8: {"loss": 2.0}}, LAP)
+        run_log.training(10, LOSSES, {8: {"loss": 3.0}}, LAP)
+        run_log.training(15, LOSSES, {4: {"loss": 4.0}}, LAP)
+    with open_log(tmp_path, start=10) as run_log:
+        assert run_log.by_size == {4: {"loss": 1.0}, 8: {"loss": 3.0}}
+
+
+def test_a_row_without_a_rate_has_none(tmp_path):
+    with open_log(tmp_path) as run_log:
+        run_log.training(5, LOSSES, {}, Lap(None, None))
+    assert "structures_per_second" not in rows(tmp_path)[0]
 
 
 def events(workdir: Path) -> list[Event]:
@@ -69,7 +97,7 @@ def events(workdir: Path) -> list[Event]:
 
 def test_tensorboard_gets_the_same_numbers_at_once(tmp_path):
     with open_log(tmp_path) as run_log:
-        run_log.validation(7, {"loss": 2.0, "lattice": 0.5})
+        run_log.validation(7, {"loss": 2.0, "lattice": 0.5}, Best(7, 2.0))
         points = [
             (value.tag, value.simple_value, event.step)
             for event in events(tmp_path)
@@ -123,10 +151,19 @@ def test_a_row_that_a_kill_cut_short_is_dropped_on_resume(tmp_path, half):
 
 
 def test_the_progress_line_has_step_losses_speed_and_time_left():
-    line = progress_line(50, 200, LOSSES, rate=12_345.6, seconds_left=75)
+    line = progress_line(50, CONFIG, LOSSES, LAP)
     assert "\n" not in line
     assert line.startswith("step 50/200 ")
     for name, value in LOSSES.items():
         assert f"{name} {value:g}" in line
-    assert "12,346 structures/s" in line
-    assert line.endswith("0:01:15 left")
+    assert line.endswith("  12,346 structures/s  0:01:15 left")
+
+
+def test_a_run_that_may_end_early_has_at_most_that_time_left():
+    patient = dataclasses.replace(CONFIG, patience=2)
+    assert progress_line(50, patient, LOSSES, LAP).endswith("  at most 0:01:15 left")
+
+
+def test_a_lap_of_new_programs_alone_has_neither_speed_nor_time_left():
+    line = progress_line(50, CONFIG, LOSSES, Lap(None, None))
+    assert line.endswith(f"{LOSSES['species_cross_entropy']:g}")

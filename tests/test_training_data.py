@@ -5,7 +5,7 @@ import pytest
 
 from crystal_diffusion_jax.config import ExperimentConfig, TrainingConfig
 from crystal_diffusion_jax.runtime import devices
-from crystal_diffusion_jax.training.loop import prepare_data
+from crystal_diffusion_jax.training.training_data import prepare_data
 from tests.smoke_run import CONFIG, splits
 
 
