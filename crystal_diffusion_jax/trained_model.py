@@ -204,14 +204,13 @@ def model_card(model: TrainedModel) -> str:
         for name, fact in model.training.items()
     ]
     sizes = sorted({statistics.num_atoms_histogram[end][0] for end in (0, -1)})
-    count = sum(crystals for _, crystals in statistics.num_atoms_histogram)
-    elements = len(statistics.vocabulary)
+    count, elements = statistics.num_crystals, len(statistics.vocabulary)
     target = example_target(config.model.conditioning, statistics.property_names)
     sentence = few.banner(count)
-    banner = f"> {sentence}\n\n" if sentence else ""
+    banner = f"\n> {sentence}\n" if sentence else ""
     return f"""# Crystal diffusion model, data set {config.data.name or config.data.root}
-
-{banner}{model.num_parameters:,} parameters, conditioning {config.model.conditioning}, trained on {count:,}
+{banner}
+{model.num_parameters:,} parameters, conditioning {config.model.conditioning}, trained on {count:,}
 crystals of {" to ".join(map(str, sizes))} atoms and {elements} element{"s"[: elements - 1]}.
 Targets outside the training range of a property are extrapolations.
 

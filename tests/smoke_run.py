@@ -178,7 +178,12 @@ def programs_made_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "noise_schedule", functools.cache(noise_schedule))
         optimizer = functools.cache(make_optimizer)
-        patch.setattr(loop, "make_optimizer", lambda config, unflatten: optimizer(config))
+        # When a run ends does not change its steps.
+        patch.setattr(
+            loop,
+            "make_optimizer",
+            lambda config, unflatten: optimizer(dataclasses.replace(config, patience=0)),
+        )
         patch.setattr(loop, "initial_params", params)
         patch.setattr(loop, "make_train_steps", shared(make_train_steps))
         patch.setattr(loop, "make_evaluation_step", shared(make_evaluation_step))

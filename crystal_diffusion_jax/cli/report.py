@@ -9,6 +9,7 @@ missing, the page notes it and shows the rest. Crystals that `experiments.relax`
 both ways: give its folder as --relaxed, unless they are samples, whose samples.db holds it all.
 """
 
+import dataclasses
 import math
 import shlex
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from crystal_diffusion_jax import trained_model
 from crystal_diffusion_jax.cli import program
+from crystal_diffusion_jax.data import few
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
 from crystal_diffusion_jax.errors import UserError, require_between
 from crystal_diffusion_jax.report.build import build
@@ -73,6 +75,8 @@ def main() -> None:
         command=f"crystal-diffusion report {shlex.join(sys.argv[1:])}",
         relaxed=flags.relaxed,
     )
+    if model and (banner := few.banner(model.statistics.num_crystals)):
+        page = dataclasses.replace(page, banner=banner)
     program.write_output(flags.out, to_html(page))
     for name, file in files.items():
         if name in page.pictures:

@@ -137,6 +137,11 @@ class DatasetStatistics:
         )
 
     @property
+    def num_crystals(self) -> int:
+        """Number of training crystals."""
+        return sum(count for _, count in self.num_atoms_histogram)
+
+    @property
     def z_quantiles(self) -> tuple[tuple[float, ...], ...]:
         """`property_quantiles` as z-scores."""
         return tuple(

@@ -34,6 +34,7 @@ class Page:
       property_title: heading of the column of predictions.
       command: how the crystals and the page were made.
       versions: of the packages, in one line.
+      banner: what a reader has to know first, "" for nothing.
       relaxed: what relaxing each entry gave, None where it was not tried; empty without.
       relaxed_scores: title -> score of the relaxed crystals.
       relaxed_caption: how they were relaxed.
@@ -49,6 +50,7 @@ class Page:
     property_title: str
     command: str
     versions: str
+    banner: str = ""
     relaxed: Sequence[RelaxedEntry | None] = ()
     relaxed_scores: Mapping[str, Rate | Median] = dataclasses.field(default_factory=dict)
     relaxed_caption: str = ""
@@ -73,6 +75,7 @@ def to_html(page: Page) -> str:
     parts = {
         "TITLE": html.escape(page.title),
         "SUBTITLE": html.escape(page.subtitle),
+        "BANNER": f'<p class="banner">{html.escape(page.banner)}</p>' if page.banner else "",
         "NOTES": "".join(f'<p class="note">{html.escape(note)}</p>' for note in page.notes),
         "CARDS": cards.to_html(page.rates, cards.MEANINGS),
         "CAPTION": html.escape(page.caption),

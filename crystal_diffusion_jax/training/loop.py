@@ -211,7 +211,7 @@ def _train(
                 _stop(step, state, losses, checkpoints)
             checkpoints.require_finite(scores, f"the validation after step {step}")
             checkpoints.require_finite_state(state, step)
-            lowest = best is None or scores["loss"] < best.loss
+            lowest = best is None or scores["loss"] <= best.loss
             if best is None or lowest:
                 best = Best(step, scores["loss"])
             run_log.validation(step, scores, best)
