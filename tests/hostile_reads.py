@@ -152,7 +152,7 @@ def cases_of_own_files(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     data: Any = Data()
     yield (
         "config",
-        lambda: open_workdir(run, CONFIG, {"train": data, "val": data}, print).__enter__(),
+        lambda: open_workdir(run, CONFIG, {"train": data, "val": data}, 1.0, print).__enter__(),
     )
     write(run / checkpoint_files.CHECKSUMS, "[" * 1_000_000)
     yield "checkpoint checksums", lambda: checkpoint_files.verify(run)

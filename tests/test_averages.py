@@ -5,7 +5,7 @@ import pytest
 
 from crystal_diffusion_jax.data.arrays import dataset_statistics
 from crystal_diffusion_jax.data.batches import Batches
-from crystal_diffusion_jax.training.averages import LossAverages
+from crystal_diffusion_jax.training.averages import BySize, LossAverages
 from tests.test_batches import made_up
 
 STEPS_PER_CALL = 2
@@ -51,7 +51,8 @@ def test_a_mean_over_steps_would_jump_with_the_sizes(batches):
 
 
 def test_a_resumed_run_goes_on_with_the_latest_means_of_each_size(batches):
-    whole, known = LossAverages(batches, {}), {}
+    known: BySize = {}
+    whole = LossAverages(batches, {})
     for step in range(0, 40, 2):
         _, by_size = whole.update(losses(batches, step, step + 2), step + 2)
         known |= by_size

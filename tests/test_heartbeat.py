@@ -64,6 +64,18 @@ def test_what_is_done_within_something_else_is_named_while_it_lasts(spoken):
     assert spoken.lines == ["still validating, for 5 s", "still training, for 30 s"]
 
 
+def test_how_far_something_has_come_belongs_to_it_alone(spoken):
+    with spoken.heartbeat.doing("training"):
+        spoken.heartbeat.reached("step 30/100")
+        with spoken.heartbeat.doing("validating"):
+            spoken.wait(15)
+        spoken.wait(15)
+    assert spoken.lines == [
+        "still validating, for 15 s",
+        "still training, step 30/100, for 30 s",
+    ]
+
+
 def test_nothing_is_said_while_nothing_goes_on(spoken):
     spoken.wait(100)
     assert spoken.lines == []

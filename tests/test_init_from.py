@@ -129,8 +129,9 @@ def two_properties(data: DatasetStatistics, *names: str) -> DatasetStatistics:
         field: 2 * getattr(data, field)
         for field in ("property_min", "property_max", "property_quantiles", "num_atoms_by_property")
     }
-    means = {"property_mean": (0.7, -1.5), "property_std": (2.5, 0.2)}
-    return dataclasses.replace(data, property_names=names, **both, **means)
+    return dataclasses.replace(
+        data, property_names=names, property_mean=(0.7, -1.5), property_std=(2.5, 0.2), **both
+    )
 
 
 @pytest.mark.parametrize("conditioning", ["cdi", "cds"])

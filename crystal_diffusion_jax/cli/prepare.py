@@ -19,7 +19,7 @@ import numpy as np
 
 from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.config import DataConfig
-from crystal_diffusion_jax.data import locate
+from crystal_diffusion_jax.data import few, locate
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS, DatasetSpec
 from crystal_diffusion_jax.data.load import load
@@ -90,10 +90,12 @@ def _prepare_own(args: argparse.Namespace) -> None:
         max_num_atoms=args.max_num_atoms,
         skip_bad_rows=args.skip_bad_rows,
     )
-    _print_summary(load(config), config.properties)
+    splits = load(config)
+    _print_summary(splits, config.properties)
+    recipe = few.recipe(len(splits["train"]))
     print(
         program.as_called(
-            "train on them with python -m experiments.train --config=own_data "
+            f"train on them with python -m experiments.train --config={recipe} "
             f'--config.data.root={args.root} --config.data.properties="{config.properties}" '
             "--workdir=runs/mine"
         )

@@ -28,6 +28,7 @@ from crystal_diffusion_jax.config import ExperimentConfig
 from crystal_diffusion_jax.data.load import load
 from crystal_diffusion_jax.errors import UserError, did_you_mean
 from crystal_diffusion_jax.runtime import processes
+from crystal_diffusion_jax.runtime.heartbeat import Heartbeat
 from crystal_diffusion_jax.trained_model import OLD_NAMES, example_target
 from crystal_diffusion_jax.training.loop import train
 from crystal_diffusion_jax.training.preemption import Preempted
@@ -147,10 +148,13 @@ def run(argv: list[str]) -> None:
 
 def load_and_train(config: ExperimentConfig) -> None:
     """Loads the data, trains, and prints how to sample."""
-    splits = processes.everywhere(lambda: load(config.data, progress=processes.is_first()))
+    first = processes.is_first()
+    log = print if first else lambda line: None
+    with Heartbeat(log) as heartbeat, heartbeat.doing("reading the data"):
+        splits = processes.everywhere(lambda: load(config.data, progress=first))
     workdir = Path(flags.FLAGS.workdir)
     folder = train(config, splits, workdir, resume_from_previous=flags.FLAGS.resume_from_previous)
-    if processes.is_first():
+    if first:
         print(f"trained model: {folder}")
         target = example_target(config.model.conditioning, splits["train"].property_names)
         print(

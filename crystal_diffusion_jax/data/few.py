@@ -5,8 +5,13 @@ FINE_TUNE_BELOW = 2_000
 # Below these, what a model has learnt of its property, and its validation loss, say little.
 FEW_CRYSTALS = 200
 FEW_VALIDATION_CRYSTALS = 20
-# The recipe for them, a file in configs/.
-FINE_TUNING = "own_data_finetune"
+# The recipes for few and for many crystals, files in configs/.
+FINE_TUNING, FROM_SCRATCH = "own_data_finetune", "own_data"
+
+
+def recipe(num_crystals: int) -> str:
+    """The config for so many crystals of one's own."""
+    return FINE_TUNING if num_crystals < FINE_TUNE_BELOW else FROM_SCRATCH
 
 
 def warnings(num_train: int, num_val: int, fine_tuned: bool) -> list[str]:

@@ -27,7 +27,8 @@ class Heartbeat:
         self._log, self._clock = log, clock
         self._lock, self._ended = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._activity, self._begin, self._last = "", clock(), clock()
+        self._activity, self._progress = "", ""
+        self._begin = self._last = clock()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -46,12 +47,16 @@ class Heartbeat:
     @contextlib.contextmanager
     def doing(self, activity: str) -> Iterator[None]:
         """Names what the program is busy with; the lines between say for how long."""
-        before = self._activity, self._begin
-        self._activity, self._begin = activity, self._clock()
+        before = self._activity, self._progress, self._begin
+        self._activity, self._progress, self._begin = activity, "", self._clock()
         try:
             yield
         finally:
-            self._activity, self._begin = before
+            self._activity, self._progress, self._begin = before
+
+    def reached(self, progress: str) -> None:
+        """How far the activity has come, for the lines between."""
+        self._progress = f", {progress}"
 
     def check(self) -> None:
         """Prints a line if one is due."""
@@ -59,7 +64,7 @@ class Heartbeat:
             now = self._clock()
             if self._activity and now - self._last >= SILENCE:
                 self._last = now
-                self._log(f"still {self._activity}, for {now - self._begin:.0f} s")
+                self._log(f"still {self._activity}{self._progress}, for {now - self._begin:.0f} s")
 
     def _watch(self) -> None:
         while not self._ended.wait(1.0):

@@ -1,5 +1,6 @@
 """Training, top to bottom: data, batches, initial or restored state, steps, log, checkpoints."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -77,17 +78,19 @@ def train(
     resumes = processes.anywhere(bool(complete_checkpoints(workdir / "checkpoints")))
     initial_model = None if resumes else load_initial_model(config)
     # The network of the initial model knows distances in its own unit.
-    scale = initial_model.statistics.lattice_scale if initial_model else recorded_scale(workdir)
-    # Before the folder is created: a mistake here must not tie the folder to this config.
-    data = processes.everywhere(lambda: prepare_data(config, splits, mesh, scale))
-    denoiser = processes.everywhere(lambda: denoising.build(config.model, data.statistics))
-    with (
-        Heartbeat(log) as heartbeat,
-        open_workdir(workdir, config, splits, data.statistics.lattice_scale, heartbeat.log),
-        Checkpoints(
-            workdir / "checkpoints", config.training.keep_last, resume_from_previous, heartbeat.log
-        ) as checkpoints,
-    ):
+    unit = initial_model.statistics.lattice_scale if initial_model else recorded_scale(workdir)
+    with contextlib.ExitStack() as stack:
+        heartbeat = stack.enter_context(Heartbeat(log))
+        stack.enter_context(heartbeat.doing("at work"))
+        # Before the folder is created: a mistake here must not tie the folder to this config.
+        data = processes.everywhere(lambda: prepare_data(config, splits, mesh, unit))
+        denoiser = processes.everywhere(lambda: denoising.build(config.model, data.statistics))
+        scale = data.statistics.lattice_scale
+        stack.enter_context(open_workdir(workdir, config, splits, scale, heartbeat.log))
+        keep_last = config.training.keep_last
+        checkpoints = stack.enter_context(
+            Checkpoints(workdir / "checkpoints", keep_last, resume_from_previous, heartbeat.log)
+        )
         training = config.training
         latest, best = checkpoints.latest(), checkpoints.best()
         if latest and best and latest.validated and _finished(latest.step, best, training):
@@ -189,6 +192,7 @@ def _train(
                 # One call runs while the next is prepared; a longer queue would delay preemption.
                 jax.block_until_ready(pending[-1:])
                 pending.append(losses)
+                heartbeat.reached(f"step {step}/{training.num_steps}")
             last = step == training.num_steps
             log_due = last or step % training.log_every == 0
             # Asking all processes waits for their devices, as a row of the log does anyway.
