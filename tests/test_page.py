@@ -168,6 +168,12 @@ class Scripts(html.parser.HTMLParser):
             self.texts.append(data)
 
 
+def test_a_banner_stands_before_the_notes():
+    text = to_html(dataclasses.replace(page(), banner="Trained on 36 < 40"))
+    assert '<p class="banner">Trained on 36 &lt; 40</p>\n<p class="note">' in text
+    assert 'class="banner"' not in to_html(page())
+
+
 def test_the_file_loads_nothing_and_foreign_names_stay_text():
     text = to_html(page())
     scripts = Scripts()
