@@ -26,6 +26,7 @@ from pymatgen.core import Element
 from crystal_diffusion_jax.config import DataConfig
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.load import load
+from crystal_diffusion_jax.evaluation.diversity import dataset_structures
 from crystal_diffusion_jax.evaluation.validity import composition_defect
 from crystal_diffusion_jax.structures.compositions import reduced_composition
 from crystal_diffusion_jax.structures.conversion import minimum_distance, to_structure
@@ -133,8 +134,7 @@ def judge(samples: Path, gaps: BandGaps, limits: np.ndarray) -> dict[str, object
     """
     rows = list(ase.db.connect(samples / "samples.db").select(sort="index"))
     crystals = [
-        to_structure(row.cell.array, row.toatoms().get_scaled_positions(), row.numbers)
-        for row in rows
+        to_structure(row.cell, row.toatoms().get_scaled_positions(), row.numbers) for row in rows
     ]
     volumes = np.array([crystal.volume / len(crystal) for crystal in crystals])
     closest = np.array([minimum_distance(crystal) for crystal in crystals])
@@ -185,6 +185,11 @@ def main() -> None:
     volumes = np.abs(np.linalg.det(train.lattice)) / train.num_atoms
     limits = np.percentile(volumes, [0.5, 99.5])
     print(f"volume per atom {limits.round(1).tolist()}, median {np.median(volumes):.1f}")
+    test = dataset_structures(splits["test"])
+    closest = np.percentile([minimum_distance(crystal) for crystal in test], [1, 50])
+    print(
+        f"closest atoms of the test split, 1st percentile and median: {closest.round(2).tolist()}"
+    )
     for samples in args.samples:
         print(json.dumps(judge(samples, gaps, limits)))
 

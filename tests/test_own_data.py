@@ -203,3 +203,33 @@ def test_the_documented_commands_from_the_table_to_the_page(tmp_path):
         assert len(crystal) == 5
     run("report", f"--structures={tmp_path / 'both'}", f"--out={tmp_path / 'page.html'}")
     assert_page_without_oracle(tmp_path / "page.html", "band_gap = 1.5")
+
+
+@pytest.mark.slow
+def test_few_crystals_are_fine_tuned_from_the_shipped_model(tmp_path):
+    """The route that the page names first, for ten steps: sane crystals of the elements given."""
+    (tmp_path / "mine").mkdir()
+    folder = write_table(tmp_path / "mine", num_binary=0)
+    flags = [
+        "--config=own_data_finetune:smoke",
+        f"--workdir={tmp_path / 'run'}",
+        f"--config.data.root={folder}",
+        "--config.data.properties=('band_gap',)",
+    ]
+    trained = subprocess.run(
+        [sys.executable, "-m", "experiments.train", *flags], capture_output=True, text=True
+    )
+    assert trained.returncode == 0, trained.stderr
+    assert "48 crystals in batches of (32,) padded to (5,) atoms" in trained.stdout
+    assert "warning: 48 crystals are too few" in trained.stdout
+    assert "> Trained on 48 crystals only." in (tmp_path / "run/model/README.md").read_text()
+    out = tmp_path / "samples"
+    flags = [f"--model={tmp_path / 'run'}", f"--out={out}", "--target=band_gap=1:2", "--num=8"]
+    run("sample", *flags, "--solver=second_order")
+    crystals = [crystal for crystal in read_structures(out).structures if crystal is not None]
+    assert len(crystals) >= 6
+    for crystal in crystals:
+        assert set(crystal.symbol_set) <= {"Ca", "Sr", "Ba", "Ti", "Zr", "Hf", "O"}
+        assert 6 < crystal.volume / len(crystal) < 80  # barium alone has 63
+    run("report", f"--structures={out}", f"--out={tmp_path / 'page.html'}")
+    assert '<p class="banner">Trained on 48 crystals only.' in (tmp_path / "page.html").read_text()
