@@ -27,10 +27,11 @@ from crystal_diffusion_jax.runtime.files import MAX_RECORD_BYTES, read_text
 
 FOLDER = Path(__file__).parent / "domains"
 
-# Factors by which a range is wider on both sides.
+# Factors by which a range is wider on both sides. That of the atoms lets in single ones, as MP-20 has
+# elements that are missing in the part which was measured.
 ATOMS_FACTOR = 2.0
 VOLUME_FACTOR = 1.5
-DISTANCE_FACTOR = 1.25
+DISTANCE_FACTOR = 1.5
 # Multiples of the oracle's error below the smallest training value. Below, a mistake makes a
 # success of a failure.
 LOW_ERRORS = 3.0
