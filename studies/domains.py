@@ -67,7 +67,8 @@ def measure(dataset: str, splits: Mapping[str, CrystalDataset]) -> Domain:
     )
     outside = {
         name: (num_outside(found, dataset_structures(each)), len(each))
-        for name, each in splits.items() if name != "train"
+        for name, each in splits.items()
+        if name != "train"
     }
     return dataclasses.replace(found, outside=outside)
 

@@ -27,8 +27,8 @@ from crystal_diffusion_jax.runtime.files import MAX_RECORD_BYTES, read_text
 
 FOLDER = Path(__file__).parent / "domains"
 
-# Factors by which a range is wider on both sides. That of the atoms lets in single ones, as MP-20 has
-# elements that are missing in the part which was measured.
+# Factors by which a range is wider on both sides. That of the atoms lets in cells of one, as MP-20
+# has elements, which are missing in the part that was measured.
 ATOMS_FACTOR = 2.0
 VOLUME_FACTOR = 1.5
 DISTANCE_FACTOR = 1.5
@@ -158,9 +158,7 @@ def nearest_distances(
         return own_image, own_image
     positions = (frac_coords - np.floor(frac_coords)) @ lattice
     species = [Element.from_Z(number) for number in atomic_numbers.tolist()]
-    crystal = Structure(
-        reduced, species, positions, coords_are_cartesian=True, to_unit_cell=True
-    )
+    crystal = Structure(reduced, species, positions, coords_are_cartesian=True, to_unit_cell=True)
     center, neighbor, _, distance = crystal.get_neighbor_list(CUTOFF)
     nearest = np.full(len(radii), np.inf)
     np.minimum.at(nearest, center, distance / (radii[center] + radii[neighbor]))

@@ -30,7 +30,7 @@ class Predictions:
 
     Attributes:
       values: heat of formation in eV per cell (perov5), energy in eV per atom (carbon24) or
-        formation energy in eV per atom (mp20); NaN where there is none.
+        formation energy in eV per atom (mp20); NaN where there is none, or none to be believed.
       failures: why there is none, by index.
     """
 
@@ -54,7 +54,9 @@ def predict(structures: Sequence[Structure], oracle: str, progress: bool = True)
     """
     weights.require_known(oracle)
     trained_on = domain.load(oracle)
-    outside = {i: reason for i, s in enumerate(structures) if (reason := _cell_defect(s, trained_on))}
+    outside = {
+        i: reason for i, s in enumerate(structures) if (reason := _cell_defect(s, trained_on))
+    }
     inside = [i for i in range(len(structures)) if i not in outside]
     answered = answers([structures[i] for i in inside], oracle, progress)
     values = np.full(len(structures), np.nan)
