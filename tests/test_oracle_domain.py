@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import ase.data
@@ -16,14 +17,16 @@ from pymatgen.core import Element, Lattice, Structure
 import crystal_diffusion_jax as cdj
 from crystal_diffusion_jax.cli import predict as prediction
 from crystal_diffusion_jax.cli import program
-from crystal_diffusion_jax.oracles import bonds, domain
+from crystal_diffusion_jax.oracles import bonds, domain, weights
 from crystal_diffusion_jax.oracles import predict as oracles
 from crystal_diffusion_jax.oracles.batching import CrystalGraph
 from crystal_diffusion_jax.oracles.domain import OUTSIDE, bond_defect, nearest_distances
 from crystal_diffusion_jax.oracles.graph import MAX_ATOMIC_NUMBER, arrays
 from crystal_diffusion_jax.oracles.predict import ORACLES, Predictions, answers, predict
 from crystal_diffusion_jax.structures.conversion import to_ase
+from studies import domains
 from tests import golden
+from tests.test_evaluation_report import dataset
 
 every_case = settings(max_examples=60, derandomize=True, database=None, deadline=None)
 
@@ -245,3 +248,32 @@ def test_every_domain_is_that_of_its_oracle_and_in_order() -> None:
             low, high = getattr(found, field)
             assert low <= high
     assert {path.stem for path in domain.FOLDER.iterdir()} == set(ORACLES)
+
+
+def test_the_study_measures_the_training_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = np.zeros((95, 4))
+    table[[22, 56], 1] = 1.7  # within the initial range
+    table[36, 2] = -1.8  # krypton is in no crystal
+    network = weights.Weights({"emb.emb.weight": table}, mean=0.0, std=1.0)
+    monkeypatch.setattr(weights, "load", lambda oracle: network)
+
+    def by_volume(structures: Sequence[Structure], oracle: str) -> Predictions:
+        return Predictions(np.array([s.volume / 10 for s in structures]), {})
+
+    monkeypatch.setattr(domains, "answers", by_volume)
+    train = dataset([scaled(PEROVSKITE, 0.95), scaled(PEROVSKITE, 1.05)])
+    train = dataclasses.replace(train, properties=np.array([[6.0], [7.0]]))
+    # Predicted 6.4, and 42 times the volume.
+    test = dataset([PEROVSKITE, scaled(PEROVSKITE, 3.5)])
+    test = dataclasses.replace(test, properties=np.array([[6.3], [274.3]]))
+    found = domains.measure("perov5", {"train": train, "test": test})
+    assert found.elements == [8, 22, 36, 56]
+    assert found.volume_per_atom == pytest.approx((12.8 * 0.95**3, 12.8 * 1.05**3))
+    # O is nearest to Ti, and in units of the radii Ti is nearest to Ba.
+    titanium, oxygen, barium = ase.data.covalent_radii[[22, 8, 56]]
+    assert found.nearest == pytest.approx(
+        (1.9 / (titanium + oxygen), 2.1 * 3**0.5 / (barium + titanium))
+    )
+    assert (found.num_atoms, found.values, found.num_crystals) == ((5, 5), (6.0, 7.0), 2)
+    assert found.error == pytest.approx(0.1)
+    assert found.outside == {"test": (1, 2)}

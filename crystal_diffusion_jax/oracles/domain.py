@@ -56,7 +56,8 @@ class Domain:
         elements have left the range in which they were initialised.
       num_atoms: in the cell.
       volume_per_atom: in Angstrom^3.
-      nearest: distance of an atom to its nearest neighbour over the sum of both covalent radii.
+      nearest: distance of an atom to its nearest neighbour, in units of the sum of both covalent
+        radii.
       values: of the property, in its own unit.
       error: mean absolute error of the oracle on the test split.
       outside: split -> crystals outside, and all of its crystals.
