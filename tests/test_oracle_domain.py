@@ -184,6 +184,7 @@ def test_the_ranges_are_those_of_the_training_labels(oracle: str) -> None:
     assert domain.load(oracle).num_crystals == len(rows)
 
 
+@pytest.mark.slow
 def test_a_lone_atom_makes_the_network_absurd_and_is_outside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
