@@ -76,7 +76,7 @@ from crystal_diffusion_jax.training import loop
 from crystal_diffusion_jax.cli import program as cli
 from crystal_diffusion_jax.cli import train
 
-group, validate = Batches.group, loop._validate
+group, validate = Batches.group, loop.validate
 def preempting_steps(self, index, *rest):
     if index == 2 and "--process_id=1" in sys.argv:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -88,7 +88,7 @@ def preempting_validation(*arguments):
 if "MOMENT" == "steps":
     Batches.group = preempting_steps
 else:
-    loop._validate = preempting_validation
+    loop.validate = preempting_validation
 cli.run(train.main)
 """
 

@@ -142,7 +142,7 @@ def scripted(monkeypatch) -> list[float]:
     def validate(*_: Any) -> dict[str, float]:
         return {"loss": losses.pop(0), "lattice": 1.0}
 
-    monkeypatch.setattr(loop, "_validate", validate)
+    monkeypatch.setattr(loop, "validate", validate)
     return losses
 
 

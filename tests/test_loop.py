@@ -248,13 +248,13 @@ def test_a_validation_loss_that_is_not_finite_leaves_neither_checkpoint_nor_mode
 
 def test_validation_repeats_exactly_for_the_same_weights(tmp_path, finished, monkeypatch):
     scores = []
-    validate = loop._validate
+    validate = loop.validate
 
     def twice(*args):
         scores.append((validate(*args), validate(*args)))
         raise Killed
 
-    monkeypatch.setattr(loop, "_validate", twice)
+    monkeypatch.setattr(loop, "validate", twice)
     with pytest.raises(Killed):
         run(tmp_path)
     assert scores[0][0] == scores[0][1]

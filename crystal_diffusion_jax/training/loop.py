@@ -13,7 +13,6 @@ from jax.sharding import Mesh
 from crystal_diffusion_jax import denoising
 from crystal_diffusion_jax.config import ExperimentConfig, TrainingConfig
 from crystal_diffusion_jax.data.arrays import CrystalDataset
-from crystal_diffusion_jax.data.batches import Batch
 from crystal_diffusion_jax.diffusion.schedules import noise_schedule
 from crystal_diffusion_jax.models.denoiser import Denoiser
 from crystal_diffusion_jax.runtime import devices, processes
@@ -29,7 +28,6 @@ from crystal_diffusion_jax.training.pace import Pace
 from crystal_diffusion_jax.training.programs import Announced
 from crystal_diffusion_jax.training.run_log import RunLog
 from crystal_diffusion_jax.training.step import (
-    EvaluationStep,
     TrainState,
     initial_params,
     initial_state,
@@ -37,10 +35,10 @@ from crystal_diffusion_jax.training.step import (
     make_train_steps,
 )
 from crystal_diffusion_jax.training.training_data import (
-    VALIDATION_DRAWS,
     TrainingData,
     prepare_data,
 )
+from crystal_diffusion_jax.training.validation import validate
 from crystal_diffusion_jax.training.workdir import (
     export_model,
     open_workdir,
@@ -208,7 +206,7 @@ def _train(
                 continue
 
             with heartbeat.doing(f"validating after step {step}"), pace.validating():
-                scores = _validate(
+                scores = validate(
                     evaluation_step, state, data.validation, mesh, key_validation, preempted
                 )
             if scores is None:
@@ -247,27 +245,3 @@ def _stop(step: int, state: TrainState, losses: Losses, checkpoints: Checkpoints
     checkpoints.require_finite_state(state, step)
     checkpoints.save_preempted(step, state, losses)
     raise preemption.Preempted(step, checkpoints.folder.parent)
-
-
-def _validate(
-    evaluation_step: EvaluationStep,
-    state: TrainState,
-    validation: list[Batch],
-    mesh: Mesh,
-    key: jax.Array,
-    preempted: Callable[[], bool],
-) -> dict[str, float] | None:
-    """Mean losses of the validation split, always with the same noise; None if preempted."""
-    losses: list[dict[str, jax.Array]] = []
-    weights = []
-    for index, batch in enumerate(validation):
-        rows = devices.from_local_rows(batch, mesh)
-        for draw in range(VALIDATION_DRAWS):
-            if preempted():
-                return None
-            fixed = jax.random.fold_in(jax.random.fold_in(key, index), draw)
-            jax.block_until_ready(losses[-1:])  # a long queue would delay preemption
-            losses.append(devices.wait_on_cpu(evaluation_step(state, tuple(rows), fixed)))
-            weights.append(devices.wait_on_cpu(rows.weight.sum()))
-    losses, weights = jax.device_get((losses, weights))
-    return {n: float(np.average([row[n] for row in losses], weights=weights)) for n in losses[0]}
