@@ -35,7 +35,7 @@ def get_config(variant: str = "") -> ConfigDict:
             config.training.optimizer = "adam"
             config.noise.num_steps = 50
             config.model.update(width=16, pair_hidden_width=16, num_blocks=1, num_heads=2)
-            config.training.update(num_steps=10, batch_size=32, warmup_steps=5, decay_steps=0)
+            config.training.update(num_steps=10, batch_size=32, warmup_steps=5)
             config.training.update(steps_per_call=5, log_every=5, checkpoint_every=10)
         case _:
             raise ValueError(f'there is no variant "{variant}"; choose "" or "smoke"')

@@ -46,7 +46,7 @@ def get_config(variant: str = "") -> ConfigDict:
         case "":
             pass
         case "smoke":
-            config.training.update(num_steps=10, warmup_steps=5, decay_steps=0)
+            config.training.update(num_steps=10, warmup_steps=5)
             config.training.update(steps_per_call=5, log_every=5, checkpoint_every=10)
         case _:
             raise ValueError(f'there is no variant "{variant}"; choose "" or "smoke"')

@@ -197,7 +197,8 @@ class TrainingConfig:
         more than 1 where a trained network, which changes slowly, learns a new property.
       final_learning_rate: learning rate at the last step, approached along a cosine.
       warmup_steps: steps of linear warm-up from 0; at most 40 passes over the crystals.
-      decay_steps: the last steps, over which the learning rate falls; 0: all after the warm-up.
+      decay_steps: the last steps, over which the learning rate falls; 0, or more than there are:
+        all after the warm-up.
       gradient_clip: maximum global norm of the gradient.
       ema_decay: decay of the moving average of the weights, which is validated and sampled from.
       steps_per_call: steps compiled into one program; log_every and num_steps must be multiples
@@ -239,17 +240,12 @@ class TrainingConfig:
         counts = ("num_steps", "batch_size", "steps_per_call", "log_every", "checkpoint_every")
         _check_range(self, *counts, "keep_last", "tail_oversampling", least=1)
         _check_range(self, "learning_rate", "property_rate", "gradient_clip", above=0)
-        _check_range(self, "final_learning_rate", "patience", least=0)
+        _check_range(self, "final_learning_rate", "decay_steps", "patience", least=0)
         _check_range(self, "ema_decay", least=0, below=1)
         if not 0 <= self.warmup_steps < self.num_steps:
             raise ValueError(
                 f"warmup_steps={self.warmup_steps} must be at least 0 and less than "
                 f"num_steps={self.num_steps}"
-            )
-        if not 0 <= self.decay_steps <= self.num_steps - self.warmup_steps:
-            raise ValueError(
-                f"decay_steps={self.decay_steps} must be at least 0 and at most num_steps - "
-                f"warmup_steps={self.num_steps - self.warmup_steps}"
             )
         for name, divisor in (
             ("num_steps", "steps_per_call"),

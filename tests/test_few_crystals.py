@@ -220,7 +220,7 @@ def test_the_learning_rate_before_the_decay_does_not_depend_on_the_number_of_ste
     assert short(90) < long(90)
 
 
-@pytest.mark.parametrize("decay_steps", [0, 30])
+@pytest.mark.parametrize("decay_steps", [0, 30, 90, 500])
 def test_the_learning_rate_rises_stays_and_falls_along_a_cosine(decay_steps):
     config = TrainingConfig(
         num_steps=100,
@@ -230,7 +230,7 @@ def test_the_learning_rate_rises_stays_and_falls_along_a_cosine(decay_steps):
         final_learning_rate=0.1,
     )
     rate = learning_rates(config)
-    start = 100 - (decay_steps or 90)
+    start = 70 if decay_steps == 30 else 10
     for step in range(101):
         if step < 10:
             expected = 0.05 * step

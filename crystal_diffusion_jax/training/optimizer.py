@@ -51,7 +51,7 @@ def learning_rates(config: TrainingConfig) -> optax.Schedule:
     not reached it may be prolonged without a trace.
     """
     peak, warmup, end = config.learning_rate, config.warmup_steps, config.num_steps
-    start = end - config.decay_steps if config.decay_steps else warmup
+    start = max(warmup, end - (config.decay_steps or end))
     return optax.join_schedules(
         [
             optax.linear_schedule(0.0, peak, warmup),
