@@ -265,7 +265,9 @@ def test_bad_rows_are_refused_with_the_first_ten_and_the_total(tmp_path: Path) -
     message = str(caught.value)
     assert "12 of 15 rows" in message
     assert str(root) in message
-    listed = [line.split(":")[0].strip() for line in message.splitlines() if "neither a CIF" in line]
+    listed = [
+        line.split(":")[0].strip() for line in message.splitlines() if "neither a CIF" in line
+    ]
     assert listed == [f"train.csv row {row} (m{row})" for row in range(2, 11)] + [
         "val.csv row 1 (m1)"
     ]

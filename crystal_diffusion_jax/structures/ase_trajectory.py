@@ -43,7 +43,7 @@ def read_trajectory(path: Path) -> list[Structure | str]:
         if not 0 < num_frames <= MAX_CRYSTALS:
             raise ValueError(f"{num_frames} frames")
         places = np.frombuffer(_bytes_at(file, place, 8 * num_frames), "<i8")
-        constant: dict[str, Any] = {}
+        constant: dict[str, Any] = {}  # of the first frame
         results: list[Structure | str] = []
         for start in places.tolist():
             try:
@@ -58,14 +58,15 @@ def _frame(file: IO[bytes], start: int, constant: dict[str, Any]) -> Structure |
     if not 0 < size <= _MAX_DESCRIPTION:
         raise TooLarge(f"{size} bytes of description")
     described = json.loads(_bytes_at(file, start + 8, size))
-    # Written with the first frame, and again where they change.
-    constant |= {
-        name: described[name] for name in ("pbc", "numbers.", "numbers") if name in described
-    }
+    # Written with the first frame, and again with each that differs from it.
+    if not constant:
+        constant |= {
+            name: described[name] for name in ("pbc", "numbers.", "numbers") if name in described
+        }
     order = "<" if described.get("_little_endian", True) else ">"
 
     def array(name: str) -> np.ndarray:
-        values = described | constant
+        values = constant | described
         if name in values:
             return np.array(values[name])
         shape, dtype, offset = values[f"{name}."]["ndarray"]

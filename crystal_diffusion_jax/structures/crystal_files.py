@@ -109,7 +109,7 @@ def read_text(text: str, kind: str | None = None) -> list[Named]:
     except ValueError:
         raise
     except Exception as error:  # one odd file must not end the reading of the others
-        raise ValueError(f"unparsable {kind}: {type(error).__name__}") from error
+        raise ValueError(f"unparsable {kind}: {type(error).__name__}: {error}") from error
 
 
 def _looks_like(text: str) -> str:
