@@ -55,7 +55,7 @@ NUM_CONTROLS = 100
 def parser() -> program.Parser:
     """The flags."""
     flags = program.Parser(prog="python -m experiments.evaluate", description=__doc__)
-    flags.add_argument("--structures", type=Path, required=True, help="the generated crystals")
+    program.add_structures(flags)
     flags.add_argument(
         "--dataset", required=True, choices=list(KNOWN_DATASETS), help="to compare with"
     )

@@ -4,6 +4,7 @@ import dataclasses
 import os
 from pathlib import Path
 
+from crystal_diffusion_jax import commands
 from crystal_diffusion_jax.data.datasets import SPLITS
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.runtime.user_cache import cache_folder
@@ -78,7 +79,7 @@ def known_sources(name: str, root: str = "") -> dict[str, Source]:
     if folder is None:
         raise UserError(
             f"No data for {name} in {' or '.join(map(str, _places(name)))}: download them with "
-            f"`python -m experiments.prepare --dataset={name}`, or give their folder by --root "
+            f"`{commands.next_command('prepare', [f'--dataset={name}'])}`, or give their folder by --root "
             "(training: --config.data.root) or CRYSTAL_DIFFUSION_DATA."
         )
     return _with_train_and_val(folder)
