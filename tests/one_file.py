@@ -4,6 +4,7 @@ import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import ase.db
 import ase.io
@@ -25,7 +26,7 @@ def atoms(structure: Structure) -> ase.Atoms:
     )
 
 
-def with_ase(kind: str, **options: object) -> Writer:
+def with_ase(kind: str, **options: Any) -> Writer:
     return lambda path, structure: ase.io.write(path, atoms(structure), format=kind, **options)
 
 

@@ -294,7 +294,7 @@ def test_an_unforeseen_error_of_the_parser_makes_one_bad_row(
     def parse(*arguments: object) -> None:
         raise RuntimeError("never seen before")
 
-    monkeypatch.setitem(crystal_files._FROM_TEXT, "CIF", parse)  # type: ignore[arg-type]
+    monkeypatch.setitem(crystal_files._FROM_TEXT, "CIF", parse)
     prepared = read_whole(write_table(tmp_path / "table.csv", [GOOD]), ["energy"])
     assert len(prepared.dataset) == 0
     assert "never seen before" in prepared.bad_rows[0].reason

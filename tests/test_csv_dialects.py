@@ -10,6 +10,7 @@ import json
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def encoded(text: str, encoding: str) -> bytes:
     return MARKS.get(encoding, b"") + text.encode(encoding)
 
 
-def written(rows: Sequence[Sequence[str]], separator: str, line_end: str, quoting: int = 0) -> str:
+def written(rows: Sequence[Sequence[str]], separator: str, line_end: str, quoting: Any = 0) -> str:
     text = io.StringIO()
     csv.writer(text, delimiter=separator, lineterminator=line_end, quoting=quoting).writerows(rows)
     return text.getvalue()

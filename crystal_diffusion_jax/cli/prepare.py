@@ -97,7 +97,7 @@ def _prepare_own(args: argparse.Namespace) -> None:
 
 def _next_step(config: DataConfig) -> str:
     """The command that trains on the same crystals."""
-    changed = {"root": config.root, "properties": config.properties}
+    changed: dict[str, object] = {"root": config.root, "properties": config.properties}
     if config.max_num_atoms:
         changed["max_num_atoms"] = config.max_num_atoms
     if config.skip_bad_rows:

@@ -77,10 +77,11 @@ def known_sources(name: str, root: str = "") -> dict[str, Source]:
     """
     folder = find_known(name, root)
     if folder is None:
+        download = commands.next_command("prepare", [f"--dataset={name}"])
         raise UserError(
             f"No data for {name} in {' or '.join(map(str, _places(name)))}: download them with "
-            f"`{commands.next_command('prepare', [f'--dataset={name}'])}`, or give their folder by --root "
-            "(training: --config.data.root) or CRYSTAL_DIFFUSION_DATA."
+            f"`{download}`, or give their folder by --root (training: --config.data.root) or "
+            "CRYSTAL_DIFFUSION_DATA."
         )
     return _with_train_and_val(folder)
 
