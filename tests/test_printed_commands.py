@@ -9,6 +9,7 @@ import html
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crystal_diffusion_jax import commands
+from crystal_diffusion_jax.cli import prepare
 from tests import make_tiny_model
 from tests.tiny_run import perovskite
 
@@ -34,6 +36,8 @@ ODD = [
     "-dash=1",
     "a#b & c | d > e",
 ]
+# Slashes and null characters cannot be in names of files.
+EVERYTHING = "".join(ODD)
 
 
 def environment(**changed: str) -> dict[str, str]:
@@ -101,69 +105,84 @@ def write_table(folder: Path, property_name: str, bad: bool) -> Path:
     return folder / "my table.csv"
 
 
-def show_config(line: str, folder: Path, **changed: str) -> str:
-    """The settings that a training command arrives at, without training."""
-    return run(f"{line} --show_config", folder, **changed)
+def words_of(line: str) -> list[str]:
+    """The arguments that bash makes of a line."""
+    done = subprocess.run(
+        ["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, text=True, check=True
+    )
+    return done.stdout.split("\0")[:-1]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ODD)
-def test_what_prepare_prints_trains_on_the_same_crystals(tmp_path: Path, name: str) -> None:
+def test_bash_understands_what_prepare_prints(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CRYSTAL_DIFFUSION_CACHE", str(tmp_path / "cache"))
     property_name = f"gap {name.replace(',', '.')}"
     table = write_table(tmp_path / name, property_name, bad=True)
-    cache = {"CRYSTAL_DIFFUSION_CACHE": str(tmp_path / "cache")}
-    first = commands.next_command(
-        "prepare",
-        commands.flags(
-            {
-                "root": table,
-                "properties": property_name,
-                "skip_bad_rows": True,
-                "max_num_atoms": 7,
-            }
-        ),
+    given_flags = {
+        "root": table,
+        "properties": property_name,
+        "skip_bad_rows": True,
+        "max_num_atoms": 7,
+    }
+    monkeypatch.setattr(sys, "argv", ["prepare.py", *commands.flags(given_flags)])
+    prepare.main()
+    (line,) = re.findall("^train on them with: (.*)$", capsys.readouterr().out, re.MULTILINE)
+    *program, config, root, properties, limit, skip, workdir = words_of(line)
+    assert program == ["python", "-m", "experiments.train"]
+    assert (config, workdir) == ("--config=own_data", "--workdir=runs/mine")
+    assert root == f"--config.data.root={table}"
+    assert ast.literal_eval(properties.removeprefix("--config.data.properties=")) == (
+        property_name,
     )
-    said = run(first, ROOT, **cache)
-    (line,) = [text for text in said.splitlines() if text.startswith("train on them with: ")]
-    command = line.removeprefix("train on them with: ")
-    settings = show_config(command, ROOT, **cache)
-    assert repr(str(table)) in settings or str(table) in settings
-    # It is the whole command: with a tiny network in place of the large one it trains.
-    smoke = command.replace("--config=own_data", "--config=own_data:smoke", 1)
-    smoke = smoke.replace("--workdir=runs/mine", shlex.quote(f"--workdir={tmp_path}/runs/{name}"))
-    said = run(smoke, ROOT, **cache)
-    (line,) = [text for text in said.splitlines() if text.startswith("sample from it with: ")]
-    command = line.removeprefix("sample from it with: ").replace("--num=200", "--num=2")
-    folder = tmp_path / "elsewhere"
-    folder.mkdir()
-    run(command, folder)
-    assert (folder / "samples" / name / "samples.db").is_file()
+    assert (limit, skip) == ("--config.data.max_num_atoms=7", "--config.data.skip_bad_rows=True")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ODD)
-def test_the_commands_on_a_page_make_the_samples_and_the_page_again(
-    tmp_path: Path, name: str
-) -> None:
-    out = tmp_path / name
-    arguments = {
-        "model": make_tiny_model.FOLDER,
-        "target": "min",
-        "num": 2,
-        "elements": "Ba,Sr,Ti,O",
-        "out": out,
-    }
-    run(commands.command("sample", commands.flags(arguments)), tmp_path)
-    report = {"structures": out, "out": tmp_path / f"{name}.html"}
-    run(commands.command("report", commands.flags(report)), tmp_path)
-    page = tmp_path / f"{name}.html"
-    (block,) = re.findall(r"<pre[^>]*>(crystal-diffusion sample.*?)</pre>", page.read_text(), re.S)
-    written = html.unescape(block)
+def test_what_prepare_prints_trains_and_what_that_prints_samples(tmp_path: Path) -> None:
+    property_name = EVERYTHING.replace(",", ".")
+    table = write_table(tmp_path / EVERYTHING, property_name, bad=True)
+    cache = {"CRYSTAL_DIFFUSION_CACHE": str(tmp_path / "cache")}
+    first = {"root": table, "properties": property_name, "skip_bad_rows": True}
+    said = run(commands.next_command("prepare", commands.flags(first)), ROOT, **cache)
+    (line,) = re.findall("^train on them with: (.*)$", said, re.MULTILINE)
+    # With a tiny network in place of the large one, and not into the source's own folder.
+    line = line.replace("--config=own_data", "--config=own_data:smoke", 1)
+    line = line.replace(
+        "--workdir=runs/mine", shlex.quote(f"--workdir={tmp_path}/runs/{EVERYTHING}")
+    )
+    said = run(line, ROOT, **cache)
+    (line,) = re.findall("^sample from it with: (.*)$", said, re.MULTILINE)
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    run(line.replace("--num=200", "--num=2"), folder)
+    assert (folder / "samples" / EVERYTHING / "samples.db").is_file()
+
+
+@pytest.mark.slow
+def test_the_commands_on_a_page_make_the_samples_and_the_page_again(tmp_path: Path) -> None:
+    out, page = tmp_path / EVERYTHING, tmp_path / f"{EVERYTHING}.html"
+    first = {"model": make_tiny_model.FOLDER, "target": "min", "num": 2, "elements": "Ba,Sr,Ti,O"}
+    run(commands.command("sample", commands.flags(first | {"out": out})), tmp_path)
+    run(commands.command("report", commands.flags({"structures": out, "out": page})), tmp_path)
+    (block,) = re.findall("<pre>(crystal-diffusion sample.*?)</pre>", page.read_text(), re.DOTALL)
     page.unlink()
-    for path in sorted(out.rglob("*"), reverse=True):
-        path.unlink() if path.is_file() else path.rmdir()
-    run(written, tmp_path)
+    shutil.rmtree(out)
+    run(html.unescape(block), tmp_path)
     assert (out / "samples.db").is_file()
+    assert page.is_file()
+
+
+@pytest.mark.slow
+def test_the_command_on_the_page_of_other_crystals_makes_it_again(tmp_path: Path) -> None:
+    crystals, page = tmp_path / f"{EVERYTHING}.cif", tmp_path / "page.html"
+    crystals.write_text(perovskite("Ba", "Ti", 4.0).to(fmt="cif"))
+    first = {"structures": crystals, "out": page}
+    run(commands.command("report", commands.flags(first)), tmp_path)
+    (block,) = re.findall("<pre>(# crystals from .*?)</pre>", page.read_text(), re.DOTALL)
+    page.unlink()
+    run(html.unescape(block), tmp_path)
     assert page.is_file()
 
 

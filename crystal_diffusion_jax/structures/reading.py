@@ -1,4 +1,4 @@
-"""Files of generated crystals from any program -> structures, each failure named and counted.
+"""Crystals of any program, in files of any kind -> structures, each failure named and counted.
 
 A set of S crystals keeps its S entries: what cannot be read stays in the count, because every rate
 of the evaluation is a share of the crystals that were requested.
@@ -112,6 +112,11 @@ def _read_one(path: Path) -> Inputs:
 
 def _read_folder(folder: Path) -> Inputs:
     files = crystal_files(folder)
+    if (folder / "relaxed.db").is_file():
+        raise UserError(
+            f"{folder} is a folder of `relax`, for --relaxed: give {folder / CIF_FOLDER} to read "
+            "the relaxed crystals like any others."
+        )
     if not files:
         raise UserError(f"{folder} holds neither {DATABASE} nor files of crystals: give {_KINDS}.")
     return _read_all([file.name for file in files], files)
