@@ -6,8 +6,9 @@
 Known data are taken from --root, from `$CRYSTAL_DIFFUSION_DATA/<name>`, or else downloaded from
 CDVAE's repository. Your own data (--root) are a csv table, a folder with train, val and perhaps
 test tables (each in one file or in several, as in train-0.csv, train-1.csv), or a folder of CIFs,
-POSCARs and other files of crystals with one csv. Training afterwards starts at once, reading the prepared arrays from the cache.
---oracle and --potential download the published networks, with a data set or alone.
+POSCARs and other files of crystals with one csv. Training afterwards starts at once, reading the
+prepared arrays from the cache. --oracle and --potential download the published networks, with a
+data set or alone.
 """
 
 import argparse
