@@ -366,3 +366,26 @@ def test_a_damaged_gz_file_is_a_named_failure(tmp_path: Path, content: bytes) ->
     assert list(inputs.failures) == [0]
     with pytest.raises(UserError, match=r"a\.cif\.gz cannot be read"):
         read_structures(tmp_path / "a.cif.gz")
+
+
+REPORTED = Path(__file__).parents[2] / "shared" / "reports" / "inputs"
+
+
+@pytest.mark.skipif(not REPORTED.is_dir(), reason=f"no reported inputs in {REPORTED}")
+@pytest.mark.parametrize(
+    ("name", "formulas"),
+    [
+        ("06_bom.cif", ["Cs1 Cl1"]),
+        ("20_upper_case_CIF_folder", ["Ba1 Ti1 O3", "Ba1 Zr1 O3", "Ba1 Nb1 O3"]),
+        ("22_bom.extxyz", ["Ba1 Ti1 O3"]),
+        ("23_slab_pbc_TTF.extxyz", ["no periodic cell: pbc is T T F, all three are needed"]),
+        ("24_POSCAR", ["Ba1 Ti1 O3"]),
+        ("25_pymatgen_structure.json", ["Ba1 Ti1 O3"]),
+    ],
+)
+def test_what_users_reported_is_read(name: str, formulas: list[str]) -> None:
+    inputs = read_structures(REPORTED / name)
+    assert [
+        inputs.failures[index] if structure is None else structure.formula
+        for index, structure in enumerate(inputs.structures)
+    ] == formulas
