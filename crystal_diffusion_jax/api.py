@@ -33,7 +33,7 @@ from crystal_diffusion_jax.errors import UserError, did_you_mean
 from crystal_diffusion_jax.evaluation.intervals import Rate
 from crystal_diffusion_jax.evaluation.success_rate import success_rates
 from crystal_diffusion_jax.evaluation.validity import is_valid
-from crystal_diffusion_jax.oracles.predict import ORACLES, predict
+from crystal_diffusion_jax.oracles.predict import ORACLES, Predictions, predict
 from crystal_diffusion_jax.potentials.drivers import CHGNET, driver
 from crystal_diffusion_jax.potentials.energies import Evaluated, evaluate_all
 from crystal_diffusion_jax.potentials.relaxation import Relaxation, RelaxSettings
@@ -198,7 +198,18 @@ class Oracle:
           crystals: one or several pymatgen structures or ASE atoms, or the path of a file or folder
             of any kind that `experiments.predict` reads.
         """
-        return predict(_structures(crystals), self.name, progress=False).values
+        return self.predictions(crystals).values
+
+    def predictions(self, crystals: Crystal | Sequence[Crystal]) -> Predictions:
+        """The `values` of `predict`, and `failures`: index -> why there is no value.
+
+        A crystal that the network was never trained on is a failure: its elements, number of atoms,
+        volume per atom, distances, or the prediction itself are far from the training data.
+
+        Args:
+          crystals: one or several pymatgen structures or ASE atoms.
+        """
+        return predict(_structures(crystals), self.name, progress=False)
 
 
 def oracle(dataset: str) -> Oracle:
@@ -286,8 +297,8 @@ def _structures(crystals: Crystals) -> list[Structure]:
 def success_rate(crystals: Crystals, dataset: str) -> dict[str, Rate]:
     """SR5, SR10 and SR15 of single crystals.
 
-    Invalid and rejected crystals count as failures. `experiments.evaluate` also computes the other
-    common definitions, and counts implausibly low predictions as failures.
+    Crystals that are invalid, rejected or outside the oracle's training count as failures.
+    `experiments.evaluate` also computes the other common definitions.
 
     Args:
       crystals: result of `Model.sample`, or as in `Oracle.predict`.

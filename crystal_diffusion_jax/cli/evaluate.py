@@ -23,6 +23,7 @@ from pathlib import Path
 
 from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.cli.hulls import columns_of
+from crystal_diffusion_jax.cli.predict import prediction_columns
 from crystal_diffusion_jax.config import DataConfig
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS, DatasetSpec
@@ -148,7 +149,6 @@ def relaxed_and_controls(
         spec=spec,
         train=train,
         predict=functools.partial(predict, oracle=spec.name),
-        oracle_error=report.oracle["error"],
     )
     sets = control_sets(spec, train, test, flags.controls) if flags.controls else {}
     if outcome is None:
@@ -195,8 +195,9 @@ def main() -> None:
     relaxed, controls = relaxed_and_controls(flags, spec, splits, inputs, report, outcome)
     content = to_json(report, str(flags.structures), spec, relaxed, controls)
     program.write_output(flags.out, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    not_predicted = {f.index: f.text for f in report.failures if f.stage == "property"}
     columns = {
-        f"predicted_{spec.property_name}": report.values.tolist(),
+        **prediction_columns(spec, report.values, not_predicted),
         "valid": report.valid.tolist(),
         "unique": report.unique.tolist(),
     }
