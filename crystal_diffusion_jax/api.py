@@ -200,7 +200,7 @@ class Oracle:
         """
         return self.predictions(crystals).values
 
-    def predictions(self, crystals: Crystal | Sequence[Crystal]) -> Predictions:
+    def predictions(self, crystals: Crystals) -> Predictions:
         """The `values` of `predict`, and `failures`: index -> why there is no value.
 
         A crystal that the network was never trained on is a failure: its elements, number of atoms,
