@@ -14,8 +14,8 @@ import jax
 import msgspec
 import numpy as np
 
+from crystal_diffusion_jax import commands, denoising
 from crystal_diffusion_jax import config as config_module
-from crystal_diffusion_jax import denoising
 from crystal_diffusion_jax.config import ExperimentConfig
 from crystal_diffusion_jax.data import few
 from crystal_diffusion_jax.data.arrays import DatasetStatistics
@@ -208,6 +208,7 @@ def model_card(model: TrainedModel) -> str:
     target = example_target(config.model.conditioning, statistics.property_names)
     sentence = few.banner(count)
     banner = f"\n> {sentence}\n" if sentence else ""
+    example = {"model": ".", "target": target, "num": 200, "out": "../samples"}
     return f"""# Crystal diffusion model, data set {config.data.name or config.data.root}
 {banner}
 {model.num_parameters:,} parameters, conditioning {config.model.conditioning}, trained on {count:,}
@@ -222,7 +223,9 @@ Training:
 
 {chr(10).join(facts)}
 
-    crystal-diffusion sample --model=THIS_FOLDER --target={target} --num=200 --out=samples
+In this folder:
+
+    {commands.command("sample", commands.flags(example))}
 
 weights.npz holds the averaged weights, model.json the whole configuration and the data statistics.
 """
