@@ -1,12 +1,11 @@
 """CIF text -> canonical crystal for training: Niggli cell in a fixed orientation."""
 
-import warnings
 from typing import NamedTuple
 
 import numpy as np
 from pymatgen.core import Lattice, Structure
 
-from crystal_diffusion_jax.structures.cif_reader import check_formula, parse_block, structure_of
+from crystal_diffusion_jax.structures.cif_reader import parse_cif
 from crystal_diffusion_jax.structures.conversion import wrap_array
 from crystal_diffusion_jax.structures.limits import MAX_ATOMS
 
@@ -41,22 +40,16 @@ def canonical_cell(cif: str, max_num_atoms: int = 0) -> Cell:
     Raises:
       ValueError: the crystal cannot be used; the message is the reason.
     """
+    structure = parse_cif(cif)
+    limit = min(max_num_atoms or MAX_ATOMS, MAX_ATOMS)
+    if len(structure) > limit:
+        raise ValueError(f"too many atoms: {len(structure)}, the limit is {limit}")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            parser, block = parse_block(cif)
-            structure = structure_of(parser)
-            if structure is None:
-                raise ValueError("duplicate atoms at one site")
-            check_formula(block, structure)
-            limit = min(max_num_atoms or MAX_ATOMS, MAX_ATOMS)
-            if len(structure) > limit:
-                raise ValueError(f"too many atoms: {len(structure)}, the limit is {limit}")
-            return _reduce(structure)
+        return _reduce(structure)
     except ValueError:
         raise
-    except Exception as error:  # pymatgen may raise anything on odd input
-        raise ValueError(f"unparsable CIF: {type(error).__name__}: {error}") from error
+    except Exception as error:  # the reduction may raise anything on odd cells
+        raise ValueError(f"no reduced cell: {type(error).__name__}: {error}") from error
 
 
 def _reduce(structure: Structure) -> Cell:

@@ -1,0 +1,153 @@
+"""What a CIF states of the whole cell, compared with the atoms that were read."""
+
+import functools
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from pymatgen.core import Composition, Element, Lattice
+
+from crystal_diffusion_jax.errors import printable
+from crystal_diffusion_jax.structures.cif_blocks import DEFAULT, UNKNOWN, Block
+from crystal_diffusion_jax.structures.cif_elements import element_of_type
+from crystal_diffusion_jax.structures.cif_numbers import number
+
+# Relative; a formula's amounts are written with a few digits.
+_FORMULA_TOLERANCE = 0.01
+_VOLUME_TOLERANCE = 0.01
+_DENSITY_TOLERANCE = 0.03
+_GRAMS_PER_CM3 = 1.66053907  # of one atomic mass unit in an Angstrom^3 (CODATA 2018)
+
+
+def stated_elements(block: Block) -> frozenset[str]:
+    """The elements of the formula, or else of the list of atom types; empty if neither is given."""
+    if (formula := block.get("_chemical_formula_sum")) and (amounts := _amounts(formula)):
+        return frozenset(amounts)
+    try:
+        return frozenset(map(element_of_type, block.column("_atom_type_symbol")))
+    except ValueError:
+        return frozenset()
+
+
+def check_content(
+    block: Block,
+    lattice: Lattice,
+    elements: Sequence[str],
+    multiplicities: np.ndarray,
+    num_operations: int,
+) -> None:
+    """Compares the atoms in the cell with the formula, Z, volume, density and multiplicities.
+
+    Args:
+      block: the data block.
+      lattice: its cell.
+      elements: symbols of the N listed atoms.
+      multiplicities: [N] how many images each of them has in the cell.
+      num_operations: of the space group.
+
+    Raises:
+      ValueError: they disagree; the message is the reason.
+    """
+    found: Counter[str] = Counter()
+    for element, count in zip(elements, multiplicities.tolist(), strict=True):
+        found[element] += count
+    _check_formula(block, found)
+    _check_volume(block, lattice.volume)
+    _check_density(block, found, lattice.volume)
+    _check_multiplicities(block, multiplicities, num_operations)
+
+
+def _check_formula(block: Block, found: Mapping[str, int]) -> None:
+    formula = block.get("_chemical_formula_sum")
+    stated = _amounts(formula) if formula else None
+    if formula is None or not stated:
+        return
+    found = _without_isotopes(found)
+    stated = _without_isotopes(stated)
+    scale = sum(found.values()) / sum(stated.values())
+    if not _same(found, {element: amount * scale for element, amount in stated.items()}):
+        raise ValueError(
+            f"the atoms disagree with the CIF's formula: {_written(found)} instead of {formula}"
+        )
+    units = number(block.get("_cell_formula_units_z") or UNKNOWN)
+    if units is None:
+        return
+    # pymatgen and its users write the formula of the whole cell, and as Z the number of reduced
+    # formulas in it.
+    of_the_cell = math.gcd(*found.values()) == units.value and abs(scale - 1) < _FORMULA_TOLERANCE
+    if not of_the_cell and abs(scale - units.value) > _FORMULA_TOLERANCE * units.value:
+        raise ValueError(
+            f"the atoms disagree with the CIF's formula: {_written(found)} in the cell instead of "
+            f"{units.value:g} ({formula})"
+        )
+
+
+def _check_volume(block: Block, volume: float) -> None:
+    stated = number(block.get("_cell_volume") or UNKNOWN)
+    if stated and abs(stated.value - volume) > _VOLUME_TOLERANCE * volume + stated.unit:
+        raise ValueError(
+            f"lengths and angles make a volume of {volume:.6g} A^3, not the CIF's {stated.value:g}"
+        )
+
+
+def _check_density(block: Block, found: Mapping[str, int], volume: float) -> None:
+    stated = number(block.get("_exptl_crystal_density_diffrn") or UNKNOWN)
+    if stated is None:
+        return
+    mass = sum(_mass(element) * count for element, count in found.items())
+    density = _GRAMS_PER_CM3 * mass / volume
+    if abs(stated.value - density) > _DENSITY_TOLERANCE * density + stated.unit:
+        raise ValueError(
+            f"the atoms have a density of {density:.4g} g/cm^3, not the CIF's {stated.value:g}"
+        )
+
+
+def _check_multiplicities(block: Block, found: np.ndarray, num_operations: int) -> None:
+    texts = block.column("_atom_site_symmetry_multiplicity")
+    known = np.array([text not in (UNKNOWN, DEFAULT) for text in texts], bool)
+    if not known.any() or len(texts) != len(found):
+        return
+    given = [number(text) for text in texts]
+    stated = np.array([one.value if one else np.nan for one in given])[known]
+    found = found[known]
+    # SHELXL-97 wrote under this name how many operations leave the site where it is.
+    orders = num_operations / found
+    if not (np.array_equal(stated, found) or np.array_equal(stated, orders)):
+        place = int(np.argmax(stated != found))
+        raise ValueError(
+            f"an atom has {found[place]} images, not the CIF's multiplicity of {stated[place]:g}"
+        )
+
+
+@functools.lru_cache(maxsize=4096)
+def _amounts(formula: str) -> dict[str, float]:
+    """Amounts by element; empty where the formula is not one that can be compared."""
+    try:
+        return dict(Composition(formula).get_el_amt_dict())
+    except ValueError:
+        return {}
+
+
+def _without_isotopes(amounts: Mapping[str, float]) -> dict[str, float]:
+    merged: Counter[str] = Counter()
+    for element, amount in amounts.items():
+        merged["H" if element in ("D", "T") else element] += amount  # type: ignore[assignment]
+    return dict(merged)
+
+
+def _same(amounts: Mapping[str, float], others: Mapping[str, float]) -> bool:
+    return amounts.keys() == others.keys() and all(
+        abs(amount - others[element]) <= _FORMULA_TOLERANCE * max(amount, others[element])
+        for element, amount in amounts.items()
+    )
+
+
+@functools.lru_cache
+def _mass(element: str) -> float:
+    return float(Element(element).atomic_mass)
+
+
+def _written(amounts: Mapping[str, float]) -> str:
+    return " ".join(f"{element}{amount:g}" for element, amount in sorted(amounts.items()))
