@@ -40,16 +40,16 @@ def canonical_cell(cif: str, max_num_atoms: int = 0) -> Cell:
     Raises:
       ValueError: the crystal cannot be used; the message is the reason.
     """
-    structure = parse_cif(cif)
-    limit = min(max_num_atoms or MAX_ATOMS, MAX_ATOMS)
-    if len(structure) > limit:
-        raise ValueError(f"too many atoms: {len(structure)}, the limit is {limit}")
     try:
+        structure = parse_cif(cif)
+        limit = min(max_num_atoms or MAX_ATOMS, MAX_ATOMS)
+        if len(structure) > limit:
+            raise ValueError(f"too many atoms: {len(structure)}, the limit is {limit}")
         return _reduce(structure)
     except ValueError:
         raise
-    except Exception as error:  # the reduction may raise anything on odd cells
-        raise ValueError(f"no reduced cell: {type(error).__name__}: {error}") from error
+    except Exception as error:  # pymatgen may raise anything on odd input
+        raise ValueError(f"unparsable CIF: {type(error).__name__}: {error}") from error
 
 
 def _reduce(structure: Structure) -> Cell:

@@ -7,7 +7,7 @@ import numpy as np
 from pymatgen.core import Lattice
 
 from crystal_diffusion_jax.errors import printable
-from crystal_diffusion_jax.structures.cif_blocks import DEFAULT, UNKNOWN, Block
+from crystal_diffusion_jax.structures.cif_blocks import DEFAULT, UNKNOWN, DataBlock
 from crystal_diffusion_jax.structures.cif_content import stated_elements
 from crystal_diffusion_jax.structures.cif_elements import (
     element_of_label,
@@ -42,7 +42,7 @@ class ListedAtoms(NamedTuple):
     units: np.ndarray
 
 
-def lattice_of(block: Block) -> Lattice:
+def lattice_of(block: DataBlock) -> Lattice:
     """The cell.
 
     Raises:
@@ -60,7 +60,7 @@ def lattice_of(block: Block) -> Lattice:
     return lattice
 
 
-def atoms_of(block: Block) -> ListedAtoms:
+def atoms_of(block: DataBlock) -> ListedAtoms:
     """The atoms that are listed.
 
     Raises:
@@ -97,7 +97,7 @@ def _coordinates(column: Sequence[str], axis: str) -> list[Number]:
     return numbers
 
 
-def _refuse_parts_of_atoms(block: Block) -> None:
+def _refuse_parts_of_atoms(block: DataBlock) -> None:
     """Refuses partial occupancies, alternatives, dummies, and hydrogen without coordinates."""
     for text in block.column("_atom_site_occupancy"):
         given = number("1" if text == DEFAULT else text)
@@ -117,7 +117,7 @@ def _refuse_parts_of_atoms(block: Block) -> None:
         )
 
 
-def _elements(labels: Sequence[str], types: Sequence[str], block: Block) -> list[str]:
+def _elements(labels: Sequence[str], types: Sequence[str], block: DataBlock) -> list[str]:
     for label in labels:
         refuse_mixture(label)
     present = stated_elements(block) if UNKNOWN in types or DEFAULT in types else frozenset()

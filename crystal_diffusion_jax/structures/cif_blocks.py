@@ -20,7 +20,7 @@ UNKNOWN, DEFAULT = "?", "."
 
 
 @dataclasses.dataclass(frozen=True)
-class Block:
+class DataBlock:
     """One data block.
 
     Attributes:
@@ -47,7 +47,7 @@ class Block:
         return self.values.get(tag, [])
 
 
-def read_blocks(text: str) -> list[Block]:
+def read_blocks(text: str) -> list[DataBlock]:
     """All data blocks of a CIF, in order.
 
     Raises:
@@ -67,7 +67,7 @@ def read_blocks(text: str) -> list[Block]:
     except (ValueError, RuntimeError) as error:
         reason = re.sub(r"^string:(\d+)(:\S+)?", r"line \1", str(error))
         raise ValueError(f"unparsable CIF: {reason.removeprefix('string: ')}") from error
-    return [Block(block.name, dict(_values(block))) for block in document]
+    return [DataBlock(block.name, dict(_values(block))) for block in document]
 
 
 def _values(block: cif.Block) -> Iterator[tuple[str, list[str]]]:

@@ -10,7 +10,7 @@ import numpy as np
 from pymatgen.core import Composition, Element, Lattice
 
 from crystal_diffusion_jax.errors import printable
-from crystal_diffusion_jax.structures.cif_blocks import DEFAULT, UNKNOWN, Block
+from crystal_diffusion_jax.structures.cif_blocks import DEFAULT, UNKNOWN, DataBlock
 from crystal_diffusion_jax.structures.cif_elements import element_of_type
 from crystal_diffusion_jax.structures.cif_numbers import number
 
@@ -21,7 +21,7 @@ _DENSITY_TOLERANCE = 0.03
 _GRAMS_PER_CM3 = 1.66053907  # of one atomic mass unit in an Angstrom^3 (CODATA 2018)
 
 
-def stated_elements(block: Block) -> frozenset[str]:
+def stated_elements(block: DataBlock) -> frozenset[str]:
     """The elements of the formula, or else of the list of atom types; empty if neither is given."""
     if (formula := block.get("_chemical_formula_sum")) and (amounts := _amounts(formula)):
         return frozenset(amounts)
@@ -32,10 +32,10 @@ def stated_elements(block: Block) -> frozenset[str]:
 
 
 def check_content(
-    block: Block,
+    block: DataBlock,
     lattice: Lattice,
     elements: Sequence[str],
-    multiplicities: np.ndarray,
+    multiplicities: Sequence[int],
     num_operations: int,
 ) -> None:
     """Compares the atoms in the cell with the formula, Z, volume, density and multiplicities.
@@ -44,22 +44,22 @@ def check_content(
       block: the data block.
       lattice: its cell.
       elements: symbols of the N listed atoms.
-      multiplicities: [N] how many images each of them has in the cell.
+      multiplicities: N, how many images each of them has in the cell.
       num_operations: of the space group.
 
     Raises:
       ValueError: they disagree; the message is the reason.
     """
     found: Counter[str] = Counter()
-    for element, count in zip(elements, multiplicities.tolist(), strict=True):
+    for element, count in zip(elements, multiplicities, strict=True):
         found[element] += count
     _check_formula(block, found)
     _check_volume(block, lattice.volume)
     _check_density(block, found, lattice.volume)
-    _check_multiplicities(block, multiplicities, num_operations)
+    _check_multiplicities(block, np.array(multiplicities), num_operations)
 
 
-def _check_formula(block: Block, found: Mapping[str, int]) -> None:
+def _check_formula(block: DataBlock, found: Mapping[str, int]) -> None:
     formula = block.get("_chemical_formula_sum")
     stated = _amounts(formula) if formula else None
     if formula is None or not stated:
@@ -84,7 +84,7 @@ def _check_formula(block: Block, found: Mapping[str, int]) -> None:
         )
 
 
-def _check_volume(block: Block, volume: float) -> None:
+def _check_volume(block: DataBlock, volume: float) -> None:
     stated = number(block.get("_cell_volume") or UNKNOWN)
     if stated and abs(stated.value - volume) > _VOLUME_TOLERANCE * volume + stated.unit:
         raise ValueError(
@@ -92,7 +92,7 @@ def _check_volume(block: Block, volume: float) -> None:
         )
 
 
-def _check_density(block: Block, found: Mapping[str, int], volume: float) -> None:
+def _check_density(block: DataBlock, found: Mapping[str, int], volume: float) -> None:
     stated = number(block.get("_exptl_crystal_density_diffrn") or UNKNOWN)
     if stated is None:
         return
@@ -104,7 +104,7 @@ def _check_density(block: Block, found: Mapping[str, int], volume: float) -> Non
         )
 
 
-def _check_multiplicities(block: Block, found: np.ndarray, num_operations: int) -> None:
+def _check_multiplicities(block: DataBlock, found: np.ndarray, num_operations: int) -> None:
     texts = block.column("_atom_site_symmetry_multiplicity")
     known = np.array([text not in (UNKNOWN, DEFAULT) for text in texts], bool)
     if not known.any() or len(texts) != len(found):

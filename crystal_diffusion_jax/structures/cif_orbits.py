@@ -47,12 +47,7 @@ def _orbits(atoms: ListedAtoms, group: Group, lattice: Lattice) -> Iterator[np.n
         units = np.where(units > 10.0**-_FEWEST_DECIMALS, 0.0, units)
         position = _on_special_position(position, units, rotations, translations)
         images = rotations @ position + translations
-        orbit = []
-        left = np.ones(len(images), bool)
-        while left.any():
-            orbit.append(images[left][0])
-            left &= (np.abs(_difference(images, orbit[-1])) > _EXACT).any(axis=-1)
-        orbit = np.array(orbit)
+        orbit = _distinct(images)
         distances = lattice.get_all_distances(orbit[:1], orbit[1:])
         if distances.min(initial=np.inf) < MIN_VALID_DISTANCE:
             raise ValueError(
@@ -84,6 +79,18 @@ def _on_special_position(
     if (fixed == coinciding).all() and (np.abs(special - position) <= tolerance).all():
         return special
     return position
+
+
+def _distinct(images: np.ndarray) -> np.ndarray:
+    """The first of the images at each place; equally many coincide at every place."""
+    apart = (np.abs(_difference(images, images[0])) > _EXACT).any(axis=-1)
+    if apart.sum() == len(images) - 1:
+        return images
+    distinct = []
+    while len(images):
+        distinct.append(images[0])
+        images = images[(np.abs(_difference(images, images[0])) > _EXACT).any(axis=-1)]
+    return np.array(distinct)
 
 
 def _difference(positions: np.ndarray, origin: np.ndarray) -> np.ndarray:

@@ -7,14 +7,15 @@ Nothing is repaired: a CIF that leaves doubt on an atom, the cell or the symmetr
 from typing import NamedTuple
 
 import numpy as np
-from pymatgen.core import Element, Structure
+from pymatgen.core import Element, Lattice, Structure
 
 from crystal_diffusion_jax.structures import cif_symmetry
-from crystal_diffusion_jax.structures.cif_atoms import atoms_of, lattice_of
-from crystal_diffusion_jax.structures.cif_blocks import Block, read_blocks
+from crystal_diffusion_jax.structures.cif_atoms import ListedAtoms, atoms_of, lattice_of
+from crystal_diffusion_jax.structures.cif_blocks import DataBlock, read_blocks
 from crystal_diffusion_jax.structures.cif_content import check_content
 from crystal_diffusion_jax.structures.cif_orbits import images_of
 from crystal_diffusion_jax.structures.conversion import checked_structure
+from crystal_diffusion_jax.structures.space_groups import Group
 
 
 class ReadBlock(NamedTuple):
@@ -57,7 +58,7 @@ def parse_cif_blocks(text: str) -> list[ReadBlock]:
     return read
 
 
-def _blocks_with_atoms(text: str) -> list[Block]:
+def _blocks_with_atoms(text: str) -> list[DataBlock]:
     blocks = read_blocks(text)
     with_atoms = [block for block in blocks if block.column("_atom_site_fract_x")]
     if not with_atoms and any(block.column("_atom_site_cartn_x") for block in blocks):
@@ -65,33 +66,35 @@ def _blocks_with_atoms(text: str) -> list[Block]:
     return with_atoms
 
 
-def _structure(block: Block) -> Structure:
+def _structure(block: DataBlock) -> Structure:
     lattice = lattice_of(block)
     atoms = atoms_of(block)
     groups = cif_symmetry.groups_of(block, lattice.matrix)
-    possible: list[list[np.ndarray]] = []
-    reason: ValueError | None = None
-    for group in groups:
-        orbits = images_of(atoms, group, lattice)
-        multiplicities = np.array([len(images) for images in orbits])
-        try:
-            check_content(block, lattice, atoms.elements, multiplicities, len(group))
-        except ValueError as error:
-            reason = error
-        else:
-            possible.append(orbits)
-    if not possible:
-        assert reason is not None
-        raise reason
-    if len(possible) > 1:
+    if len(groups) > 1:
+        groups = [group for group in groups if _may_have(block, lattice, atoms, group)] or groups
+    if len(groups) > 1:
         raise ValueError(
-            f"{cif_symmetry.stated_names(block)} leaves {len(possible)} choices of axes or origin: "
+            f"{cif_symmetry.stated_names(block)} leaves {len(groups)} choices of axes or origin: "
             "list the symmetry operations in the CIF"
         )
-    (orbits,) = possible
+    orbits = images_of(atoms, groups[0], lattice)
+    check_content(block, lattice, atoms.elements, list(map(len, orbits)), len(groups[0]))
     numbers = [
         Element(element).Z
         for element, images in zip(atoms.elements, orbits, strict=True)
         for _ in images
     ]
     return checked_structure(lattice.matrix, np.concatenate(orbits), np.array(numbers))
+
+
+def _may_have(block: DataBlock, lattice: Lattice, atoms: ListedAtoms, group: Group) -> bool:
+    """Whether the atoms of one of several groups are what the block states of the whole cell."""
+    try:
+        multiplicities = [len(images) for images in images_of(atoms, group, lattice)]
+    except ValueError:  # the group's fault or the digits'
+        return True
+    try:
+        check_content(block, lattice, atoms.elements, multiplicities, len(group))
+    except ValueError:
+        return False
+    return True

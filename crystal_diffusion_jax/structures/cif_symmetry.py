@@ -12,7 +12,8 @@ import numpy as np
 
 from crystal_diffusion_jax.errors import printable
 from crystal_diffusion_jax.structures import space_groups
-from crystal_diffusion_jax.structures.cif_blocks import Block
+from crystal_diffusion_jax.structures.cif_blocks import DataBlock
+from crystal_diffusion_jax.structures.limits import MAX_IMAGES
 from crystal_diffusion_jax.structures.space_groups import TRIVIAL, Group, Setting
 
 _OPERATIONS = (
@@ -51,7 +52,7 @@ _METRIC_TOLERANCE = 5e-3
 _SAME_FIT = 1e-5
 
 
-def groups_of(block: Block, lattice: np.ndarray) -> list[Group]:
+def groups_of(block: DataBlock, lattice: np.ndarray) -> list[Group]:
     """The groups that a block's operations, or else its names, may mean; at least one.
 
     Args:
@@ -80,14 +81,17 @@ def groups_of(block: Block, lattice: np.ndarray) -> list[Group]:
     return fitting
 
 
-def stated_names(block: Block) -> str:
+def stated_names(block: DataBlock) -> str:
     """What a block calls its space group, for messages."""
     return " and ".join(what for what, _ in _stated(block))
 
 
-def _listed(block: Block) -> Group | None:
+def _listed(block: DataBlock) -> Group | None:
     """The group of the operations that are listed; None if none are."""
     lists = [texts for tag in _OPERATIONS if (texts := _texts(block, tag))]
+    images = max(map(len, lists), default=0) * len(block.column("_atom_site_fract_x"))
+    if images > MAX_IMAGES:
+        raise ValueError(f"too many atoms: {images} images of those listed, at most {MAX_IMAGES}")
     groups = {space_groups.group_of(map(_operation, texts)) for texts in lists}
     if not groups:
         return None
@@ -102,7 +106,7 @@ def _listed(block: Block) -> Group | None:
     return group
 
 
-def _texts(block: Block, tag: str) -> list[str]:
+def _texts(block: DataBlock, tag: str) -> list[str]:
     texts = [text for text in block.column(tag) if text not in ("?", ".")]
     if len(texts) % 3 == 0 and all(text.endswith(",") for text in texts[::3] + texts[1::3]):
         # Blanks without quotes: each operation became three values.
@@ -126,7 +130,7 @@ def _operation(text: str) -> gemmi.Op:
     return operation
 
 
-def _stated(block: Block) -> list[tuple[str, list[Setting]]]:
+def _stated(block: DataBlock) -> list[tuple[str, list[Setting]]]:
     """What names the space group, each with the settings that it may mean; none if unknown."""
     stated = {}
     for tag in _NAMES:
@@ -185,13 +189,13 @@ def _fitting(groups: Sequence[Group], lattice: np.ndarray) -> list[Group]:
     return [group for group, change in zip(groups, changes, strict=True) if change <= limit]
 
 
-def _refuse_modulation(block: Block) -> None:
+def _refuse_modulation(block: DataBlock) -> None:
     dimension = block.get("_cell_modulation_dimension")
     if dimension not in (None, "0") or any(map(_MODULATED.match, block.values)):
         raise ValueError("a modulated structure, which no unit cell holds")
 
 
-def _refuse_unread_symmetry(block: Block) -> None:
+def _refuse_unread_symmetry(block: DataBlock) -> None:
     """Without any word on symmetry a CIF is P 1; with words that are not understood it may not."""
     for tag in block.values:
         if _SYMMETRY.match(tag) and (value := block.column(tag)[:1]) not in (["?"], ["."], []):

@@ -4,8 +4,10 @@ The settings are the 530 of spglib's database. gemmi adds older names (`C m c a`
 `F d 3 m`) and centred cells of low symmetry (`C -1`), and multiplies operations.
 """
 
+import contextlib
 import functools
 import re
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -112,7 +114,8 @@ def as_arrays(group: Group) -> tuple[np.ndarray, np.ndarray]:
 @functools.lru_cache(maxsize=1024)
 def number_of(group: Group) -> int:
     """The space group's number, 1..230, whatever the setting."""
-    return int(spglib.get_spacegroup_type_from_symmetry(*as_arrays(group)).number)
+    with _spglib_warnings_ignored():
+        return int(spglib.get_spacegroup_type_from_symmetry(*as_arrays(group)).number)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -123,22 +126,34 @@ def _group_of_hall(symbol: str) -> Group:
 @functools.cache
 def _database() -> list[Setting]:
     """spglib's settings, in its order."""
-    kinds = map(spglib.get_spacegroup_type, range(1, 531))
-    return [Setting(kind.number, kind.choice.lower(), kind.hall_symbol) for kind in kinds]
+    return [Setting(kind.number, kind.choice.lower(), kind.hall_symbol) for kind in _kinds()]
+
+
+@functools.cache
+def _kinds() -> list[spglib.SpaceGroupType]:
+    with _spglib_warnings_ignored():
+        return [spglib.get_spacegroup_type(hall_number) for hall_number in range(1, 531)]
+
+
+@contextlib.contextmanager
+def _spglib_warnings_ignored() -> Iterator[None]:
+    """Without its announcement that failures, of which there are none here, will be exceptions."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Set OLD_ERROR_HANDLING", DeprecationWarning)
+        yield
 
 
 @functools.cache
 def _names() -> dict[str, list[Setting]]:
-    """Settings by the `_key` of each of their names; those of equal operations once."""
-    named: dict[str, dict[Group, Setting]] = defaultdict(dict)
+    """Settings by the `_key` of each of their names; several may have the same operations."""
+    named = defaultdict(list)
     for name, setting in (*_spglib_names(), *_gemmi_names()):
-        named[_key(name)].setdefault(setting.group(), setting)
-    return {key: list(settings.values()) for key, settings in named.items()}
+        named[_key(name)].append(setting)
+    return dict(named)
 
 
 def _spglib_names() -> Iterator[tuple[str, Setting]]:
-    for hall_number, setting in enumerate(_database(), start=1):
-        kind = spglib.get_spacegroup_type(hall_number)
+    for kind, setting in zip(_kinds(), _database(), strict=True):
         yield kind.international_full, setting
         if setting.number in _MONOCLINIC:
             # spglib's short symbol is that of the standard axes: P 21/c for P 1 21/n 1 too.
