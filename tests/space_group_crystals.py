@@ -56,7 +56,13 @@ def kind_of(hall_number: int) -> Kind:
     # spglib's short symbol is that of the standard axes: P 21/c for P 1 21/n 1 too.
     monoclinic = 3 <= kind.number <= 15
     short = re.sub(r"(?<= )1(?= |$)", "", full) if monoclinic else kind.international
-    return Kind(kind.number, short.replace("_", "").split("=")[0].strip(), full, kind.hall_symbol, kind.choice)
+    return Kind(
+        kind.number,
+        short.replace("_", "").split("=")[0].strip(),
+        full,
+        kind.hall_symbol,
+        kind.choice,
+    )
 
 
 @functools.cache
@@ -105,7 +111,9 @@ def operations_loop(hall_number: int) -> str:
         parts = []
         for row, shift in zip(rotation, translation, strict=True):
             terms = "".join(
-                f"{'+' if factor > 0 else '-'}{axis}" for factor, axis in zip(row, "xyz", strict=True) if factor
+                f"{'+' if factor > 0 else '-'}{axis}"
+                for factor, axis in zip(row, "xyz", strict=True)
+                if factor
             )
             parts.append(terms.removeprefix("+") + (f"+{round(12 * shift)}/12" if shift else ""))
         rows.append("'" + ", ".join(parts) + "'")
@@ -134,7 +142,9 @@ def _special_position(operations: Operations, rng: np.random.Generator) -> np.nd
         for shift in np.ndindex(3, 3, 3):
             # (R - 1) x = -t - n has a solution or not.
             right = -(translation + np.array(shift) - 1)
-            correction = np.linalg.pinv(rotation - np.eye(3)) @ (right - (rotation - np.eye(3)) @ start)
+            correction = np.linalg.pinv(rotation - np.eye(3)) @ (
+                right - (rotation - np.eye(3)) @ start
+            )
             fixed = start + correction
             if np.allclose((rotation - np.eye(3)) @ fixed, right, atol=1e-9):
                 return fixed % 1.0

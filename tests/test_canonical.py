@@ -183,7 +183,11 @@ DEFECTS = {
         "volume below",
     ),
     "huge coordinate": (TI_SITE, "Ti  Ti1  1  0.5  0.5  1e300  1", "coordinate beyond 1e+10"),
-    "cell length twice": ("_cell_length_a", "_cell_length_a 3.0\n_cell_length_a", "duplicate tag _cell_length_a"),
+    "cell length twice": (
+        "_cell_length_a",
+        "_cell_length_a 3.0\n_cell_length_a",
+        "duplicate tag _cell_length_a",
+    ),
     "endless line": ("# generated", "_title '" + "x" * 2048 + "'\n#", "line is longer than 2048"),
     "two structures": ("# generated", GOOD.replace("data_", "data_other_") + "#", "2 structures"),
     "two blocks of one name": ("# generated", GOOD + "#", "duplicate block name"),

@@ -4,7 +4,6 @@ Independent truth: spglib's database of 530 settings, whose operations are appli
 """
 
 import functools
-import warnings
 from collections import Counter
 
 import numpy as np
@@ -37,9 +36,7 @@ def assert_same(text: str, crystal: Crystal) -> None:
     assert Counter(site.specie.symbol for site in structure) == Counter(
         dict(zip(("Si", "O"), map(len, crystal.images), strict=False))
     )
-    np.testing.assert_allclose(
-        structure.lattice.parameters, crystal.lattice.parameters, atol=1e-6
-    )
+    np.testing.assert_allclose(structure.lattice.parameters, crystal.lattice.parameters, atol=1e-6)
     for element, images in zip(("Si", "O"), crystal.images, strict=False):
         read = np.array([site.frac_coords for site in structure if site.specie.symbol == element])
         difference = read[:, None] - images
@@ -53,7 +50,8 @@ def same_or_refused(text: str, crystal: Crystal) -> bool:
     try:
         parse_cif(text)
     except ValueError as error:
-        assert "choices of axes or origin" in str(error)
+        if "choices of axes or origin" not in str(error):
+            raise
         return False
     assert_same(text, crystal)
     return True

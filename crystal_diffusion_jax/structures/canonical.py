@@ -1,5 +1,6 @@
 """CIF text -> canonical crystal for training: Niggli cell in a fixed orientation."""
 
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -45,7 +46,10 @@ def canonical_cell(cif: str, max_num_atoms: int = 0) -> Cell:
         limit = min(max_num_atoms or MAX_ATOMS, MAX_ATOMS)
         if len(structure) > limit:
             raise ValueError(f"too many atoms: {len(structure)}, the limit is {limit}")
-        return _reduce(structure)
+        with warnings.catch_warnings():
+            # He, Ne and Ar have no electronegativity to sort them by.
+            warnings.filterwarnings("ignore", "No Pauling electronegativity", UserWarning)
+            return _reduce(structure.get_sorted_structure())
     except ValueError:
         raise
     except Exception as error:  # pymatgen may raise anything on odd input

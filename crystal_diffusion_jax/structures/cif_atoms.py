@@ -12,7 +12,7 @@ from crystal_diffusion_jax.structures.cif_content import stated_elements
 from crystal_diffusion_jax.structures.cif_elements import (
     element_of_label,
     element_of_type,
-    refuse_mixture,
+    refuse_mixture_label,
 )
 from crystal_diffusion_jax.structures.cif_numbers import Number, number
 from crystal_diffusion_jax.structures.conversion import lattice_defect
@@ -54,8 +54,9 @@ def lattice_of(block: DataBlock) -> Lattice:
     parameters = [given.value for given in numbers if given is not None]
     if len(parameters) < len(_CELL):
         raise ValueError("unparsable CIF: cell lengths and angles are not all numbers")
-    lattice = Lattice.from_parameters(*parameters) if min(parameters) > 0 else None
-    if defect := lattice_defect(np.zeros((3, 3)) if lattice is None else lattice.matrix):
+    possible = min(parameters) > 0 and max(parameters[3:]) < 180 and np.isfinite(parameters).all()
+    lattice = Lattice.from_parameters(*parameters) if possible else Lattice(np.zeros((3, 3)))
+    if defect := lattice_defect(lattice.matrix):
         raise ValueError(f"{defect}: lengths and angles are {parameters}")
     return lattice
 
@@ -119,7 +120,7 @@ def _refuse_parts_of_atoms(block: DataBlock) -> None:
 
 def _elements(labels: Sequence[str], types: Sequence[str], block: DataBlock) -> list[str]:
     for label in labels:
-        refuse_mixture(label)
+        refuse_mixture_label(label)
     present = stated_elements(block) if UNKNOWN in types or DEFAULT in types else frozenset()
     return [
         element_of_label(label, present) if kind in (UNKNOWN, DEFAULT) else element_of_type(kind)

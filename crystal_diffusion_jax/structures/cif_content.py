@@ -2,14 +2,12 @@
 
 import functools
 import math
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from pymatgen.core import Composition, Element, Lattice
 
-from crystal_diffusion_jax.errors import printable
 from crystal_diffusion_jax.structures.cif_blocks import DEFAULT, UNKNOWN, DataBlock
 from crystal_diffusion_jax.structures.cif_elements import element_of_type
 from crystal_diffusion_jax.structures.cif_numbers import number

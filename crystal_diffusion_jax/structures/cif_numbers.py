@@ -5,7 +5,7 @@ import re
 from typing import NamedTuple
 
 _DECIMAL = re.compile(r"([+-]?(?:\d+\.?(\d*)|\.(\d+))(?:[eE]([+-]?\d+))?)(?:\(\d*\))?")
-_FRACTION = re.compile(r"([+-]?\d+)/([1-9]\d*)")
+_FRACTION = re.compile(r"([+-]?\d{1,4})/([1-9]\d{0,3})")
 
 
 class Number(NamedTuple):

@@ -102,7 +102,7 @@ def _listed(block: DataBlock) -> Group | None:
         operations = [gemmi.Op(triplet) for triplet in group]
         group = space_groups.group_of(c * o for c in centrings for o in operations)
     if group != TRIVIAL and not space_groups.is_closed(group):
-        raise ValueError("the symmetry operations that are listed are not a group: some are missing")
+        raise ValueError("the listed symmetry operations are not a group: some are missing")
     return group
 
 
