@@ -2,6 +2,7 @@
 
 import functools
 import re
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -51,7 +52,9 @@ class Crystal(NamedTuple):
 
 @functools.cache
 def kind_of(hall_number: int) -> Kind:
-    kind = spglib.get_spacegroup_type(hall_number)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Set OLD_ERROR_HANDLING", DeprecationWarning)
+        kind = spglib.get_spacegroup_type(hall_number)
     full = kind.international_full.replace("_", "")
     # spglib's short symbol is that of the standard axes: P 21/c for P 1 21/n 1 too.
     monoclinic = 3 <= kind.number <= 15
@@ -67,7 +70,9 @@ def kind_of(hall_number: int) -> Kind:
 
 @functools.cache
 def operations_of(hall_number: int) -> Operations:
-    found = spglib.get_symmetry_from_database(hall_number)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Set OLD_ERROR_HANDLING", DeprecationWarning)
+        found = spglib.get_symmetry_from_database(hall_number)
     return Operations(found["rotations"], found["translations"])
 
 
@@ -78,8 +83,10 @@ def keeps(lattice: Lattice, hall_number: int) -> bool:
     return np.allclose(rotations.transpose(0, 2, 1) @ metric @ rotations, metric, atol=0.1)
 
 
-def random_crystal(hall_number: int, rng: np.random.Generator) -> Crystal:
+@functools.cache
+def crystal_of(hall_number: int) -> Crystal:
     """A general and a special position, in a random cell that the setting allows."""
+    rng = np.random.default_rng(hall_number)
     operations = operations_of(hall_number)
     while True:
         lattice = _random_lattice(operations.rotations, rng)

@@ -3,7 +3,6 @@
 Independent truth: spglib's database of 530 settings, whose operations are applied here one by one.
 """
 
-import functools
 from collections import Counter
 
 import numpy as np
@@ -13,22 +12,16 @@ from crystal_diffusion_jax.structures.cif_reader import parse_cif
 from tests.space_group_crystals import (
     Crystal,
     cif_of,
+    crystal_of,
     keeps,
     kind_of,
     operations_loop,
-    random_crystal,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore:Set OLD_ERROR_HANDLING:DeprecationWarning")
 SETTINGS = range(1, 531)
 # spglib calls this setting B b c b and the other origin B b e b; both are called either.
 BBCB = 331
 CHUNKS = [range(first, min(first + 53, 531)) for first in range(1, 531, 53)]
-
-
-@functools.cache
-def crystal_of(hall_number: int) -> Crystal:
-    return random_crystal(hall_number, np.random.default_rng(hall_number))
 
 
 def assert_same(text: str, crystal: Crystal) -> None:

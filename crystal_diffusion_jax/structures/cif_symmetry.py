@@ -12,7 +12,7 @@ import numpy as np
 
 from crystal_diffusion_jax.errors import printable
 from crystal_diffusion_jax.structures import space_groups
-from crystal_diffusion_jax.structures.cif_blocks import DataBlock
+from crystal_diffusion_jax.structures.cif_blocks import DEFAULT, UNKNOWN, DataBlock
 from crystal_diffusion_jax.structures.limits import MAX_IMAGES
 from crystal_diffusion_jax.structures.space_groups import TRIVIAL, Group, Setting
 
@@ -22,6 +22,7 @@ _OPERATIONS = (
     "_space_group_symop_magn_operation_xyz",
 )
 _CENTRINGS = "_space_group_symop_magn_centering_xyz"
+_NUMBERS = ("_space_group_symop_id", "_symmetry_equiv_pos_site_id")
 _NAMES = (
     "_symmetry_space_group_name_h-m",
     "_symmetry_space_group_name_h-m_alt",
@@ -107,10 +108,16 @@ def _listed(block: DataBlock) -> Group | None:
 
 
 def _texts(block: DataBlock, tag: str) -> list[str]:
-    texts = [text for text in block.column(tag) if text not in ("?", ".")]
-    if len(texts) % 3 == 0 and all(text.endswith(",") for text in texts[::3] + texts[1::3]):
-        # Blanks without quotes: each operation became three values.
-        return ["".join(texts[i : i + 3]) for i in range(0, len(texts), 3)]
+    values = [text for text in block.column(tag) if text not in (UNKNOWN, DEFAULT)]
+    if any(number in block.values for number in _NUMBERS):
+        return values
+    texts: list[str] = []
+    for value in values:  # without quotes, the parts of `x, y, z` are values of their own
+        whole = not texts or (texts[-1].count(",") >= 2 and not texts[-1].endswith(","))
+        if whole:
+            texts.append(value)
+        else:
+            texts[-1] += value
     return texts
 
 
@@ -197,8 +204,8 @@ def _refuse_modulation(block: DataBlock) -> None:
 
 def _refuse_unread_symmetry(block: DataBlock) -> None:
     """Without any word on symmetry a CIF is P 1; with words that are not understood it may not."""
-    for tag in block.values:
-        if _SYMMETRY.match(tag) and (value := block.column(tag)[:1]) not in (["?"], ["."], []):
+    for tag, values in block.values.items():
+        if _SYMMETRY.match(tag) and (stated := [v for v in values if v not in (UNKNOWN, DEFAULT)]):
             raise ValueError(
-                f"neither symmetry operations nor a space group, but {tag} {printable(value[0])}"
+                f"neither symmetry operations nor a space group, but {tag} {printable(stated[0])}"
             )
