@@ -55,6 +55,7 @@ def kind_of(hall_number: int) -> Kind:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Set OLD_ERROR_HANDLING", DeprecationWarning)
         kind = spglib.get_spacegroup_type(hall_number)
+    assert kind is not None
     full = kind.international_full.replace("_", "")
     # spglib's short symbol is that of the standard axes: P 21/c for P 1 21/n 1 too.
     monoclinic = 3 <= kind.number <= 15
@@ -73,6 +74,7 @@ def operations_of(hall_number: int) -> Operations:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Set OLD_ERROR_HANDLING", DeprecationWarning)
         found = spglib.get_symmetry_from_database(hall_number)
+    assert found is not None
     return Operations(found["rotations"], found["translations"])
 
 

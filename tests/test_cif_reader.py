@@ -172,6 +172,7 @@ AGREEING = {
     "formula and Z": {"chemical_formula_sum": "'Mg1'", "cell_formula_units_Z": "2"},
     "volume": {"cell_volume": "46.47(2)"},
     "density": {"exptl_crystal_density_diffrn": "1.737"},
+    "weight": {"chemical_formula_weight": "24.31", "cell_formula_units_Z": "2"},
 }
 DISAGREEING = {
     "formula": ({"chemical_formula_sum": "'Mg O'"}, "formula: Mg2 instead of Mg O"),
@@ -181,6 +182,10 @@ DISAGREEING = {
     ),
     "volume": ({"cell_volume": "53.6"}, "a volume of 46.472 A^3, not the CIF's 53.6"),
     "density": ({"exptl_crystal_density_diffrn": "3.48"}, "not the CIF's 3.48"),
+    "weight": (
+        {"chemical_formula_weight": "40.31", "cell_formula_units_Z": "2"},
+        "a weight of a formula of 24.3 u, not the CIF's 40.31",
+    ),
 }
 
 

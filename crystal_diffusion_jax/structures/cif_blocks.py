@@ -6,7 +6,8 @@ says (https://www.iucr.org/resources/cif/spec/version1.1), and what is broken is
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from gemmi import cif
 
@@ -71,15 +72,16 @@ def read_blocks(text: str) -> list[DataBlock]:
 
 
 def _values(block: cif.Block) -> Iterator[tuple[str, list[str]]]:
-    seen = set()
-    for item in block:
+    seen: set[str] = set()
+    items: Iterable[Any] = block  # gemmi's annotations say that each has a loop and a frame
+    for item in items:
+        if item.frame is not None:
+            raise ValueError("unparsable CIF: it has save frames, as dictionaries have")
         if item.loop is not None:
             tags, values = item.loop.tags, item.loop.values
             columns = [values[i :: len(tags)] for i in range(len(tags))]
-        elif item.pair is not None:
-            tags, columns = [item.pair[0]], [[item.pair[1]]]
         else:
-            raise ValueError("unparsable CIF: it has save frames, as dictionaries have")
+            tags, columns = [item.pair[0]], [[item.pair[1]]]
         for tag, column in zip(tags, columns, strict=True):
             key = tag.lower().replace(".", "_")
             if key in seen:

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -15,7 +15,7 @@ from crystal_diffusion_jax.structures.cif_numbers import number
 # Relative; a formula's amounts are written with a few digits.
 _FORMULA_TOLERANCE = 0.01
 _VOLUME_TOLERANCE = 0.01
-_DENSITY_TOLERANCE = 0.03
+_MASS_TOLERANCE = 0.03
 _GRAMS_PER_CM3 = 1.66053907  # of one atomic mass unit in an Angstrom^3 (CODATA 2018)
 
 
@@ -36,7 +36,7 @@ def check_content(
     multiplicities: Sequence[int],
     num_operations: int,
 ) -> None:
-    """Compares the atoms in the cell with the formula, Z, volume, density and multiplicities.
+    """Compares the atoms in the cell with the formula, Z, volume, mass and multiplicities.
 
     Args:
       block: the data block.
@@ -53,32 +53,32 @@ def check_content(
         found[element] += count
     _check_formula(block, found)
     _check_volume(block, lattice.volume)
-    _check_density(block, found, lattice.volume)
+    _check_mass(block, found, lattice.volume)
     _check_multiplicities(block, np.array(multiplicities), num_operations)
 
 
 def _check_formula(block: DataBlock, found: Mapping[str, int]) -> None:
     formula = block.get("_chemical_formula_sum")
-    stated = _amounts(formula) if formula else None
-    if formula is None or not stated:
+    stated = _without_isotopes(_amounts(formula)) if formula else {}
+    if not stated:
         return
-    found = _without_isotopes(found)
-    stated = _without_isotopes(stated)
-    scale = sum(found.values()) / sum(stated.values())
-    if not _same(found, {element: amount * scale for element, amount in stated.items()}):
+    in_cell = _without_isotopes(found)
+    scale = sum(in_cell.values()) / sum(stated.values())
+    if not _same(in_cell, {element: amount * scale for element, amount in stated.items()}):
         raise ValueError(
-            f"the atoms disagree with the CIF's formula: {_written(found)} instead of {formula}"
+            f"the atoms disagree with the CIF's formula: {_written(in_cell)} instead of {formula}"
         )
     units = number(block.get("_cell_formula_units_z") or UNKNOWN)
     if units is None:
         return
     # pymatgen and its users write the formula of the whole cell, and as Z the number of reduced
     # formulas in it.
-    of_the_cell = math.gcd(*found.values()) == units.value and abs(scale - 1) < _FORMULA_TOLERANCE
+    reduced = math.gcd(*map(round, in_cell.values()))
+    of_the_cell = reduced == units.value and abs(scale - 1) < _FORMULA_TOLERANCE
     if not of_the_cell and abs(scale - units.value) > _FORMULA_TOLERANCE * units.value:
         raise ValueError(
-            f"the atoms disagree with the CIF's formula: {_written(found)} in the cell instead of "
-            f"{units.value:g} ({formula})"
+            f"the atoms disagree with the CIF's formula: {_written(in_cell)} in the cell instead "
+            f"of {units.value:g} ({formula})"
         )
 
 
@@ -90,16 +90,19 @@ def _check_volume(block: DataBlock, volume: float) -> None:
         )
 
 
-def _check_density(block: DataBlock, found: Mapping[str, int], volume: float) -> None:
-    stated = number(block.get("_exptl_crystal_density_diffrn") or UNKNOWN)
-    if stated is None:
-        return
+def _check_mass(block: DataBlock, found: Mapping[str, int], volume: float) -> None:
     mass = sum(_mass(element) * count for element, count in found.items())
-    density = _GRAMS_PER_CM3 * mass / volume
-    if abs(stated.value - density) > _DENSITY_TOLERANCE * density + stated.unit:
-        raise ValueError(
-            f"the atoms have a density of {density:.4g} g/cm^3, not the CIF's {stated.value:g}"
-        )
+    density = number(block.get("_exptl_crystal_density_diffrn") or UNKNOWN)
+    weight = number(block.get("_chemical_formula_weight") or UNKNOWN)
+    units = number(block.get("_cell_formula_units_z") or UNKNOWN)
+    for name, read, stated, unit in (
+        ("density", _GRAMS_PER_CM3 * mass / volume, density, "g/cm^3"),
+        ("weight of a formula", mass / units.value if units and units.value else 0, weight, "u"),
+    ):
+        if stated and read and abs(stated.value - read) > _MASS_TOLERANCE * read + stated.unit:
+            raise ValueError(
+                f"the atoms have a {name} of {read:.4g} {unit}, not the CIF's {stated.value:g}"
+            )
 
 
 def _check_multiplicities(block: DataBlock, found: np.ndarray, num_operations: int) -> None:
@@ -123,15 +126,16 @@ def _check_multiplicities(block: DataBlock, found: np.ndarray, num_operations: i
 def _amounts(formula: str) -> dict[str, float]:
     """Amounts by element; empty where the formula is not one that can be compared."""
     try:
-        return dict(Composition(formula).get_el_amt_dict())
+        amounts = Composition(formula).get_el_amt_dict()
     except ValueError:
         return {}
+    return {element: amount for element, amount in amounts.items() if amount > 0}
 
 
 def _without_isotopes(amounts: Mapping[str, float]) -> dict[str, float]:
-    merged: Counter[str] = Counter()
+    merged: dict[str, float] = defaultdict(float)
     for element, amount in amounts.items():
-        merged["H" if element in ("D", "T") else element] += amount  # type: ignore[assignment]
+        merged["H" if element in ("D", "T") else element] += amount
     return dict(merged)
 
 

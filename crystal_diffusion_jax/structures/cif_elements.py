@@ -60,7 +60,8 @@ def element_of_label(label: str, present: frozenset[str]) -> str:
       ValueError: the label leaves doubt; the message is the reason.
     """
     # Letters after a hyphen belong to them: O-H is not O alone.
-    letters = re.match("[A-Za-z]*", re.sub(r"(?<=[A-Za-z])-(?=[A-Za-z])", "", label))[0]
+    joined = re.sub(r"(?<=[A-Za-z])-(?=[A-Za-z])", "", label)
+    letters = re.split("[^A-Za-z]", joined, maxsplit=1)[0]
     possible = {letters[:1].upper(), letters[:2].capitalize()}  # C or Ca of CA1
     possible = {element for element in possible if Element.is_valid_symbol(element)}
     exact = Element.is_valid_symbol(letters) and letters not in _SITES

@@ -113,9 +113,16 @@ def as_arrays(group: Group) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.lru_cache(maxsize=1024)
 def number_of(group: Group) -> int:
-    """The space group's number, 1..230, whatever the setting."""
+    """The space group's number, 1..230, whatever the setting.
+
+    Raises:
+      ValueError: it is no space group.
+    """
     with _spglib_warnings_ignored():
-        return int(spglib.get_spacegroup_type_from_symmetry(*as_arrays(group)).number)
+        kind = spglib.get_spacegroup_type_from_symmetry(*as_arrays(group))
+    if kind is None:
+        raise ValueError("the symmetry operations are not those of a space group")
+    return int(kind.number)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -132,7 +139,8 @@ def _database() -> list[Setting]:
 @functools.cache
 def _kinds() -> list[spglib.SpaceGroupType]:
     with _spglib_warnings_ignored():
-        return [spglib.get_spacegroup_type(hall_number) for hall_number in range(1, 531)]
+        kinds = [spglib.get_spacegroup_type(hall_number) for hall_number in range(1, 531)]
+    return [kind for kind in kinds if kind is not None]
 
 
 @contextlib.contextmanager
