@@ -2,6 +2,10 @@
 
 from collections.abc import Sequence
 
+from hypothesis import settings
+
+every_case = settings(max_examples=100, derandomize=True, database=None, deadline=None)
+
 
 def cell(a: float, b: float | None = None, c: float | None = None, **angles: float) -> str:
     """Lines of a cell; equal lengths and right angles where none are given."""

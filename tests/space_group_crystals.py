@@ -59,7 +59,7 @@ def kind_of(hall_number: int) -> Kind:
     full = kind.international_full.replace("_", "")
     # spglib's short symbol is that of the standard axes: P 21/c for P 1 21/n 1 too.
     monoclinic = 3 <= kind.number <= 15
-    short = re.sub(r"(?<= )1(?= |$)", "", full) if monoclinic else kind.international
+    short = re.sub(r" 1(?= |$)", "", full) if monoclinic else kind.international
     return Kind(
         kind.number,
         short.replace("_", "").split("=")[0].strip(),
@@ -82,7 +82,7 @@ def keeps(lattice: Lattice, hall_number: int) -> bool:
     """Whether the operations of a setting leave the cell's metric as it is."""
     rotations, _ = operations_of(hall_number)
     metric = lattice.matrix @ lattice.matrix.T
-    return np.allclose(rotations.transpose(0, 2, 1) @ metric @ rotations, metric, atol=0.1)
+    return np.allclose(rotations.transpose(0, 2, 1) @ metric @ rotations, metric, atol=1e-4)
 
 
 @functools.cache

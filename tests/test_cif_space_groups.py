@@ -3,10 +3,14 @@
 Independent truth: spglib's database of 530 settings, whose operations are applied here one by one.
 """
 
+import io
 from collections import Counter
 
+import ase
+import ase.io
 import numpy as np
 import pytest
+from ase.spacegroup.spacegroup import SpacegroupError
 
 from crystal_diffusion_jax.structures.cif_reader import parse_cif
 from tests.space_group_crystals import (
@@ -127,3 +131,28 @@ def test_a_number_is_a_group_of_one_setting_or_refused(chunk: range) -> None:
         line = f"_symmetry_Int_Tables_number {number}\n"
         is_read = same_or_refused(cif_of(crystal, line), crystal)
         assert is_read == (may_mean(hall_number, "number") == 1), hall_number
+
+
+@pytest.mark.slow
+def test_ase_reads_a_symbol_as_the_same_crystal_where_the_axes_are_its_own() -> None:
+    compared = 0
+    for hall_number in SETTINGS:
+        crystal, kind = crystal_of(hall_number), kind_of(hall_number)
+        # ASE does not look at the cell: its unique axis is b, its axes of R groups are hexagonal.
+        monoclinic_a_or_c = 3 <= kind.number <= 15 and "b" not in kind.choice
+        if monoclinic_a_or_c or kind.choice == "R":
+            continue
+        text = cif_of(crystal, name_line(kind.short))
+        if not same_or_refused(text, crystal):
+            continue
+        try:
+            read = ase.io.read(io.StringIO(text), format="cif")
+        except SpacegroupError:
+            continue
+        assert isinstance(read, ase.Atoms)
+        difference = read.get_scaled_positions()[:, None] - np.concatenate(crystal.images)
+        difference = np.abs(difference - np.round(difference)).max(axis=-1)
+        assert len(read) == sum(map(len, crystal.images))
+        assert difference.min(axis=0).max() < 1e-4
+        compared += 1
+    assert compared > 200

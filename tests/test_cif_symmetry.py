@@ -119,6 +119,7 @@ CONTRADICTIONS = {
         "space group number 2 contradicts the symmetry operations",
     ),
     "no group": (operations("x,y,z", "-y,x,z"), "not a group"),
+    "no finite group": (operations("x,y,z", "x+y,y,z"), "not a group"),
     "no identity": (operations("-x,-y,-z", "x+1/2,y,z"), "not a group"),
     "two lists": (
         operations("x,y,z")
@@ -155,6 +156,11 @@ def test_operations_have_many_spellings(triplets: list[str]) -> None:
             continue  # without quotes the number is a value of its own
         read = parse_cif("data_x\n" + cell(5) + lines + ONE).frac_coords
         np.testing.assert_allclose(sorted(read.tolist()), expected, atol=1e-12)
+
+
+def test_symmetry_in_another_block_than_the_atoms_is_refused() -> None:
+    text = "data_group\n" + group("P -1") + "data_x\n" + cell(5) + ONE
+    assert_refused(text, "another data block")
 
 
 def test_operations_do_without_a_name_that_is_known() -> None:

@@ -14,6 +14,7 @@ _TYPE = re.compile(rf"([A-Za-z]{{1,2}})(?:{_CHARGE}|(\d*))")
 # One part of a mixture: Fe, 0.5Fe, Fe0.5, Fe3+, a vacancy.
 _PART = re.compile(rf"{_AMOUNT}\*?(?:Vac?|vac?|([A-Z][a-z]?)){_CHARGE}?{_AMOUNT}")
 _ADJACENT = re.compile(rf"([A-Z][a-z]?){_CHARGE}?{_AMOUNT}")
+_WITH_AMOUNTS = re.compile(r"[A-Z][a-z]?0?\.\d+\s*[A-Z][a-z]?0?\.\d+")
 # Beyond it elements are rarer than groups written in capitals: NO, CN, NH.
 _LAST_IN_CAPITALS = 96
 # In labels also the tetrahedral site of a silicate, and water.
@@ -83,6 +84,8 @@ def element_of_label(label: str, present: frozenset[str]) -> str:
 def refuse_mixture_label(label: str) -> None:
     """Refuses a label such as `Nb,Zr`, `(Fe/Ni)1` or `0.5Fe + 0.5Ni`, whatever the type symbol."""
     _refuse_mixture(label, r"[,/+&|]")
+    if _WITH_AMOUNTS.match(label):
+        raise ValueError(_mixture(label))
 
 
 def _refuse_mixture(text: str, separators: str) -> None:

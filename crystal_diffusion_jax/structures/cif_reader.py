@@ -63,6 +63,10 @@ def _blocks_with_atoms(text: str) -> list[DataBlock]:
     with_atoms = [block for block in blocks if block.column("_atom_site_fract_x")]
     if not with_atoms and any(block.column("_atom_site_cartn_x") for block in blocks):
         raise ValueError("the atoms have only Cartesian coordinates: fractional ones are needed")
+    if any(map(cif_symmetry.is_stated, blocks)) and not all(
+        map(cif_symmetry.is_stated, with_atoms)
+    ):
+        raise ValueError("the symmetry is stated in another data block than the atoms")
     return with_atoms
 
 

@@ -42,6 +42,7 @@ _NUMBER = (
     "_symmetry_it_number",
 )
 _CHOICE = "_space_group_it_coordinate_system_code"
+_LONGEST_OPERATION = 100  # characters
 # Whatever begins with this and has a value states a symmetry.
 _SYMMETRY = re.compile("_symmetry_|_space_group_")
 # More than three dimensions.
@@ -82,6 +83,11 @@ def groups_of(block: DataBlock, lattice: np.ndarray) -> list[Group]:
     return fitting
 
 
+def is_stated(block: DataBlock) -> bool:
+    """Whether a block says anything on symmetry."""
+    return bool(_words(block))
+
+
 def stated_names(block: DataBlock) -> str:
     """What a block calls its space group, for messages."""
     return " and ".join(what for what, _ in _stated(block))
@@ -113,11 +119,11 @@ def _texts(block: DataBlock, tag: str) -> list[str]:
         return values
     texts: list[str] = []
     for value in values:  # without quotes, the parts of `x, y, z` are values of their own
-        whole = not texts or (texts[-1].count(",") >= 2 and not texts[-1].endswith(","))
-        if whole:
-            texts.append(value)
-        else:
+        last = texts[-1] if texts else ""
+        if texts and len(last) < _LONGEST_OPERATION and not re.search(",.*,.", last):
             texts[-1] += value
+        else:
+            texts.append(value)
     return texts
 
 
@@ -204,8 +210,17 @@ def _refuse_modulation(block: DataBlock) -> None:
 
 def _refuse_unread_symmetry(block: DataBlock) -> None:
     """Without any word on symmetry a CIF is P 1; with words that are not understood it may not."""
-    for tag, values in block.values.items():
-        if _SYMMETRY.match(tag) and (stated := [v for v in values if v not in (UNKNOWN, DEFAULT)]):
-            raise ValueError(
-                f"neither symmetry operations nor a space group, but {tag} {printable(stated[0])}"
-            )
+    for tag, value in _words(block):
+        raise ValueError(
+            f"neither symmetry operations nor a space group, but {tag} {printable(value)}"
+        )
+
+
+def _words(block: DataBlock) -> list[tuple[str, str]]:
+    return [
+        (tag, value)
+        for tag, values in block.values.items()
+        if _SYMMETRY.match(tag)
+        for value in values[:1]
+        if value not in (UNKNOWN, DEFAULT)
+    ]
