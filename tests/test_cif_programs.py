@@ -230,7 +230,7 @@ def test_what_pymatgen_symmetrises_is_the_same_crystal(group: str) -> None:
     if group in ("R-3m", "P6_3/mmc"):
         lengths, angles = (6, 6, 9), (90, 90, 120)
     lattice = Lattice.from_parameters(*lengths, *angles)
-    positions = np.array([[0, 0, 0], [0.05, 0.25, 0.4]])
+    positions = [[0.0, 0.0, 0.0], [0.05, 0.25, 0.4]]
     crystal = Structure.from_spacegroup(group, lattice, ["Na", "Cl"], positions)
     read = parse_cif(str(CifWriter(crystal, symprec=0.01)))
     assert StructureMatcher(scale=False, stol=1e-3, primitive_cell=False).fit(read, crystal)
