@@ -1,15 +1,16 @@
 """csv tables of crystals: one crystal per row, with its CIF inline or in a file of its own."""
 
 import dataclasses
-import math
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from crystal_diffusion_jax.data.locate import Source
+from crystal_diffusion_jax.data.values import Column, columns_of
 from crystal_diffusion_jax.errors import UserError, did_you_mean, printable
 from crystal_diffusion_jax.runtime.files import TooLarge, read_text
-from crystal_diffusion_jax.structures.csv_tables import join_names, read_rows
-from crystal_diffusion_jax.structures.limits import MAX_CIF_CHARACTERS, MAX_NAME, MAX_PROPERTY
+from crystal_diffusion_jax.structures.csv_tables import Row, join_names, read_rows
+from crystal_diffusion_jax.structures.limits import MAX_CIF_CHARACTERS, MAX_NAME
 
 # Columns that may name a crystal's CIF file, in order of preference.
 FILE_COLUMNS = ("file", "filename", "cif_file", "material_id")
@@ -24,7 +25,7 @@ class RawCrystal:
       row: data row counted from 1, the header not counted.
       material_id: column `material_id`, or else made from file name and row.
       cif: text of the CIF.
-      properties: values in the order asked for.
+      properties: values in the order asked for, NaN where missing; of a class its number.
     """
 
     file: str
@@ -55,18 +56,38 @@ class BadRow:
         return f"{place} ({self.material_id}): {self.reason}"
 
 
-def read_table(source: Source, properties: Sequence[str]) -> Iterator[RawCrystal | BadRow]:
+def read_columns(source: Source, properties: Sequence[str]) -> list[Column]:
+    """What the property columns of a source's tables hold.
+
+    Raises:
+      UserError: a table cannot be read, or a column is missing or holds no property.
+    """
+
+    def rows(table: Path) -> Iterator[Row]:
+        header, rows = read_rows(table)
+        for name in properties:
+            if name not in header:
+                raise UserError(
+                    f"{table} has no column '{name}' for the property; "
+                    f"its columns are {join_names(header)}{did_you_mean(name, header)}"
+                )
+        return rows
+
+    return columns_of(itertools.chain.from_iterable(map(rows, source.tables)), properties)
+
+
+def read_table(source: Source, columns: Sequence[Column]) -> Iterator[RawCrystal | BadRow]:
     """Reads the tables of a source row by row and checks everything but the CIFs themselves.
 
     Args:
       source: tables and, for CIFs in files of their own, their folder.
-      properties: columns to read as numbers.
+      columns: the property columns.
 
     Yields:
       Each row in order; then, as bad rows, the CIF files that no row names.
 
     Raises:
-      UserError: a table cannot be read, or a column is missing.
+      UserError: a table cannot be read.
     """
     cif_files = source.cif_files()
     not_named = dict(cif_files)
@@ -88,12 +109,6 @@ def read_table(source: Source, properties: Sequence[str]) -> Iterator[RawCrystal
     for table in source.tables:
         header, rows = read_rows(table)
         cif_column = _cif_column(table, header, inline=source.cif_folder is None)
-        for name in properties:
-            if name not in header:
-                raise UserError(
-                    f"{table} has no column '{name}' for the property; "
-                    f"its columns are {join_names(header)}{did_you_mean(name, header)}"
-                )
         stem = table.name.removesuffix(".gz").removesuffix(".csv")
         for number, cells in enumerate(rows, start=1):
             own_id = cells.get("material_id") or ""
@@ -107,7 +122,7 @@ def read_table(source: Source, properties: Sequence[str]) -> Iterator[RawCrystal
                 if not cell:
                     raise ValueError(f"column '{cif_column}' is empty")
                 cif = cif_text(cell)
-                values = tuple(_number(cells, name) for name in properties)
+                values = tuple(column.value(cells.get(column.name)) for column in columns)
             except (ValueError, OSError) as error:
                 yield BadRow(table.name, number, material_id, str(error))
             else:
@@ -127,19 +142,3 @@ def _cif_column(table: Path, header: Sequence[str], inline: bool) -> str:
         f"{table} has no column {wanted} ({', '.join(candidates)}); "
         f"its columns are {join_names(header)}."
     )
-
-
-def _number(cells: Mapping[str | None, str | None], name: str) -> float:
-    """The cell as a finite number; ValueError with the reason otherwise."""
-    text = (cells.get(name) or "").strip()
-    if not text:
-        raise ValueError(f"{name} is missing")
-    try:
-        value = float(text)
-    except ValueError:
-        raise ValueError(f"{name} is not a number: '{printable(text)}'") from None
-    if not math.isfinite(value):
-        raise ValueError(f"{name} is not finite: '{printable(text)}'")
-    if abs(value) > MAX_PROPERTY:
-        raise ValueError(f"{name} is beyond {MAX_PROPERTY:g}: '{printable(text)}'")
-    return value
