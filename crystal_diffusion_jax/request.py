@@ -5,7 +5,7 @@ Flags, Python arguments, the stored request and the report's command all map to 
 
 import dataclasses
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -45,6 +45,8 @@ class Request:
       charge_balance: draw species whose oxidation states can add up to zero
         (`sampling.charges`).
       symprec: tolerance in Angstrom for symmetrised CIF files, 0 for P1.
+      classes: name of the requested class of each property that is a class; its number is in
+        `target`.
     """
 
     model: str
@@ -62,6 +64,7 @@ class Request:
     num_atoms: int | None = None
     charge_balance: bool = False
     symprec: float = 0.1
+    classes: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def allowed_elements(self) -> tuple[str, ...] | None:
@@ -87,7 +90,9 @@ class Request:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name == "target":
-                flags.append(f"--target={target_text(self.target)}")
+                flags.append(f"--target={target_text(self.target, self.classes)}")
+            elif field.name == "classes":
+                continue  # part of the target
             elif value is True:
                 flags.append(f"--{field.name}")
             elif isinstance(value, tuple):
@@ -142,9 +147,10 @@ def range_text(asked: tuple[float, float]) -> str:
     )
 
 
-def target_text(target: Target) -> str:
-    """NAME=RANGE,NAME=RANGE or "none", as the flag --target takes it."""
-    return ",".join(f"{name}={range_text(asked)}" for name, asked in target.items()) or "none"
+def target_text(target: Target, classes: Mapping[str, str]) -> str:
+    """NAME=RANGE,NAME=CLASS or "none", as the flag --target takes it."""
+    texts = {name: range_text(asked) for name, asked in target.items()} | dict(classes)
+    return ",".join(f"{name}={text}" for name, text in texts.items()) or "none"
 
 
 def draw_values(target: Target, num: int, seed: int) -> dict[str, np.ndarray]:

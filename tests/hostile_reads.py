@@ -20,6 +20,7 @@ from crystal_diffusion_jax import published_weights, trained_model
 from crystal_diffusion_jax.data.locate import Source
 from crystal_diffusion_jax.data.prepared import read_folder
 from crystal_diffusion_jax.data.tables import read_table
+from crystal_diffusion_jax.data.values import Column
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.runtime.archives import read_arrays
 from crystal_diffusion_jax.runtime.lock import OWNER, exclusive
@@ -93,7 +94,10 @@ def cases(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     rows = write(folder / "rows.csv", f'cif,energy\n"{million[: 2**20]}",1\n')
     yield "csv cif", lambda: _reasons(read_structures(rows).failures)
     beside = write(cifs / "values.csv", "file,energy\nline,1\n")
-    yield "csv beside cif", lambda: str(list(read_table(Source((beside,), cifs), ["energy"])))
+    yield (
+        "csv beside cif",
+        lambda: str(list(read_table(Source((beside,), cifs), [Column("energy")]))),
+    )
     yield "csv line", lambda: list(read_rows(sparse(folder / "line.csv", "cif,energy\n"))[1])
     zeros, commas = (gzip.compress(text * 2**23, 1) for text in (b"00", b",\n"))
     yield "csv.gz line", lambda: list(read_rows(bomb(folder / "zeros.csv.gz", zeros))[1])

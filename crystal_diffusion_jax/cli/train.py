@@ -152,7 +152,10 @@ def load_and_train(config: ExperimentConfig) -> None:
     folder = train(config, splits, workdir, resume_from_previous=flags.FLAGS.resume_from_previous)
     if processes.is_first():
         print(f"trained model: {folder}")
-        target = example_target(config.model.conditioning, splits["train"].property_names)
+        train_split = splits["train"]
+        target = example_target(
+            config.model.conditioning, train_split.property_names, train_split.class_names
+        )
         print(
             program.as_called(
                 f"sample from it with: python -m experiments.sample --model={workdir} "

@@ -132,7 +132,7 @@ def prepare_groups(key: str, num_crystals: int, find: Callable[[], np.ndarray]) 
       num_crystals: M.
       find: finds them.
     """
-    path = cache_folder() / "prepared" / f"{key}-groups.npy"
+    path = cache_folder() / "copies" / f"{key}.npy"
     try:
         groups: np.ndarray = np.load(path, allow_pickle=False)
         if groups.shape == (num_crystals,) and groups.dtype == np.int64:
@@ -143,6 +143,7 @@ def prepare_groups(key: str, num_crystals: int, find: Callable[[], np.ndarray]) 
     content = io.BytesIO()
     np.save(content, groups, allow_pickle=False)
     with contextlib.suppress(OSError):  # `prepare` has warned
+        path.parent.mkdir(parents=True, exist_ok=True)
         replace_bytes(path, content.getvalue())
     return groups
 

@@ -79,6 +79,6 @@ def _too_few(dataset: CrystalDataset, num_groups: int, fractions: Mapping[str, f
         return f"{len(dataset)} crystals are too few {held_out}."
     return (
         f"{len(dataset)} crystals are copies of {num_groups} (pymatgen's StructureMatcher), too "
-        f"few {held_out} without a copy on the other side; to hold out some of them nevertheless, give "
-        "a folder with your own train.csv and val.csv."
+        f"few {held_out} without a copy on the other side; to hold out some of them nevertheless, "
+        "give a folder with your own train.csv and val.csv."
     )

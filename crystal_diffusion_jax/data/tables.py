@@ -1,11 +1,12 @@
 """csv tables of crystals: one crystal per row, with its CIF inline or in a file of its own."""
 
+import csv
 import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from crystal_diffusion_jax.data.locate import Source
+from crystal_diffusion_jax.data.locate import Source, own_sources
 from crystal_diffusion_jax.data.values import Column, columns_of
 from crystal_diffusion_jax.errors import UserError, did_you_mean, printable
 from crystal_diffusion_jax.runtime.files import TooLarge, read_text
@@ -56,6 +57,23 @@ class BadRow:
         return f"{place} ({self.material_id}): {self.reason}"
 
 
+def property_names(text: str, root: str) -> tuple[str, ...]:
+    """The columns that a flag names: one as it is, or several as in a line of a csv file.
+
+    Args:
+      text: of the flag, for example 'gap, eV (HSE06)' or '"gap, eV (HSE06)",density'.
+      root: the user's own data.
+
+    Raises:
+      UserError: the data cannot be read.
+    """
+    names = tuple(filter(None, next(csv.reader([text], skipinitialspace=True), [])))
+    if len(names) < 2 or len(set(names)) < len(names):  # which `load` refuses
+        return names
+    header, _ = read_rows(next(iter(own_sources(root).values())).tables[0])
+    return (text,) if text in header else names
+
+
 def read_columns(source: Source, properties: Sequence[str]) -> list[Column]:
     """What the property columns of a source's tables hold.
 
@@ -69,11 +87,21 @@ def read_columns(source: Source, properties: Sequence[str]) -> list[Column]:
             if name not in header:
                 raise UserError(
                     f"{table} has no column '{name}' for the property; "
-                    f"its columns are {join_names(header)}{did_you_mean(name, header)}"
+                    f"its columns are {join_names(header)}{_meant(name, header)}"
                 )
         return rows
 
     return columns_of(itertools.chain.from_iterable(map(rows, source.tables)), properties)
+
+
+def _meant(name: str, header: Sequence[str]) -> str:
+    """What to write instead of the name of a column that is not there."""
+    for column in header:
+        if column.strip().lower() == name.strip().lower() or column.startswith(f"{name},"):
+            return f"; did you mean '{column}'?" + (
+                f" In a list of several, quote it: '\"{column}\",...'" if "," in column else ""
+            )
+    return did_you_mean(name, header)
 
 
 def read_table(source: Source, columns: Sequence[Column]) -> Iterator[RawCrystal | BadRow]:

@@ -160,8 +160,10 @@ class Samples:
                     index=index,
                     # For queries such as: ase db samples.db "target_band_gap>1".
                     **{
-                        "target_" + re.sub(r"\W", "_", name, flags=re.ASCII): float(values[index])
-                        for name, values in self._values.items()
+                        "target_" + re.sub(r"\W", "_", name, flags=re.ASCII): self._asked(
+                            name, index
+                        )
+                        for name in self._values
                     },
                     # ASE stores Cartesian coordinates, which would round them.
                     data={"frac_coords": structure.frac_coords},
@@ -170,6 +172,11 @@ class Samples:
             database.query(db, "INSERT INTO batches VALUES (?, ?)", *cost)
         # Now rather than at the end, where a job that is being preempted has little time.
         self._write_missing_cifs(batch.indices)
+
+    def _asked(self, name: str, index: int) -> float | str:
+        """The requested value, or the class by its name; True and False as 1 and 0."""
+        text = self._request.classes.get(name, "")
+        return float(self._values[name][index]) if text in ("", "False", "True") else text
 
     def export(self) -> None:
         """Writes missing CIFs, samples.extxyz and samples.csv.
