@@ -11,6 +11,7 @@ checkpoint and exits with status 143. Several processes train one model together
 """
 
 import contextlib
+import logging as standard_logging
 import os
 import signal
 import sys
@@ -136,6 +137,8 @@ def run(argv: list[str]) -> None:
     if not values["verbosity"].present:
         # The libraries' messages about every checkpoint file would bury the progress lines.
         logging.set_verbosity(logging.FATAL)
+        # What `load` says of the data is for the user.
+        standard_logging.getLogger(crystal_diffusion_jax.__name__).setLevel("WARNING")
     address = (values.coordinator, values.num_processes, values.process_id)
     if not values.distributed and address == (None, None, None):
         load_and_train(config)

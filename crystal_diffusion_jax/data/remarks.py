@@ -72,9 +72,9 @@ def _of_training(values: np.ndarray, name: str, classes: tuple[str, ...]) -> Ite
         )
         return
     counts = np.bincount(known.astype(int), minlength=len(classes)) if classes else np.array([])
-    rare = [f"{classes[code]} {counts[code]}" for code in np.flatnonzero(counts < _MIN_OF_A_CLASS)]
+    rare = [f"{classes[code]} ({counts[code]})" for code in np.flatnonzero(counts < _MIN_OF_A_CLASS)]
     if rare:
-        yield f"few crystals have these {name}: {_several(rare)}"
+        yield f"{name}: fewer than {_MIN_OF_A_CLASS} crystals are {_several(rare)}"
 
 
 def _outliers(values: np.ndarray, ids: np.ndarray, name: str) -> Iterator[str]:
