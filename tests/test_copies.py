@@ -2,13 +2,13 @@
 
 import itertools
 
-import networkx
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial.transform import Rotation
 
 from crystal_diffusion_jax.data import copies
@@ -17,13 +17,14 @@ from crystal_diffusion_jax.data.copies import find_copies
 from crystal_diffusion_jax.data.split import random_split
 from crystal_diffusion_jax.errors import UserError
 
-PEROVSKITE = [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]
+PEROVSKITE = np.array([[0, 0, 0], [1, 1, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1]]) / 2
+CENTRED = np.array([[0.0, 0.0, 0.0], [0.5, 0.5, 0.5]])
 TITANATE = Structure(Lattice.cubic(3.9), ["Sr", "Ti", "O", "O", "O"], PEROVSKITE)
 # Two phases of one compound, and another compound with the structure of the first.
 PROTOTYPES = [
-    Structure(Lattice.cubic(4.1), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]),
-    Structure.from_spacegroup("Fm-3m", Lattice.cubic(6.9), ["Cs", "Cl"], [[0] * 3, [0.5] * 3]),
-    Structure(Lattice.cubic(4.1), ["K", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]),
+    Structure(Lattice.cubic(4.1), ["Cs", "Cl"], CENTRED),
+    Structure.from_spacegroup("Fm-3m", Lattice.cubic(6.9), ["Cs", "Cl"], CENTRED),
+    Structure(Lattice.cubic(4.1), ["K", "Cl"], CENTRED),
     TITANATE,
     Structure(Lattice.tetragonal(3.9, 6.5), ["Sr", "Ti", "O", "O", "O"], PEROVSKITE),
 ]
@@ -55,13 +56,10 @@ def copy(structure: Structure, seed: int) -> Structure:
 
 def brute_force(structures: list[Structure]) -> list[set[int]]:
     """Connected components of all pairs that pymatgen's matcher finds the same."""
-    graph = networkx.Graph()
-    graph.add_nodes_from(range(len(structures)))
     matcher = StructureMatcher()
-    for one, other in itertools.combinations(range(len(structures)), 2):
-        if matcher.fit(structures[one], structures[other]):
-            graph.add_edge(one, other)
-    return list(networkx.connected_components(graph))
+    same = np.array([[matcher.fit(one, other) for other in structures] for one in structures])
+    _, labels = connected_components(same, directed=False)
+    return [set(np.flatnonzero(labels == label).tolist()) for label in np.unique(labels)]
 
 
 mixtures = st.lists(
@@ -87,7 +85,7 @@ def test_no_copy_stands_on_the_other_side(
     whole = dataset(structures)
     groups = find_copies([whole], progress=False)
     if len({which for which, _ in made}) == 1:
-        with pytest.raises(UserError, match="crystals are copies of 1 .* own train"):
+        with pytest.raises(UserError, match=r"crystals are copies of 1 .* own train"):
             random_split(whole, groups, {"val": fraction}, seed)
         return
     parts = random_split(whole, groups, {"val": fraction}, seed)
@@ -100,7 +98,7 @@ def test_no_copy_stands_on_the_other_side(
 def test_copies_of_copies_are_together_though_they_do_not_match() -> None:
     # Steps of 8 % in c/a: neighbours match, the ends do not.
     chain = [
-        Structure(Lattice.tetragonal(4.0, 4.0 * 1.08**step), ["Cs", "Cl"], [[0] * 3, [0.5] * 3])
+        Structure(Lattice.tetragonal(4.0, 4.0 * 1.08**step), ["Cs", "Cl"], CENTRED)
         for step in range(6)
     ]
     assert not StructureMatcher().fit(chain[0], chain[-1])

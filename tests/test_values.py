@@ -74,9 +74,7 @@ def test_what_is_neither_a_number_nor_a_name_is_refused_in_any_column(text: str)
         (["1", "2"], "1e31", "beyond 1e[+]30"),
     ],
 )
-def test_a_column_is_what_most_of_its_cells_are(
-    others: list[str], text: str, message: str
-) -> None:
+def test_a_column_is_what_most_of_its_cells_are(others: list[str], text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         column(*others, text).value(text)
 

@@ -72,7 +72,9 @@ def _of_training(values: np.ndarray, name: str, classes: tuple[str, ...]) -> Ite
         )
         return
     counts = np.bincount(known.astype(int), minlength=len(classes)) if classes else np.array([])
-    rare = [f"{classes[code]} ({counts[code]})" for code in np.flatnonzero(counts < _MIN_OF_A_CLASS)]
+    rare = [
+        f"{classes[code]} ({counts[code]})" for code in np.flatnonzero(counts < _MIN_OF_A_CLASS)
+    ]
     if rare:
         yield f"{name}: fewer than {_MIN_OF_A_CLASS} crystals are {_several(rare)}"
 
@@ -90,9 +92,9 @@ def _outliers(values: np.ndarray, ids: np.ndarray, name: str) -> Iterator[str]:
     if len(far) and margin > 0:
         named = _several([f"{printable(str(ids[row]))} {values[row]:g}" for row in far])
         yield (
-            f"{name} of {len(far)} crystals is far from all others ({low:g} .. {high:g} in the "
-            f"middle half): {named}. They set the scale that the property is trained in: correct "
-            "them, or leave them out"
+            f"{name} has {len(far)} value{'s'[: len(far) - 1]} far from all others (the middle half "
+            f"is {low:g} .. {high:g}): {named}. Such values set the scale that the property is "
+            "trained in: correct them, or leave them out"
         )
 
 
@@ -123,7 +125,8 @@ def _contradictions(
                 )
             rows = rows[len(equal) :]
     if found:
-        yield f"{len(found)} crystals occur with different {name}: {_several(found)}"
+        crystals = "1 crystal occurs" if len(found) == 1 else f"{len(found)} crystals occur"
+        yield f"{crystals} with different {name}: {_several(found)}"
 
 
 def _across(
