@@ -23,7 +23,7 @@ TITANATE = Structure(Lattice.cubic(3.9), ["Sr", "Ti", "O", "O", "O"], PEROVSKITE
 # Two phases of one compound, and another compound with the structure of the first.
 PROTOTYPES = [
     Structure(Lattice.cubic(4.1), ["Cs", "Cl"], CENTRED),
-    Structure.from_spacegroup("Fm-3m", Lattice.cubic(6.9), ["Cs", "Cl"], CENTRED),
+    Structure.from_spacegroup("Fm-3m", Lattice.cubic(6.9), ["Cs", "Cl"], CENTRED.tolist()),
     Structure(Lattice.cubic(4.1), ["K", "Cl"], CENTRED),
     TITANATE,
     Structure(Lattice.tetragonal(3.9, 6.5), ["Sr", "Ti", "O", "O", "O"], PEROVSKITE),

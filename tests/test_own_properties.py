@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write(
-    path: Path, columns: dict[str, Sequence[object]], structures: Sequence[Structure] = ()
+    path: Path, columns: Mapping[str, Iterable[object]], structures: Sequence[Structure] = ()
 ) -> Path:
     """A table of different crystals, or of the given ones."""
     structures = structures or [perovskite(a, b, 4.0) for a, b in COMPOUNDS]

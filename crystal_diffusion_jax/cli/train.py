@@ -137,8 +137,9 @@ def run(argv: list[str]) -> None:
     if not values["verbosity"].present:
         # The libraries' messages about every checkpoint file would bury the progress lines.
         logging.set_verbosity(logging.FATAL)
-        # What `load` says of the data is for the user.
+        # What `load` says of the data is for the user, as `prepare` prints it.
         standard_logging.getLogger(crystal_diffusion_jax.__name__).setLevel("WARNING")
+        logging.get_absl_handler().setFormatter(standard_logging.Formatter("%(message)s"))
     address = (values.coordinator, values.num_processes, values.process_id)
     if not values.distributed and address == (None, None, None):
         load_and_train(config)

@@ -92,9 +92,9 @@ def _outliers(values: np.ndarray, ids: np.ndarray, name: str) -> Iterator[str]:
     if len(far) and margin > 0:
         named = _several([f"{printable(str(ids[row]))} {values[row]:g}" for row in far])
         yield (
-            f"{name} has {len(far)} value{'s'[: len(far) - 1]} far from all others (the middle half "
-            f"is {low:g} .. {high:g}): {named}. Such values set the scale that the property is "
-            "trained in: correct them, or leave them out"
+            f"{name} has {len(far)} value{'s'[: len(far) - 1]} far from all others (the middle "
+            f"half is {low:g} .. {high:g}): {named}. Such values set the scale that the property "
+            "is trained in: correct them, or leave them out"
         )
 
 
