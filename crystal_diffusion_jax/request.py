@@ -4,6 +4,7 @@ Flags, Python arguments, the stored request and the report's command all map to 
 """
 
 import dataclasses
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -151,6 +152,11 @@ def target_text(target: Target, classes: Mapping[str, str]) -> str:
     """NAME=RANGE,NAME=CLASS or "none", as the flag --target takes it."""
     texts = {name: range_text(asked) for name, asked in target.items()} | dict(classes)
     return ",".join(f"{name}={text}" for name, text in texts.items()) or "none"
+
+
+def database_key(name: str) -> str:
+    """A property's name as key of samples.db, which allows no signs."""
+    return "target_" + re.sub(r"\W", "_", name, flags=re.ASCII)
 
 
 def draw_values(target: Target, num: int, seed: int) -> dict[str, np.ndarray]:

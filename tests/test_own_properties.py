@@ -18,9 +18,10 @@ from crystal_diffusion_jax.config import DataConfig
 from crystal_diffusion_jax.data.arrays import CrystalDataset, dataset_statistics
 from crystal_diffusion_jax.data.load import load
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.request import Request
+from crystal_diffusion_jax.request import Request, SampledBatch, Trajectory
 from crystal_diffusion_jax.sampling.parse import parse_target, requested_classes
 from crystal_diffusion_jax.structures.cif_writer import to_cif
+from crystal_diffusion_jax.structures.store import Samples, read_request
 from crystal_diffusion_jax.trained_model import TrainedModel, example_target, model_card
 from tests.tiny_run import perovskite
 
@@ -351,3 +352,44 @@ def test_reported_tables_are_read(
     for name in classes:
         target = parse_target(name, statistics)
         assert requested_classes(target, statistics) == {column: name}
+
+
+def test_names_that_the_database_cannot_tell_apart_are_refused(tmp_path: Path) -> None:
+    table = write(tmp_path / "mine.csv", {"gap (eV)": range(24), "gap [eV]": range(24)})
+    with pytest.raises(UserError, match=r"'gap \(eV\)' and 'gap \[eV\]' differ only in signs"):
+        loaded(table, "gap (eV)", "gap [eV]")
+
+
+def test_published_data_have_all_their_labels(tmp_path: Path) -> None:
+    write(tmp_path / "train.csv", {"heat_ref": range(24), "gap": ["nan"] * 23 + ["1"]})
+    others = [perovskite("Mg", "Ti", 4.0), perovskite("Mg", "Zr", 4.0)]
+    write(tmp_path / "val.csv", {"heat_ref": ["1", "-"], "gap": ["1", "-"]}, others)
+    with pytest.raises(UserError, match=r"1 crystals of val in .* of heat_ref.* first one is m1"):
+        load(DataConfig("perov5", str(tmp_path)), progress=False)
+    splits = load(DataConfig("perov5", str(tmp_path), ("gap",)), progress=False)
+    np.testing.assert_array_equal(splits["val"].properties, [[1.0], [np.nan]])
+
+
+def test_samples_carry_the_class_by_name(tiny_model: TrainedModel, tmp_path: Path) -> None:
+    statistics = classified(tiny_model).statistics
+    target = parse_target("kind=metal, d,is_metal=True,a=b=2", statistics)
+    request = Request(
+        "m", "", target, 1, 0, 0.0, "ancestral", 50, 1e-6, 0,
+        classes=requested_classes(target, statistics),
+    )  # fmt: skip
+    crystal = perovskite("Sr", "Ti", 3.9)
+    numbers = np.array(crystal.atomic_numbers)
+    state = Trajectory(
+        np.zeros(1), crystal.lattice.matrix[None], crystal.frac_coords[None], numbers[None]
+    )
+    samples = Samples(tmp_path / "out", request)
+    samples.add(SampledBatch([0], [state], 1.0, 1))
+    samples.export()
+    with (tmp_path / "out" / "samples.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["target_kind"] == "metal, d"
+    assert float(row["target_is_metal"]) == 1
+    assert float(row["target_a_b"]) == 2
+    stored = read_request(tmp_path / "out")
+    assert stored is not None
+    assert stored.request == request

@@ -12,7 +12,6 @@ transaction, so that a kill loses whole batches only.
 
 import contextlib
 import hashlib
-import re
 import sqlite3
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -27,7 +26,7 @@ from pymatgen.core import Structure
 
 from crystal_diffusion_jax import __version__
 from crystal_diffusion_jax.errors import UserError, printable
-from crystal_diffusion_jax.request import Request, SampledBatch
+from crystal_diffusion_jax.request import Request, SampledBatch, database_key
 from crystal_diffusion_jax.runtime.lock import LOCK, OWNER, exclusive
 from crystal_diffusion_jax.structures import database, export
 from crystal_diffusion_jax.structures.conversion import (
@@ -159,12 +158,7 @@ class Samples:
                     row,
                     index=index,
                     # For queries such as: ase db samples.db "target_band_gap>1".
-                    **{
-                        "target_" + re.sub(r"\W", "_", name, flags=re.ASCII): self._asked(
-                            name, index
-                        )
-                        for name in self._values
-                    },
+                    **{database_key(name): self._asked(name, index) for name in self._values},
                     # ASE stores Cartesian coordinates, which would round them.
                     data={"frac_coords": structure.frac_coords},
                 )
