@@ -42,6 +42,7 @@ from crystal_diffusion_jax.runtime import compilation, devices
 from crystal_diffusion_jax.sampling.generate import generate
 from crystal_diffusion_jax.sampling.resolve import resolve, warnings
 from crystal_diffusion_jax.structures.conversion import from_ase
+from crystal_diffusion_jax.structures.reading import read_structures
 from crystal_diffusion_jax.structures.sampled_crystals import CrystalsInMemory, SampledCrystals
 from crystal_diffusion_jax.trained_model import TrainedModel
 
@@ -53,6 +54,8 @@ def _to_stderr(line: str) -> None:
 # Target of one property: a value, "min" or "max", (lowest, highest), or the name of a class.
 Asked = float | str | tuple[float, float] | list[float]
 Crystal = Structure | ase.Atoms
+# One or several, or the path of files that hold them.
+Crystals = Crystal | Sequence[Crystal] | str | Path
 
 
 def load(model: str | Path) -> "Model":
@@ -197,11 +200,12 @@ class Oracle:
 
     name: str
 
-    def predict(self, crystals: Crystal | Sequence[Crystal]) -> np.ndarray:
+    def predict(self, crystals: Crystals) -> np.ndarray:
         """[len(crystals)] predicted property in the data set's unit, NaN for failures.
 
         Args:
-          crystals: one or several pymatgen structures or ASE atoms.
+          crystals: one or several pymatgen structures or ASE atoms, or the path of a file or folder
+            of any kind that `experiments.predict` reads.
         """
         return predict(_structures(crystals), self.name, progress=False).values
 
@@ -223,11 +227,12 @@ def oracle(dataset: str) -> Oracle:
 class Potential:
     """The interatomic potential CHGNet 0.3.0."""
 
-    def predict(self, crystals: Crystal | Sequence[Crystal]) -> list[Evaluated | str]:
+    def predict(self, crystals: Crystals) -> list[Evaluated | str]:
         """Energy, forces, stress and magnetic moments of each crystal, or the reason for none.
 
         Args:
-          crystals: one or several pymatgen structures or ASE atoms.
+          crystals: one or several pymatgen structures or ASE atoms, or the path of a file or folder
+            of any kind that `experiments.predict` reads.
 
         Raises:
           UserError: the weights cannot be downloaded.
@@ -243,7 +248,7 @@ def potential() -> Potential:
 
 
 def relax(
-    crystals: Crystal | Sequence[Crystal],
+    crystals: Crystals,
     fixed_cell: bool = False,
     fmax: float = 0.05,
     max_steps: int = 500,
@@ -255,7 +260,8 @@ def relax(
     `experiments.relax` does the same into a folder, and goes on after an interruption.
 
     Args:
-      crystals: one or several pymatgen structures or ASE atoms.
+      crystals: one or several pymatgen structures or ASE atoms, or the path of a file or folder
+            of any kind that `experiments.predict` reads.
       fixed_cell: move the atoms only.
       fmax: largest force on an atom at convergence, in eV/A.
       max_steps: steps at most; 0 for energies only.
@@ -276,12 +282,17 @@ def relax(
     return [found[index] for index in range(len(structures))]
 
 
-def _structures(crystals: Crystal | Sequence[Crystal]) -> list[Structure]:
+def _structures(crystals: Crystals) -> list[Structure]:
+    if isinstance(crystals, str | Path):
+        inputs = read_structures(Path(crystals))
+        for index, reason in inputs.failures.items():
+            raise UserError(f"{crystals}: {inputs.names[index]} cannot be used: {reason}")
+        return [structure for structure in inputs.structures if structure is not None]
     several = [crystals] if isinstance(crystals, Structure | ase.Atoms) else crystals
     return [from_ase(one) if isinstance(one, ase.Atoms) else one for one in several]
 
 
-def success_rate(crystals: Crystal | Sequence[Crystal], dataset: str) -> dict[str, Rate]:
+def success_rate(crystals: Crystals, dataset: str) -> dict[str, Rate]:
     """SR5, SR10 and SR15 of single crystals.
 
     Invalid and rejected crystals count as failures. `experiments.evaluate` also computes the other

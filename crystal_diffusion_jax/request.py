@@ -5,13 +5,14 @@ Flags, Python arguments, the stored request and the report's command all map to 
 
 import dataclasses
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
 import numpy as np
+
+from crystal_diffusion_jax import commands
 
 # The paper's predictor, and the same with extrapolated predictions (`diffusion.second_order`).
 ANCESTRAL: Final = "ancestral"
@@ -87,20 +88,16 @@ class Request:
 
     def command(self, out: Path | str) -> str:
         """The command that samples this request into the folder `out`."""
-        flags = []
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name == "target":
-                flags.append(f"--target={target_text(self.target, self.classes)}")
-            elif field.name == "classes":
-                continue  # part of the target
-            elif value is True:
-                flags.append(f"--{field.name}")
-            elif isinstance(value, tuple):
-                flags.append(f"--{field.name}={','.join(value)}")
-            elif value is not None and value is not False and field.name != "model_sha256":
-                flags.append(f"--{field.name}={value}")
-        return "crystal-diffusion sample " + shlex.join([*flags, f"--out={out}"])
+        values: dict[str, object] = {
+            field.name: getattr(self, field.name) for field in dataclasses.fields(self)
+        }
+        values |= {
+            name: ",".join(value) for name, value in values.items() if isinstance(value, tuple)
+        }
+        # The target names the classes.
+        values |= {"target": target_text(self.target, self.classes), "classes": None}
+        values |= {"model_sha256": None, "out": out}
+        return commands.command("sample", commands.flags(values))
 
 
 @dataclasses.dataclass(frozen=True)

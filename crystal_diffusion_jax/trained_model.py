@@ -14,8 +14,8 @@ import jax
 import msgspec
 import numpy as np
 
+from crystal_diffusion_jax import commands, denoising
 from crystal_diffusion_jax import config as config_module
-from crystal_diffusion_jax import denoising
 from crystal_diffusion_jax.config import ExperimentConfig
 from crystal_diffusion_jax.data.arrays import DatasetStatistics
 from crystal_diffusion_jax.errors import UserError, did_you_mean, printable
@@ -219,6 +219,7 @@ def model_card(model: TrainedModel) -> str:
     target = example_target(
         config.model.conditioning, statistics.property_names, statistics.class_names
     )
+    example = {"model": ".", "target": target, "num": 200, "out": "../samples"}
     return f"""# Crystal diffusion model, data set {config.data.name or config.data.root}
 
 {model.num_parameters:,} parameters, conditioning {config.model.conditioning}, trained on {count:,}
@@ -233,7 +234,9 @@ Targets outside the training range of a property are extrapolations.
 
 {chr(10).join(facts)}
 
-    crystal-diffusion sample --model=THIS_FOLDER --target={target} --num=200 --out=samples
+In this folder:
+
+    {commands.command("sample", commands.flags(example))}
 
 weights.npz holds the averaged weights, model.json the whole configuration and the data statistics.
 """

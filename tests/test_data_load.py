@@ -275,7 +275,9 @@ def test_bad_rows_are_refused_with_the_first_ten_and_the_total(tmp_path: Path) -
     message = str(caught.value)
     assert "12 of 15 rows" in message
     assert str(root) in message
-    listed = [line.split(":")[0].strip() for line in message.splitlines() if "unparsable" in line]
+    listed = [
+        line.split(":")[0].strip() for line in message.splitlines() if "neither a CIF" in line
+    ]
     assert listed == [f"train.csv row {row} (m{row})" for row in range(2, 11)] + [
         "val.csv row 1 (m1)"
     ]
@@ -296,7 +298,7 @@ def test_dropped_rows_are_told_also_when_the_data_are_cached(
         assert sum(len(part) for part in splits.values()) == 10
         (line,) = caplog.messages
         assert "dropped 2 bad rows of 12" in line
-        assert "mine.csv row 3 (m3): unparsable CIF" in line
+        assert "mine.csv row 3 (m3): neither a CIF" in line
 
 
 def test_cif_files_without_a_row_are_listed_after_the_rows(tmp_path: Path) -> None:

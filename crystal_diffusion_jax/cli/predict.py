@@ -25,12 +25,7 @@ def parser() -> program.Parser:
     """The flags."""
     flags = program.Parser(prog="python -m experiments.predict", description=__doc__)
     flags.add_argument("--oracle", required=True, choices=list(KNOWN_DATASETS), help="the network")
-    flags.add_argument(
-        "--structures",
-        type=Path,
-        required=True,
-        help="folder of CIFs or of `sample`, .zip, .cif, .extxyz, or csv with a column cif",
-    )
+    program.add_structures(flags)
     flags.add_argument("--out", type=Path, required=True, help="csv file for the predictions")
     return flags
 

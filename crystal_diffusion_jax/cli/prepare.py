@@ -5,9 +5,10 @@
 
 Known data are taken from --root, from `$CRYSTAL_DIFFUSION_DATA/<name>`, or else downloaded from
 CDVAE's repository. Your own data (--root) are a csv table, a folder with train, val and perhaps
-test tables (each in one file or in several, as in train-0.csv, train-1.csv), or a folder of CIFs
-with one csv. Training afterwards starts at once, reading the prepared arrays from the cache.
---oracle and --potential download the published networks, with a data set or alone.
+test tables (each in one file or in several, as in train-0.csv, train-1.csv), or a folder of CIFs,
+POSCARs and other files of crystals with one csv. Training afterwards starts at once, reading the
+prepared arrays from the cache. --oracle and --potential download the published networks, with a
+data set or alone.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from crystal_diffusion_jax import commands
 from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.config import DataConfig
 from crystal_diffusion_jax.data import locate
@@ -95,13 +97,19 @@ def _prepare_own(args: argparse.Namespace) -> None:
         skip_bad_rows=args.skip_bad_rows,
     )
     _print_summary(load(config), config.properties)
-    print(
-        program.as_called(
-            "train on them with python -m experiments.train --config=own_data "
-            f'--config.data.root={args.root} --config.data.properties="{config.properties}" '
-            "--workdir=runs/mine"
-        )
-    )
+    print(f"train on them with: {_next_step(config)}")
+
+
+def _next_step(config: DataConfig) -> str:
+    """The command that trains on the same crystals."""
+    changed: dict[str, object] = {"root": config.root, "properties": config.properties}
+    if config.max_num_atoms:
+        changed["max_num_atoms"] = config.max_num_atoms
+    if config.skip_bad_rows:
+        changed["skip_bad_rows"] = "True"
+    settings = {f"config.data.{name}": value for name, value in changed.items()}
+    given = {"config": "own_data"} | settings | {"workdir": "runs/mine"}
+    return commands.next_command("train", commands.flags(given))
 
 
 def _print_summary(splits: Mapping[str, CrystalDataset], titles: Sequence[str]) -> None:

@@ -23,8 +23,8 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 import crystal_diffusion_jax
+from crystal_diffusion_jax import commands
 from crystal_diffusion_jax import config as config_module
-from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.config import ExperimentConfig
 from crystal_diffusion_jax.data.load import load
 from crystal_diffusion_jax.errors import UserError, did_you_mean
@@ -160,12 +160,9 @@ def load_and_train(config: ExperimentConfig) -> None:
         target = example_target(
             config.model.conditioning, train_split.property_names, train_split.class_names
         )
-        print(
-            program.as_called(
-                f"sample from it with: python -m experiments.sample --model={workdir} "
-                f"--target={target} --num=200 --out=samples/{workdir.name}"
-            )
-        )
+        out = Path("samples", workdir.name)
+        given = {"model": workdir, "target": target, "num": 200, "out": out}
+        print(f"sample from it with: {commands.next_command('sample', commands.flags(given))}")
 
 
 @contextlib.contextmanager

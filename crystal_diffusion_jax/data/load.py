@@ -18,6 +18,7 @@ from crystal_diffusion_jax.data.locate import Source
 from crystal_diffusion_jax.data.prepared import Pieces, Prepared, prepare, prepare_groups
 from crystal_diffusion_jax.data.remarks import remarks
 from crystal_diffusion_jax.data.split import random_split
+from crystal_diffusion_jax.data.tables import named_files
 from crystal_diffusion_jax.errors import UserError, did_you_mean
 from crystal_diffusion_jax.request import database_key
 from crystal_diffusion_jax.runtime.files import file_sha256
@@ -127,7 +128,7 @@ def content_key(source: Source, properties: Sequence[str], max_num_atoms: int) -
     Raises:
       UserError: a file cannot be read.
     """
-    files = [*source.tables, *source.cif_files().values()]
+    files = [*source.tables, *named_files(source)]
     try:
         contents = [(file.name, file_sha256(file)) for file in files]
     except OSError as error:

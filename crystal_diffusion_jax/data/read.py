@@ -1,4 +1,4 @@
-"""CIF texts -> checked, canonical arrays, on all cores.
+"""Tables of crystals -> checked, canonical arrays, on all cores.
 
 Canonical means: Niggli-reduced cell, its lattice rebuilt from lengths and angles so that its
 orientation is fixed, fractional coordinates in [0, 1) (`structures.canonical`).
@@ -8,6 +8,7 @@ import contextlib
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -18,7 +19,8 @@ from crystal_diffusion_jax.data.tables import BadRow, RawCrystal, read_columns, 
 from crystal_diffusion_jax.data.values import Column
 from crystal_diffusion_jax.errors import printable
 from crystal_diffusion_jax.runtime.workers import TaskFailure, Workers
-from crystal_diffusion_jax.structures.canonical import Cell, canonical_cell
+from crystal_diffusion_jax.structures.canonical import Cell, canonical_form
+from crystal_diffusion_jax.structures.crystal_files import one_crystal
 
 # Characters of a reason, which may quote pymatgen and so the file.
 _MAX_REASON = 300
@@ -48,13 +50,13 @@ def read(
     table = read_table(source, columns)
     first = list(itertools.islice(table, _MIN_ROWS_FOR_WORKERS))
     rows, ahead = itertools.tee(itertools.chain(first, table))
-    cifs = (row.cif for row in ahead if isinstance(row, RawCrystal))
+    crystals = (row.crystal for row in ahead if isinstance(row, RawCrystal))
     parse = functools.partial(_parse, max_num_atoms)
     good: list[tuple[RawCrystal, Cell]] = []
     with contextlib.ExitStack() as stack:
-        cells: Iterator[Cell | str | TaskFailure] = map(parse, cifs)
+        cells: Iterator[Cell | str | TaskFailure] = map(parse, crystals)
         if len(first) == _MIN_ROWS_FOR_WORKERS:
-            cells = stack.enter_context(Workers(parse, chunksize=_CHUNK)).map(cifs)
+            cells = stack.enter_context(Workers(parse, chunksize=_CHUNK)).map(crystals)
         for row in tqdm(rows, desc=source.name, unit=" rows", disable=not progress):
             if isinstance(row, BadRow):
                 yield row
@@ -72,10 +74,10 @@ def read(
         yield _dataset(good, columns)
 
 
-def _parse(max_num_atoms: int, cif: str) -> Cell | str:
+def _parse(max_num_atoms: int, crystal: str | Path) -> Cell | str:
     """The canonical cell, or the reason why there is none."""
     try:
-        return canonical_cell(cif, max_num_atoms)
+        return canonical_form(one_crystal(crystal), max_num_atoms)
     except ValueError as error:
         return printable(str(error), _MAX_REASON)
 

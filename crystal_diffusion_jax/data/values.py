@@ -52,7 +52,8 @@ class Column:
                 raise ValueError(f"{self.name} is '{printable(text)}' where most rows hold {kinds}")
             return float(self.class_names.index(name))
         if kind != "number":
-            raise ValueError(f"{self.name} is not a number: '{printable(text)}'")
+            comma = " (write a full stop, not a comma)" if "," in text else ""
+            raise ValueError(f"{self.name} is not a number: '{printable(text)}'{comma}")
         value = float(text)
         if not math.isfinite(value):
             raise ValueError(f"{self.name} is not finite: '{printable(text)}'")

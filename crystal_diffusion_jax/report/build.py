@@ -78,7 +78,7 @@ def build(
     if not_relaxed := relaxed_shown.count(None):
         notes.append(f"{not_relaxed} crystals are not relaxed yet.")
     folder = structures.parent if structures.suffix == ".db" else structures
-    made = request.command(folder) if request else f"crystals from {structures}"
+    made = request.command(folder) if request else f"# crystals from {structures}"
     return Page(
         title=f"{len(shown)} generated crystals",
         subtitle=describe(request, spec) if request else "",

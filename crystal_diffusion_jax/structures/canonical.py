@@ -59,6 +59,25 @@ def canonical_cell(cif: str, max_num_atoms: int = 0) -> Cell:
         raise ValueError(f"unparsable CIF: {type(error).__name__}: {error}") from error
 
 
+def canonical_form(structure: Structure, max_num_atoms: int = 0) -> Cell:
+    """Brings a structure into canonical form; arguments otherwise as in `canonical_cell`.
+
+    Raises:
+      ValueError: it has too many atoms, or one of them twice; the message is the reason.
+    """
+    limit = min(max_num_atoms or MAX_ATOMS, MAX_ATOMS)
+    if len(structure) > limit:
+        raise ValueError(f"too many atoms: {len(structure)}, the limit is {limit}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _reduce(structure)
+    except ValueError:
+        raise
+    except Exception as error:  # pymatgen may raise anything on odd cells
+        raise ValueError(f"no reduced cell: {type(error).__name__}: {error}") from error
+
+
 def _reduce(structure: Structure) -> Cell:
     reduced = structure.get_reduced_structure(reduction_algo="niggli")
     lengths = reduced.lattice.lengths

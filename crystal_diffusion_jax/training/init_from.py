@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from crystal_diffusion_jax import trained_model
+from crystal_diffusion_jax import commands, trained_model
 from crystal_diffusion_jax.config import ExperimentConfig
 from crystal_diffusion_jax.data.arrays import DatasetStatistics
 from crystal_diffusion_jax.errors import UserError
@@ -46,9 +46,10 @@ def load_initial_model(config: ExperimentConfig) -> TrainedModel | None:
             name = Path(init_from).name
             if not name.endswith("_pretrain"):
                 raise UserError(f"training.init_from: {error}") from error
+            first = {"config": f"{name.removesuffix('_pretrain')}:pretrain", "workdir": init_from}
             raise UserError(
                 f"training.init_from={init_from} is not a trained model yet: train it first, with "
-                f"--config={name.removesuffix('_pretrain')}:pretrain --workdir={init_from}"
+                f"{commands.next_command('train', commands.flags(first))}"
             ) from error
 
     model = processes.everywhere(load)
