@@ -86,7 +86,8 @@ def warm_start(
     """The weights of a trained model where it has them, fresh ones elsewhere.
 
     Elements are matched by atomic number. Elements and layers that the model lacks keep their fresh
-    weights, and so does the property embedding if the model was trained on other properties.
+    weights, and so does the property embedding if the model was trained on other properties or
+    classes.
 
     Args:
       params: [W] fresh weights.
@@ -102,7 +103,8 @@ def warm_start(
     """
     fresh = flax.traverse_util.flatten_dict(unflatten(params), sep="/")
     trained = flax.traverse_util.flatten_dict(model.params, sep="/")
-    if model.statistics.property_names != statistics.property_names:
+    meanings = [(each.property_names, each.class_names) for each in (model.statistics, statistics)]
+    if meanings[0] != meanings[1]:
         trained = {k: leaf for k, leaf in trained.items() if not k.startswith(_PROPERTIES)}
     _, here, there = np.intersect1d(
         statistics.vocabulary, model.statistics.vocabulary, return_indices=True
