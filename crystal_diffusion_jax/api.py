@@ -33,7 +33,7 @@ from crystal_diffusion_jax.errors import UserError, did_you_mean
 from crystal_diffusion_jax.evaluation.intervals import Rate
 from crystal_diffusion_jax.evaluation.success_rate import success_rates
 from crystal_diffusion_jax.evaluation.validity import is_valid
-from crystal_diffusion_jax.oracles.predict import ORACLES, predict
+from crystal_diffusion_jax.oracles.predict import ORACLES, Predictions, predict
 from crystal_diffusion_jax.potentials.drivers import CHGNET, driver
 from crystal_diffusion_jax.potentials.energies import Evaluated, evaluate_all
 from crystal_diffusion_jax.potentials.relaxation import Relaxation, RelaxSettings
@@ -42,6 +42,7 @@ from crystal_diffusion_jax.runtime import compilation, devices
 from crystal_diffusion_jax.sampling.generate import generate
 from crystal_diffusion_jax.sampling.resolve import resolve, warnings
 from crystal_diffusion_jax.structures.conversion import from_ase
+from crystal_diffusion_jax.structures.reading import read_structures
 from crystal_diffusion_jax.structures.sampled_crystals import CrystalsInMemory, SampledCrystals
 from crystal_diffusion_jax.trained_model import TrainedModel
 
@@ -50,9 +51,11 @@ def _to_stderr(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-# Target of one property: a value, "min" or "max", or (lowest, highest).
+# Target of one property: a value, "min" or "max", (lowest, highest), or the name of a class.
 Asked = float | str | tuple[float, float] | list[float]
 Crystal = Structure | ase.Atoms
+# One or several, or the path of files that hold them.
+Crystals = Crystal | Sequence[Crystal] | str | Path
 
 
 def load(model: str | Path) -> "Model":
@@ -84,16 +87,24 @@ class Model:
 
     def __repr__(self) -> str:
         ranges = (
-            f"{name} {low:.4g} .. {high:.4g}" for name, (low, high) in self.properties.items()
+            f"{name} {', '.join(self.classes[name])}"
+            if name in self.classes
+            else f"{name} {low:.4g} .. {high:.4g}"
+            for name, (low, high) in self.properties.items()
         )
         return f"Model({self.name!r}: {', '.join(ranges) or 'without a property'})"
 
     @property
     def properties(self) -> dict[str, tuple[float, float]]:
-        """Range of each property in the training data, in its own unit."""
+        """Range of each property in the training data, in its own unit; of a class its numbers."""
         statistics = self.trained.statistics
         ends = zip(statistics.property_min, statistics.property_max, strict=True)
         return dict(zip(statistics.property_names, ends, strict=True))
+
+    @property
+    def classes(self) -> dict[str, tuple[str, ...]]:
+        """Names of the classes 0, 1, ... of each property that is a class."""
+        return dict(self.trained.statistics.class_names)
 
     def sample(
         self,
@@ -116,8 +127,9 @@ class Model:
 
         Args:
           num: number of crystals.
-          target: "min", "max", a value or (lowest, highest), drawn uniformly for each crystal; for
-            several properties a mapping from their names; None for no target.
+          target: "min", "max", a value or (lowest, highest), drawn uniformly for each crystal, or
+            the name of a class; for several properties a mapping from their names; None for no
+            target.
           guidance: weight of classifier-free guidance; needs a target.
           seed: seed of all randomness.
           solver: "ancestral", or "second_order" for a twentieth of the steps.
@@ -188,13 +200,25 @@ class Oracle:
 
     name: str
 
-    def predict(self, crystals: Crystal | Sequence[Crystal]) -> np.ndarray:
+    def predict(self, crystals: Crystals) -> np.ndarray:
         """[len(crystals)] predicted property in the data set's unit, NaN for failures.
+
+        Args:
+          crystals: one or several pymatgen structures or ASE atoms, or the path of a file or folder
+            of any kind that `experiments.predict` reads.
+        """
+        return self.predictions(crystals).values
+
+    def predictions(self, crystals: Crystals) -> Predictions:
+        """The `values` of `predict`, and `failures`: index -> why there is no value.
+
+        A crystal that the network was never trained on is a failure: its elements, number of atoms,
+        volume per atom, distances, or the prediction itself are far from the training data.
 
         Args:
           crystals: one or several pymatgen structures or ASE atoms.
         """
-        return predict(_structures(crystals), self.name, progress=False).values
+        return predict(_structures(crystals), self.name, progress=False)
 
 
 def oracle(dataset: str) -> Oracle:
@@ -214,11 +238,12 @@ def oracle(dataset: str) -> Oracle:
 class Potential:
     """The interatomic potential CHGNet 0.3.0."""
 
-    def predict(self, crystals: Crystal | Sequence[Crystal]) -> list[Evaluated | str]:
+    def predict(self, crystals: Crystals) -> list[Evaluated | str]:
         """Energy, forces, stress and magnetic moments of each crystal, or the reason for none.
 
         Args:
-          crystals: one or several pymatgen structures or ASE atoms.
+          crystals: one or several pymatgen structures or ASE atoms, or the path of a file or folder
+            of any kind that `experiments.predict` reads.
 
         Raises:
           UserError: the weights cannot be downloaded.
@@ -234,7 +259,7 @@ def potential() -> Potential:
 
 
 def relax(
-    crystals: Crystal | Sequence[Crystal],
+    crystals: Crystals,
     fixed_cell: bool = False,
     fmax: float = 0.05,
     max_steps: int = 500,
@@ -246,7 +271,8 @@ def relax(
     `experiments.relax` does the same into a folder, and goes on after an interruption.
 
     Args:
-      crystals: one or several pymatgen structures or ASE atoms.
+      crystals: one or several pymatgen structures or ASE atoms, or the path of a file or folder
+            of any kind that `experiments.predict` reads.
       fixed_cell: move the atoms only.
       fmax: largest force on an atom at convergence, in eV/A.
       max_steps: steps at most; 0 for energies only.
@@ -267,16 +293,21 @@ def relax(
     return [found[index] for index in range(len(structures))]
 
 
-def _structures(crystals: Crystal | Sequence[Crystal]) -> list[Structure]:
+def _structures(crystals: Crystals) -> list[Structure]:
+    if isinstance(crystals, str | Path):
+        inputs = read_structures(Path(crystals))
+        for index, reason in inputs.failures.items():
+            raise UserError(f"{crystals}: {inputs.names[index]} cannot be used: {reason}")
+        return [structure for structure in inputs.structures if structure is not None]
     several = [crystals] if isinstance(crystals, Structure | ase.Atoms) else crystals
     return [from_ase(one) if isinstance(one, ase.Atoms) else one for one in several]
 
 
-def success_rate(crystals: Crystal | Sequence[Crystal], dataset: str) -> dict[str, Rate]:
+def success_rate(crystals: Crystals, dataset: str) -> dict[str, Rate]:
     """SR5, SR10 and SR15 of single crystals.
 
-    Invalid and rejected crystals count as failures. `experiments.evaluate` also computes the other
-    common definitions, and counts implausibly low predictions as failures.
+    Crystals that are invalid, rejected or outside the oracle's training count as failures.
+    `experiments.evaluate` also computes the other common definitions.
 
     Args:
       crystals: result of `Model.sample`, or as in `Oracle.predict`.

@@ -7,11 +7,8 @@ import numpy as np
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 
-from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.datasets import DatasetSpec
-from crystal_diffusion_jax.evaluation.diversity import dataset_structures
 from crystal_diffusion_jax.evaluation.matching import ANGLE_TOL, LTOL, STOL
-from crystal_diffusion_jax.evaluation.report import PLAUSIBLE_ERRORS
 from crystal_diffusion_jax.evaluation.success_rate import success_rates
 from crystal_diffusion_jax.evaluation.validity import structural_defect
 from crystal_diffusion_jax.oracles.predict import Predictions
@@ -23,19 +20,6 @@ _MATCHER = StructureMatcher(LTOL, STOL, ANGLE_TOL)
 Oracle = Callable[[Sequence[Structure], str], Predictions]
 # Structures -> energies, or why there is none.
 Potential = Callable[[Sequence[Structure]], Sequence[Evaluated | str]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """Predictions below these are unusual, see `evaluation.report.Report`.
-
-    Attributes:
-      training_minimum: smallest label of the training set.
-      lowest_plausible: the smallest prediction that can count as a success.
-    """
-
-    training_minimum: float
-    lowest_plausible: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,12 +44,12 @@ class Point:
     Attributes:
       amount: change of the cell's lengths in per cent, or standard deviation in Angstrom.
       num: number of crystals, out of which the counts are.
-      success: SR5, SR10, SR15 -> crystals, where an implausibly low prediction is a failure.
+      success: SR5, SR10, SR15 -> crystals, where one outside the oracle's training is a failure.
       below_training: crystals predicted below the training minimum.
-      implausible: crystals predicted below the lowest plausible value.
+      outside: crystals outside the oracle's training, see `oracles.domain`.
       valid_structure: crystals without overlapping atoms, as the evaluation counts them.
       same: crystals that the evaluation's matcher takes for the unperturbed one.
-      prediction: predicted property.
+      prediction: predicted property, of those outside too.
       oracle_change: prediction minus that of the unperturbed crystal.
       potential_change: the same of the potential's energy per atom, in eV.
     """
@@ -74,7 +58,7 @@ class Point:
     num: int
     success: dict[str, int]
     below_training: int
-    implausible: int
+    outside: int
     valid_structure: int
     same: int
     prediction: Spread
@@ -92,7 +76,7 @@ class Curve:
       perturbation: "strain" or "rattle".
       num: number of crystals that were asked for.
       seed: of choice and displacements.
-      limits: of the data set.
+      training_minimum: smallest label of the training set.
       date: day of the measurement.
       made_with: machine and versions.
       points: by ascending amount, one of which is 0.
@@ -103,7 +87,7 @@ class Curve:
     perturbation: str
     num: int
     seed: int
-    limits: Limits
+    training_minimum: float
     date: str
     made_with: str
     points: list[Point]
@@ -114,28 +98,12 @@ class Curve:
         return self.dataset, self.source, self.perturbation
 
 
-def limits_of(
-    train: CrystalDataset, test: CrystalDataset, spec: DatasetSpec, oracle: Oracle
-) -> Limits:
-    """The limits of a data set, as `experiments.evaluate` has them.
-
-    Args:
-      train: its training split; the first property counts.
-      test: its test split, for the oracle's error.
-      spec: its name.
-      oracle: predicts its property.
-    """
-    found = oracle(dataset_structures(test), spec.name).values
-    error = float(np.nanmean(np.abs(found - test.properties[:, 0])))
-    minimum = float(train.properties[:, 0].min())
-    return Limits(minimum, minimum - PLAUSIBLE_ERRORS * error)
-
-
 def measure(
     variants: Mapping[float, Sequence[Structure]],
     spec: DatasetSpec,
-    limits: Limits,
+    training_minimum: float,
     oracle: Oracle,
+    believed: Oracle,
     potential: Potential,
     num_energies: int,
 ) -> list[Point]:
@@ -144,30 +112,32 @@ def measure(
     Args:
       variants: amount -> the n crystals, in the same order at every amount, of which 0 is one.
       spec: the data set, for name and thresholds.
-      limits: of the data set.
-      oracle: predicts its property.
+      training_minimum: smallest label of the training set.
+      oracle: predicts its property of any crystal.
+      believed: predicts it of crystals inside its training.
       potential: computes energies.
       num_energies: of how many crystals, as they take longer.
     """
     everything = [structure for row in variants.values() for structure in row]
     shape = (len(variants), len(variants[0.0]))
     values = oracle(everything, spec.name).values.reshape(shape)
+    inside = believed(everything, spec.name).values.reshape(shape)
     found = potential([each for row in variants.values() for each in row[:num_energies]])
     energies = np.array([np.nan if isinstance(e, str) else e.energy_per_atom for e in found])
     energies = energies.reshape(len(variants), -1)
     zero = list(variants).index(0.0)
     changes = values - values[zero], energies - energies[zero]
     points = []
-    for (amount, structures), row, *both in zip(variants.items(), values, *changes, strict=True):
-        below = row < limits.training_minimum  # False for NaN
-        implausible = row < limits.lowest_plausible
+    for (amount, structures), row, kept, *both in zip(
+        variants.items(), values, inside, *changes, strict=True
+    ):
         points.append(
             Point(
                 amount=amount,
                 num=len(row),
-                success=_success(np.where(implausible, np.nan, row), spec),
-                below_training=int(np.sum(below)),
-                implausible=int(np.sum(implausible)),
+                success=_success(kept, spec),
+                below_training=int(np.sum(row < training_minimum)),
+                outside=int(np.sum(np.isnan(kept))),
                 valid_structure=sum(structural_defect(each) is None for each in structures),
                 same=sum(map(bool, map(_MATCHER.fit, structures, variants[0.0]))),
                 prediction=spread(row),

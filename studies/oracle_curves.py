@@ -28,12 +28,12 @@ from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
 from crystal_diffusion_jax.data.load import load
 from crystal_diffusion_jax.errors import UserError, require_between
 from crystal_diffusion_jax.evaluation.diversity import dataset_structures
-from crystal_diffusion_jax.oracles.predict import predict
+from crystal_diffusion_jax.oracles.predict import answers, predict
 from crystal_diffusion_jax.potentials.energies import evaluate_all
 from crystal_diffusion_jax.structures.limits import MAX_CRYSTALS
 from crystal_diffusion_jax.structures.reading import read_structures
 from studies import oracle_plots, plots, records
-from studies.judged import Curve, limits_of, measure
+from studies.judged import Curve, measure
 from studies.perturbations import perturbed
 
 RECORD = "oracle_curves.json"
@@ -181,8 +181,6 @@ def main() -> None:
     for name in names:
         spec = KNOWN_DATASETS[name]
         splits = load(DataConfig(name=name, root=str(Path(flags.root, name)) if flags.root else ""))
-        if "test" not in splits:
-            raise UserError(f"{name} has no test.csv next to train and val, which is needed")
         real = choose(splits, spec.success_thresholds[0], flags.num, flags.seed)
         requests = [((name, "data", kind), real) for kind in amounts]
         requests += [
@@ -195,12 +193,12 @@ def main() -> None:
         if not missing:
             records.log(f"{name}: measured already")
             continue
-        limits = limits_of(splits["train"], splits["test"], spec, predict)
+        lowest = float(splits["train"].properties[:, 0].min())
         for key, crystals in missing:
             records.log(f"{', '.join(key)}: {len(crystals)} crystals")
             variants = perturbed(crystals, key[-1], amounts[key[-1]], flags.seed)
-            points = measure(variants, spec, limits, predict, evaluate_all, flags.energies)
-            new = Curve(*key, flags.num, flags.seed, limits, *stamp(), points)
+            points = measure(variants, spec, lowest, answers, predict, evaluate_all, flags.energies)
+            new = Curve(*key, flags.num, flags.seed, lowest, *stamp(), points)
             curves = [*(each for each in curves if each.key != key), new]
             records.write(record, curves)
     order = list(KNOWN_DATASETS)

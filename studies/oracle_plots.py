@@ -48,7 +48,7 @@ def picture(curves: Sequence[Curve]) -> Figure:
                 "#2f6690",
                 [point.below_training for point in curve.points],
             ),
-            ("implausibly low", "0.35", [point.implausible for point in curve.points]),
+            ("outside its training", "0.35", [point.outside for point in curve.points]),
         ):
             rates = [Rate(k, point.num) for k, point in zip(counts, curve.points, strict=True)]
             draw_rates(shares, amounts, rates, colour, name)
@@ -109,7 +109,7 @@ def table(curve: Curve) -> str:
         _AMOUNTS[curve.perturbation],
         "SR5",
         "SR15",
-        "below the training minimum, implausibly low",
+        "below the training minimum, outside the training",
         "valid structure, same crystal",
         "mean predicted",
         "energy change by the oracle, meV/atom: mean, median",
@@ -124,7 +124,7 @@ def _line(point: Point) -> str:
         f"{point.amount:g}",
         rate(Rate(point.success["SR5"], point.num)),
         rate(Rate(point.success["SR15"], point.num)),
-        f"{point.below_training}, {point.implausible}",
+        f"{point.below_training}, {point.outside}",
         f"{point.valid_structure}, {point.same}",
         "-" if point.prediction.mean is None else f"{point.prediction.mean:.3f}",
         _milli(point.oracle_change),

@@ -44,7 +44,7 @@ Mean over the seeds, with the range where they differ; no crystal is filtered ou
 those of sampling, with one training of each model, so the ranges do not show how much trainings
 differ. Settings were chosen on seeds 0 to 9. `single` counts every crystal as one try,
 `single_valid` counts an invalid one as a failure, and `best_of_10` asks for one success among ten.
-A prediction below the training minimum by more than three times the oracle's error counts as a
+A crystal [outside the oracle's training](scores.md#outside-the-oracles-training) counts as a
 failure; *below training range* counts all that are below the minimum, where the oracle
 extrapolates. The oracle was trained and selected on official splits of the data, of which every
 split here has a part. The published figures are for models trained on the official training sets.

@@ -58,7 +58,7 @@ RATES: Mapping[str, tuple[str, ...]] = {
     "unique compositions": ("diversity", "unique_compositions"),
     "novel compositions": ("diversity", "novel_compositions"),
     "useful": ("useful",),
-    "implausibly low": ("predictions", "implausibly_low"),
+    "outside the oracle's training": ("predictions", "outside_training"),
     "volume / training": ("volume", "median_ratio"),
     "denser": ("volume", "denser"),
     "looser": ("volume", "looser"),

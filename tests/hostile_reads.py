@@ -19,7 +19,7 @@ from typing import Any
 from crystal_diffusion_jax import published_weights, trained_model
 from crystal_diffusion_jax.data.locate import Source
 from crystal_diffusion_jax.data.prepared import read_folder
-from crystal_diffusion_jax.data.tables import read_table
+from crystal_diffusion_jax.data.read import read
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.runtime.archives import read_arrays
 from crystal_diffusion_jax.runtime.lock import OWNER, exclusive
@@ -93,7 +93,7 @@ def cases(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     rows = write(folder / "rows.csv", f'cif,energy\n"{million[: 2**20]}",1\n')
     yield "csv cif", lambda: _reasons(read_structures(rows).failures)
     beside = write(cifs / "values.csv", "file,energy\nline,1\n")
-    yield "csv beside cif", lambda: str(list(read_table(Source((beside,), cifs), ["energy"])))
+    yield "csv beside cif", lambda: str(list(read(Source((beside,), cifs), ["energy"], 0, False)))
     yield "csv line", lambda: list(read_rows(sparse(folder / "line.csv", "cif,energy\n"))[1])
     zeros, commas = (gzip.compress(text * 2**23, 1) for text in (b"00", b",\n"))
     yield "csv.gz line", lambda: list(read_rows(bomb(folder / "zeros.csv.gz", zeros))[1])
@@ -120,6 +120,7 @@ def cases(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     columns = 'Lattice="5 0 0 0 5 0 0 0 5" Properties=species:S:1:pos:R:999999999'
     wide = write(folder / "wide.extxyz", f"1\n{columns}\nC 0 0 0\n")
     yield "extxyz columns", lambda: _reasons(read_structures(wide).failures)
+    yield from cases_of_other_kinds(folder)
     packed = {"a.npy": npy("(12500000,)", bytes(100_000_000))}
     squeezed = zipped(folder / "bomb.npz", packed, zipfile.ZIP_DEFLATED)
     yield "npz bomb", lambda: read_arrays(squeezed)
@@ -136,6 +137,40 @@ def cases(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     sparse(model / "model.json", "{")
     yield "model.json", lambda: trained_model.load(model)
     yield from cases_of_own_files(folder)
+
+
+def cases_of_other_kinds(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Of formats that pymatgen and ASE write."""
+
+    def crystals(path: Path) -> Callable[[], Any]:
+        return lambda: _reasons(read_structures(path).failures)
+
+    cell = "x\n1\n5 0 0\n0 5 0\n0 0 5\n"
+    counts = f"{cell}C H\n1 999999999\nDirect\n0 0 0\n"
+    yield "poscar count", crystals(write(folder / "POSCAR", counts))
+    yield "poscar line", crystals(sparse(folder / "line.vasp", cell))
+    yield "json depth", crystals(write(folder / "depth.json", "[" * 10_000_000))
+    yield "json values", crystals(write(folder / "values.json", "[1" + ",1" * 20_000_000 + "]"))
+    array = '{"__ndarray__": [[1], "S1000000000", ["a"]]}'
+    row = f'{{"numbers": {array}, "positions": {array}, "cell": {array}, "pbc": {array}}}'
+    yield "json type", crystals(write(folder / "type.json", row))
+    squeezed = folder / "bomb.json.gz"
+    squeezed.write_bytes(gzip.compress(b" " * 2**27))
+    yield "json.gz bomb", crystals(squeezed)
+    step = "CRYSTAL\nPRIMVEC\n5 0 0\n0 5 0\n0 0 5\nPRIMCOORD\n999999999 1\n6 0 0 0\n"
+    yield "xsf count", crystals(write(folder / "count.xsf", step))
+    shape = '{"ndarray": [[1000000000, 3], "float64", 0]}'
+    text = f'{{"pbc": [1, 1, 1], "numbers.": {shape}, "positions.": {shape}}}'.encode()
+    for name, num_frames, size in (
+        ("frames", 10**12, len(text)),
+        ("size", 1, 2**60),
+        ("array", 1, len(text)),
+    ):
+        path = folder / f"{name}.traj"
+        # The place of the places of the frames, and that of the only frame, stand behind.
+        numbers = b"".join(number.to_bytes(8, "little") for number in (3, num_frames, 48, 56, size))
+        path.write_bytes(b"- of Ulm" + b"ASE-Trajectory".ljust(16) + numbers + text)
+        yield f"traj {name}", crystals(path)
 
 
 def cases_of_own_files(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:

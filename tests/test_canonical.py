@@ -12,7 +12,7 @@ from pymatgen.io.cif import CifWriter
 from crystal_diffusion_jax.data import read as reading
 from crystal_diffusion_jax.data.locate import Source
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.structures import canonical
+from crystal_diffusion_jax.structures import crystal_files
 from crystal_diffusion_jax.structures.canonical import canonical_cell
 from tests.prepared_tables import read_whole
 from tests.time_limit import processor_time_limit
@@ -297,7 +297,7 @@ def test_an_unforeseen_error_of_the_parser_makes_one_bad_row(
     def parse(*arguments: object) -> None:
         raise RuntimeError("never seen before")
 
-    monkeypatch.setattr(canonical, "parse_cif", parse)
+    monkeypatch.setitem(crystal_files._FROM_TEXT, "CIF", parse)
     prepared = read_whole(write_table(tmp_path / "table.csv", [GOOD]), ["energy"])
     assert len(prepared.dataset) == 0
     assert "never seen before" in prepared.bad_rows[0].reason

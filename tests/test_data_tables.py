@@ -26,7 +26,7 @@ def table(folder: Path, text: str) -> Source:
 
 def read_table(source: Source, properties: list[str]) -> tuple[list[RawCrystal], list[BadRow]]:
     """The good rows and the bad ones."""
-    rows = list(tables.read_table(source, properties))
+    rows = list(tables.read_table(source, tables.read_columns(source, properties)))
     return (
         [row for row in rows if isinstance(row, RawCrystal)],
         [row for row in rows if isinstance(row, BadRow)],
@@ -34,15 +34,15 @@ def read_table(source: Source, properties: list[str]) -> tuple[list[RawCrystal],
 
 
 def test_a_compressed_table_reads_as_the_plain_one(tmp_path: Path) -> None:
-    text = 'material_id,energy,cif\na,1.5,"line 1\nline 2"\nb,-2e-1,text\n'
+    text = 'material_id,energy,cif\na,1.5,"line 1\nline 2"\nb,-2e-1,data_x\n'
     plain = table(tmp_path, text)
     compressed = Source((tmp_path / "table.csv.gz",))
     with gzip.open(compressed.tables[0], "wt") as file:
         file.write(text)
     crystals, bad_rows = read_table(plain, ["energy"])
-    assert [(c.row, c.material_id, c.cif, c.properties) for c in crystals] == [
+    assert [(c.row, c.material_id, c.crystal, c.properties) for c in crystals] == [
         (1, "a", "line 1\nline 2", (1.5,)),
-        (2, "b", "text", (-0.2,)),
+        (2, "b", "data_x", (-0.2,)),
     ]
     assert bad_rows == []
     same, _ = read_table(compressed, ["energy"])
@@ -53,26 +53,28 @@ def test_a_long_cif_a_byte_order_mark_and_blank_lines_are_no_trouble(tmp_path: P
     long_cif = "x" * 200_000
     source = table(tmp_path, f"\ufeffcif,energy\n\n{long_cif},1\n\n{long_cif},2\n")
     crystals, _ = read_table(source, ["energy"])
-    assert [len(crystal.cif) for crystal in crystals] == [200_000] * 2
+    assert [len(str(crystal.crystal)) for crystal in crystals] == [200_000] * 2
     assert [crystal.material_id for crystal in crystals] == ["table-1", "table-2"]
 
 
 @pytest.mark.parametrize(
     ("cells", "reason"),
     [
-        ("id,text,,2", "energy is missing"),
-        ("id,text, ,2", "energy is missing"),
-        ("id,text,1", "gap is missing"),
-        ("id,text,low,2", "energy is not a number: 'low'"),
-        ("id,text,nan,2", "energy is not finite"),
-        ("id,text,1,-inf", "gap is not finite"),
+        ("id,data_x,1", "the row ends before gap"),
+        ("id,data_x,low,2", "energy is not a number: 'low'"),
+        ("id,data_x,1.2 eV,2", "energy is not a number: '1.2 eV'"),
+        ("id,data_x,>5,2", "energy is not a number: '>5'"),
+        ('id,data_x,"1,5",2', "energy is not a number: '1,5'"),
+        ("id,data_x,1_000,2", "energy is not a number: '1_000'"),
+        ("id,data_x,True,2", "energy is not a number: 'True'"),
+        ("id,data_x,1,-inf", "gap is not finite"),
         ("id,,1,2", "column 'cif' is empty"),
-        ("id,text,1,2,3", "more cells"),
+        ("id,data_x,1,2,3", "more cells"),
     ],
 )
 def test_a_defect_of_a_row_is_named(tmp_path: Path, cells: str, reason: str) -> None:
     source = table(
-        tmp_path, f"material_id,cif,energy,gap\nfirst,text,0,0\n{cells}\nlast,text,0,0\n"
+        tmp_path, f"material_id,cif,energy,gap\nfirst,data_x,0,0\n{cells}\nlast,data_x,0,0\n"
     )
     crystals, bad_rows = read_table(source, ["energy", "gap"])
     assert [crystal.row for crystal in crystals] == [1, 3]
@@ -87,7 +89,7 @@ def test_a_defect_of_a_row_is_named(tmp_path: Path, cells: str, reason: str) -> 
         ("", "table.csv is empty"),
         ("cif,energy,energy\n", "more than one column named energy"),
         ("cif,gap,volume\n", "no column 'energy' .* columns are cif, gap, volume"),
-        ("structure,energy\n", "no column with the CIF text .* columns are structure, energy"),
+        ("prototype,energy\n", "no column with the crystals .* columns are prototype, energy"),
         ('cif,energy\n"never closed,1\n', "cannot be read as a csv table"),
     ],
 )
@@ -119,10 +121,10 @@ def test_rows_find_their_cif_files(tmp_path: Path, column: str, ending: str) -> 
     (tmp_path / "a.cif").write_text("text a")
     (tmp_path / "b.cif").write_text("text b")
     rows = table(tmp_path, f"{column},energy\nb{ending},1\na{ending},2\n")
-    crystals, bad_rows = read_table(Source(rows.tables, cif_folder=tmp_path), ["energy"])
-    assert [(crystal.cif, crystal.properties) for crystal in crystals] == [
-        ("text b", (1.0,)),
-        ("text a", (2.0,)),
+    crystals, bad_rows = read_table(Source(rows.tables, crystal_folder=tmp_path), ["energy"])
+    assert [(crystal.crystal, crystal.properties) for crystal in crystals] == [
+        (tmp_path / "b.cif", (1.0,)),
+        (tmp_path / "a.cif", (2.0,)),
     ]
     assert bad_rows == []
 
@@ -131,21 +133,21 @@ def test_rows_without_file_and_files_without_row_are_bad(tmp_path: Path) -> None
     for name in ("a", "b", "stray"):
         (tmp_path / f"{name}.cif").write_text("text")
     rows = table(tmp_path, "file,energy\na,1\nlost,2\nb,3\na,4\n")
-    crystals, bad_rows = read_table(Source(rows.tables, cif_folder=tmp_path), ["energy"])
+    crystals, bad_rows = read_table(Source(rows.tables, crystal_folder=tmp_path), ["energy"])
     assert [crystal.row for crystal in crystals] == [1, 3]
     assert [(bad.file, bad.row) for bad in bad_rows] == [
         ("table.csv", 2),
         ("table.csv", 4),
         ("stray.cif", 0),
     ]
-    assert "lost.cif is not in" in bad_rows[0].reason
+    assert "lost is not in" in bad_rows[0].reason
     assert "earlier row" in bad_rows[1].reason
 
 
 def test_a_folder_of_cif_files_needs_a_column_that_names_them(tmp_path: Path) -> None:
-    rows = table(tmp_path, "structure,energy\na,1\n")
-    with pytest.raises(UserError, match="no column that names the CIF file"):
-        read_table(Source(rows.tables, cif_folder=tmp_path), ["energy"])
+    rows = table(tmp_path, "prototype,energy\na,1\n")
+    with pytest.raises(UserError, match="no column with the crystals or their files"):
+        read_table(Source(rows.tables, crystal_folder=tmp_path), ["energy"])
 
 
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason=f"no real data in {REAL_DATA}")
@@ -171,7 +173,7 @@ def test_success_thresholds_are_percentiles_of_the_real_labels(
 
 def test_a_property_beyond_all_sense_and_an_endless_id_are_named(tmp_path: Path) -> None:
     rows = table(
-        tmp_path, f"material_id,cif,energy\na,text,1e31\n{'b' * 201},text,1\nc,text,1e30\n"
+        tmp_path, f"material_id,cif,energy\na,data_x,1e31\n{'b' * 201},data_x,1\nc,data_x,1e30\n"
     )
     crystals, bad_rows = read_table(rows, ["energy"])
     assert [(crystal.material_id, crystal.properties) for crystal in crystals] == [("c", (1e30,))]
@@ -188,15 +190,15 @@ def test_what_a_file_holds_is_printable_in_a_message(tmp_path: Path) -> None:
 
 def test_a_header_of_ten_thousand_columns_is_refused_in_a_short_sentence(tmp_path: Path) -> None:
     header = ",".join(f"column_{i}" for i in range(10_000))
-    with pytest.raises(UserError, match="no column with the CIF text") as caught:
+    with pytest.raises(UserError, match="no column 'energy' for the property") as caught:
         read_table(table(tmp_path, f"{header}\n"), ["energy"])
     assert len(str(caught.value)) < 1000
 
 
 def test_a_split_may_come_in_several_files(tmp_path: Path) -> None:
     paths = tmp_path / "train-0.csv", tmp_path / "train-1.csv.gz"
-    paths[0].write_text("cif,energy\na,1\nb,2\n")
-    paths[1].write_bytes(gzip.compress(b"energy,cif\n3,c\nx,d\n"))
+    paths[0].write_text("cif,energy\ndata_a,1\ndata_b,2\n")
+    paths[1].write_bytes(gzip.compress(b"energy,cif\n3,data_c\nx,data_d\n"))
     crystals, (bad,) = read_table(Source(paths), ["energy"])
     assert [(crystal.material_id, crystal.properties) for crystal in crystals] == [
         ("train-0-1", (1.0,)),

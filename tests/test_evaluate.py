@@ -252,3 +252,5 @@ def test_scores_of_each_crystal_are_added_to_the_samples(
     assert added["novel"] == [True, True, False, True, False, True, True, False]
     np.testing.assert_allclose(added["predicted_heat_ref"][:4], [0.2, 0.2, 0.56, 0.18])
     assert np.isnan(added["predicted_heat_ref"][6:]).all()
+    reasons = [*[None] * 6, "element unknown to the networks", None]
+    assert added["predicted_heat_ref_failure"] == reasons

@@ -2,11 +2,14 @@
 
 import functools
 import itertools
-from collections.abc import Iterable, Iterator
+import random as random_numbers
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import hypothesis.strategies as st
 import numpy as np
 import pytest
+from hypothesis import given, settings
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
@@ -138,7 +141,8 @@ def test_a_crystal_that_takes_too_long_is_the_only_failure(
                 deadly = stage == "reduction" and item.volume > 79
             else:
                 assert isinstance(self.function, functools.partial)
-                deadly = stage == "comparison" and self.function.args[0][item[0]].volume > 79
+                cells = [self.function.args[0][i] for i in item if isinstance(i, int)]
+                deadly = stage == "comparison" and max(cell.volume for cell in cells) > 79
             yield lost if deadly else self.function(item)
 
     monkeypatch.setattr(Workers, "map", lose_heavy)
@@ -181,15 +185,81 @@ def test_the_prescreen_changes_no_result_of_pymatgens_matcher() -> None:
     expected = [any(matcher.fit(k, g) for k in known) for g in generated]
     assert result.known == expected
     assert 0 < sum(expected) < len(expected)
-    groups = matcher.group_structures(generated)
-    # By identity: equal copies would not tell the places apart.
-    firsts = [
-        [next(i for i, g in enumerate(generated) if g is s) for s in group] for group in groups
-    ]
-    assert sorted(map(sorted, firsts)) == sorted(
+    groups = components(generated, matcher.fit)
+    assert sorted(map(sorted, groups)) == sorted(
         [i for i, first in enumerate(result.group) if first == group] for group in set(result.group)
     )
-    assert 3 < len(groups) < len(generated)
+    assert 2 < len(groups) < len(generated)
+
+
+def components(
+    crystals: Sequence[Structure], fit: Callable[[Structure, Structure], bool]
+) -> list[set[int]]:
+    """Connected components by brute force: every pair in both directions, then all paths."""
+    joined = np.array([[fit(one, other) for other in crystals] for one in crystals], dtype=int)
+    joined |= joined.T | np.eye(len(crystals), dtype=int)
+    reached = np.linalg.matrix_power(joined.astype(float), len(crystals)) > 0
+    return [set(np.flatnonzero(row).tolist()) for row in np.unique(reached, axis=0)]
+
+
+def test_a_chain_of_matches_is_one_crystal_in_every_order() -> None:
+    # From rock salt (60 degrees) towards caesium chloride (90); angles may differ by 10.
+    chain = [
+        Structure(Lattice.rhombohedral(4.0, angle), ["Na", "Cl"], CAESIUM_CHLORIDE.frac_coords)
+        for angle in (66.0, 75.0, 84.0)
+    ]
+    matcher = StructureMatcher(ltol=0.3, stol=0.5, angle_tol=10)
+    pairs = itertools.combinations(range(3), 2)
+    assert [matcher.fit(chain[i], chain[j]) for i, j in pairs] == [True, False, True]
+    counts = set()
+    for order in itertools.permutations(chain):
+        counts.add(len(matcher.group_structures(list(order))))
+        assert match(order, [], progress=False).group == [0, 0, 0]
+    assert counts == {1, 2}  # of pymatgen's groups, which depend on the order
+
+
+@settings(max_examples=60, derandomize=True, database=None, deadline=None)
+@given(st.lists(st.floats(1.0, 9.0), min_size=1, max_size=12), st.randoms())
+def test_groups_are_those_of_brute_force_in_any_order(
+    places: list[float], random: random_numbers.Random
+) -> None:
+    # Crystals on a line, of which those match that are near; and not quite in both directions.
+    def fit(reference: Structure, structure: Structure) -> bool:
+        return -0.4 < structure.lattice.a - reference.lattice.a < 0.5
+
+    crystals = [
+        Structure(Lattice.tetragonal(a, 3.0), ["Na", "Cl"], CAESIUM_CHLORIDE.frac_coords)
+        for a in places
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(matching, "_fit", fit)
+        patch.setattr(matching, "reduce", lambda structure: structure)
+        patch.setattr(Workers, "map", lambda self, items: map(self.function, items))
+        group = match(crystals, [], progress=False).group
+        shuffled = random.sample(crystals, len(crystals))
+        count = len(set(match(shuffled, [], progress=False).group))
+    expected = components(crystals, fit)
+    assert {first: {i for i in range(len(group)) if group[i] == first} for first in group} == {
+        min(members): members for members in expected
+    }
+    assert count == len(expected)
+
+
+def test_a_failed_comparison_of_two_is_the_failure_of_both_unless_one_fails_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    crystals = [CAESIUM_CHLORIDE, heavy(), CAESIUM_CHLORIDE]
+
+    def refuse_heavy(reference: Structure, structure: Structure) -> bool:
+        if max(reference.volume, structure.volume) > 79:
+            raise ZeroDivisionError
+        return True
+
+    monkeypatch.setattr(matching, "_fit", refuse_heavy)
+    for order in itertools.permutations(range(3)):
+        result = match([crystals[i] for i in order], [], progress=False)
+        assert [order[i] for i, first in enumerate(result.group) if first < 0] == [1]
+    assert match(crystals[:2], [], progress=False).group == [-1, -1]
 
 
 def test_the_nearest_known_crystal_is_that_of_pymatgens_displacements() -> None:

@@ -16,6 +16,7 @@ from crystal_diffusion_jax.evaluation.coverage import Fingerprint
 from crystal_diffusion_jax.evaluation.intervals import Rate
 from crystal_diffusion_jax.evaluation.report import Report, evaluate
 from crystal_diffusion_jax.evaluation.summary import to_json, to_table
+from crystal_diffusion_jax.oracles.domain import OUTSIDE
 from crystal_diffusion_jax.oracles.predict import Predictions
 from crystal_diffusion_jax.structures.reading import Inputs
 
@@ -108,30 +109,30 @@ def test_predictions_below_every_training_label_are_counted() -> None:
     assert scores.predictions["below_training_range"] == Rate(2, 6)
 
 
-def test_predictions_that_fool_the_oracle_are_failures() -> None:
-    # The oracle says 0.38 and 0.82 of the test crystals: an error of 0.05 if their labels are so.
+def test_crystals_outside_the_oracles_training_are_failures_and_in_no_mean() -> None:
+    reason = f"{OUTSIDE} (predicted value): 0.12, trained on 0.3 to 0.9"
+
+    def predict(structures: Sequence[Structure]) -> Predictions:
+        found = oracle_by_number(structures)
+        outside = {i: reason for i, value in enumerate(found.values) if value == 0.12}
+        values = [np.nan if i in outside else value for i, value in enumerate(found.values)]
+        return Predictions(np.array(values), found.failures | outside)
+
     test = dataclasses.replace(TEST, properties=np.array([[0.33], [0.87]]))
-    # 0.12, twice, is below 0.30 - 3 x 0.05; 0.18 and the others are not.
-    train = dataclasses.replace(TRAIN, properties=np.full((2, 1), 0.30))
-    scores = evaluate(INPUTS, SPEC, train, test, oracle_by_number, progress=False)
-    assert scores.oracle["error"] == pytest.approx(0.05)
-    assert scores.oracle["lowest_plausible"] == pytest.approx(0.15)
-    assert scores.predictions["implausibly_low"] == Rate(2, 6)
+    scores = evaluate(INPUTS, SPEC, TRAIN, test, predict, progress=False)
+    # The oracle says 0.38 and 0.82 of the test crystals.
+    assert scores.oracle == {"error": pytest.approx(0.05)}
+    assert scores.predictions["outside_training"] == Rate(2, 7)
+    assert scores.counts["outside_training"] == 2
     assert scores.success_rate["single"]["SR5"] == Rate(3, 8)
     # One of the two is invalid anyway.
     assert scores.success_rate["single_valid"]["SR5"] == Rate(2, 8)
-    named = [f.name for f in scores.failures if "too far below" in f.reason]
-    assert named == ["4.cif", "5.cif"]
-    written = to_json(scores, "set", SPEC)
-    assert written["oracle"]["error"] == pytest.approx(0.05)
-    assert written["predictions"]["implausibly_low"]["k"] == 2
-
-
-def test_an_oracle_of_unknown_error_is_believed() -> None:
-    test = dataset([perovskite("Am")])
-    scores = evaluate(INPUTS, SPEC, TRAIN, test, oracle_by_number, progress=False)
-    assert scores.predictions["implausibly_low"] == Rate(0, 6)
-    assert to_json(scores, "set", SPEC)["oracle"] == {"error": None, "lowest_plausible": None}
+    mean = scores.predictions["mean"]
+    assert mean is not None
+    assert mean.value == pytest.approx((0.20 + 0.20 + 0.56 + 0.18) / 4)
+    assert [f.name for f in scores.failures if f.text == reason] == ["4.cif", "5.cif"]
+    assert to_json(scores, "set", SPEC)["predictions"]["outside_training"]["k"] == 2
+    assert f"2 {OUTSIDE}: in no mean" in to_table(scores, SPEC)
 
 
 def test_the_table_lists_ten_reasons_and_counts_the_others() -> None:
@@ -245,7 +246,6 @@ def test_what_needs_no_data_set_is_the_same_with_and_without_it() -> None:
     np.testing.assert_array_equal(part.valid, whole.valid)
     for name in ("unique", "unique_compositions"):
         assert part.diversity[name] == whole.diversity[name]
-    # The oracle's error is above 0.3 there, so none of its answers is implausible.
     assert part.success_rate == whole.success_rate
 
 

@@ -32,7 +32,7 @@ from crystal_diffusion_jax.structures.canonical import canonical_cell
 from crystal_diffusion_jax.structures.cif_writer import to_cif
 from crystal_diffusion_jax.structures.conversion import to_ase, to_extxyz
 from crystal_diffusion_jax.structures.reading import Inputs, read_structures
-from tests import smoke_config
+from tests import one_file, smoke_config
 from tests.mutations import NUMBERS, PIECES, Rng, mutated, mutated_tree
 from tests.prepared_tables import read_whole
 from tests.test_evaluation_inputs import crystal, sampled
@@ -203,6 +203,24 @@ def test_a_damaged_extxyz_loses_no_frame(num_cases: int, tmp_path: Path) -> None
         check(inputs, num_frames(content))
 
     assert 0 < run(num_cases, case) < num_cases
+
+
+@pytest.mark.parametrize("name", sorted(one_file.WRITERS))
+def test_a_damaged_file_of_another_kind_is_read_or_named(
+    num_cases: int, tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / name
+    one_file.WRITERS[name](path, CRYSTALS[0])
+    good = path.read_bytes()
+
+    def case(rng: Rng) -> None:
+        path.write_bytes(mutated(good, rng))
+        with naming(str(path)):
+            inputs = read_structures(path)
+        check(inputs, len(inputs.structures))
+        assert inputs.structures
+
+    assert run(num_cases, case) < num_cases
 
 
 def test_a_damaged_samples_db_loses_no_crystal(num_cases: int, tmp_path: Path) -> None:

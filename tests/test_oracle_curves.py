@@ -13,14 +13,13 @@ from pymatgen.core import Structure
 from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
 from crystal_diffusion_jax.evaluation.intervals import Rate
-from crystal_diffusion_jax.evaluation.report import evaluate
 from crystal_diffusion_jax.oracles.predict import Predictions
 from crystal_diffusion_jax.potentials.energies import Evaluated
 from studies import oracle_curves, oracle_plots, plots, records
-from studies.judged import Curve, Limits, Spread, limits_of, measure, spread
+from studies.judged import Curve, Spread, measure, spread
 from studies.oracle_curves import choose
 from studies.perturbations import perturbed, rattled, strained
-from tests.test_evaluation_report import INPUTS, TEST, TRAIN, dataset, oracle_by_number
+from tests.test_evaluation_report import TEST, TRAIN, dataset
 from tests.tiny_run import perovskite
 
 SPEC = KNOWN_DATASETS["perov5"]
@@ -31,6 +30,12 @@ PAGE = Path(__file__).parent.parent / "docs" / "what_scores_mean.md"
 def by_edge(structures: Sequence[Structure], oracle: str = "") -> Predictions:
     """An oracle that predicts the edge of the cell."""
     return Predictions(np.array([s.volume ** (1 / 3) for s in structures]), {})
+
+
+def above_39(structures: Sequence[Structure], oracle: str = "") -> Predictions:
+    """The same oracle, trained on edges of at least 3.9 Angstrom."""
+    values = by_edge(structures).values
+    return Predictions(np.where(values < 3.9, np.nan, values), {})
 
 
 def by_volume(structures: Sequence[Structure]) -> list[Evaluated | str]:
@@ -82,15 +87,15 @@ def test_scores_are_those_worked_out_by_hand():
     spec = dataclasses.replace(SPEC, success_thresholds=(4.0, 4.2, 4.6))
     variants = perturbed(crystals, "strain", [-5.0, 0.0, 10.0], seed=0)
     # Edges 3.8 4.275 4.75, 4.0 4.5 5.0 and 4.4 4.95 5.5; the potential fails below 60 A^3.
-    points = measure(variants, spec, Limits(3.95, 3.9), by_edge, by_volume, 3)
+    points = measure(variants, spec, 3.95, by_edge, above_39, by_volume, 3)
     assert [point.amount for point in points] == [-5.0, 0.0, 10.0]
     assert [point.success for point in points] == [
-        {"SR5": 0, "SR10": 0, "SR15": 1},  # 3.8 is implausible
+        {"SR5": 0, "SR10": 0, "SR15": 1},  # 3.8 is outside
         {"SR5": 1, "SR10": 1, "SR15": 2},
         {"SR5": 0, "SR10": 0, "SR15": 1},
     ]
     assert [point.below_training for point in points] == [1, 0, 0]
-    assert [point.implausible for point in points] == [1, 0, 0]
+    assert [point.outside for point in points] == [1, 0, 0]
     # The matcher compares crystals of equal volume.
     assert [(point.valid_structure, point.same) for point in points] == [(3, 3)] * 3
     assert points[2].prediction.mean == pytest.approx(1.1 * 4.5)
@@ -98,7 +103,7 @@ def test_scores_are_those_worked_out_by_hand():
     energies = np.array([4.0, 4.5, 5.0]) ** 3 / 5
     assert points[2].potential_change.mean == pytest.approx(np.mean(energies) * (1.1**3 - 1))
     assert points[0].potential_change.num == 2
-    first = measure(variants, spec, Limits(3.95, 3.9), by_edge, by_volume, 1)[2].potential_change
+    first = measure(variants, spec, 3.95, by_edge, above_39, by_volume, 1)[2].potential_change
     assert (first.num, first.mean) == (1, pytest.approx(energies[0] * (1.1**3 - 1)))
 
 
@@ -108,7 +113,7 @@ def test_displaced_crystals_are_compared_with_their_own_originals():
     variants[2.0] = [each.copy() for each in crystals]
     for each in variants[2.0]:
         each.translate_sites([0], [0.45, 0.45, 0.45])  # 0.35 A from the next atom
-    points = measure(variants, SPEC, Limits(0.0, 0.0), by_edge, by_volume, 3)
+    points = measure(variants, SPEC, 0.0, by_edge, by_edge, by_volume, 3)
     assert [point.same for point in points] == [2, 2, 0, 0]
     assert [point.valid_structure for point in points] == [2, 2, 2, 0]
 
@@ -118,15 +123,6 @@ def test_a_statistic_leaves_out_what_has_no_value():
     assert (found.num, found.mean) == (3, pytest.approx(2.0))
     assert found.quartiles == pytest.approx((1.5, 2.0, 2.5))
     assert spread(np.array([np.nan])) == Spread(0, None, None)
-
-
-def test_the_limits_are_those_of_the_evaluation():
-    train = dataclasses.replace(TRAIN, properties=np.full((2, 1), 0.30))
-    test = dataclasses.replace(TEST, properties=np.array([[0.33], [0.87]]))
-    report = evaluate(INPUTS, SPEC, train, test, oracle_by_number, progress=False)
-    limits = limits_of(train, test, SPEC, oracle_by_number)
-    assert limits.training_minimum == pytest.approx(0.30)
-    assert limits.lowest_plausible == pytest.approx(report.oracle["lowest_plausible"])
 
 
 def test_only_crystals_within_the_threshold_are_chosen_and_each_once():
@@ -145,6 +141,7 @@ def test_only_crystals_within_the_threshold_are_chosen_and_each_once():
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     monkeypatch.setattr(sys, "argv", ["oracle_curves.py", *arguments])
     monkeypatch.setattr(oracle_curves, "load", lambda config: {"train": TRAIN, "test": TEST})
+    monkeypatch.setattr(oracle_curves, "answers", by_edge)
     monkeypatch.setattr(oracle_curves, "predict", by_edge)
     monkeypatch.setattr(oracle_curves, "evaluate_all", by_volume)
     program.run(oracle_curves.main)

@@ -13,6 +13,7 @@ from crystal_diffusion_jax.cli import predict as program
 from crystal_diffusion_jax.cli import program as cli
 from crystal_diffusion_jax.oracles import batching, bonds
 from crystal_diffusion_jax.oracles.batching import BatchShape
+from crystal_diffusion_jax.oracles.domain import OUTSIDE
 from crystal_diffusion_jax.oracles.predict import ORACLES, predict
 from tests import golden
 
@@ -75,7 +76,7 @@ def test_failures_are_named_and_leave_the_others_in_place() -> None:
     found = predict([dense, good, tiny, heavy], "perov5", progress=False)
     assert np.isnan(found.values).tolist() == [True, False, True, True]
     assert list(found.failures) == [0, 2, 3]
-    assert found.failures[0].startswith("too dense")
+    assert found.failures[0] == f"{OUTSIDE} (number of atoms): 1 in the cell, trained on 5 to 5"
     assert found.failures[2].startswith("volume below")
     assert found.failures[3].endswith(": Cm")
 

@@ -55,8 +55,9 @@ def test_batches_are_nearly_full(angles_per_atom: float) -> None:
 def test_the_last_crystals_are_shared_among_the_lanes_in_small_batches() -> None:
     waiting = sizes(4)
     capacities = packing.capacities(waiting)
-    alone, large = packing.choose(waiting, capacities, 2, 1)
-    shared, small = packing.choose(waiting, capacities, 2, 4)
+    common = packing.common(waiting, 8192)
+    alone, large = packing.choose(waiting, capacities, common, 1)
+    shared, small = packing.choose(waiting, capacities, common, 4)
     assert len(alone) == 4
     assert len(shared) < 4
     assert packing.rows(small) < packing.rows(large)

@@ -18,6 +18,7 @@ from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation.intervals import Rate
+from crystal_diffusion_jax.oracles.domain import OUTSIDE
 from crystal_diffusion_jax.oracles.predict import Predictions
 from crystal_diffusion_jax.report import build
 from crystal_diffusion_jax.report.distribution import distribution, periodic_table, place
@@ -322,8 +323,29 @@ def test_without_the_data_set_everything_else_is_shown(tmp_path, monkeypatch, ca
     printed = capsys.readouterr().out
     assert "nearest training crystals and the share of useful crystals are missing" in printed
     assert "`python -m experiments.prepare --dataset=perov5`" in printed
-    # The minimum of the training labels is -0.328.
-    assert "1 of 4 are predicted below all training crystals" in printed
+
+
+@pytest.mark.usefixtures("_samples_without_data")
+def test_a_crystal_outside_the_oracles_training_has_its_reason_on_the_page(
+    tmp_path, monkeypatch, capsys
+):
+    reason = f"{OUTSIDE} (volume per atom): 800 A^3, trained on 7.2 to 37.2"
+
+    def all_but_the_first(structures: Sequence[Structure], oracle: str) -> Predictions:
+        values = volume_oracle(structures, oracle).values
+        return Predictions(np.array([np.nan, *values[1:]]), {0: reason})
+
+    monkeypatch.setattr(build, "predict", all_but_the_first)
+    out = tmp_path / "page.html"
+    run(monkeypatch, f"--structures={tmp_path / 's'}", f"--out={out}")
+    text = out.read_text()
+    (content,) = re.findall(r'id="data">(.*?)</script>', text, re.DOTALL)
+    data = json.loads(content)
+    assert [entry["failure"] for entry in data["entries"]] == [reason, "", ""]
+    assert data["entries"][0]["value"] is None
+    # The first, of -0.4, reached SR5 in the test above.
+    assert "<b>25.0 %</b>SR5<br><span>1 of 4</span>" in text
+    assert f"1 crystals are {OUTSIDE}" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("_samples_without_data")
@@ -392,11 +414,17 @@ def test_a_missing_model_does_not_prevent_the_page(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("_samples_without_data")
 def test_the_distribution_is_that_of_the_models_own_data_set_only(tmp_path, monkeypatch):
     monkeypatch.setattr(build, "predict", volume_oracle)
-    for dataset, known in (("perov5", True), ("mp20", False)):
+    drawn: list[np.ndarray | None] = []
+
+    def draw(values, training, *others):
+        drawn.append(training)
+        return distribution(values, training, *others)
+
+    monkeypatch.setattr(build, "distribution", draw)
+    for dataset in ("perov5", "mp20"):
         arguments = [f"--structures={tmp_path / 's'}", f"--out={tmp_path / 'page.html'}"]
         run(monkeypatch, *arguments, f"--dataset={dataset}")
-        note = "predicted below all training crystals"  # needs the distribution
-        assert (note in (tmp_path / "page.html").read_text()) == known
+    assert [training is None for training in drawn] == [False, True]
 
 
 def test_a_page_without_crystals_is_a_page():

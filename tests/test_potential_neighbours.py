@@ -50,7 +50,7 @@ def test_bonds_are_all_pairs_within_the_cutoff(num_atoms: int, skin: bool) -> No
     rows = directed(graph)
     assert {tuple(row) for row in rows.tolist()} == expected
     assert len(rows) == len(expected)
-    is_short = lengths(graph, graph.bonds) <= SHORT_CUTOFF + 0.1 * skin
+    is_short = lengths(graph, graph.bonds) <= SHORT_CUTOFF + 0.03 * skin
     assert is_short.tolist() == [True] * graph.num_short + [False] * (
         len(graph.bonds) - graph.num_short
     )

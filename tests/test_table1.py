@@ -44,7 +44,7 @@ def scores(rate: float | None, num: int = 1000) -> dict[str, Any]:
             n: entry(rate) for n in ("unique", "novel", "unique_compositions", "novel_compositions")
         },
         "useful": entry(rate),
-        "predictions": {n: entry(rate) for n in ("implausibly_low", "below_training_range")},
+        "predictions": {n: entry(rate) for n in ("outside_training", "below_training_range")},
         "volume": {
             "median_ratio": {"value": rate, "low": rate, "high": rate, "sizes": [num]},
             "denser": entry(rate),

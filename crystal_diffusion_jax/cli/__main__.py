@@ -33,8 +33,9 @@ def main() -> None:
         )
         sys.exit(2)
     from crystal_diffusion_jax.cli import program
+    from crystal_diffusion_jax.commands import SCRIPT
 
-    sys.argv = [f"{program.SCRIPT} {name}", *sys.argv[2:]]
+    sys.argv = [f"{SCRIPT} {name}", *sys.argv[2:]]
     program.run(importlib.import_module(f"crystal_diffusion_jax.cli.{name}").main)
 
 

@@ -4,13 +4,14 @@
     python -m experiments.evaluate --structures=FOLDER_OF_CIFS --dataset=mp20 --out=m.json
     python -m experiments.evaluate --structures=samples/min --dataset=mp20 --relax --out=m.json
 
---structures takes a folder of `sample`, a folder or .zip of CIFs, a CIF, an extended XYZ file, or a
-csv with a column `cif`. The scores go into a JSON file and, as a table, to stdout; crystals that
-cannot be read or predicted count as failures and are listed by name. With --relax the crystals are
-relaxed into the folder m_relaxed beside m.json, as `relax` does, and scored before and after, and
-so are controls: training crystals as good as requested, substitutions in them, and test crystals.
-If --structures is a folder of `sample`, predictions, validity, uniqueness, novelty and what
-relaxing gave of each crystal are also added to its samples.db and samples.csv.
+--structures takes a folder of `sample`, a file of crystals (CIF, POSCAR, JSON, extended XYZ ...), a
+folder or .zip of any mix, or a csv with a column of CIFs, JSON or paths. The scores go into a JSON
+file and, as a table, to stdout; crystals that cannot be read or predicted count as failures and are
+listed by name. With --relax the crystals are relaxed into the folder m_relaxed beside m.json, as
+`relax` does, and scored before and after, and so are controls: training crystals as good as
+requested, substitutions in them, and test crystals. If --structures is a folder of `sample`,
+predictions, validity, uniqueness, novelty and what relaxing gave of each crystal are also added to
+its samples.db and samples.csv.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from pathlib import Path
 
 from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.cli.hulls import columns_of
+from crystal_diffusion_jax.cli.predict import prediction_columns
 from crystal_diffusion_jax.config import DataConfig
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS, DatasetSpec
@@ -55,7 +57,7 @@ NUM_CONTROLS = 100
 def parser() -> program.Parser:
     """The flags."""
     flags = program.Parser(prog="python -m experiments.evaluate", description=__doc__)
-    flags.add_argument("--structures", type=Path, required=True, help="the generated crystals")
+    program.add_structures(flags)
     flags.add_argument(
         "--dataset", required=True, choices=list(KNOWN_DATASETS), help="to compare with"
     )
@@ -147,7 +149,6 @@ def relaxed_and_controls(
         spec=spec,
         train=train,
         predict=functools.partial(predict, oracle=spec.name),
-        oracle_error=report.oracle["error"],
     )
     sets = control_sets(spec, train, test, flags.controls) if flags.controls else {}
     if outcome is None:
@@ -194,8 +195,9 @@ def main() -> None:
     relaxed, controls = relaxed_and_controls(flags, spec, splits, inputs, report, outcome)
     content = to_json(report, str(flags.structures), spec, relaxed, controls)
     program.write_output(flags.out, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    not_predicted = {f.index: f.text for f in report.failures if f.stage == "property"}
     columns = {
-        f"predicted_{spec.property_name}": report.values.tolist(),
+        **prediction_columns(spec, report.values, not_predicted),
         "valid": report.valid.tolist(),
         "unique": report.unique.tolist(),
     }

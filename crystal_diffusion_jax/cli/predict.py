@@ -3,19 +3,21 @@
     python -m experiments.predict --oracle=perov5 --structures=samples/min --out=predictions.csv
     python -m experiments.predict --oracle=mp20 --structures=crystal.cif --out=predictions.csv
 
-The csv has one row per crystal, in order: name, prediction, failure. If --structures is a folder of
-`sample`, the predictions are also added to its samples.db and samples.csv.
+The csv has one row per crystal, in order: name, prediction, failure. A crystal that the network was
+never trained on has a reason instead of a prediction. If --structures is a folder of `sample`, both
+are also added to its samples.db and samples.csv.
 """
 
 import csv
 import io
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from crystal_diffusion_jax.cli import program
-from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
+from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS, DatasetSpec
 from crystal_diffusion_jax.evaluation.checks import split_reason
 from crystal_diffusion_jax.oracles.predict import Predictions, predict
 from crystal_diffusion_jax.structures.reading import Inputs, read_structures
@@ -25,12 +27,7 @@ def parser() -> program.Parser:
     """The flags."""
     flags = program.Parser(prog="python -m experiments.predict", description=__doc__)
     flags.add_argument("--oracle", required=True, choices=list(KNOWN_DATASETS), help="the network")
-    flags.add_argument(
-        "--structures",
-        type=Path,
-        required=True,
-        help="folder of CIFs or of `sample`, .zip, .cif, .extxyz, or csv with a column cif",
-    )
+    program.add_structures(flags)
     flags.add_argument("--out", type=Path, required=True, help="csv file for the predictions")
     return flags
 
@@ -57,6 +54,21 @@ def to_csv(inputs: Inputs, predictions: Predictions, unit: str) -> str:
     return text.getvalue()
 
 
+def prediction_columns(
+    spec: DatasetSpec, values: np.ndarray, failures: Mapping[int, str]
+) -> dict[str, list[float | str | None]]:
+    """Columns of samples.db.
+
+    Args:
+      spec: the data set, for the name of its property.
+      values: [S] predictions, NaN for none.
+      failures: why there is none, by index.
+    """
+    name = f"predicted_{spec.property_name}"
+    reasons = [failures.get(index) for index in range(len(values))]
+    return {name: values.tolist(), f"{name}_failure": reasons}
+
+
 def main() -> None:
     """Entry point."""
     flags = parser().parse_args()
@@ -65,7 +77,7 @@ def main() -> None:
     inputs = read_structures(flags.structures)
     predictions = predict_inputs(inputs, flags.oracle)
     program.write_output(flags.out, to_csv(inputs, predictions, spec.unit))
-    columns = {f"predicted_{spec.property_name}": predictions.values.tolist()}
+    columns = prediction_columns(spec, predictions.values, predictions.failures)
     program.add_to_samples(flags.structures, columns)
     known = predictions.values[~np.isnan(predictions.values)]
     print(f"{len(known)} of {len(predictions.values)} crystals predicted: {flags.out}")

@@ -10,12 +10,11 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from crystal_diffusion_jax.commands import as_called
 from crystal_diffusion_jax.errors import UserError, did_you_mean
 from crystal_diffusion_jax.runtime import compilation, devices, processes
 from crystal_diffusion_jax.runtime.files import replace_bytes, replace_text, try_writing
 from crystal_diffusion_jax.training.preemption import Preempted
-
-SCRIPT = "crystal-diffusion"
 
 _WIDTH = 100  # columns of a help text, which quotes module docstrings
 
@@ -31,11 +30,15 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         return f"{action.help}, required" if action.required else action.help or ""
 
 
-def as_called(text: str) -> str:
-    """Spells commands the way the user has called this one, as a module or a script."""
-    if not sys.argv[0].startswith(f"{SCRIPT} "):
-        return text
-    return text.replace("python -m experiments.", f"{SCRIPT} ")
+def add_structures(flags: argparse.ArgumentParser) -> None:
+    """Adds --structures, the crystals that a command reads with `read_structures`."""
+    flags.add_argument(
+        "--structures",
+        type=Path,
+        required=True,
+        help="crystals: a file or a folder of any mix (CIF, POSCAR, JSON, extxyz, ...), .zip, a "
+        "csv with a column of them, or a folder of `sample`",
+    )
 
 
 class Parser(argparse.ArgumentParser):

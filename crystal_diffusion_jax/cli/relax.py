@@ -31,12 +31,7 @@ from crystal_diffusion_jax.structures.reading import read_structures
 def parser() -> program.Parser:
     """The flags."""
     flags = program.Parser(prog="python -m experiments.relax", description=__doc__)
-    flags.add_argument(
-        "--structures",
-        type=Path,
-        required=True,
-        help="folder of CIFs or of `sample`, .zip, .cif, .extxyz, or csv with a column cif",
-    )
+    program.add_structures(flags)
     flags.add_argument("--out", type=Path, required=True, help="folder for the relaxed crystals")
     flags.add_argument(
         "--potential",

@@ -10,11 +10,10 @@ both ways: give its folder as --relaxed, unless they are samples, whose samples.
 """
 
 import math
-import shlex
 import sys
 from pathlib import Path
 
-from crystal_diffusion_jax import trained_model
+from crystal_diffusion_jax import commands, trained_model
 from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
 from crystal_diffusion_jax.errors import UserError, require_between
@@ -27,9 +26,7 @@ from crystal_diffusion_jax.structures.store import StoredRequest, read_request
 def parser() -> program.Parser:
     """The flags."""
     flags = program.Parser(prog="python -m experiments.report", description=__doc__)
-    flags.add_argument(
-        "--structures", type=Path, required=True, help="folder, .zip, .cif, .extxyz or .csv"
-    )
+    program.add_structures(flags)
     flags.add_argument("--out", type=Path, required=True, help="HTML file")
     flags.add_argument("--png", type=Path, help="folder to save the pictures to as PNG files")
     flags.add_argument(
@@ -70,7 +67,7 @@ def main() -> None:
         model.statistics if model and dataset == own else None,
         flags.root,
         flags.symprec,
-        command=f"crystal-diffusion report {shlex.join(sys.argv[1:])}",
+        command=commands.command("report", sys.argv[1:]),
         relaxed=flags.relaxed,
     )
     program.write_output(flags.out, to_html(page))

@@ -11,6 +11,7 @@ checkpoint and exits with status 143. Several processes train one model together
 """
 
 import contextlib
+import logging as standard_logging
 import os
 import signal
 import sys
@@ -22,8 +23,8 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 import crystal_diffusion_jax
+from crystal_diffusion_jax import commands
 from crystal_diffusion_jax import config as config_module
-from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.config import ExperimentConfig
 from crystal_diffusion_jax.data.load import load
 from crystal_diffusion_jax.errors import UserError, did_you_mean
@@ -136,6 +137,9 @@ def run(argv: list[str]) -> None:
     if not values["verbosity"].present:
         # The libraries' messages about every checkpoint file would bury the progress lines.
         logging.set_verbosity(logging.FATAL)
+        # What `load` says of the data is for the user, as `prepare` prints it.
+        standard_logging.getLogger(crystal_diffusion_jax.__name__).setLevel("WARNING")
+        logging.get_absl_handler().setFormatter(standard_logging.Formatter("%(message)s"))
     address = (values.coordinator, values.num_processes, values.process_id)
     if not values.distributed and address == (None, None, None):
         load_and_train(config)
@@ -152,13 +156,13 @@ def load_and_train(config: ExperimentConfig) -> None:
     folder = train(config, splits, workdir, resume_from_previous=flags.FLAGS.resume_from_previous)
     if processes.is_first():
         print(f"trained model: {folder}")
-        target = example_target(config.model.conditioning, splits["train"].property_names)
-        print(
-            program.as_called(
-                f"sample from it with: python -m experiments.sample --model={workdir} "
-                f"--target={target} --num=200 --out=samples/{workdir.name}"
-            )
+        train_split = splits["train"]
+        target = example_target(
+            config.model.conditioning, train_split.property_names, train_split.class_names
         )
+        out = Path("samples", workdir.name)
+        given = {"model": workdir, "target": target, "num": 200, "out": out}
+        print(f"sample from it with: {commands.next_command('sample', commands.flags(given))}")
 
 
 @contextlib.contextmanager

@@ -4,9 +4,11 @@ import dataclasses
 import os
 from pathlib import Path
 
+from crystal_diffusion_jax import commands
 from crystal_diffusion_jax.data.datasets import SPLITS
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.runtime.user_cache import cache_folder
+from crystal_diffusion_jax.structures.file_names import crystal_files, is_table, kind_of
 
 # Key of a source that is not split yet, beside "train", "val" and "test".
 UNSPLIT = "unsplit"
@@ -18,12 +20,12 @@ class Source:
 
     Attributes:
       tables: csv or csv.gz files, one after the other.
-      cif_folder: the folder of the *.cif files that the rows name; None if the tables hold the
-        CIF texts in their column `cif`.
+      crystal_folder: the folder of the files of crystals that the rows name, each of which has to
+        be named; None if the tables hold the crystals or paths.
     """
 
     tables: tuple[Path, ...]
-    cif_folder: Path | None = None
+    crystal_folder: Path | None = None
 
     @property
     def name(self) -> str:
@@ -31,11 +33,9 @@ class Source:
         first, *others = (table.name for table in self.tables)
         return f"{first} ... {others[-1]}" if others else first
 
-    def cif_files(self) -> dict[str, Path]:
-        """The *.cif files by stem; empty if the CIF texts are in the tables."""
-        if self.cif_folder is None:
-            return {}
-        return {path.stem: path for path in sorted(self.cif_folder.glob("*.cif")) if path.is_file()}
+    def crystal_files(self) -> list[Path]:
+        """The files of crystals that the rows have to name."""
+        return [] if self.crystal_folder is None else crystal_files(self.crystal_folder)
 
 
 def download_folder(name: str) -> Path:
@@ -77,10 +77,11 @@ def known_sources(name: str, root: str = "") -> dict[str, Source]:
     """
     folder = find_known(name, root)
     if folder is None:
+        download = commands.next_command("prepare", [f"--dataset={name}"])
         raise UserError(
             f"No data for {name} in {' or '.join(map(str, _places(name)))}: download them with "
-            f"`python -m experiments.prepare --dataset={name}`, or give their folder by --root "
-            "(training: --config.data.root) or CRYSTAL_DIFFUSION_DATA."
+            f"`{download}`, or give their folder by --root (training: --config.data.root) or "
+            "CRYSTAL_DIFFUSION_DATA."
         )
     return _with_train_and_val(folder)
 
@@ -89,30 +90,36 @@ def own_sources(root: str) -> dict[str, Source]:
     """Sources of the user's own data: by split, or one under the key `UNSPLIT`.
 
     Args:
-      root: (a) a folder with train, val and perhaps test as csv or csv.gz with inline CIFs; a
-        split may come in several files, e.g. train-0.csv, train-1.csv; (b) one such table; or (c)
-        a folder of *.cif files with one csv that names them.
+      root: (a) a folder with train, val and perhaps test as csv or csv.gz, with a crystal or the
+        path of its file in each row; a split may come in several files, e.g. train-0.csv,
+        train-1.csv; (b) one such table; or (c) a folder of files of crystals with one csv that
+        names them.
 
     Raises:
       UserError: `root` is none of these.
     """
     path = Path(root).expanduser()
     if path.is_file():
-        if not path.name.endswith((".csv", ".csv.gz")):
-            raise UserError(f"root='{root}' is neither a folder nor a .csv or .csv.gz file.")
-        return {UNSPLIT: Source((path,))}
+        if is_table(path):
+            return {UNSPLIT: Source((path,))}
+        if kind_of(path.name):
+            raise UserError(
+                f"root='{root}' holds crystals without their properties: give the folder it is in, "
+                "with one csv that names the files and their properties, or that csv."
+            )
+        raise UserError(f"root='{root}' is neither a folder nor a .csv or .csv.gz file.")
     if not path.is_dir():
         raise UserError(f"root='{root}' does not exist.")
-    if next(path.glob("*.cif"), None) is None or {"train", "val"} <= find_splits(path).keys():
+    if not crystal_files(path) or {"train", "val"} <= find_splits(path).keys():
         return _with_train_and_val(path)
-    csv_files = sorted([*path.glob("*.csv"), *path.glob("*.csv.gz")])
+    csv_files = [file for file in sorted(path.iterdir()) if is_table(file) and file.is_file()]
     if len(csv_files) != 1:
         names = ", ".join(file.name for file in csv_files) or "none"
         raise UserError(
-            f"{path} holds *.cif files and needs exactly one csv beside them that names the files "
-            f"and their properties; found: {names}."
+            f"{path} holds files of crystals and needs exactly one csv beside them that names the "
+            f"files and their properties; found: {names}."
         )
-    return {UNSPLIT: Source((csv_files[0],), cif_folder=path)}
+    return {UNSPLIT: Source((csv_files[0],), crystal_folder=path)}
 
 
 def find_splits(folder: Path) -> dict[str, Source]:

@@ -1,4 +1,4 @@
-"""CIF texts -> checked, canonical arrays, on all cores.
+"""Tables of crystals -> checked, canonical arrays, on all cores.
 
 Canonical means: Niggli-reduced cell, its lattice rebuilt from lengths and angles so that its
 orientation is fixed, fractional coordinates in [0, 1) (`structures.canonical`).
@@ -8,16 +8,19 @@ import contextlib
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.locate import Source
-from crystal_diffusion_jax.data.tables import BadRow, RawCrystal, read_table
+from crystal_diffusion_jax.data.tables import BadRow, RawCrystal, read_columns, read_table
+from crystal_diffusion_jax.data.values import Column
 from crystal_diffusion_jax.errors import printable
 from crystal_diffusion_jax.runtime.workers import TaskFailure, Workers
-from crystal_diffusion_jax.structures.canonical import Cell, canonical_cell
+from crystal_diffusion_jax.structures.canonical import Cell, canonical_form
+from crystal_diffusion_jax.structures.crystal_files import one_crystal
 
 # Characters of a reason, which may quote pymatgen and so the file.
 _MAX_REASON = 300
@@ -33,7 +36,7 @@ def read(
 
     Args:
       source: where the table is.
-      properties: columns to read as numbers.
+      properties: property columns.
       max_num_atoms: a crystal with more atoms is a bad row; 0: no limit.
       progress: show a progress bar on stderr.
 
@@ -43,16 +46,17 @@ def read(
     Raises:
       UserError: the table cannot be read, or a column is missing.
     """
-    table = read_table(source, properties)
+    columns = read_columns(source, properties)
+    table = read_table(source, columns)
     first = list(itertools.islice(table, _MIN_ROWS_FOR_WORKERS))
     rows, ahead = itertools.tee(itertools.chain(first, table))
-    cifs = (row.cif for row in ahead if isinstance(row, RawCrystal))
+    crystals = (row.crystal for row in ahead if isinstance(row, RawCrystal))
     parse = functools.partial(_parse, max_num_atoms)
     good: list[tuple[RawCrystal, Cell]] = []
     with contextlib.ExitStack() as stack:
-        cells: Iterator[Cell | str | TaskFailure] = map(parse, cifs)
+        cells: Iterator[Cell | str | TaskFailure] = map(parse, crystals)
         if len(first) == _MIN_ROWS_FOR_WORKERS:
-            cells = stack.enter_context(Workers(parse, chunksize=_CHUNK)).map(cifs)
+            cells = stack.enter_context(Workers(parse, chunksize=_CHUNK)).map(crystals)
         for row in tqdm(rows, desc=source.name, unit=" rows", disable=not progress):
             if isinstance(row, BadRow):
                 yield row
@@ -64,22 +68,22 @@ def read(
                 reason = cell.reason if isinstance(cell, TaskFailure) else cell
                 yield BadRow(row.file, row.row, row.material_id, reason)
             if len(good) == _CHUNK:
-                yield _dataset(good, properties)
+                yield _dataset(good, columns)
                 good = []
     if good:
-        yield _dataset(good, properties)
+        yield _dataset(good, columns)
 
 
-def _parse(max_num_atoms: int, cif: str) -> Cell | str:
+def _parse(max_num_atoms: int, crystal: str | Path) -> Cell | str:
     """The canonical cell, or the reason why there is none."""
     try:
-        return canonical_cell(cif, max_num_atoms)
+        return canonical_form(one_crystal(crystal), max_num_atoms)
     except ValueError as error:
         return printable(str(error), _MAX_REASON)
 
 
 def _dataset(
-    crystals: Sequence[tuple[RawCrystal, Cell]], property_names: Sequence[str]
+    crystals: Sequence[tuple[RawCrystal, Cell]], columns: Sequence[Column]
 ) -> CrystalDataset:
     rows, cells = zip(*crystals, strict=True)
     return CrystalDataset(
@@ -88,6 +92,7 @@ def _dataset(
         frac_coords=np.concatenate([cell.frac_coords for cell in cells]),
         atomic_numbers=np.concatenate([cell.atomic_numbers for cell in cells]),
         properties=np.array([row.properties for row in rows]).reshape(len(rows), -1),
-        property_names=tuple(property_names),
+        property_names=tuple(column.name for column in columns),
         material_ids=np.array([row.material_id for row in rows], np.str_),
+        class_names={column.name: column.class_names for column in columns if column.class_names},
     )

@@ -97,6 +97,11 @@ class Failure:
     reason: str
     detail: str
 
+    @property
+    def text(self) -> str:
+        """Reason and detail, as `split_reason` takes them."""
+        return f"{self.reason}: {self.detail}" if self.detail else self.reason
+
 
 def split_reason(text: str) -> tuple[str, str]:
     """Reason and detail of a failure's text."""

@@ -8,13 +8,15 @@ or crashes its process fails alone.
 
 import functools
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
 from crystal_diffusion_jax.runtime.workers import TaskFailure, Workers, map_in_processes
@@ -46,8 +48,8 @@ class Matches(NamedTuple):
     """Outcome of the comparison of S crystals with each other and with known ones.
 
     Attributes:
-      group: S indices: that of the first crystal which is the same, or else the crystal's own; -1
-        where the comparison failed.
+      group: S indices: that of the first crystal in the crystal's group; -1 where the comparison
+        failed.
       known: S bool, whether a known crystal is the same; meaningless where the comparison failed.
       nearest: S indices of known crystals: of those that are the same the one with the smallest
         displacement of the atoms, or one that is hardly displaced (0.02 A); -1 without one within
@@ -69,8 +71,10 @@ def match(
 ) -> Matches:
     """Compares crystals with each other and with known crystals.
 
-    Matching is not transitive, so groups are those of pymatgen's `group_structures`: each crystal
-    joins the first group whose first member it matches, or else starts one.
+    Matching is neither transitive nor quite symmetric. Groups are the connected components of the
+    graph in which two crystals are joined that match in either direction, so they do not depend on
+    the order of the crystals (those of pymatgen's `group_structures` do): two members of a group
+    may not match, but a chain of matches leads from one to the other.
 
     Args:
       structures: S crystals.
@@ -100,19 +104,19 @@ def match(
         for original, outcome in zip(candidates, reduced[len(structures) :], strict=True)
     ]
     buckets = _by_key(cells, map(_bucket, cells.values()))
-    groups = _group(cells, list(buckets.values()), progress, time_limit)
+    groups, lost = _group(cells, list(buckets.values()), progress, time_limit)
 
     known_buckets = _by_key(known_cells, map(_bucket, known_cells))
     pairs = [(i, key) for key in buckets if key in known_buckets for i in buckets[key]]
-    is_same = functools.partial(is_same_as_any, cells, known_buckets)
+    is_in_training = functools.partial(is_same_as_any, cells, known_buckets)
     title = "comparison with the training set"
     is_known = [False] * len(structures)
-    outcomes = map_in_processes(is_same, pairs, title, time_limit, progress=progress)
+    outcomes = map_in_processes(is_in_training, pairs, title, time_limit, progress=progress)
     for (index, _), same in zip(pairs, outcomes, strict=True):
         if isinstance(same, bool):
             is_known[index] = same
         else:
-            groups[index] = same
+            lost[index] = same
 
     nearest = [-1] * len(structures)
     rows_by_bucket = _by_key(candidate_rows, map(_bucket, known_cells))
@@ -126,10 +130,10 @@ def match(
 
     group = [-1] * len(structures)
     for index, first in groups.items():
-        if isinstance(first, int):
+        # The comparison with the training set comes later, and may fail too.
+        if index not in lost:
             group[index] = first
-        else:
-            failures[index] = f"comparison failed: {_reason(first)}"
+    failures |= {i: f"comparison failed: {_reason(reason)}" for i, reason in lost.items()}
     return Matches(group, is_known, nearest, failures)
 
 
@@ -138,32 +142,70 @@ def _group(
     buckets: Sequence[Sequence[int]],
     progress: bool,
     time_limit: float,
-) -> dict[int, int | str | TaskFailure]:
-    """For each crystal the first member of its group, or why that is unknown.
+) -> tuple[dict[int, int], dict[int, str | TaskFailure]]:
+    """For each crystal the first of its group, and why the comparison of others failed.
 
-    In each round the first crystal of each bucket starts a group, and all others of the bucket are
-    compared with it. Those that do not match wait for the next round.
+    In round r each crystal is compared with the r-th after it in its bucket, unless a chain of
+    matches connects them already. Where a comparison fails, it is not known which of both is to
+    blame: a crystal is after its second failure, and both are if it remains the only one.
     """
-    found: dict[int, int | str | TaskFailure] = {}
-    is_same = functools.partial(is_same_as_any, cells, {i: [cells[i]] for i in cells})
+    places = {index: place for place, index in enumerate(cells)}
+    matches: list[tuple[int, int]] = []
+    failed: list[tuple[int, int, str | TaskFailure]] = []
+    lost: dict[int, str | TaskFailure] = {}
     title = "comparison with each other"
+    most = sum(len(members) * (len(members) - 1) // 2 for members in buckets)
     with (
-        Workers(is_same, time_limit) as workers,
-        tqdm(total=len(cells), desc=title, disable=not (progress and cells)) as bar,
+        Workers(functools.partial(is_same, cells), time_limit) as workers,
+        tqdm(total=most, desc=title, disable=not (progress and most)) as bar,
     ):
-        while buckets:
-            for first, *_ in buckets:
-                found[first] = first
-            pairs = [(other, first) for first, *others in buckets for other in others]
-            for (other, first), same in zip(pairs, workers.map(pairs), strict=True):
+        distance = 0
+        while True:
+            distance += 1
+            part = _components(places, matches)
+            buckets = [
+                members
+                for members in buckets
+                if len(members) > distance and len({part[places[i]] for i in members}) > 1
+            ]
+            if not buckets:
+                break
+            near = [
+                p for members in buckets for p in zip(members, members[distance:], strict=False)
+            ]
+            pairs = [
+                (i, j)
+                for i, j in near
+                if part[places[i]] != part[places[j]] and i not in lost and j not in lost
+            ]
+            for (i, j), same in zip(pairs, workers.map(pairs), strict=True):
                 if same is True:
-                    found[other] = first
+                    matches.append((i, j))
                 elif same is not False:
-                    found[other] = same
-            buckets = [[i for i in members if i not in found] for members in buckets]
-            buckets = [members for members in buckets if members]
-            bar.update(len(found) - bar.n)
-    return found
+                    failed.append((i, j, same))
+            times = Counter(index for i, j, _ in failed for index in (i, j))
+            for i, j, reason in failed:
+                lost |= {index: reason for index in (i, j) if times[index] > 1}
+            bar.update(len(near))
+        bar.update(most - bar.n)
+    for i, j, reason in failed:
+        if i not in lost and j not in lost and part[places[i]] != part[places[j]]:
+            lost |= {i: reason, j: reason}
+    found: dict[int, int] = {}
+    firsts: dict[int, int] = {}
+    for index in cells:
+        if index not in lost:
+            found[index] = firsts.setdefault(int(part[places[index]]), index)
+    return found, lost
+
+
+def _components(places: Mapping[int, int], matches: Sequence[tuple[int, int]]) -> np.ndarray:
+    """[len(places)] number of the connected component at each place."""
+    rows, columns = np.array([[places[i], places[j]] for i, j in matches], int).reshape(-1, 2).T
+    shape = (len(places), len(places))
+    graph = coo_array((np.ones(len(rows), dtype=bool), (rows, columns)), shape=shape)
+    part: np.ndarray = connected_components(graph, directed=False, return_labels=True)[1]
+    return part
 
 
 def reduce(structure: Structure) -> Structure | str:
@@ -175,6 +217,17 @@ def reduce(structure: Structure) -> Structure | str:
             inside = Structure.from_sites(structure, to_unit_cell=True)
             return inside.get_reduced_structure("niggli").get_primitive_structure()
     except Exception as error:  # an odd cell may raise nearly anything
+        return type(error).__name__
+
+
+def is_same(cells: Mapping[int, Structure], pair: tuple[int, int]) -> bool | str:
+    """Whether two cells match in either direction, or why that is unknown."""
+    one, other = (cells[index] for index in pair)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _fit(one, other) or _fit(other, one)
+    except Exception as error:
         return type(error).__name__
 
 

@@ -18,12 +18,9 @@ from crystal_diffusion_jax.evaluation.diversity import (
 )
 from crystal_diffusion_jax.evaluation.intervals import Rate, SampleStatistic, bootstrap, rate
 from crystal_diffusion_jax.evaluation.success_rate import success_rates
+from crystal_diffusion_jax.oracles.domain import OUTSIDE
 from crystal_diffusion_jax.oracles.predict import Predictions
 from crystal_diffusion_jax.structures.reading import Inputs
-
-# Predictions below the training labels by more than this many times the oracle's error are wrong.
-PLAUSIBLE_ERRORS = 3.0
-IMPLAUSIBLE = "predicted too far below all training crystals to be believed"
 
 Predict = Callable[[Sequence[Structure]], Predictions]
 # A text is the reason why a crystal has no fingerprint.
@@ -41,7 +38,7 @@ class Report:
       valid: [n] bool, valid in structure and composition.
       compared: the crystals beside each other and beside the training split.
       values: [n] predictions, NaN where there is none.
-      counts: "asked_for" (n), "read", "predicted", crystals in "train" and "test",
+      counts: "asked_for" (n), "read", "predicted", "outside_training", those in "train" and "test",
         "test_predicted" (the others are missing from the property's distance) and
         "test_fingerprinted" (the others count as not recalled).
       success_rate: "single", "single_valid", "best_of_10" -> SR5, SR10, SR15; see `success_rates`.
@@ -51,12 +48,11 @@ class Report:
       volume: with a training split, see `Diversity.volume`.
       useful: unique crystals that are valid, reach SR5 and are novel.
       distances: "density", "num_elements", "property": Wasserstein, to the test split.
-      predictions: "mean" and "median" of all predictions (far from any training crystal the
-        networks may predict millions of eV, which dominate the mean); out of the crystals
-        with a prediction, those "below_training_range", i.e. below every training label, and those
-        "implausibly_low", which fool the oracle and fail in `success_rate` and `useful`.
-      oracle: "error", its mean absolute error on the test split, or that given; "lowest_plausible",
-        the smallest training label minus `PLAUSIBLE_ERRORS` times that error.
+      predictions: "mean" and "median" of all predictions; out of the crystals with a prediction,
+        those "below_training_range", i.e. below every training label; out of those that could be
+        read, those "outside_training", which have no prediction because the oracle was never
+        trained on such, see `oracles.domain`, and fail in `success_rate` and `useful`.
+      oracle: "error", its mean absolute error on the test split.
       coverage: of the test split; None unless requested.
       failures: by index, those of one crystal in the order of the stages.
     """
@@ -94,7 +90,6 @@ def evaluate(
     test: CrystalDataset | None = None,
     predict: Predict | None = None,
     make_fingerprints: MakeFingerprints | None = None,
-    oracle_error: float | None = None,
     progress: bool = True,
 ) -> Report:
     """Scores a set of crystals.
@@ -109,7 +104,6 @@ def evaluate(
       test: its test split, for the distances, the oracle's error and coverage.
       predict: the oracle of its property.
       make_fingerprints: requests coverage.
-      oracle_error: mean absolute error of the oracle where there is no `test` to measure it on.
       progress: show progress bars on stderr.
     """
     checked = check(inputs)
@@ -123,6 +117,7 @@ def evaluate(
             "asked_for": num,
             "read": len(checked.present),
             "predicted": None,
+            "outside_training": None,
             "train": None if train is None else len(train),
             "test": None if test is None else len(test),
             "test_predicted": None,
@@ -135,7 +130,7 @@ def evaluate(
         useful=None,
         distances={},
         predictions={},
-        oracle={"error": None, "lowest_plausible": None},
+        oracle={"error": None},
         coverage=None,
         failures=(),
     )
@@ -153,27 +148,20 @@ def evaluate(
             "mean": bootstrap(np.mean, predicted),
             "median": bootstrap(np.median, predicted),
         }
-        implausible = np.zeros(num, dtype=bool)
-        error = oracle_error
         if test is not None:
             test_values = predict(test_structures).values
             report.counts["test_predicted"] = len(finite(test_values))
             errors = finite(np.abs(test_values - test.properties[:, 0]))
-            error = float(np.mean(errors)) if len(errors) else None
-        report.oracle["error"] = error
+            report.oracle["error"] = float(np.mean(errors)) if len(errors) else None
         if train is not None:
             lowest = float(train.properties[:, 0].min())
             report.predictions["below_training_range"] = rate(predicted < lowest)
-            if error is not None:
-                lowest_plausible = lowest - PLAUSIBLE_ERRORS * error
-                report.oracle["lowest_plausible"] = lowest_plausible
-                implausible = report.values < lowest_plausible  # False for NaN
-            report.predictions["implausibly_low"] = Rate(int(np.sum(implausible)), len(predicted))
-            stages["property"] |= dict.fromkeys(np.flatnonzero(implausible).tolist(), IMPLAUSIBLE)
-        believed = np.where(implausible, np.nan, report.values)
-        report.success_rate = success_rates(believed, report.valid, spec.success_thresholds)
+        outside = [text.startswith(OUTSIDE) for text in predictions.failures.values()]
+        report.counts["outside_training"] = sum(outside)
+        report.predictions["outside_training"] = Rate(sum(outside), len(checked.crystals))
+        report.success_rate = success_rates(report.values, report.valid, spec.success_thresholds)
         if compared.novel is not None:
-            reached = believed <= spec.success_thresholds[0]
+            reached = report.values <= spec.success_thresholds[0]  # False for NaN
             report.useful = compared.unique_among(report.valid & compared.novel & reached)
     if test is not None:
         drawn = draw_valid(report.valid)

@@ -37,6 +37,7 @@ def _stability(attribute: str, when: str) -> Callable[[Relaxed], _Cell]:
 SCORES: Sequence[_Column] = (
     *[(("", name), _success(name)) for name in NAMES],
     (("below", "train"), lambda report: report.predictions.get("below_training_range")),
+    (("out-", "side"), lambda report: report.predictions.get("outside_training")),
     (("", "valid"), lambda report: report.validity["both"]),
     (("", "unique"), lambda report: report.diversity["unique"]),
     (("", "novel"), lambda report: report.diversity.get("novel")),

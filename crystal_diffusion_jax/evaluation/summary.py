@@ -3,7 +3,7 @@
 The file holds the attributes of `report.Report` that are not of each crystal, under their names,
 and
 
-  format_version   2
+  format_version   3
   structures       the path that was evaluated
   dataset          "perov5", "carbon24" or "mp20"
   property         {"name", "unit"} of the predicted property
@@ -41,9 +41,10 @@ from crystal_diffusion_jax.evaluation.sets import Scored
 from crystal_diffusion_jax.evaluation.stability import Stability
 from crystal_diffusion_jax.evaluation.success_rate import NAMES
 from crystal_diffusion_jax.evaluation.validity import SMACT_VERSION
+from crystal_diffusion_jax.oracles.domain import OUTSIDE
 from crystal_diffusion_jax.potentials.hull import NEAR_HULL
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _MAX_REASONS = 10  # reasons for failures in the table; the file has all
 _OF_EACH = ("valid", "compared", "values")
 
@@ -107,11 +108,11 @@ def to_table(
         for name, item in rates.items()
     }
     # Beside the success rates, since crystals beyond all data may have fooled the oracle.
-    scores |= {
-        f"predicted {name.replace('_', ' ')}": item
-        for name, item in report.predictions.items()
-        if isinstance(item, Rate)
-    }
+    for title, name in (
+        ("predicted below training range", "below_training_range"),
+        (OUTSIDE, "outside_training"),
+    ):
+        scores[title] = report.predictions.get(name)
     scores |= {f"valid: {name}": item for name, item in report.validity.items()}
     scores |= {name.replace("_", " "): item for name, item in report.diversity.items()}
     scores["valid, SR5, unique and novel"] = report.useful
@@ -137,6 +138,8 @@ def to_table(
             lines.append(
                 f"        and {len(failures) - _MAX_REASONS} rarer reasons in the JSON file"
             )
+    if outside := report.counts["outside_training"]:
+        lines += ["", f"{outside} {OUTSIDE}: in no mean, and failures in every success rate"]
     if report.counts["test_predicted"] != report.counts["test"]:
         known = "{test_predicted} of {test} test crystals".format(**report.counts)
         lines += ["", f"{known} have a predicted property"]

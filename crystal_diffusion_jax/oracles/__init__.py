@@ -6,6 +6,7 @@
   batching   bonds -> triplets -> padded batches of one shape
   basis      radial and spherical basis functions
   dimenet    the forward pass, differentiable in lattice and coordinates
+  domain     what a network was trained on; anything else gets a reason instead of a prediction
   predict    all of it: structures -> predicted property
 
 Arrays of a batch are flat and padded: atoms, directed bonds and triplets k -> j -> i of all

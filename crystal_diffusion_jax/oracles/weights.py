@@ -77,8 +77,7 @@ def load(oracle: str, progress: bool = True) -> Weights:
     Raises:
       UserError: unknown name, or the weights cannot be downloaded or cached.
     """
-    if oracle not in NETWORKS:
-        raise UserError(f"there is no oracle {oracle!r}: use one of {', '.join(NETWORKS)}")
+    require_known(oracle)
     weights = _read_cached(oracle)
     if weights is None:
         prepare(progress)
@@ -86,6 +85,12 @@ def load(oracle: str, progress: bool = True) -> Weights:
     if weights is None:
         raise UserError(f"{_path(oracle)} changed while it was being read: run this again.")
     return weights
+
+
+def require_known(oracle: str) -> None:
+    """Raises UserError for the name of no oracle."""
+    if oracle not in NETWORKS:
+        raise UserError(f"there is no oracle {oracle!r}: use one of {', '.join(NETWORKS)}")
 
 
 def prepare(progress: bool = True) -> list[Path]:

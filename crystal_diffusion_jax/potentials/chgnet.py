@@ -4,12 +4,11 @@ Source: Deng et al., Nature Machine Intelligence 5 (2023) 1031, with the convent
 published weights. Each weight is zero, with its first two derivatives, at the cutoff of its bonds,
 so that the energy is smooth, and bonds and angles beyond the cutoffs change nothing.
 
-Features have 64 columns. Core and gate of a gated layer are computed side by side where their input
-is the same, in 128 columns. A first layer W [a, b, c] is applied to the parts, before they are
+Features have 64 columns. A first layer W [a, b, c] is applied to the parts, before they are
 gathered: Wa a + Wb b + Wc c.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import flax.struct
 import jax
@@ -17,6 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from crystal_diffusion_jax.potentials.activations import gated, silu
 from crystal_diffusion_jax.potentials.batching import AtomBatch
 from crystal_diffusion_jax.potentials.neighbours import CUTOFF, SHORT_CUTOFF
 
@@ -124,7 +124,7 @@ def energies(
 
     x = _norm(parameters, "readout_norm", atoms)
     for index in (0, 2, 4):
-        x = jax.nn.silu(_linear(parameters, f"mlp.layers.{index}", x))
+        x = silu(_linear(parameters, f"mlp.layers.{index}", x))
     site_energy = _linear(parameters, "mlp.layers.7", x)[:, 0]
     site_energy += parameters["composition_model.fc.weight"][0, batch.atomic_numbers - 1]
     energy = jax.ops.segment_sum(
@@ -176,17 +176,18 @@ def _update_atoms(
 ) -> Float[Array, "atoms 64"]:
     """Each atom gathers from its bonds and their other atoms."""
     name = f"atom_conv_layers.{layer}.twoBody_atom"
-    (of_centre, of_bond, of_neighbour), bias = _first_layer(parameters, name, 0, 3)
-    centre, neighbour = atoms @ of_centre, atoms @ of_neighbour
-    bond = jnp.concatenate([short, long]) @ of_bond + bias
+    bonds = jnp.concatenate([short, long])
     first, second = batch.first, batch.second
-    hidden = jnp.concatenate(
-        [
-            centre[first] + neighbour[second] + bond,
-            centre[second] + neighbour[first] + bond,
-        ]
-    )
-    messages = _gated(parameters, name, _second_layer(parameters, name, hidden))
+
+    def hidden(layer: str) -> Float[Array, "directed 64"]:
+        of_centre, of_bond, of_neighbour = jnp.split(parameters[f"{layer}.weight"].T, 3)
+        centre, neighbour = atoms @ of_centre, atoms @ of_neighbour
+        bond = bonds @ of_bond + parameters[f"{layer}.bias"]
+        forward = centre[first] + neighbour[second] + bond
+        backward = centre[second] + neighbour[first] + bond
+        return jnp.concatenate([forward, backward])
+
+    messages = _two_layers(parameters, name, hidden)
     messages *= jnp.concatenate([bond_weight, bond_weight])
     ends = jnp.concatenate([first, second])
     gathered = jax.ops.segment_sum(messages, ends, len(atoms))
@@ -204,9 +205,12 @@ def _update_bonds(
 ) -> Float[Array, "short 64"]:
     """Each short bond gathers from the angles at both of its ends."""
     name = f"bond_conv_layers.{layer}.twoBody_bond"
-    weights, bias = _first_layer(parameters, name, 0, 4)
-    hidden = _of_angles(weights, batch, atoms, short, angles) + bias
-    messages = _gated(parameters, name, _second_layer(parameters, name, hidden))
+
+    def hidden(layer: str) -> Float[Array, "angles 64"]:
+        weight, bias = parameters[f"{layer}.weight"].T, parameters[f"{layer}.bias"]
+        return _of_angles(weight, bias, batch, atoms, short, angles)
+
+    messages = _two_layers(parameters, name, hidden)
     both_ways = jnp.concatenate([short_weight, short_weight])
     messages *= both_ways[batch.left] * both_ways[batch.right]
     gathered = jax.ops.segment_sum(messages, batch.left, 2 * len(short), indices_are_sorted=True)
@@ -224,67 +228,79 @@ def _update_angles(
 ) -> Float[Array, "angles 64"]:
     """Each angle takes from its bonds and its atom."""
     name = f"angle_layers.{layer}.twoBody_bond"
-    weights, bias = _first_layer(parameters, name, 1, 4)
-    return angles + _gated(
-        parameters, name, _of_angles(weights, batch, atoms, short, angles) + bias
-    )
+
+    def centred(part: str) -> Float[Array, "angles 64"]:
+        weight, bias = _centred(parameters, f"{name}.{part}.layers.1")
+        return _of_angles(weight, bias, batch, atoms, short, angles)
+
+    return angles + _gated(parameters, name, centred("mlp_core"), centred("mlp_gate"))
 
 
 def _of_angles(
-    weights: list[Array],
+    weight: Float[Array, "256 64"],
+    bias: Float[Array, " 64"],
     batch: AtomBatch,
     atoms: Float[Array, "atoms 64"],
     short: Float[Array, "short 64"],
     angles: Float[Array, "angles 64"],
-) -> Float[Array, "angles 128"]:
-    """First layer of [left bond, right bond, angle, atom] of each angle."""
-    of_left, of_right, of_angle, of_atom = weights
+) -> Float[Array, "angles 64"]:
+    """A linear layer of [left bond, right bond, angle, atom] of each angle."""
+    of_left, of_right, of_angle, of_atom = jnp.split(weight, 4)
     num_short = batch.num_short
     # The atom that a directed bond starts from belongs to the bond.
     start = jnp.concatenate([batch.first[:num_short], batch.second[:num_short]])
     left, right = short @ of_left, short @ of_right
-    left = jnp.concatenate([left, left]) + (atoms @ of_atom)[start]
+    left = jnp.concatenate([left, left]) + (atoms @ of_atom + bias)[start]
     right = jnp.concatenate([right, right])
     return left[batch.left] + right[batch.right] + angles @ of_angle
 
 
-def _first_layer(
-    parameters: Parameters, name: str, index: int, num_parts: int
-) -> tuple[list[Float[Array, "64 128"]], Float[Array, " 128"]]:
-    """Weights of core and gate side by side for each part of the input, and their bias."""
-    parts = ("mlp_core", "mlp_gate")
-    names = [f"{name}.{part}.layers.{index}" for part in parts]
-    weight = jnp.concatenate([parameters[f"{name}.weight"] for name in names]).T
-    bias = jnp.concatenate([parameters[f"{name}.bias"] for name in names])
-    return jnp.split(weight, num_parts), bias
+def _two_layers(
+    parameters: Parameters, name: str, hidden: Callable[[str], Float[Array, "rows 64"]]
+) -> Float[Array, "rows 64"]:
+    """Core and gate of two linear layers each, and their product; `hidden` applies the first."""
+
+    def centred(part: str) -> Float[Array, "rows 64"]:
+        weight, bias = _centred(parameters, f"{name}.{part}.layers.3")
+        return silu(hidden(f"{name}.{part}.layers.0")) @ weight + bias
+
+    return _gated(parameters, name, centred("mlp_core"), centred("mlp_gate"))
 
 
-def _second_layer(
-    parameters: Parameters, name: str, hidden: Float[Array, "rows 128"]
-) -> Float[Array, "rows 128"]:
-    hidden = jax.nn.silu(hidden)
-    core = _linear(parameters, f"{name}.mlp_core.layers.3", hidden[:, :_WIDTH])
-    gate = _linear(parameters, f"{name}.mlp_gate.layers.3", hidden[:, _WIDTH:])
-    return jnp.concatenate([core, gate], axis=-1)
+def _centred(
+    parameters: Parameters, name: str
+) -> tuple[Float[Array, "inputs 64"], Float[Array, " 64"]]:
+    """Weight and bias of a linear layer, less the mean over its outputs, which a norm takes off."""
+    weight, bias = parameters[f"{name}.weight"].T, parameters[f"{name}.bias"]
+    return weight - jnp.mean(weight, axis=1, keepdims=True), bias - jnp.mean(bias)
 
 
 def _gated(
-    parameters: Parameters, name: str, x: Float[Array, "rows 128"]
+    parameters: Parameters, name: str, core: Float[Array, "rows 64"], gate: Float[Array, "rows 64"]
 ) -> Float[Array, "rows 64"]:
-    core = jax.nn.silu(_norm(parameters, f"{name}.bn1", x[:, :_WIDTH]))
-    return core * jax.nn.sigmoid(_norm(parameters, f"{name}.bn2", x[:, _WIDTH:]))
+    """The gated layer of `core` and `gate`, whose rows have zero mean."""
+    return gated(
+        _norm_of_centred(parameters, f"{name}.bn1", core),
+        _norm_of_centred(parameters, f"{name}.bn2", gate),
+    )
+
+
+def _norm_of_centred(
+    parameters: Parameters, name: str, x: Float[Array, "rows 64"]
+) -> Float[Array, "rows 64"]:
+    """Layer norm of rows with zero mean."""
+    scale = jax.lax.rsqrt(_mean(x**2) + _NORM_EPSILON)
+    return x * scale[:, None] * parameters[f"{name}.weight"] + parameters[f"{name}.bias"]
 
 
 def _norm(parameters: Parameters, name: str, x: Float[Array, "rows 64"]) -> Float[Array, "rows 64"]:
     """Layer norm."""
-    centred = x - _mean(x)
-    scale = jax.lax.rsqrt(_mean(centred**2) + _NORM_EPSILON)
-    return centred * scale * parameters[f"{name}.weight"] + parameters[f"{name}.bias"]
+    return _norm_of_centred(parameters, name, x - _mean(x)[:, None])
 
 
-def _mean(x: Float[Array, "rows 64"]) -> Float[Array, "rows 1"]:
-    """Mean of each row; in two steps, which XLA computes faster on CPUs than in one."""
-    return jnp.mean(jnp.mean(x.reshape(-1, 4, 16), axis=1), axis=-1, keepdims=True)
+def _mean(x: Float[Array, "rows 64"]) -> Float[Array, " rows"]:
+    """Mean of each row; as a matrix product, which XLA computes faster on CPUs than a sum."""
+    return x @ jnp.full(_WIDTH, 1 / _WIDTH, x.dtype)
 
 
 def _linear(

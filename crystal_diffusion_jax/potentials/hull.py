@@ -164,7 +164,7 @@ def read_csv(path: Path) -> Hull:
     Raises:
       UserError: the file cannot be read, lacks a column, or a row is wrong.
     """
-    header, rows = read_rows(path)
+    header, rows = read_rows(path, ["formation_energy_per_atom"])
     for name in COLUMNS:
         if name not in header:
             raise UserError(

@@ -20,10 +20,10 @@ SHORT_CUTOFF = 3.0
 MAX_ATOMIC_NUMBER = 94
 
 # Beyond the cutoffs in lists that are used for several steps of a relaxation; every contribution is
-# zero beyond its cutoff, so longer lists give the same numbers. A longer skin of the short bonds
-# costs angles, whose number grows with its sixth power.
+# zero beyond its cutoff, so longer lists give the same numbers. The one of the short bonds is thin,
+# as angles cost the most, and their number grows with the sixth power of the distance.
 SKIN = 0.2
-SHORT_SKIN = 0.1
+SHORT_SKIN = 0.03
 
 # Closer atoms have no direction from one to the other in float32.
 _MIN_DISTANCE = 0.01

@@ -10,15 +10,15 @@ import numpy as np
 from crystal_diffusion_jax.potentials.neighbours import AtomGraph, CannotEvaluate, Capacity
 
 # A program for batches of one capacity is compiled in some seconds and kept on disk, so capacities
-# are the same in all runs: `rows` of them, each four times the one before.
-_LADDER = (2048, 8192, 32768)
+# are the same in all runs: `rows` of them, denser where most batches are.
+_LADDER = (1024, 2048, 3072, 4096, 6144, 8192, 16384, 32768)
 _MOST_ROWS = 131072
 # Of a batch that suits the device: on a CPU its largest arrays then stay in the cache.
 _ROWS_ON_CPU = 8192
 _ROWS_ON_ACCELERATOR = 131072
 # Shares of the rows that are directed long and short bonds, and angles, with a little to spare: of
 # MP-20, Perov-5 and Carbon-24, whose batches are then filled to more than 90 %.
-_SHARES = ((0.46, 0.07, 0.53), (0.39, 0.065, 0.6), (0.27, 0.045, 0.75))
+_SHARES = ((0.5, 0.061, 0.5), (0.411, 0.059, 0.591), (0.283, 0.04, 0.725))
 # Atoms and crystals cost next to nothing; these are fewer rows than nearly all have.
 _ROWS_PER_ATOM, _ROWS_PER_CRYSTAL = 32, 64
 # Of average size, that a batch should have room for.

@@ -19,7 +19,7 @@ HULL_COLUMNS = ("formation_energy_per_atom", "energy_above_hull", "decomposition
 SYMPREC = 0.1  # Angstrom, for the symmetry in the CIFs, as of `sample`
 _MAX_STEM = 100
 # Names of crystals that have only a number.
-_NUMBERED = re.compile(r"(sample|frame|row) \d+")
+_NUMBERED = re.compile(r"(sample|frame|step|row|entry) \d+")
 
 
 def cif_names(inputs: Inputs) -> dict[int, str]:

@@ -13,13 +13,13 @@ from jaxtyping import Bool, Float
 
 from crystal_diffusion_jax.potentials import fire
 from crystal_diffusion_jax.potentials.batching import AtomBatch
-from crystal_diffusion_jax.potentials.chgnet import Outputs
+from crystal_diffusion_jax.potentials.chgnet import Outputs, bond_vectors
 from crystal_diffusion_jax.potentials.fire import Frame, Inertia
-from crystal_diffusion_jax.potentials.neighbours import SHORT_CUTOFF, SHORT_SKIN
+from crystal_diffusion_jax.potentials.neighbours import CUTOFF, SHORT_CUTOFF, SKIN
 
-# By which two atoms may approach each other, in Angstrom, before their lists are renewed: twice the
-# skin of the short list, as the weight of a bond so much shorter than the cutoff is below 0.005.
-_MOST_APPROACH = 2 * SHORT_SKIN
+# A bond may be shorter than its cutoff by this share of it before it must be in a list: its weight
+# is below 0.005.
+_MISSED = 1 / 30
 # Share of the atoms that moved in the first step, below which a round ends early.
 _LEAST_MOVING = 0.75
 
@@ -117,7 +117,8 @@ def run(
         generalised = fire.generalised_forces(frame, here.inertia, here.lattice, out.forces, stress)
         move, after = fire.step(frame, here.inertia, generalised, moving)
         lattice, frac_coords = fire.moved(frame, after, here.frac_coords, move)
-        stale = _is_stale(frame, frac_coords - batch.frac_coords, lattice, after, inertia)
+        moved = dataclasses.replace(batch, lattice=lattice, frac_coords=frac_coords)
+        stale = _is_stale(frame, batch, moved, after, inertia)
         first = state.num_evaluations == 0
         # Without finite forces there is no way on, whatever the energy.
         energy = jnp.where(finite, out.energy, jnp.nan)
@@ -167,25 +168,29 @@ def _num_atoms(frame: Frame, which: Bool[Array, " crystals"]) -> Array:
 
 
 def _is_stale(
-    frame: Frame,
-    shift: Float[Array, "atoms 3"],
-    lattice: Float[Array, "crystals 3 3"],
-    now: Inertia,
-    before: Inertia,
+    frame: Frame, before: AtomBatch, now: AtomBatch, inertia: Inertia, first: Inertia
 ) -> Bool[Array, " crystals"]:
-    """Which crystals have moved too far for their lists.
+    """Which crystals may have bonds, or short bonds, that are not in their lists.
 
     Args:
       frame: of the crystals.
-      shift: of the fractional coordinates since the lists were made.
-      lattice: present cells.
-      now: the deformation now.
-      before: the deformation when the lists were made.
+      before: when the lists were made.
+      now: at present.
+      inertia: at present, with the deformation.
+      first: when the lists were made.
     """
-    distance = jnp.einsum("ai,aij->aj", shift, lattice[frame.crystal])
-    furthest = _longest(frame, distance)
-    strain = jnp.linalg.norm(now.log_deformation - before.log_deformation, axis=(1, 2))
-    return 2 * furthest + SHORT_CUTOFF * strain > _MOST_APPROACH
+    num_crystals = len(frame.num_atoms)
+    # Every bond is in the list of all, so that those that became short can be seen.
+    long = bond_vectors(now)[now.num_short :]
+    nearest = jax.ops.segment_min(
+        jnp.linalg.norm(long, axis=-1), now.crystal[now.first[now.num_short :]], num_crystals
+    )
+    distance = jnp.einsum(
+        "ai,aij->aj", now.frac_coords - before.frac_coords, now.lattice[frame.crystal]
+    )
+    strain = jnp.linalg.norm(inertia.log_deformation - first.log_deformation, axis=(1, 2))
+    approach = 2 * _longest(frame, distance) + CUTOFF * strain
+    return (nearest < SHORT_CUTOFF * (1 - _MISSED)) | (approach > SKIN + CUTOFF * _MISSED)
 
 
 @functools.cache

@@ -15,6 +15,7 @@ from crystal_diffusion_jax.data.load import load
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation.report import Report, evaluate
 from crystal_diffusion_jax.evaluation.success_rate import NAMES
+from crystal_diffusion_jax.oracles.domain import OUTSIDE
 from crystal_diffusion_jax.oracles.predict import predict
 from crystal_diffusion_jax.potentials.relaxed_samples import read_relaxed_samples
 from crystal_diffusion_jax.potentials.relaxed_store import read_relaxed, read_settings
@@ -69,16 +70,21 @@ def build(
         title, caption = f"{spec.property_name}, {spec.unit}", cards.caption(spec)
         target = request.target.get(spec.property_name) if request else None
         quantiles = training_quantiles(spec, train, statistics)
-        if scores.counts["test"] is None:
-            notes.append(_unchecked(scores.values, quantiles))
+        if outside := scores.counts["outside_training"]:
+            notes.append(
+                f"{outside} crystals are {OUTSIDE}: they have no prediction and count as failures. "
+                "The table gives the reasons."
+            )
         thresholds = dict(zip(NAMES, spec.success_thresholds, strict=True))
         shares = distribution(scores.values, quantiles, thresholds, target, title)
-    shown = entries(inputs, train, symprec, scores.values, scores.valid, scores.novel)
+    shown = entries(
+        inputs, train, symprec, scores.values, scores.valid, scores.novel, scores.failures
+    )
     relaxed_shown = relaxed_entries(inputs, outcomes, symprec) if settings else []
     if not_relaxed := relaxed_shown.count(None):
         notes.append(f"{not_relaxed} crystals are not relaxed yet.")
     folder = structures.parent if structures.suffix == ".db" else structures
-    made = request.command(folder) if request else f"crystals from {structures}"
+    made = request.command(folder) if request else f"# crystals from {structures}"
     return Page(
         title=f"{len(shown)} generated crystals",
         subtitle=describe(request, spec) if request else "",
@@ -154,6 +160,7 @@ def describe(request: Request, spec: DatasetSpec | None) -> str:
     for name, (low, high) in request.target.items():
         unit = f" {spec.unit}" if spec is not None and name == spec.property_name else ""
         values = f"{low:.6g} to {high:.6g}" if low < high else f"{low:.6g}"
+        values = request.classes.get(name, values)
         targets.append(f"{name} = {values}{unit}")
     options = [f"guidance {request.guidance:g}"] if request.guidance else []
     options += ["balanced charges"] if request.charge_balance else []
@@ -161,23 +168,6 @@ def describe(request: Request, spec: DatasetSpec | None) -> str:
         f"Requested from {request.model}: {', '.join(targets) or 'no particular property'}"
         f"{' with ' if options else ''}{' and '.join(options)}."
     )
-
-
-def _unchecked(values: np.ndarray, training: np.ndarray | None) -> str:
-    """A caveat on success rates without a test split.
-
-    Args:
-      values: [n] predictions.
-      training: ascending values of the training set, None if unknown.
-    """
-    sentence = (
-        "Without the test split the oracle's error is unknown, so crystals that fool it count as "
-        "successes"
-    )
-    if training is None:
-        return f"{sentence}."
-    low = np.count_nonzero(values < training[0])  # False for NaN
-    return f"{sentence}; {low} of {len(values)} are predicted below all training crystals."
 
 
 def _versions(stored: StoredRequest | None) -> str:

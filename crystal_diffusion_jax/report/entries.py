@@ -2,13 +2,14 @@
 
 import dataclasses
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 from pymatgen.core import Structure
 
 from crystal_diffusion_jax.data.arrays import CrystalDataset
+from crystal_diffusion_jax.evaluation.checks import Failure
 from crystal_diffusion_jax.report.scenes import SHIFTS
 from crystal_diffusion_jax.structures.cif_writer import to_cif
 from crystal_diffusion_jax.structures.compositions import reduced_formula
@@ -33,6 +34,7 @@ class Entry:
       value: predicted property, None without a prediction.
       valid: in structure and composition; None if not checked.
       novel: not in the training set; None if not compared.
+      failure: why it is invalid, has no prediction, or is not compared; "" without.
       nearest: formula, property and id of the training crystal nearest in composition, then in
         volume per atom.
       cif: content of the file to download.
@@ -50,6 +52,7 @@ class Entry:
     value: float | None
     valid: bool | None
     novel: bool | None
+    failure: str
     nearest: str
     cif: str
     lattice: list[list[float]]
@@ -64,6 +67,7 @@ def entries(
     values: np.ndarray | None = None,
     valid: np.ndarray | None = None,
     novel: np.ndarray | None = None,
+    failures: Sequence[Failure] = (),
 ) -> list[Entry]:
     """One entry per readable crystal, in order.
 
@@ -74,8 +78,12 @@ def entries(
       values: [n] predicted property, NaN without a prediction.
       valid: [n] bool.
       novel: [n] bool.
+      failures: of the crystals.
     """
     nearest = None if train is None else _Nearest(train)
+    reasons = defaultdict(list)
+    for failure in failures:
+        reasons[failure.index].append(failure.text)
     found = []
     for index, structure in enumerate(inputs.structures):
         if structure is None:
@@ -95,6 +103,7 @@ def entries(
                 value=round(value, 4) if np.isfinite(value) else None,
                 valid=None if valid is None else bool(valid[index]),
                 novel=None if novel is None else bool(novel[index]),
+                failure="; ".join(reasons[index]),
                 nearest="" if nearest is None else nearest(structure),
                 cif=to_cif(structure, symprec),
                 lattice=np.round(structure.lattice.matrix, 4).tolist(),

@@ -41,19 +41,27 @@ def canonical_cell(cif: str, max_num_atoms: int = 0) -> Cell:
     Raises:
       ValueError: the crystal cannot be used; the message is the reason.
     """
+    return canonical_form(parse_cif(cif), max_num_atoms)
+
+
+def canonical_form(structure: Structure, max_num_atoms: int = 0) -> Cell:
+    """Brings a structure into canonical form; arguments otherwise as in `canonical_cell`.
+
+    Raises:
+      ValueError: it has too many atoms, or one of them twice; the message is the reason.
+    """
+    limit = min(max_num_atoms or MAX_ATOMS, MAX_ATOMS)
+    if len(structure) > limit:
+        raise ValueError(f"too many atoms: {len(structure)}, the limit is {limit}")
     try:
-        structure = parse_cif(cif)
-        limit = min(max_num_atoms or MAX_ATOMS, MAX_ATOMS)
-        if len(structure) > limit:
-            raise ValueError(f"too many atoms: {len(structure)}, the limit is {limit}")
         with warnings.catch_warnings():
             # He, Ne and Ar have no electronegativity to sort them by.
             warnings.filterwarnings("ignore", "No Pauling electronegativity", UserWarning)
             return _reduce(structure.get_sorted_structure())
     except ValueError:
         raise
-    except Exception as error:  # pymatgen may raise anything on odd input
-        raise ValueError(f"unparsable CIF: {type(error).__name__}: {error}") from error
+    except Exception as error:  # pymatgen may raise anything on odd cells
+        raise ValueError(f"no reduced cell: {type(error).__name__}: {error}") from error
 
 
 def _reduce(structure: Structure) -> Cell:

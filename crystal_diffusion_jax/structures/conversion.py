@@ -1,7 +1,7 @@
 """Arrays <-> pymatgen structures <-> ASE atoms, and which arrays are a crystal."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ase
@@ -20,6 +20,8 @@ from crystal_diffusion_jax.structures.limits import (
 
 # Above this |cos| of the angle between two cell vectors (2.6 degrees) the cell is numerically flat.
 MAX_ABS_COSINE = 0.999
+# An occupancy above 1 minus this is 1: 0.9999 is written for it.
+MAX_VACANCY = 1e-3
 
 
 def lattice_defect(lattice: np.ndarray) -> str | None:
@@ -142,9 +144,64 @@ def from_ase(atoms: ase.Atoms) -> Structure:
     Raises:
       UserError: they are not periodic in all directions.
     """
-    if not atoms.pbc.all():
-        raise UserError("a crystal must be periodic in all directions (pbc)")
+    try:
+        refuse_open(atoms.pbc)
+    except ValueError as error:
+        raise UserError(f"a crystal is periodic in all directions; {error}") from error
     return Structure.from_ase_atoms(atoms)
+
+
+def periodic_structure(
+    atomic_numbers: np.ndarray, positions: np.ndarray, lattice: np.ndarray, pbc: np.ndarray
+) -> Structure:
+    """The structure with the numbers of ASE's atoms, which may come from any file.
+
+    Args:
+      atomic_numbers: [N] int.
+      positions: [N, 3] in Angstrom.
+      lattice: [3, 3] cell vectors as rows, in Angstrom.
+      pbc: [3] bool, periodic along each of them.
+
+    Raises:
+      ValueError: they do not describe a crystal; the message is the reason.
+    """
+    refuse_open(pbc)
+    lattice, positions = np.asarray(lattice, np.float64), np.asarray(positions, np.float64)
+    numbers = np.asarray(atomic_numbers)
+    if lattice.shape != (3, 3) or positions.shape != (numbers.size, 3):
+        raise ValueError("cell, coordinates and elements do not fit together")
+    if not np.isin(numbers, np.arange(119)).all():
+        raise ValueError("unknown element")
+    if defect := lattice_defect(lattice):
+        raise ValueError(defect)
+    with np.errstate(all="ignore"):  # overflow gives non-finite numbers, which are refused
+        # Not ASE's get_scaled_positions(): it wraps coordinates into the cell.
+        frac_coords = positions @ np.linalg.inv(lattice)
+        return checked_structure(lattice, frac_coords, numbers.astype(np.int64))
+
+
+def refuse_open(pbc: Sequence[bool] | np.ndarray) -> None:
+    """Raises ValueError with the reason unless [3] flags say periodic in all directions."""
+    flags = np.asarray(pbc, bool)
+    if flags.shape != (3,) or not flags.all():
+        letters = " ".join("FT"[int(flag)] for flag in flags.ravel()[:3])
+        raise ValueError(f"no periodic cell: pbc is {letters}, all three are needed")
+
+
+def refuse_disorder(info: Mapping[str, Any]) -> None:
+    """Raises ValueError if ASE's `info` of a crystal states occupancies other than one.
+
+    ASE keeps one of the elements at each mixed site.
+    """
+    occupancies = info.get("occupancy")
+    for site in occupancies.values() if isinstance(occupancies, Mapping) else ():
+        if not isinstance(site, Mapping) or len(site) != 1 or not is_full(*site.values()):
+            raise ValueError("disorder: an occupancy is not 1")
+
+
+def is_full(occupancy: Any) -> bool:
+    """Whether a site's occupancy is one, within the digits of files."""
+    return isinstance(occupancy, int | float) and abs(occupancy - 1.0) < MAX_VACANCY
 
 
 def minimum_distance(structure: Structure) -> float:

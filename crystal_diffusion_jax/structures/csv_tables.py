@@ -2,7 +2,7 @@
 
 import csv
 import gzip
-import io
+import itertools
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -11,6 +11,8 @@ from typing import IO, Any
 
 from crystal_diffusion_jax.errors import UserError, printable
 from crystal_diffusion_jax.runtime.files import TooLarge, megabytes, open_regular
+from crystal_diffusion_jax.structures.csv_dialect import separator_of, with_decimal_commas
+from crystal_diffusion_jax.structures.encodings import text_stream
 from crystal_diffusion_jax.structures.limits import MAX_CIF_CHARACTERS
 
 # A cell longer than a CIF may be makes a bad row; one longer than this aborts the read. The csv
@@ -26,37 +28,70 @@ _MAX_NAMES = 20
 Row = dict[str | None, str | None]
 
 
-def read_rows(path: Path) -> tuple[list[str], Iterator[Row]]:
+def read_rows(path: Path, numbers: Sequence[str] = ()) -> tuple[list[str], Iterator[Row]]:
     """Header and data rows of a csv or csv.gz file; blank lines are skipped.
 
-    Rows are read one at a time, so the table may be larger than memory.
+    Columns are separated by commas, semicolons or tabs. Rows are read one at a time, so the table
+    may be larger than memory.
+
+    Args:
+      path: the file.
+      numbers: columns of numbers. Where commas do not separate the columns, and these numbers
+        certainly have decimal commas, they get full stops.
 
     Raises:
-      UserError: the file cannot be read, is not a UTF-8 csv, or has an empty or ambiguous header;
-        also raised while iterating.
+      UserError: the file cannot be read, is not a csv in UTF-8 or UTF-16, or has an empty or
+        ambiguous header; also raised while iterating.
     """
-    rows = _read(path)
-    header: list[str] = next(rows)
+    header, separator, rows = _open(path)
     if not header:
         raise UserError(f"{path} is empty: a header line with the column names is expected.")
     twice = sorted(name for name, count in Counter(header).items() if count > 1)
     if twice:
         raise UserError(f"{path} has more than one column named {join_names(twice)}: rename one.")
-    return header, rows
+    known = [name for name in numbers if name in header]
+    if separator == "," or not known:
+        return header, rows
+    commas = [name for name in known if with_decimal_commas(_column(path, name))]
+    return header, (_with_full_stops(row, commas) for row in rows)
+
+
+def _column(path: Path, name: str) -> Iterator[str]:
+    return ((row.get(name) or "").strip() for row in _open(path)[2])
+
+
+def _with_full_stops(row: Row, columns: Sequence[str]) -> Row:
+    return row | {name: (row.get(name) or "").replace(",", ".") for name in columns}
+
+
+def _open(path: Path) -> tuple[list[str], str, Iterator[Row]]:
+    """Header, separator, rows."""
+    rows = _read(path)
+    header, separator = next(rows)
+    return header, separator, rows
 
 
 def _read(path: Path) -> Iterator[Any]:
-    """First the header, then the rows."""
+    """First the header and the separator, then the rows."""
     csv.field_size_limit(_MAX_FIELD)
     try:
         with open_regular(path) as file:
-            binary = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
-            # utf-8-sig: spreadsheet programs put a byte order mark before the first column's name.
-            with io.TextIOWrapper(binary, encoding="utf-8-sig", newline="") as text:
+            binary = gzip.GzipFile(fileobj=file) if path.suffix.lower() == ".gz" else file
+            with text_stream(binary, newline="") as text:
+                lines = _lines(text, file, path)
+                first = next(lines, "")
+                separator = separator_of(first)
                 # strict: an unclosed quote is an error instead of swallowing the rest of the file.
-                rows = csv.DictReader(_lines(text, file, path), strict=True)
-                yield list(rows.fieldnames or [])
+                rows = csv.DictReader(
+                    itertools.chain([first], lines), delimiter=separator, strict=True
+                )
+                yield list(rows.fieldnames or []), separator
                 yield from rows
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} cannot be read as a csv table: it is not UTF-8 ({error.reason} "
+            f"{error.object[error.start]:#x}): save it as UTF-8."
+        ) from error
     except (OSError, EOFError, zlib.error, ValueError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as a csv table: {error}.") from error
 
@@ -68,11 +103,12 @@ def _lines(text: IO[str], file: IO[bytes], path: Path) -> Iterator[str]:
       TooLarge: beyond a limit.
     """
     total = 0
+    compressed = path.suffix.lower() == ".gz"
     while line := text.readline(_MAX_FIELD):
         if len(line) == _MAX_FIELD:
             raise TooLarge(f"a line is longer than {megabytes(_MAX_FIELD)}")
         total += len(line)
-        if path.suffix == ".gz" and total > max(_ALWAYS_ALLOWED, _MAX_EXPANSION * file.tell()):
+        if compressed and total > max(_ALWAYS_ALLOWED, _MAX_EXPANSION * file.tell()):
             raise TooLarge(f"it expands more than {_MAX_EXPANSION}-fold, which no crystals do")
         yield line
 

@@ -41,6 +41,11 @@ class Content:
     command: str
     tables: tuple[str, ...]
 
+    @property
+    def writer(self) -> str:
+        """What writes it, in words."""
+        return f"experiments.{self.command}" if self.command else "ASE or experiments.sample"
+
 
 SAMPLES = Content(
     "samples",
@@ -50,6 +55,8 @@ SAMPLES = Content(
         "batches (seconds REAL NOT NULL, calls_per_crystal INTEGER NOT NULL)",
     ),
 )
+# Of anybody: ase.db's own tables, of which this is one, and nothing else.
+ANY = Content("crystals", "", ("systems",))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,10 +94,10 @@ def reading(path: Path, content: Content = SAMPLES) -> Iterator[Any]:
         with _open(path, content, create=False) as database:
             yield database
     except (OSError, sqlite3.Error) as error:
+        again = f"{content.command} again, or " if content.command else ""
         raise UserError(
-            f"{path} is damaged, or was not written by experiments.{content.command} "
-            f"({printable(str(error), 200)}): {content.command} again, or give other files of "
-            "crystals."
+            f"{path} is damaged, or was not written by {content.writer} "
+            f"({printable(str(error), 200)}): {again}give other files of crystals."
         ) from error
 
 

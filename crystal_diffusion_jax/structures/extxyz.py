@@ -9,16 +9,17 @@ import itertools
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import ase
 import ase.io
-import numpy as np
 from ase.io.extxyz import key_val_str_to_dict
 from pymatgen.core import Structure
 
-from crystal_diffusion_jax.errors import UserError, printable
+from crystal_diffusion_jax.errors import printable
 from crystal_diffusion_jax.runtime.files import open_regular
-from crystal_diffusion_jax.structures.conversion import checked_structure, lattice_defect
+from crystal_diffusion_jax.structures.conversion import periodic_structure, refuse_disorder
+from crystal_diffusion_jax.structures.encodings import text_stream
 from crystal_diffusion_jax.structures.limits import MAX_ATOMS, MAX_CRYSTALS
 
 # Characters; ASE's parser of the comment line is quadratic in it.
@@ -31,21 +32,20 @@ def read_frames(path: Path) -> list[Structure | str]:
     """The structure of each frame, or the reason why it could not be read.
 
     Raises:
-      UserError: the file cannot be read, has no frames, or cannot be split into frames.
+      ValueError: the file has no frames or cannot be split into frames; the message is the reason.
+      OSError: it cannot be read.
     """
     results: list[Structure | str] = []
-    try:
-        with io.TextIOWrapper(open_regular(path), encoding="utf-8", errors="replace") as file:
+    with open_regular(path) as binary, text_stream(binary, errors="replace") as file:
+        try:
             for frame in split_frames(file):
                 results.append(frame if isinstance(frame, TooManyAtoms) else _parse(frame))
                 if len(results) > MAX_CRYSTALS:
                     raise ValueError(f"more than {MAX_CRYSTALS:,} frames; split the file")
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} cannot be read as extended XYZ: frame {len(results)}: {error}."
-        ) from error
+        except ValueError as error:
+            raise ValueError(f"frame {len(results)}: {error}") from error
     if not results:
-        raise UserError(f"{path} holds no structure.")
+        raise ValueError("it holds no structure")
     return results
 
 
@@ -53,7 +53,7 @@ class TooManyAtoms(str):
     """Why a frame was skipped, in place of its text."""
 
 
-def split_frames(file: io.TextIOWrapper) -> Iterator[str | TooManyAtoms]:
+def split_frames(file: IO[str]) -> Iterator[str | TooManyAtoms]:
     """The text of each frame.
 
     Raises:
@@ -85,7 +85,7 @@ def split_frames(file: io.TextIOWrapper) -> Iterator[str | TooManyAtoms]:
             yield "".join(kept)
 
 
-def _lines(file: io.TextIOWrapper) -> Iterator[str]:
+def _lines(file: IO[str]) -> Iterator[str]:
     while line := file.readline(_MAX_LINE):
         if len(line) == _MAX_LINE:
             raise ValueError(f"a line is longer than {_MAX_LINE} characters")
@@ -100,16 +100,11 @@ def _parse(text: str) -> Structure | str:
             atoms = ase.io.read(io.StringIO(text), format="extxyz")
     except Exception as error:  # ASE may raise anything on odd input
         return f"unreadable frame: {type(error).__name__}: {printable(str(error), 300)}"
-    if not isinstance(atoms, ase.Atoms) or not atoms.pbc.all():
-        return "no periodic cell"
-    lattice = atoms.cell.array
-    if defect := lattice_defect(lattice):
-        return defect
+    if not isinstance(atoms, ase.Atoms):
+        return "unreadable frame: it holds no atoms"
     try:
-        with np.errstate(all="ignore"):  # overflow gives non-finite numbers, which are refused
-            # Not atoms.get_scaled_positions(): it wraps coordinates into the cell.
-            frac_coords = atoms.positions @ np.linalg.inv(lattice)
-            return checked_structure(lattice, frac_coords, atoms.numbers)
+        refuse_disorder(atoms.info)
+        return periodic_structure(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)
     except ValueError as error:
         return str(error)
 

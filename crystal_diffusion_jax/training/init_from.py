@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from crystal_diffusion_jax import trained_model
+from crystal_diffusion_jax import commands, trained_model
 from crystal_diffusion_jax.config import ExperimentConfig
 from crystal_diffusion_jax.data.arrays import DatasetStatistics
 from crystal_diffusion_jax.errors import UserError
@@ -46,9 +46,10 @@ def load_initial_model(config: ExperimentConfig) -> TrainedModel | None:
             name = Path(init_from).name
             if not name.endswith("_pretrain"):
                 raise UserError(f"training.init_from: {error}") from error
+            first = {"config": f"{name.removesuffix('_pretrain')}:pretrain", "workdir": init_from}
             raise UserError(
                 f"training.init_from={init_from} is not a trained model yet: train it first, with "
-                f"--config={name.removesuffix('_pretrain')}:pretrain --workdir={init_from}"
+                f"{commands.next_command('train', commands.flags(first))}"
             ) from error
 
     model = processes.everywhere(load)
@@ -85,7 +86,8 @@ def warm_start(
     """The weights of a trained model where it has them, fresh ones elsewhere.
 
     Elements are matched by atomic number. Elements and layers that the model lacks keep their fresh
-    weights, and so does the property embedding if the model was trained on other properties.
+    weights, and so does the property embedding if the model was trained on other properties or
+    classes.
 
     Args:
       params: [W] fresh weights.
@@ -101,7 +103,8 @@ def warm_start(
     """
     fresh = flax.traverse_util.flatten_dict(unflatten(params), sep="/")
     trained = flax.traverse_util.flatten_dict(model.params, sep="/")
-    if model.statistics.property_names != statistics.property_names:
+    meanings = [(each.property_names, each.class_names) for each in (model.statistics, statistics)]
+    if meanings[0] != meanings[1]:
         trained = {k: leaf for k, leaf in trained.items() if not k.startswith(_PROPERTIES)}
     _, here, there = np.intersect1d(
         statistics.vocabulary, model.statistics.vocabulary, return_indices=True

@@ -106,13 +106,14 @@ def prepare_data(
     """Statistics and batches; raises UserError for an element that only "val" has."""
     training = config.training
     statistics = dataset_statistics(splits["train"], config.scale_by_num_atoms)
+    is_number = [name not in statistics.class_names for name in statistics.property_names]
     batches = Batches(
         splits["train"],
         statistics,
         training.batch_size,
         config.seed,
         training.steps_per_call,
-        tail_oversampling(splits["train"].properties, training.tail_oversampling),
+        tail_oversampling(splits["train"].properties[:, is_number], training.tail_oversampling),
     )
     rows = -(-training.batch_size // mesh.size) * mesh.size  # a multiple of the devices
     validation = evaluation_batches(
