@@ -51,7 +51,7 @@ def _to_stderr(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-# Target of one property: a value, "min" or "max", or (lowest, highest).
+# Target of one property: a value, "min" or "max", (lowest, highest), or the name of a class.
 Asked = float | str | tuple[float, float] | list[float]
 Crystal = Structure | ase.Atoms
 # One or several, or the path of files that hold them.
@@ -87,16 +87,24 @@ class Model:
 
     def __repr__(self) -> str:
         ranges = (
-            f"{name} {low:.4g} .. {high:.4g}" for name, (low, high) in self.properties.items()
+            f"{name} {', '.join(self.classes[name])}"
+            if name in self.classes
+            else f"{name} {low:.4g} .. {high:.4g}"
+            for name, (low, high) in self.properties.items()
         )
         return f"Model({self.name!r}: {', '.join(ranges) or 'without a property'})"
 
     @property
     def properties(self) -> dict[str, tuple[float, float]]:
-        """Range of each property in the training data, in its own unit."""
+        """Range of each property in the training data, in its own unit; of a class its numbers."""
         statistics = self.trained.statistics
         ends = zip(statistics.property_min, statistics.property_max, strict=True)
         return dict(zip(statistics.property_names, ends, strict=True))
+
+    @property
+    def classes(self) -> dict[str, tuple[str, ...]]:
+        """Names of the classes 0, 1, ... of each property that is a class."""
+        return dict(self.trained.statistics.class_names)
 
     def sample(
         self,
@@ -119,8 +127,9 @@ class Model:
 
         Args:
           num: number of crystals.
-          target: "min", "max", a value or (lowest, highest), drawn uniformly for each crystal; for
-            several properties a mapping from their names; None for no target.
+          target: "min", "max", a value or (lowest, highest), drawn uniformly for each crystal, or
+            the name of a class; for several properties a mapping from their names; None for no
+            target.
           guidance: weight of classifier-free guidance; needs a target.
           seed: seed of all randomness.
           solver: "ancestral", or "second_order" for a twentieth of the steps.

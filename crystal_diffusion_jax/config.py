@@ -47,7 +47,8 @@ class DataConfig:
       properties: columns to condition on; () for the property that a known data set comes with.
       max_num_atoms: crystals with more atoms are rejected; 0 disables the limit.
       skip_bad_rows: train without the rows that cannot be used instead of refusing the table.
-      val_fraction: fraction of a table without splits that becomes the validation split.
+      val_fraction: fraction of a table without splits that becomes the validation split; copies of
+        one crystal stay together.
       seed: seed of that split, and of the built-in data.
     """
 

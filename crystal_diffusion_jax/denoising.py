@@ -19,7 +19,7 @@ def build(config: DenoiserConfig, statistics: DatasetStatistics) -> Denoiser:
     """The network for data with these statistics."""
     uses_ranks = config.num_rank_features and config.conditioning != "none"
     quantiles = statistics.z_quantiles if uses_ranks else ()
-    return Denoiser(config, len(statistics.vocabulary), quantiles)
+    return Denoiser(config, len(statistics.vocabulary), quantiles, statistics.one_hot_sizes)
 
 
 # (noisy crystals, t, condition) -> Prediction

@@ -4,7 +4,8 @@ Flags, Python arguments, the stored request and the report's command all map to 
 """
 
 import dataclasses
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -46,6 +47,8 @@ class Request:
       charge_balance: draw species whose oxidation states can add up to zero
         (`sampling.charges`).
       symprec: tolerance in Angstrom for symmetrised CIF files, 0 for P1.
+      classes: name of the requested class of each property that is a class; its number is in
+        `target`.
     """
 
     model: str
@@ -63,6 +66,7 @@ class Request:
     num_atoms: int | None = None
     charge_balance: bool = False
     symprec: float = 0.1
+    classes: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def allowed_elements(self) -> tuple[str, ...] | None:
@@ -84,11 +88,15 @@ class Request:
 
     def command(self, out: Path | str) -> str:
         """The command that samples this request into the folder `out`."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values: dict[str, object] = {
+            field.name: getattr(self, field.name) for field in dataclasses.fields(self)
+        }
         values |= {
             name: ",".join(value) for name, value in values.items() if isinstance(value, tuple)
         }
-        values |= {"target": target_text(self.target), "model_sha256": None, "out": out}
+        # The target names the classes.
+        values |= {"target": target_text(self.target, self.classes), "classes": None}
+        values |= {"model_sha256": None, "out": out}
         return commands.command("sample", commands.flags(values))
 
 
@@ -137,9 +145,15 @@ def range_text(asked: tuple[float, float]) -> str:
     )
 
 
-def target_text(target: Target) -> str:
-    """NAME=RANGE,NAME=RANGE or "none", as the flag --target takes it."""
-    return ",".join(f"{name}={range_text(asked)}" for name, asked in target.items()) or "none"
+def target_text(target: Target, classes: Mapping[str, str]) -> str:
+    """NAME=RANGE,NAME=CLASS or "none", as the flag --target takes it."""
+    texts = {name: range_text(asked) for name, asked in target.items()} | dict(classes)
+    return ",".join(f"{name}={text}" for name, text in texts.items()) or "none"
+
+
+def database_key(name: str) -> str:
+    """A property's name as key of samples.db, which allows no signs."""
+    return "target_" + re.sub(r"\W", "_", name, flags=re.ASCII)
 
 
 def draw_values(target: Target, num: int, seed: int) -> dict[str, np.ndarray]:

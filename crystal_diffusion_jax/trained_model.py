@@ -5,7 +5,7 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -182,11 +182,15 @@ def _read_weights(path: Path, sha256: str) -> Any:
     return flax.traverse_util.unflatten_dict(flat, sep="/")
 
 
-def example_target(conditioning: str, property_names: Sequence[str]) -> str:
+def example_target(
+    conditioning: str, property_names: Sequence[str], class_names: Mapping[str, Sequence[str]]
+) -> str:
     """A `--target` that a model with this conditioning and these properties accepts."""
     if conditioning == "none":
         return "none"
-    return "min" if len(property_names) == 1 else f"{property_names[0]}=min"
+    name = property_names[0]
+    value = class_names[name][0] if name in class_names else "min"
+    return value if len(property_names) == 1 else f"{name}={value}"
 
 
 def model_card(model: TrainedModel) -> str:
@@ -195,6 +199,8 @@ def model_card(model: TrainedModel) -> str:
     columns = (statistics.property_min, statistics.property_max, statistics.property_mean)
     rows = [
         f"| {name} | {low:.4g} .. {high:.4g} | {mean:.4g} | {std:.4g} |"
+        if name not in statistics.class_names
+        else f"| {name} | {', '.join(statistics.class_names[name])} | | |"
         for name, low, high, mean, std in zip(
             statistics.property_names, *columns, statistics.property_std, strict=True
         )
@@ -205,9 +211,16 @@ def model_card(model: TrainedModel) -> str:
     ]
     sizes = sorted({statistics.num_atoms_histogram[end][0] for end in (0, -1)})
     count, elements = statistics.num_crystals, len(statistics.vocabulary)
-    target = example_target(config.model.conditioning, statistics.property_names)
     sentence = few.banner(count)
     banner = f"\n> {sentence}\n" if sentence else ""
+    sparse = [
+        f"Only {known:,} crystals have a value of {name}; the others were trained with it hidden.\n"
+        for name, known in zip(statistics.property_names, statistics.num_known, strict=True)
+        if known < count
+    ]
+    target = example_target(
+        config.model.conditioning, statistics.property_names, statistics.class_names
+    )
     example = {"model": ".", "target": target, "num": 200, "out": "../samples"}
     return f"""# Crystal diffusion model, data set {config.data.name or config.data.root}
 {banner}
@@ -219,7 +232,7 @@ Targets outside the training range of a property are extrapolations.
 |---|---|---|---|
 {chr(10).join(rows)}
 
-Training:
+{"".join(sparse)}{chr(10) if sparse else ""}Training:
 
 {chr(10).join(facts)}
 

@@ -27,6 +27,7 @@ from crystal_diffusion_jax.structures.file_names import (
     kind_of,
 )
 from crystal_diffusion_jax.structures.reading import read_structures
+from tests.cif_texts import CSCL
 from tests.one_file import WRITERS, atoms, to_json
 
 # Of the distances, in Angstrom: the digits that each kind of file has.
@@ -96,6 +97,18 @@ def test_every_kind_has_a_reader_and_a_writer_here() -> None:
     assert all(kind_of(f"a{suffix.upper()}") for suffix in SUFFIXES)
     assert kind_of("POSCAR_1") == kind_of("mp-1-CONTCAR") == kind_of("POSCAR.gz") == "POSCAR"
     assert kind_of("a.txt") is kind_of("poscar-notes.txt") is kind_of("a.pkl") is None
+
+
+def test_each_data_block_of_a_cif_is_a_crystal(tmp_path: Path) -> None:
+    path = tmp_path / "two.cif"
+    path.write_text(f"data_title\n_x 1\ndata_a\n{CSCL}data_b\n{CSCL.replace('Cs 0', 'Qq 0')}")
+    (name, good), bad = read_file(path)
+    assert name == "a"
+    assert not isinstance(good, str)
+    assert good.formula == "Cs1 Cl1"
+    assert bad == ("b", "unknown element: 'Qq'")
+    with pytest.raises(ValueError, match="2 crystals in one file, one is expected"):
+        one_crystal(path)
 
 
 def test_several_crystals_of_one_file_have_names(tmp_path: Path) -> None:

@@ -225,17 +225,20 @@ def test_a_file_that_changes_is_prepared_anew(
 ) -> None:
     monkeypatch.setenv("CRYSTAL_DIFFUSION_CACHE", str(tmp_path / "cache"))
     (tmp_path / "cifs").mkdir()
-    for index in range(4):
-        random_crystal(0).to(filename=tmp_path / "cifs" / f"{index}.cif")
     rows = [["path", "gap"], *([f"cifs/{index}.cif", str(index)] for index in range(4))]
     (tmp_path / "a.csv").write_text(written(rows, ",", "\n"))
     config = DataConfig(root=str(tmp_path / "a.csv"), properties=("gap",))
-    num_atoms = []
-    for seed in (0, 1):
-        for index in range(4):
-            random_crystal(seed).to(filename=tmp_path / "cifs" / f"{index}.cif")
-        num_atoms.append(set(load(config, progress=False)["train"].num_atoms.tolist()))
-    assert num_atoms == [{len(random_crystal(0))}, {len(random_crystal(1))}]
+    for seed in (0, 4):
+        crystals = [random_crystal(seed + index) for index in range(4)]
+        for index, crystal in enumerate(crystals):
+            crystal.to(filename=tmp_path / "cifs" / f"{index}.cif")
+        splits = load(config, progress=False).values()
+        found = {
+            gap: number
+            for split in splits
+            for gap, number in zip(split.properties[:, 0], split.num_atoms, strict=True)
+        }
+        assert found == {index: len(crystal) for index, crystal in enumerate(crystals)}
 
 
 def test_a_path_in_a_table_of_texts_is_called_that(tmp_path: Path) -> None:
@@ -286,8 +289,8 @@ def test_a_folder_of_any_mix_is_trained_on_with_one_csv(
     monkeypatch.setenv("CRYSTAL_DIFFUSION_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "mine"
     folder.mkdir()
-    for name, write in WRITERS.items():
-        write(folder / name, random_crystal(0))
+    for seed, (name, write) in enumerate(WRITERS.items()):
+        write(folder / name, random_crystal(seed))
     for line, separator in itertools.product(["\n", "\r\n"], ",;\t"):
         rows = [["File", "gap"], *([name, str(i)] for i, name in enumerate(WRITERS))]
         (folder / "props.csv").write_text(written(rows, separator, line))

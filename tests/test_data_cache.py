@@ -20,6 +20,7 @@ from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.load import load
 from crystal_diffusion_jax.data.tables import BadRow
 from crystal_diffusion_jax.runtime.files import file_sha256
+from crystal_diffusion_jax.structures.compositions import SYMBOLS
 from tests.hostile_arrays import objects
 
 REPOSITORY = Path(__file__).parents[1]
@@ -33,26 +34,32 @@ def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def polonium(edge: float) -> str:
+def polonium(edge: float, symbol: str = "Po") -> str:
     """CIF of a simple cubic crystal."""
     return (
-        f"data_Po\n_cell_length_a {edge}\n_cell_length_b {edge}\n_cell_length_c {edge}\n"
+        f"data_{symbol}\n_cell_length_a {edge}\n_cell_length_b {edge}\n_cell_length_c {edge}\n"
         "_cell_angle_alpha 90\n_cell_angle_beta 90\n_cell_angle_gamma 90\n"
         "loop_\n_symmetry_equiv_pos_as_xyz\n'x, y, z'\n"
         "loop_\n_atom_site_label\n_atom_site_fract_x\n_atom_site_fract_y\n_atom_site_fract_z\n"
-        "Po1 0 0 0\n"
+        f"{symbol}1 0 0 0\n"
     )
 
 
-def table(num_rows: int) -> str:
-    rows = (f'm{row},{row},"{polonium(3 + 0.1 * row)}"\n' for row in range(num_rows))
+def table(num_rows: int, first: int = 0) -> str:
+    """Crystals of different elements."""
+    rows = (
+        f'm{row},{row},"{polonium(3 + 0.1 * row, SYMBOLS[1 + row])}"\n'
+        for row in range(first, first + num_rows)
+    )
     return "material_id,energy,cif\n" + "".join(rows)
 
 
 def write_splits(folder: Path, **sizes: int) -> Path:
     folder.mkdir()
+    first = 0
     for split, size in sizes.items():
-        (folder / f"{split}.csv").write_text(table(size))
+        (folder / f"{split}.csv").write_text(table(size, first))
+        first += size
     return folder
 
 

@@ -26,15 +26,19 @@ def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def rock_salt(edge: float) -> str:
+SALTS = [(a, b) for a in ("Na", "K", "Rb", "Li") for b in ("F", "Cl", "Br", "I", "H")]
+
+
+def rock_salt(edge: float, salt: tuple[str, str] = ("Na", "Cl")) -> str:
     """The cubic cell of eight atoms, without its symmetry, which takes long to read."""
     corners = np.array([[0, 0, 0], [0, 1, 1], [1, 0, 1], [1, 1, 0]]) / 2
     sites = [*corners, *(corners + np.array([0.5, 0.0, 0.0]))]
-    return str(CifWriter(Structure(Lattice.cubic(edge), ["Na"] * 4 + ["Cl"] * 4, sites)))
+    species = [salt[0]] * 4 + [salt[1]] * 4
+    return str(CifWriter(Structure(Lattice.cubic(edge), species, sites)))
 
 
 SITES = [[0.0, 0.0, 0.0], [0.5, 0.5, 0.5]]
-CIFS = [rock_salt(5.0 + 0.1 * i) for i in range(3)]
+CIFS = [rock_salt(5.0 + 0.1 * i, salt) for i, salt in enumerate(SALTS)]
 
 
 def table(
@@ -43,7 +47,7 @@ def table(
     """A csv whose row i (from 1) has the id m<i> and the property first + i."""
     lines = [f"material_id,{column},cif"]
     for row in range(1, num_rows + 1):
-        cif = "nonsense" if row in bad else CIFS[row % 3]
+        cif = "nonsense" if row in bad else CIFS[row % len(CIFS)]
         lines.append(f'm{row},{first + row},"{cif}"')
     return "\n".join(lines) + "\n"
 
@@ -150,11 +154,17 @@ def test_one_table_is_split_at_random_without_loss(tmp_path: Path) -> None:
         )
 
 
+def _chain(num: int) -> np.ndarray:
+    """[num + 1, 3] sites one above the other."""
+    return np.arange(num + 1)[:, None] / (num + 1) * np.array([0.0, 0.0, 1.0])
+
+
 def test_the_only_crystal_with_an_element_stays_in_train(tmp_path: Path) -> None:
-    salts = [("Na", "Cl")] * 6 + [("K", "Br"), ("Li", "F"), ("Rb", "I"), ("Ag", "Cl")]
+    salts = [Structure(Lattice.cubic(3.0), ["Na", *["Cl"] * n], _chain(n)) for n in range(1, 7)]
+    others = [("K", "Br"), ("Li", "F"), ("Rb", "I"), ("Ag", "Cl")]
+    salts += [Structure(Lattice.cubic(3.5), pair, SITES) for pair in others]
     lines = ["material_id,energy,cif"]
-    for row, pair in enumerate(salts):
-        structure = Structure(Lattice.cubic(3.0 + 0.1 * row), pair, SITES)
+    for row, structure in enumerate(salts):
         lines.append(f'{row},{row},"{CifWriter(structure)}"')
     (tmp_path / "salts.csv").write_text("\n".join(lines))
     held_out = set()
@@ -182,7 +192,7 @@ def test_the_split_depends_on_the_seed_alone(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_cif_files_with_a_csv_is_read(tmp_path: Path) -> None:
-    for name, cif in zip("abc", CIFS, strict=True):
+    for name, cif in zip("abc", CIFS[:3], strict=True):
         (tmp_path / f"{name}.cif").write_text(cif)
     (tmp_path / "values.csv").write_text("filename,energy,gap\na.cif,1,5\nb,2,6\nc,3,7\n")
     config = DataConfig(root=str(tmp_path), properties=("gap", "energy"))

@@ -26,7 +26,7 @@ def table(folder: Path, text: str) -> Source:
 
 def read_table(source: Source, properties: list[str]) -> tuple[list[RawCrystal], list[BadRow]]:
     """The good rows and the bad ones."""
-    rows = list(tables.read_table(source, properties))
+    rows = list(tables.read_table(source, tables.read_columns(source, properties)))
     return (
         [row for row in rows if isinstance(row, RawCrystal)],
         [row for row in rows if isinstance(row, BadRow)],
@@ -60,11 +60,13 @@ def test_a_long_cif_a_byte_order_mark_and_blank_lines_are_no_trouble(tmp_path: P
 @pytest.mark.parametrize(
     ("cells", "reason"),
     [
-        ("id,data_x,,2", "energy is missing"),
-        ("id,data_x, ,2", "energy is missing"),
-        ("id,data_x,1", "gap is missing"),
+        ("id,data_x,1", "the row ends before gap"),
         ("id,data_x,low,2", "energy is not a number: 'low'"),
-        ("id,data_x,nan,2", "energy is not finite"),
+        ("id,data_x,1.2 eV,2", "energy is not a number: '1.2 eV'"),
+        ("id,data_x,>5,2", "energy is not a number: '>5'"),
+        ('id,data_x,"1,5",2', "energy is not a number: '1,5'"),
+        ("id,data_x,1_000,2", "energy is not a number: '1_000'"),
+        ("id,data_x,True,2", "energy is not a number: 'True'"),
         ("id,data_x,1,-inf", "gap is not finite"),
         ("id,,1,2", "column 'cif' is empty"),
         ("id,data_x,1,2,3", "more cells"),
@@ -188,7 +190,7 @@ def test_what_a_file_holds_is_printable_in_a_message(tmp_path: Path) -> None:
 
 def test_a_header_of_ten_thousand_columns_is_refused_in_a_short_sentence(tmp_path: Path) -> None:
     header = ",".join(f"column_{i}" for i in range(10_000))
-    with pytest.raises(UserError, match="no column with the crystals") as caught:
+    with pytest.raises(UserError, match="no column 'energy' for the property") as caught:
         read_table(table(tmp_path, f"{header}\n"), ["energy"])
     assert len(str(caught.value)) < 1000
 

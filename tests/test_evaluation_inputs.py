@@ -306,7 +306,7 @@ def test_images_of_a_special_position_with_four_digits_are_one_atom() -> None:
         ("_cell_length_a 4.0", "_cell_length_a 0.0005", "volume below 0.1"),
         ("A2 Cl", "A2 Xx", "unknown element"),
         ("_cell_length_a 4.0", "", "missing"),
-        ("data_x", "data_x\n_a_b 1\ndata_x", "same name"),
+        ("data_x", "data_x\n_a_b 1\ndata_x", "duplicate block name"),
     ],
 )
 def test_an_odd_cif_among_good_ones_is_a_named_failure(

@@ -168,6 +168,29 @@ def test_a_known_property_keeps_its_meaning_beside_a_new_one(tmp_path, present):
         np.testing.assert_allclose(array, expected[name], rtol=1e-4, atol=1e-4, err_msg=name)
 
 
+CLASSES = ("metal", "oxide", "salt")
+
+
+@pytest.mark.parametrize("classes", [CLASSES, ("metal", "oxide", "sulfide")])
+def test_classes_keep_their_weights_if_they_are_the_same(tmp_path, classes):
+    tables = {"property_min": (0.0,), "property_max": (2.0,), "property_names": ("kind",)}
+    scales = {"property_mean": (0.0,), "property_std": (1.0,)}
+    old, new = (
+        dataclasses.replace(with_elements((6, 26)), **tables, **scales, class_names={"kind": names})
+        for names in (CLASSES, classes)
+    )
+    expected = shipped(tmp_path / "m", NETWORK, old)
+    _, found = started(tmp_path / "m", NETWORK, new)
+    parts = {name: found[f"property/{name}"] for name in ("weight", "bias", "null")}
+    if classes == CLASSES:
+        for name, leaf in parts.items():
+            np.testing.assert_array_equal(leaf, expected[f"property/{name}"])
+    else:
+        np.testing.assert_array_equal(parts["weight"], np.zeros((3, NETWORK.width)))
+        for name in ("bias", "null"):
+            np.testing.assert_array_equal(parts[name], expected["property/null"])
+
+
 def shipped_params(folder: Path, data: DatasetStatistics) -> Any:
     shipped(folder, NETWORK, data)
     return trained_model.load(folder).params

@@ -57,7 +57,7 @@ MAY_IMPORT = {
 STUDIES = ("studies", "benchmarks")
 
 # The rest of the library, training and the sampler with it, runs on arrays.
-CRYSTALLOGRAPHY = {"pymatgen", "ase", "spglib", "smact", "matminer", "monty"}
+CRYSTALLOGRAPHY = {"pymatgen", "ase", "gemmi", "spglib", "smact", "matminer", "monty"}
 CRYSTALLOGRAPHY_ROOMS = {"structures", "data", "oracles", "potentials", "evaluation", "report"}
 # Types in the signatures of the interface.
 CRYSTALLOGRAPHY_TYPES = {f"{LIBRARY}/api.py"}

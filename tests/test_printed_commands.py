@@ -98,8 +98,8 @@ def write_table(folder: Path, property_name: str, bad: bool) -> Path:
         rows = csv.writer(file)
         rows.writerow(["material_id", property_name, "cif"])
         for index in range(12):
-            b = ("Ti", "Zr")[index % 2]
-            cif = perovskite("Ba", b, 3.9 + 0.01 * index).to(fmt="cif")
+            a, b = ("Ba", "Sr", "Ca")[index % 3], ("Ti", "Zr")[index % 2]
+            cif = perovskite(a, b, 3.9 + 0.01 * index).to(fmt="cif")
             rows.writerow([f"m{index}", 0.1 * index, cif])
         rows.writerow(["bad", "" if bad else "1", "data_x" if bad else cif])
     return folder / "my table.csv"
@@ -141,10 +141,9 @@ def test_bash_understands_what_prepare_prints(
 
 @pytest.mark.slow
 def test_what_prepare_prints_trains_and_what_that_prints_samples(tmp_path: Path) -> None:
-    property_name = EVERYTHING.replace(",", ".")
-    table = write_table(tmp_path / EVERYTHING, property_name, bad=True)
+    table = write_table(tmp_path / EVERYTHING, EVERYTHING, bad=True)
     cache = {"CRYSTAL_DIFFUSION_CACHE": str(tmp_path / "cache")}
-    first = {"root": table, "properties": property_name, "skip_bad_rows": True}
+    first = {"root": table, "properties": EVERYTHING, "skip_bad_rows": True}
     said = run(commands.next_command("prepare", commands.flags(first)), ROOT, **cache)
     (line,) = re.findall("^train on them with: (.*)$", said, re.MULTILINE)
     # With a tiny network in place of the large one, and not into the source's own folder.

@@ -22,9 +22,10 @@ from crystal_diffusion_jax import commands
 from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.config import DataConfig
 from crystal_diffusion_jax.data import few, locate
-from crystal_diffusion_jax.data.arrays import CrystalDataset
+from crystal_diffusion_jax.data.arrays import CrystalDataset, known_values
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS, DatasetSpec
 from crystal_diffusion_jax.data.load import load
+from crystal_diffusion_jax.data.tables import property_names
 from crystal_diffusion_jax.errors import UserError, require_between
 from crystal_diffusion_jax.oracles import weights
 from crystal_diffusion_jax.potentials import weights as potential_weights
@@ -40,7 +41,10 @@ def parser() -> program.Parser:
     )
     flags.add_argument("--root", default="", help="where the data are, if not downloaded")
     flags.add_argument(
-        "--properties", default="", help="property columns of your own data, separated by commas"
+        "--properties",
+        default="",
+        help="property columns of your own data, separated by commas; several of which one has a "
+        "comma in its name are quoted: --properties='\"gap, eV\",density'",
     )
     flags.add_argument(
         "--max_num_atoms", type=int, default=0, help="largest crystal of your own data; 0: no limit"
@@ -88,7 +92,7 @@ def _prepare_own(args: argparse.Namespace) -> None:
     """Reads the user's own data as training would."""
     config = DataConfig(
         root=args.root,
-        properties=tuple(filter(None, args.properties.split(","))),
+        properties=property_names(args.properties, args.root),
         max_num_atoms=args.max_num_atoms,
         skip_bad_rows=args.skip_bad_rows,
     )
@@ -112,14 +116,25 @@ def _next_step(config: DataConfig, recipe: str) -> str:
 def _print_summary(splits: Mapping[str, CrystalDataset], titles: Sequence[str]) -> None:
     """Prints one line per split, with the properties that have a title."""
     line = "{:<6}{:>9}{:>20}{:>10}  {}".format
-    columns = "  ".join(f"{title} min/mean/max" for title in titles)
+    classes = next(iter(splits.values())).class_names
+    columns = "  ".join(title if title in classes else f"{title} min/mean/max" for title in titles)
     print(line("split", "crystals", "atoms min/mean/max", "elements", columns))
     for split, dataset in splits.items():
         atoms = dataset.num_atoms
         atoms_range = f"{atoms.min()} / {atoms.mean():.1f} / {atoms.max()}"
         num_elements = np.count_nonzero(np.bincount(dataset.atomic_numbers))
         values = "  ".join(
-            f"{column.min():.3f} / {column.mean():.3f} / {column.max():.3f}"
-            for column in dataset.properties.T[: len(titles)]
+            _summed_up(known, dataset.class_names.get(name, ()))
+            for known, name in zip(known_values(dataset), dataset.property_names, strict=True)
         )
         print(line(split, len(dataset), atoms_range, num_elements, values))
+
+
+def _summed_up(known: np.ndarray, classes: Sequence[str]) -> str:
+    """Range and mean of numbers, or how many crystals have each class."""
+    if classes:
+        counts = np.bincount(known.astype(int), minlength=len(classes))
+        return ", ".join(f"{name} {count}" for name, count in zip(classes, counts, strict=True))
+    if not len(known):
+        return "no value"
+    return f"{known.min():.3f} / {known.mean():.3f} / {known.max():.3f}"

@@ -12,8 +12,8 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "target": {
         "default": "none",
         "help": 'requested property: "min" or "max" of the training data, a value in the '
-        "property's unit, a range LOWEST:HIGHEST (drawn uniformly for each crystal), or "
-        '"none"; for several properties NAME=VALUE,NAME=VALUE (default: %(default)s)',
+        "property's unit, a range LOWEST:HIGHEST (drawn uniformly for each crystal), the name of a "
+        'class, or "none"; for several properties NAME=VALUE,NAME=VALUE (default: %(default)s)',
     },
     "num": {"type": int, "default": 200, "help": "number of crystals (default: %(default)s)"},
     "guidance": {

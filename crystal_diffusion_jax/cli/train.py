@@ -11,6 +11,7 @@ checkpoint and exits with status 143. Several processes train one model together
 """
 
 import contextlib
+import logging as standard_logging
 import os
 import signal
 import sys
@@ -137,6 +138,9 @@ def run(argv: list[str]) -> None:
     if not values["verbosity"].present:
         # The libraries' messages about every checkpoint file would bury the progress lines.
         logging.set_verbosity(logging.FATAL)
+        # What `load` says of the data is for the user, as `prepare` prints it.
+        standard_logging.getLogger(crystal_diffusion_jax.__name__).setLevel("WARNING")
+        logging.get_absl_handler().setFormatter(standard_logging.Formatter("%(message)s"))
     address = (values.coordinator, values.num_processes, values.process_id)
     if not values.distributed and address == (None, None, None):
         load_and_train(config)
@@ -156,7 +160,10 @@ def load_and_train(config: ExperimentConfig) -> None:
     folder = train(config, splits, workdir, resume_from_previous=flags.FLAGS.resume_from_previous)
     if first:
         print(f"trained model: {folder}")
-        target = example_target(config.model.conditioning, splits["train"].property_names)
+        train_split = splits["train"]
+        target = example_target(
+            config.model.conditioning, train_split.property_names, train_split.class_names
+        )
         out = Path("samples", workdir.name)
         given = {"model": workdir, "target": target, "num": 200, "out": out}
         print(f"sample from it with: {commands.next_command('sample', commands.flags(given))}")

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import itertools
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -23,9 +24,11 @@ class CrystalDataset:
         sum(num_atoms[:m]) ... sum(num_atoms[:m + 1]) - 1 of the per-atom arrays.
       frac_coords: [A, 3] float64 in [0, 1).
       atomic_numbers: [A] int64.
-      properties: [M, P] float64, in each property's own unit.
+      properties: [M, P] float64, in each property's own unit; NaN where a crystal has no value;
+        of a class its number.
       property_names: P column names.
       material_ids: [M] str.
+      class_names: names of the classes 0, 1, ... of each property that is a class.
     """
 
     lattice: np.ndarray
@@ -35,6 +38,7 @@ class CrystalDataset:
     properties: np.ndarray
     property_names: tuple[str, ...]
     material_ids: np.ndarray
+    class_names: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.num_atoms)
@@ -47,6 +51,8 @@ class CrystalDataset:
     def checksum(self) -> str:
         """sha256 of the crystals and their properties, 64 hexadecimal digits; without the ids."""
         digest = hashlib.sha256(repr(self.property_names).encode())
+        if self.class_names:
+            digest.update(repr(sorted(self.class_names.items())).encode())
         for array in (
             self.lattice,
             self.num_atoms,
@@ -73,6 +79,7 @@ class CrystalDataset:
             properties=self.properties[rows],
             property_names=self.property_names,
             material_ids=self.material_ids[rows],
+            class_names=self.class_names,
         )
 
 
@@ -83,8 +90,9 @@ class DatasetStatistics:
     Attributes:
       vocabulary: sorted atomic numbers that occur; a species index points into it.
       property_names: P names.
-      property_mean: P means, used with `property_std` to z-score.
-      property_std: P standard deviations (1.0 for a constant property).
+      property_mean: P means of the known values, used with `property_std` to z-score; 0 for
+        classes that are embedded one by one.
+      property_std: P standard deviations (1.0 for a constant property, and for such classes).
       property_min: P training minima.
       property_max: P training maxima.
       num_atoms_histogram: (number of atoms, count) pairs in ascending order.
@@ -94,6 +102,7 @@ class DatasetStatistics:
       property_quantiles: P times 101 quantiles in steps of one percent, see `profile.quantiles`.
       num_atoms_by_property: P tables of the numbers of atoms by property, see
         `profile.size_counts`.
+      class_names: names of the classes 0, 1, ... of each property that is a class.
     """
 
     vocabulary: tuple[int, ...]
@@ -107,6 +116,7 @@ class DatasetStatistics:
     scale_by_num_atoms: bool
     property_quantiles: tuple[tuple[float, ...], ...]
     num_atoms_by_property: tuple[tuple[tuple[int, ...], ...], ...]
+    class_names: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raises ValueError, naming the field, if values are out of range or inconsistent."""
@@ -135,6 +145,25 @@ class DatasetStatistics:
         profile.check_tables(
             self.property_quantiles, self.num_atoms_by_property, len(names), len(sizes)
         )
+        for name, classes in self.class_names.items():
+            if name not in names or not all(classes) or len(set(classes)) < len(classes):
+                raise ValueError("statistics.class_names must be different names of a property")
+            high = self.property_max[names.index(name)]
+            if self.property_min[names.index(name)] < 0 or high >= len(classes):
+                raise ValueError(f"statistics.class_names lacks classes of {name}")
+
+    @property
+    def num_known(self) -> tuple[int, ...]:
+        """P numbers of crystals that have a value."""
+        return tuple(int(np.sum(table)) for table in self.num_atoms_by_property)
+
+    @property
+    def one_hot_sizes(self) -> tuple[int, ...]:
+        """P numbers of classes that are embedded one by one; 0 for numbers.
+
+        Two classes are a number, 0 or 1: a linear map of it reaches any two embeddings.
+        """
+        return one_hot_sizes(self.property_names, self.class_names)
 
     @property
     def num_crystals(self) -> int:
@@ -168,21 +197,45 @@ def dataset_statistics(dataset: CrystalDataset, scale_by_num_atoms: bool) -> Dat
     lengths = np.linalg.norm(dataset.lattice, axis=-1).mean(axis=-1)  # [M]
     if scale_by_num_atoms:
         lengths = lengths / np.cbrt(dataset.num_atoms)
-    low, high = dataset.properties.min(axis=0), dataset.properties.max(axis=0)
-    # A constant column is recognised by its range, as rounding gives it a tiny deviation; values
-    # that differ by less than 1e-160 have a deviation of 0.
-    std = dataset.properties.std(axis=0)
-    std = np.where((low < high) & (std > 0), std, 1.0)
+    scales = [
+        (0.0, 1.0) if size else _mean_and_std(values)
+        for values, size in zip(
+            known_values(dataset),
+            one_hot_sizes(dataset.property_names, dataset.class_names),
+            strict=True,
+        )
+    ]
     return DatasetStatistics(
         vocabulary=tuple(np.flatnonzero(np.bincount(dataset.atomic_numbers)).tolist()),
         property_names=dataset.property_names,
-        property_mean=tuple(dataset.properties.mean(axis=0).tolist()),
-        property_std=tuple(std.tolist()),
-        property_min=tuple(low.tolist()),
-        property_max=tuple(high.tolist()),
+        property_mean=tuple(mean for mean, _ in scales),
+        property_std=tuple(std for _, std in scales),
+        property_min=tuple(float(values.min()) for values in known_values(dataset)),
+        property_max=tuple(float(values.max()) for values in known_values(dataset)),
         num_atoms_histogram=tuple(zip(numbers.tolist(), counts.tolist(), strict=True)),
         lattice_scale=float(lengths.mean()),
         scale_by_num_atoms=scale_by_num_atoms,
         property_quantiles=profile.quantiles(dataset.properties),
         num_atoms_by_property=profile.size_counts(dataset.properties, dataset.num_atoms),
+        class_names=dict(dataset.class_names),
     )
+
+
+def known_values(dataset: CrystalDataset) -> list[np.ndarray]:
+    """The values of each property, without the missing ones."""
+    return [values[~np.isnan(values)] for values in dataset.properties.T]
+
+
+def one_hot_sizes(
+    property_names: Sequence[str], class_names: Mapping[str, Sequence[str]]
+) -> tuple[int, ...]:
+    """See `DatasetStatistics.one_hot_sizes`."""
+    sizes = (len(class_names.get(name, ())) for name in property_names)
+    return tuple(size if size > 2 else 0 for size in sizes)
+
+
+def _mean_and_std(values: np.ndarray) -> tuple[float, float]:
+    # A constant column is recognised by its range, as rounding gives it a tiny deviation; values
+    # that differ by less than 1e-160 have a deviation of 0.
+    std = float(values.std())
+    return float(values.mean()), std if values.min() < values.max() and std > 0 else 1.0

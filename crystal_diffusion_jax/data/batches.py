@@ -20,7 +20,8 @@ class Batch(NamedTuple):
 
     Attributes:
       crystals: lattice in units of its scale, frac_coords, species, mask.
-      properties: [B, P] float32 z-scores.
+      properties: [B, P] float32 z-scores, NaN where a crystal has no value; see
+        `models.embeddings.Condition`.
       weight: [B] float32, 0 for a crystal that only fills the batch; for the others 1, or, in
         training, the batch's crystals divided by the mean number of crystals per step.
     """
@@ -115,10 +116,11 @@ def tail_oversampling(properties: np.ndarray, times: int) -> np.ndarray:
     """[M] int: `times` for crystals with a property in the lowest or highest 5 %, 1 for the others.
 
     Args:
-      properties: [M, P]; a value shared by more than 5 % of the crystals belongs to no tail.
+      properties: [M, P] numbers, NaN where missing; a value shared by more than 5 % of the crystals
+        belongs to no tail.
       times: at least 1.
     """
-    low, high = np.quantile(properties, (_TAIL, 1 - _TAIL), axis=0)
+    low, high = np.nanquantile(properties, (_TAIL, 1 - _TAIL), axis=0)
     in_tail = (properties < low) | (properties > high)
     return np.where(in_tail.any(axis=1), times, 1)
 

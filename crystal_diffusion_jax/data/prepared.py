@@ -7,13 +7,14 @@ training needs memory for a whole data set.
 
 import contextlib
 import dataclasses
+import io
 import logging
 import os
 import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -22,7 +23,7 @@ import numpy as np
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.tables import BadRow
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.runtime.files import file_sha256, read_text, replace_text
+from crystal_diffusion_jax.runtime.files import file_sha256, read_text, replace_bytes, replace_text
 from crystal_diffusion_jax.runtime.user_cache import cache_folder
 
 _LOGGER = logging.getLogger("crystal_diffusion_jax")
@@ -68,6 +69,7 @@ class _Meta:
     bad_rows: tuple[BadRow, ...]
     num_bad_rows: int
     sha256: dict[str, str]
+    class_names: dict[str, tuple[str, ...]]
 
 
 def prepare(key: str, property_names: Sequence[str], read: Callable[[], Pieces]) -> Prepared:
@@ -122,6 +124,30 @@ def prepare(key: str, property_names: Sequence[str], read: Callable[[], Pieces])
         ) from error
 
 
+def prepare_groups(key: str, num_crystals: int, find: Callable[[], np.ndarray]) -> np.ndarray:
+    """[M] int groups of crystals that are cached under a key, after finding them if they are not.
+
+    Args:
+      key: hash of everything that the groups depend on.
+      num_crystals: M.
+      find: finds them.
+    """
+    path = cache_folder() / "copies" / f"{key}.npy"
+    try:
+        groups: np.ndarray = np.load(path, allow_pickle=False)
+        if groups.shape == (num_crystals,) and groups.dtype == np.int64:
+            return groups
+    except (OSError, ValueError):  # not there, or damaged
+        pass
+    groups = np.asarray(find(), np.int64)
+    content = io.BytesIO()
+    np.save(content, groups, allow_pickle=False)
+    with contextlib.suppress(OSError):  # `prepare` has warned
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_bytes(path, content.getvalue())
+    return groups
+
+
 @contextlib.contextmanager
 def _temporary_folder(parent: Path) -> Iterator[Path]:
     """A new folder that is deleted at the end unless it was moved; removes those of killed runs."""
@@ -148,6 +174,7 @@ def write_folder(folder: Path, property_names: Sequence[str], pieces: Pieces) ->
     ids: list[np.ndarray] = [np.zeros(0, np.str_)]
     bad_rows: list[BadRow] = []
     num_bad_rows = 0
+    class_names: Mapping[str, tuple[str, ...]] = {}  # the same in all pieces
     with contextlib.ExitStack() as stack:
         arrays = {
             name: stack.enter_context(_GrowingArray(folder / f"{name}.npy", *kind))
@@ -161,11 +188,12 @@ def write_folder(folder: Path, property_names: Sequence[str], pieces: Pieces) ->
                 for name, array in arrays.items():
                     array.append(getattr(piece, name))
                 ids.append(np.asarray(piece.material_ids, np.str_))
+                class_names = piece.class_names
     with open(folder / "material_ids.npy", "wb") as file:
         np.save(file, np.concatenate(ids), allow_pickle=False)
         os.fsync(file.fileno())
     sha256 = {name: file_sha256(folder / f"{name}.npy") for name in (*kinds, "material_ids")}
-    meta = _Meta(names, tuple(bad_rows), num_bad_rows, sha256)
+    meta = _Meta(names, tuple(bad_rows), num_bad_rows, sha256, dict(class_names))
     replace_text(folder / _META, msgspec.json.encode(meta).decode())
 
 
@@ -183,7 +211,9 @@ def read_folder(folder: Path) -> Prepared:
         if file_sha256(path) != meta.sha256.get(name):
             raise ValueError(f"{path.name} does not match its checksum")
         arrays[name] = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    dataset = CrystalDataset(property_names=meta.property_names, **arrays)
+    dataset = CrystalDataset(
+        property_names=meta.property_names, class_names=meta.class_names, **arrays
+    )
     return Prepared(dataset, meta.bad_rows, meta.num_bad_rows)
 
 

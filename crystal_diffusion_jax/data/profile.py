@@ -15,8 +15,10 @@ _FINE, _COARSE = 100, 20
 
 
 def quantiles(properties: np.ndarray) -> tuple[tuple[float, ...], ...]:
-    """[M, P] values -> P times 101 quantiles, from the minimum to the maximum."""
-    return tuple(tuple(row) for row in np.quantile(properties, _PERCENT, axis=0).T.tolist())
+    """[M, P] values -> P times 101 quantiles of the known ones, from the minimum to the maximum."""
+    return tuple(
+        tuple(np.quantile(values[~np.isnan(values)], _PERCENT).tolist()) for values in properties.T
+    )
 
 
 def size_counts(
@@ -25,7 +27,7 @@ def size_counts(
     """Crystals of each size in each bin of each property.
 
     Args:
-      properties: [M, P].
+      properties: [M, P]; a crystal without a value is not counted.
       num_atoms: [M].
 
     Returns:
@@ -37,7 +39,8 @@ def size_counts(
     tables = []
     for row, values in zip(quantiles(properties), properties.T, strict=True):
         table = np.zeros((num_bins, len(sizes)), np.int64)
-        np.add.at(table, (bin_of(values, row, num_bins), size), 1)
+        known = ~np.isnan(values)
+        np.add.at(table, (bin_of(values[known], row, num_bins), size[known]), 1)
         tables.append(tuple(tuple(counts) for counts in table.tolist()))
     return tuple(tables)
 

@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.locate import Source
-from crystal_diffusion_jax.data.tables import BadRow, RawCrystal, read_table
+from crystal_diffusion_jax.data.tables import BadRow, RawCrystal, read_columns, read_table
+from crystal_diffusion_jax.data.values import Column
 from crystal_diffusion_jax.errors import printable
 from crystal_diffusion_jax.runtime.workers import TaskFailure, Workers
 from crystal_diffusion_jax.structures.canonical import Cell, canonical_form
@@ -35,7 +36,7 @@ def read(
 
     Args:
       source: where the table is.
-      properties: columns to read as numbers.
+      properties: property columns.
       max_num_atoms: a crystal with more atoms is a bad row; 0: no limit.
       progress: show a progress bar on stderr.
 
@@ -45,7 +46,8 @@ def read(
     Raises:
       UserError: the table cannot be read, or a column is missing.
     """
-    table = read_table(source, properties)
+    columns = read_columns(source, properties)
+    table = read_table(source, columns)
     first = list(itertools.islice(table, _MIN_ROWS_FOR_WORKERS))
     rows, ahead = itertools.tee(itertools.chain(first, table))
     crystals = (row.crystal for row in ahead if isinstance(row, RawCrystal))
@@ -66,10 +68,10 @@ def read(
                 reason = cell.reason if isinstance(cell, TaskFailure) else cell
                 yield BadRow(row.file, row.row, row.material_id, reason)
             if len(good) == _CHUNK:
-                yield _dataset(good, properties)
+                yield _dataset(good, columns)
                 good = []
     if good:
-        yield _dataset(good, properties)
+        yield _dataset(good, columns)
 
 
 def _parse(max_num_atoms: int, crystal: str | Path) -> Cell | str:
@@ -81,7 +83,7 @@ def _parse(max_num_atoms: int, crystal: str | Path) -> Cell | str:
 
 
 def _dataset(
-    crystals: Sequence[tuple[RawCrystal, Cell]], property_names: Sequence[str]
+    crystals: Sequence[tuple[RawCrystal, Cell]], columns: Sequence[Column]
 ) -> CrystalDataset:
     rows, cells = zip(*crystals, strict=True)
     return CrystalDataset(
@@ -90,6 +92,7 @@ def _dataset(
         frac_coords=np.concatenate([cell.frac_coords for cell in cells]),
         atomic_numbers=np.concatenate([cell.atomic_numbers for cell in cells]),
         properties=np.array([row.properties for row in rows]).reshape(len(rows), -1),
-        property_names=tuple(property_names),
+        property_names=tuple(column.name for column in columns),
         material_ids=np.array([row.material_id for row in rows], np.str_),
+        class_names={column.name: column.class_names for column in columns if column.class_names},
     )

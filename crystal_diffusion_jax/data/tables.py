@@ -1,17 +1,18 @@
 """csv tables of crystals: one crystal per row, as text or in a file of its own."""
 
 import contextlib
+import csv
 import dataclasses
 import itertools
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from crystal_diffusion_jax.data.locate import Source
+from crystal_diffusion_jax.data.locate import Source, own_sources
+from crystal_diffusion_jax.data.values import Column, columns_of
 from crystal_diffusion_jax.errors import UserError, did_you_mean, printable
 from crystal_diffusion_jax.structures.csv_crystals import crystal_column, find_file, is_inline
 from crystal_diffusion_jax.structures.csv_tables import Row, join_names, read_rows
-from crystal_diffusion_jax.structures.limits import MAX_NAME, MAX_PROPERTY
+from crystal_diffusion_jax.structures.limits import MAX_NAME
 
 # Rows in which a table shows whether it holds crystals or paths.
 _FIRST = 100
@@ -26,7 +27,7 @@ class RawCrystal:
       row: data row counted from 1, the header not counted.
       material_id: column `material_id`, or else made from file name and row.
       crystal: text of the crystal, or its file.
-      properties: values in the order asked for.
+      properties: values in the order asked for, NaN where missing; of a class its number.
     """
 
     file: str
@@ -57,41 +58,84 @@ class BadRow:
         return f"{place} ({self.material_id}): {self.reason}"
 
 
-def read_table(source: Source, properties: Sequence[str]) -> Iterator[RawCrystal | BadRow]:
+def property_names(text: str, root: str) -> tuple[str, ...]:
+    """The columns that a flag names: one as it is, or several as in a line of a csv file.
+
+    Args:
+      text: of the flag, for example 'gap, eV (HSE06)' or '"gap, eV (HSE06)",density'.
+      root: the user's own data.
+
+    Raises:
+      UserError: the data cannot be read.
+    """
+    names = tuple(filter(None, next(csv.reader([text], skipinitialspace=True), [])))
+    if len(names) < 2 or len(set(names)) < len(names):  # which `load` refuses
+        return names
+    header, _ = read_rows(next(iter(own_sources(root).values())).tables[0])
+    return (text,) if text in header else names
+
+
+def read_columns(source: Source, properties: Sequence[str]) -> list[Column]:
+    """What the property columns of a source's tables hold.
+
+    Raises:
+      UserError: a table cannot be read, or a column is missing or holds no property.
+    """
+
+    def rows(table: Path) -> Iterator[Row]:
+        header, rows = read_rows(table, properties)
+        for name in properties:
+            if name not in header:
+                raise UserError(
+                    f"{table} has no column '{name}' for the property; "
+                    f"its columns are {join_names(header)}{_meant(name, header)}"
+                )
+        return rows
+
+    return columns_of(itertools.chain.from_iterable(map(rows, source.tables)), properties)
+
+
+def _meant(name: str, header: Sequence[str]) -> str:
+    """What to write instead of the name of a column that is not there."""
+    for column in header:
+        if column.strip().lower() == name.strip().lower() or column.startswith(f"{name},"):
+            return f"; did you mean '{column}'?" + (
+                f" In a list of several, quote it: '\"{column}\",...'" if "," in column else ""
+            )
+    return did_you_mean(name, header)
+
+
+def read_table(source: Source, columns: Sequence[Column]) -> Iterator[RawCrystal | BadRow]:
     """Reads the tables of a source row by row and checks everything but the crystals themselves.
 
     Args:
       source: tables and, for crystals in files that all have to be named, their folder.
-      properties: columns to read as numbers.
+      columns: the property columns.
 
     Yields:
       Each row in order; then, as bad rows, the files that no row names.
 
     Raises:
-      UserError: a table cannot be read, or a column is missing.
+      UserError: a table cannot be read.
     """
     not_named = {file.name: file for file in source.crystal_files()}
     named: set[Path] = set()
     for table in source.tables:
-        header, rows, column, holds_paths = _open_table(source, table, properties)
-        for name in properties:
-            if name not in header:
-                raise UserError(
-                    f"{table} has no column '{name}' for the property; "
-                    f"its columns are {join_names(header)}{did_you_mean(name, header)}"
-                )
+        _, rows, crystals, holds_paths = _open_table(
+            source, table, [column.name for column in columns]
+        )
         stem = table.name.removesuffix(".gz").removesuffix(".csv")
         for number, cells in enumerate(rows, start=1):
             own_id = cells.get("material_id") or ""
             material_id = printable(own_id, MAX_NAME) or f"{stem}-{number}"
-            cell = (cells.get(column) or "").strip()
+            cell = (cells.get(crystals) or "").strip()
             try:
                 if None in cells:
                     raise ValueError("more cells than the header has columns")
                 if len(own_id) > MAX_NAME:
                     raise ValueError(f"material_id is longer than {MAX_NAME} characters")
                 if not cell:
-                    raise ValueError(f"column '{column}' is empty")
+                    raise ValueError(f"column '{crystals}' is empty")
                 crystal: str | Path = cell
                 if holds_paths:
                     crystal = find_file(table.parent, cell)
@@ -99,7 +143,7 @@ def read_table(source: Source, properties: Sequence[str]) -> Iterator[RawCrystal
                     if crystal in named:
                         raise ValueError(f"{printable(crystal.name)} belongs to an earlier row")
                     named.add(crystal)
-                values = tuple(_number(cells, name) for name in properties)
+                values = tuple(column.value(cells.get(column.name)) for column in columns)
             except (ValueError, OSError) as error:
                 yield BadRow(table.name, number, material_id, str(error))
             else:
@@ -135,20 +179,3 @@ def _open_table(
         if is_inline(row.get(column) or ""):
             return header, itertools.chain(first, rows), column, False
     return header, itertools.chain(first, rows), column, True
-
-
-def _number(cells: Mapping[str | None, str | None], name: str) -> float:
-    """The cell as a finite number; ValueError with the reason otherwise."""
-    text = (cells.get(name) or "").strip()
-    if not text:
-        raise ValueError(f"{name} is missing")
-    try:
-        value = float(text)
-    except ValueError:
-        comma = " (write a full stop, not a comma)" if "," in text else ""
-        raise ValueError(f"{name} is not a number: '{printable(text)}'{comma}") from None
-    if not math.isfinite(value):
-        raise ValueError(f"{name} is not finite: '{printable(text)}'")
-    if abs(value) > MAX_PROPERTY:
-        raise ValueError(f"{name} is beyond {MAX_PROPERTY:g}: '{printable(text)}'")
-    return value

@@ -63,11 +63,13 @@ class Denoiser(nn.Module):
       config: shape of the network.
       num_species: K, size of the vocabulary.
       quantiles: of the training data, for `num_rank_features`.
+      one_hot_sizes: see `PropertyEmbedding`.
     """
 
     config: DenoiserConfig
     num_species: int
     quantiles: Quantiles = ()
+    one_hot_sizes: tuple[int, ...] = ()
 
     @nn.compact
     def __call__(
@@ -94,7 +96,11 @@ class Denoiser(nn.Module):
         requested = time
         if config.conditioning != "none":
             embedding = PropertyEmbedding(
-                width, config.num_rank_features, self.quantiles, name="property"
+                width,
+                config.num_rank_features,
+                self.quantiles,
+                self.one_hot_sizes,
+                name="property",
             )
             requested = jnp.concatenate([time, embedding(condition)], axis=-1)
         z_c = MLP(width, width, name="condition")(requested)  # eq. (15)

@@ -20,7 +20,8 @@ class Condition:
     """Requested properties of a batch.
 
     Attributes:
-      values: z-scored; arbitrary where `present` is False.
+      values: z-scored numbers; of a property that is embedded by class (`PropertyEmbedding`) the
+        number of the class; arbitrary but finite where `present` is False.
       present: True where a property is requested; elsewhere its null vector is used.
     """
 
@@ -59,6 +60,8 @@ def sinusoidal_time(t: Int[Array, " crystals"], width: int) -> Float[Array, "cry
 class PropertyEmbedding(nn.Module):
     """Sum over properties of Linear(value), or of a learned null vector where it is absent.
 
+    The value of a class is its one-hot vector, as classes have no order.
+
     After a linear map alone, later layers need large weights to tell the few percent of crystals at
     either end of the range from their neighbours, so a linear map of `rank_features` can be added.
 
@@ -66,26 +69,40 @@ class PropertyEmbedding(nn.Module):
       width: D.
       num_rank_features: 0, the paper's choice, disables them.
       quantiles: needed by `num_rank_features` only.
+      one_hot_sizes: number of classes of each property, 0 for a number; () if all are numbers.
     """
 
     width: int
     num_rank_features: int = 0
     quantiles: Quantiles = ()
+    one_hot_sizes: tuple[int, ...] = ()
 
     @nn.compact
     def __call__(self, condition: Condition) -> Float[Array, "crystals width"]:
         """Embeds the requested properties."""
         shape = (condition.values.shape[1], self.width)
-        weight = self.param("weight", nn.initializers.normal(1.0), shape)
+        inputs = [max(size, 1) for size in self.one_hot_sizes or (0,) * shape[0]]
+        # One row for a number, one for each class.
+        weight = self.param("weight", nn.initializers.normal(1.0), (sum(inputs), self.width))
         bias = self.param("bias", nn.initializers.zeros, shape)
         null = self.param("null", nn.initializers.normal(1.0), shape)
-        embedded = condition.values[..., None] * weight + bias  # [B, P, D]
+        if any(self.one_hot_sizes):
+            parts = jnp.split(weight, np.cumsum(inputs)[:-1])
+            products = [
+                value[:, None] * part if size == 1 else part[value.astype(jnp.int32)]
+                for value, part, size in zip(condition.values.T, parts, inputs, strict=True)
+            ]
+            embedded = jnp.stack(products, axis=1) + bias  # [B, P, D]
+        else:
+            embedded = condition.values[..., None] * weight + bias  # [B, P, D]
         if self.num_rank_features:
             # Zero at first, so that a network trained without ranks can be fine-tuned with them.
             by_rank = self.param(
                 "by_rank", nn.initializers.zeros, (shape[0], self.num_rank_features, self.width)
             )
             ranks = rank_features(condition.values, self.quantiles, self.num_rank_features)
+            if any(self.one_hot_sizes):
+                ranks *= (np.array(self.one_hot_sizes) == 0)[:, None]
             embedded += jnp.einsum("bpr,prd->bpd", ranks, by_rank)
         return jnp.sum(jnp.where(condition.present[..., None], embedded, null), axis=1)
 

@@ -160,6 +160,7 @@ def describe(request: Request, spec: DatasetSpec | None) -> str:
     for name, (low, high) in request.target.items():
         unit = f" {spec.unit}" if spec is not None and name == spec.property_name else ""
         values = f"{low:.6g} to {high:.6g}" if low < high else f"{low:.6g}"
+        values = request.classes.get(name, values)
         targets.append(f"{name} = {values}{unit}")
     options = [f"guidance {request.guidance:g}"] if request.guidance else []
     options += ["balanced charges"] if request.charge_balance else []

@@ -1,10 +1,12 @@
 """Targets and elements as users write them."""
 
+import contextlib
 import math
 import re
 from collections.abc import Sequence
 
 from crystal_diffusion_jax.data.arrays import DatasetStatistics
+from crystal_diffusion_jax.data.values import BOOLEANS
 from crystal_diffusion_jax.errors import UserError, did_you_mean
 from crystal_diffusion_jax.request import Target
 from crystal_diffusion_jax.structures.compositions import SYMBOLS
@@ -12,47 +14,96 @@ from crystal_diffusion_jax.structures.limits import MAX_PROPERTY
 
 
 def parse_target(text: str, statistics: DatasetStatistics) -> Target:
-    """Reads "min", "max", "none", a number or a range, or NAME=... for some of several properties.
+    """Reads "min", "max", "none", a number, a range or a class; NAME=... for several properties.
 
     Args:
-      text: for example "min", "0.44", "-2.5:-2.0" or "band_gap=1.5:2,density=max".
+      text: for example "min", "0.44", "-2.5:-2.0", "kind=metal" or "band_gap=1.5:2,density=max".
+        Names of properties and classes may hold commas and equal signs.
       statistics: statistics of the training data, whose ends "min" and "max" are.
 
     Returns:
-      Range of each requested property, in its own unit; empty for "none".
+      Range of each requested property, in its own unit; the number of a class; empty for "none".
 
     Raises:
-      UserError: a malformed target, or a property that the model does not know.
+      UserError: a malformed target, or a property or class that the model does not know.
     """
     if text == "none":
         return {}
-    names = statistics.property_names
-    known = ", ".join(names)
     target: Target = {}
-    for part in text.split(","):
-        name, equals, value = part.rpartition("=")
-        if not equals:
-            if len(names) != 1:
-                raise UserError(
-                    f"--target={text}: this model knows the properties {known}; "
-                    "name one of them, as in --target=NAME=VALUE"
-                )
-            name = names[0]
+    for name, value in _parts(text, statistics.property_names):
         if name in target:
             raise UserError(f"--target={text}: {name} is requested twice")
-        if name not in names:
-            raise UserError(
-                f"--target={text}: the model has no property {name!r}, only {known}"
-                f"{did_you_mean(name, names)}"
-            )
-        index = names.index(name)
-        ends = {"min": statistics.property_min[index], "max": statistics.property_max[index]}
-        low, colon, high = value.partition(":")
-        numbers = [_number(end, ends, text) for end in ((low, high) if colon else (value, value))]
-        if numbers[0] > numbers[1]:
-            raise UserError(f"--target={text}: a range is LOWEST:HIGHEST, as in {high}:{low}")
-        target[name] = (numbers[0], numbers[1])
+        if name in statistics.class_names:
+            number = _class(value, name, statistics.class_names[name], text)
+            target[name] = (number, number)
+        else:
+            target[name] = _range(value, name, statistics, text)
     return target
+
+
+def requested_classes(target: Target, statistics: DatasetStatistics) -> dict[str, str]:
+    """The name of each class in a target."""
+    return {
+        name: classes[int(target[name][0])]
+        for name, classes in statistics.class_names.items()
+        if name in target
+    }
+
+
+def _parts(text: str, names: Sequence[str]) -> list[tuple[str, str]]:
+    """Splits NAME=VALUE,NAME=VALUE at the known names; a single property needs no name."""
+    longest_first = sorted(map(re.escape, names), key=len, reverse=True)
+    starts = list(re.finditer(f"(?:^|,) *({'|'.join(longest_first)})=", text)) if names else []
+    if not starts and len(names) == 1 and "=" not in text:
+        return [(names[0], text)]
+    bounds = [start.start() for start in starts] + [len(text)]
+    parts = [
+        (start[1], text[start.end() : end]) for start, end in zip(starts, bounds[1:], strict=True)
+    ]
+    # What is no known name at the beginning, or begins like another part within a value.
+    values = [text[: bounds[0]], *(value for _, value in parts)]
+    known = ", ".join(names)
+    for place, value in enumerate(values):
+        unknown = value if place == 0 else value.partition(",")[2]
+        name, equals, _ = unknown.partition("=")
+        if equals:
+            raise UserError(
+                f"--target={text}: the model has no property {name.strip()!r}, only {known}"
+                f"{did_you_mean(name.strip(), names)}"
+            )
+    if values[0]:
+        raise UserError(
+            f"--target={text}: this model knows the properties {known}; "
+            "name one of them, as in --target=NAME=VALUE"
+        )
+    return parts
+
+
+def _range(value: str, name: str, statistics: DatasetStatistics, text: str) -> tuple[float, float]:
+    index = statistics.property_names.index(name)
+    ends = {"min": statistics.property_min[index], "max": statistics.property_max[index]}
+    low, colon, high = value.partition(":")
+    numbers = [_number(end, ends, text) for end in ((low, high) if colon else (value, value))]
+    if numbers[0] > numbers[1]:
+        raise UserError(f"--target={text}: a range is LOWEST:HIGHEST, as in {high}:{low}")
+    return numbers[0], numbers[1]
+
+
+def _class(value: str, name: str, classes: tuple[str, ...], text: str) -> float:
+    """The number of a class that is given by its name or number."""
+    asked = value.strip()
+    if asked in classes:
+        return float(classes.index(asked))
+    if classes == BOOLEANS and asked.title() in classes:
+        return float(classes.index(asked.title()))
+    with contextlib.suppress(ValueError):
+        number = float(asked)
+        if number in range(len(classes)):
+            return number
+    raise UserError(
+        f"--target={text}: {name} is one of {', '.join(classes)}, not {asked!r}"
+        f"{did_you_mean(asked, classes)}"
+    )
 
 
 def _number(value: str, ends: dict[str, float], text: str) -> float:

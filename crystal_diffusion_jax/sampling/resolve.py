@@ -21,7 +21,7 @@ from crystal_diffusion_jax.request import (
 )
 from crystal_diffusion_jax.sampling import charges
 from crystal_diffusion_jax.sampling.conditions import allowed_species, crystal_sizes
-from crystal_diffusion_jax.sampling.parse import parse_elements, parse_target
+from crystal_diffusion_jax.sampling.parse import parse_elements, parse_target, requested_classes
 from crystal_diffusion_jax.structures.compositions import common_oxidation_states
 from crystal_diffusion_jax.structures.limits import MAX_CRYSTALS
 from crystal_diffusion_jax.trained_model import TrainedModel
@@ -105,10 +105,11 @@ def resolve(
         raise UserError(
             "--elements and --chemical_system exclude each other: give only one of them"
         )
+    asked = parse_target(target, statistics)
     request = Request(
         model=name,
         model_sha256=model.weights_sha256,
-        target=parse_target(target, statistics),
+        target=asked,
         num=num,
         seed=seed,
         guidance=float(guidance),
@@ -121,6 +122,7 @@ def resolve(
         num_atoms=num_atoms,
         charge_balance=charge_balance,
         symprec=float(symprec),
+        classes=requested_classes(asked, statistics),
     )
     _check_conditioning(model, request)
     crystal_sizes(request, model)  # checks num_atoms
@@ -135,7 +137,10 @@ def warnings(request: Request, statistics: DatasetStatistics) -> list[str]:
         low, high = statistics.property_min[index], statistics.property_max[index]
         if not low <= asked[0] <= asked[1] <= high:
             sentences.append(
-                f"the target {name}={range_text(asked)} is outside the training range "
+                f"no training crystal has {name}={request.classes[name]}: the model does not know "
+                "what it means"
+                if name in request.classes
+                else f"the target {name}={range_text(asked)} is outside the training range "
                 f"{low:g} .. {high:g}: the model extrapolates"
             )
     if request.charge_balance:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from pymatgen.core import Lattice, Structure
 
-from crystal_diffusion_jax.structures.cif_reader import check_formula, parse_block, structure_of
+from crystal_diffusion_jax.structures.cif_reader import parse_cif
 from crystal_diffusion_jax.structures.conversion import wrap_array
 from crystal_diffusion_jax.structures.limits import MAX_ATOMS
 
@@ -41,22 +41,7 @@ def canonical_cell(cif: str, max_num_atoms: int = 0) -> Cell:
     Raises:
       ValueError: the crystal cannot be used; the message is the reason.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            parser, block = parse_block(cif)
-            structure = structure_of(parser)
-            if structure is None:
-                raise ValueError("duplicate atoms at one site")
-            check_formula(block, structure)
-            limit = min(max_num_atoms or MAX_ATOMS, MAX_ATOMS)
-            if len(structure) > limit:
-                raise ValueError(f"too many atoms: {len(structure)}, the limit is {limit}")
-            return _reduce(structure)
-    except ValueError:
-        raise
-    except Exception as error:  # pymatgen may raise anything on odd input
-        raise ValueError(f"unparsable CIF: {type(error).__name__}: {error}") from error
+    return canonical_form(parse_cif(cif), max_num_atoms)
 
 
 def canonical_form(structure: Structure, max_num_atoms: int = 0) -> Cell:
@@ -70,8 +55,9 @@ def canonical_form(structure: Structure, max_num_atoms: int = 0) -> Cell:
         raise ValueError(f"too many atoms: {len(structure)}, the limit is {limit}")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return _reduce(structure)
+            # He, Ne and Ar have no electronegativity to sort them by.
+            warnings.filterwarnings("ignore", "No Pauling electronegativity", UserWarning)
+            return _reduce(structure.get_sorted_structure())
     except ValueError:
         raise
     except Exception as error:  # pymatgen may raise anything on odd cells

@@ -14,7 +14,7 @@ from crystal_diffusion_jax.errors import printable
 from crystal_diffusion_jax.runtime.files import TooLarge
 from crystal_diffusion_jax.structures import ase_database, json_crystals
 from crystal_diffusion_jax.structures.ase_trajectory import read_trajectory
-from crystal_diffusion_jax.structures.cif_reader import parse_cif
+from crystal_diffusion_jax.structures.cif_reader import parse_cif_blocks
 from crystal_diffusion_jax.structures.encodings import decode, read_content
 from crystal_diffusion_jax.structures.extxyz import read_frames
 from crystal_diffusion_jax.structures.file_names import (
@@ -49,10 +49,16 @@ def _numbered(word: str, found: Sequence[Structure | str]) -> list[Named]:
 
 
 def _read_cif(text: str) -> list[Named]:
-    """The crystal of a CIF."""
+    """The crystals of a CIF, one for each data block with atoms."""
     if "data_" not in text.lower():
         raise ValueError("not a CIF: it has no data block")
-    return _one(parse_cif)(text)
+    blocks = parse_cif_blocks(text)
+    if len(blocks) == 1:
+        blocks = [blocks[0]._replace(name="")]
+    return [
+        (printable(name), printable(result, MAX_REASON) if isinstance(result, str) else result)
+        for name, result in blocks
+    ]
 
 
 # The text of each kind -> its crystals.

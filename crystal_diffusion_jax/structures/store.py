@@ -12,7 +12,6 @@ transaction, so that a kill loses whole batches only.
 
 import contextlib
 import hashlib
-import re
 import sqlite3
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -27,7 +26,7 @@ from pymatgen.core import Structure
 
 from crystal_diffusion_jax import __version__
 from crystal_diffusion_jax.errors import UserError, printable
-from crystal_diffusion_jax.request import Request, SampledBatch
+from crystal_diffusion_jax.request import Request, SampledBatch, database_key
 from crystal_diffusion_jax.runtime.lock import LOCK, OWNER, exclusive
 from crystal_diffusion_jax.structures import database, export
 from crystal_diffusion_jax.structures.conversion import (
@@ -159,10 +158,7 @@ class Samples:
                     row,
                     index=index,
                     # For queries such as: ase db samples.db "target_band_gap>1".
-                    **{
-                        "target_" + re.sub(r"\W", "_", name, flags=re.ASCII): float(values[index])
-                        for name, values in self._values.items()
-                    },
+                    **{database_key(name): self._asked(name, index) for name in self._values},
                     # ASE stores Cartesian coordinates, which would round them.
                     data={"frac_coords": structure.frac_coords},
                 )
@@ -170,6 +166,11 @@ class Samples:
             database.query(db, "INSERT INTO batches VALUES (?, ?)", *cost)
         # Now rather than at the end, where a job that is being preempted has little time.
         self._write_missing_cifs(batch.indices)
+
+    def _asked(self, name: str, index: int) -> float | str:
+        """The requested value, or the class by its name; True and False as 1 and 0."""
+        text = self._request.classes.get(name, "")
+        return float(self._values[name][index]) if text in ("", "False", "True") else text
 
     def export(self) -> None:
         """Writes missing CIFs, samples.extxyz and samples.csv.

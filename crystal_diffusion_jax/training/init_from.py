@@ -114,7 +114,7 @@ def warm_start(
         if shape is not None and axis is not None:
             shape[axis] = len(model.statistics.vocabulary)
         if shape is not None and name.startswith(_PROPERTIES):
-            shape[0] = len(model.statistics.property_names)
+            shape[0] = _rows_of(name, model.statistics)[-1].stop
         if list(leaf.shape) != shape or not np.isfinite(leaf).all():
             raise UserError(
                 f"training.init_from: the weights {name} are not finite numbers of the network "
@@ -155,22 +155,35 @@ def _property_rows(
     if not rows:
         return {}
     weight, bias, null = (f"{_PROPERTIES}{part}" for part in ("weight", "bias", "null"))
-    for row, name in enumerate(here.property_names):
-        if name not in there.property_names:
-            for leaf in rows.values():
-                leaf[row] = 0.0
+    meanings = [
+        {name: each.class_names.get(name) for name in each.property_names} for each in (here, there)
+    ]
+    known = {name for name, _ in meanings[0].items() & meanings[1].items()}
+    for p, name in enumerate(here.property_names):
+        if name not in known:
+            for key, leaf in rows.items():
+                leaf[_rows_of(key, here)[p]] = 0.0
             continue
         old = there.property_names.index(name)
         for key in rows.keys() & trained.keys():
-            rows[key][row] = trained[key][old]
-        # z-score of the model's data = scale * z-score of the new data + shift
-        scale = here.property_std[row] / there.property_std[old]
-        shift = (here.property_mean[row] - there.property_mean[old]) / there.property_std[old]
-        rows[bias][row] += shift * rows[weight][row]
-        rows[weight][row] *= scale
+            rows[key][_rows_of(key, here)[p]] = trained[key][_rows_of(key, there)[old]]
+        # z-score of the model's data = scale * z-score of the new data + shift; of classes, which
+        # are not scored, the same.
+        scale = here.property_std[p] / there.property_std[old]
+        shift = (here.property_mean[p] - there.property_mean[old]) / there.property_std[old]
+        rows[bias][p] += shift * rows[weight][_rows_of(weight, here)[p]].sum(axis=0)
+        rows[weight][_rows_of(weight, here)[p]] *= scale
     # Of the model's properties that the new data lack, the null vectors stay.
-    lost = [name not in here.property_names for name in there.property_names]
+    lost = [name not in known for name in there.property_names]
     hidden = trained[null][lost].sum(axis=0) / len(here.property_names)
     rows[bias] += hidden
     rows[null] += hidden
     return {name: jnp.asarray(leaf) for name, leaf in rows.items()}
+
+
+def _rows_of(key: str, statistics: DatasetStatistics) -> list[slice]:
+    """The rows of each property in a part of the embedding: one, or one weight for each class."""
+    by_class = key == f"{_PROPERTIES}weight"
+    sizes = [max(size, 1) if by_class else 1 for size in statistics.one_hot_sizes]
+    ends = np.cumsum(sizes).tolist()
+    return [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]

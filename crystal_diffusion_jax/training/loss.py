@@ -35,13 +35,15 @@ def drop_conditions(
     """Hides all properties of a crystal with the given probability, for classifier-free guidance.
 
     With several properties, each is also hidden independently with that probability, so that any
-    subset can be requested.
+    subset can be requested. A value that is missing (NaN) is always hidden.
     """
     present = jax.random.uniform(key, (len(properties), 1)) >= probability
     if properties.shape[1] > 1:
         each = jax.random.uniform(jax.random.fold_in(key, 1), properties.shape)
         present = present & (each >= probability)
-    return Condition(values=properties, present=present)
+    known = ~jnp.isnan(properties)
+    # Even where it is hidden, NaN would reach the gradient.
+    return Condition(values=jnp.where(known, properties, 0.0), present=present & known)
 
 
 @flax.struct.dataclass
@@ -81,7 +83,7 @@ def noise_batch(
     Args:
       key: PRNG key.
       crystals: clean batch, lattice in units of its scale.
-      properties: z-scores.
+      properties: z-scores, NaN where missing.
       weight: of each crystal in the loss, 0 for those that only fill the batch.
       num_species: K.
       schedule: noise of each time.

@@ -64,7 +64,9 @@ def initial_params(
     # One crystal is enough for the shapes, and faster to compile.
     rows = (batch.crystals, batch.properties)
     crystals, properties = jax.tree.map(lambda array: jnp.asarray(array[:1]), rows)
-    condition = Condition(values=properties, present=jnp.ones(properties.shape, bool))
+    condition = Condition(
+        values=jnp.zeros_like(properties), present=jnp.ones(properties.shape, bool)
+    )
 
     def initialise(key: Key[Array, ""]) -> Any:
         return denoiser.init(key, crystals, jnp.ones(1, jnp.int32), condition)["params"]

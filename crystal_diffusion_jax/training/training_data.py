@@ -55,13 +55,14 @@ def prepare_data(
     statistics = dataset_statistics(splits["train"], config.scale_by_num_atoms)
     if lattice_scale is not None:
         statistics = dataclasses.replace(statistics, lattice_scale=lattice_scale)
+    is_number = [name not in statistics.class_names for name in statistics.property_names]
     batches = Batches(
         splits["train"],
         statistics,
         training.batch_size,
         config.seed,
         training.steps_per_call,
-        tail_oversampling(splits["train"].properties, training.tail_oversampling),
+        tail_oversampling(splits["train"].properties[:, is_number], training.tail_oversampling),
     )
     val, max_buckets = splits["val"], MAX_BUCKETS
     if (repeats := VALIDATION_CRYSTALS // len(val)) > 1:

@@ -1,0 +1,127 @@
+"""data/copies.py and split.py: copies of one crystal, found and never parted."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pymatgen.analysis.structure_matcher import StructureMatcher
+from pymatgen.core import Lattice, Structure
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial.transform import Rotation
+
+from crystal_diffusion_jax.data import copies
+from crystal_diffusion_jax.data.arrays import CrystalDataset
+from crystal_diffusion_jax.data.copies import find_copies
+from crystal_diffusion_jax.data.split import random_split
+from crystal_diffusion_jax.errors import UserError
+
+PEROVSKITE = np.array([[0, 0, 0], [1, 1, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1]]) / 2
+CENTRED = np.array([[0.0, 0.0, 0.0], [0.5, 0.5, 0.5]])
+TITANATE = Structure(Lattice.cubic(3.9), ["Sr", "Ti", "O", "O", "O"], PEROVSKITE)
+# Two phases of one compound, and another compound with the structure of the first.
+PROTOTYPES = [
+    Structure(Lattice.cubic(4.1), ["Cs", "Cl"], CENTRED),
+    Structure.from_spacegroup("Fm-3m", Lattice.cubic(6.9), ["Cs", "Cl"], CENTRED.tolist()),
+    Structure(Lattice.cubic(4.1), ["K", "Cl"], CENTRED),
+    TITANATE,
+    Structure(Lattice.tetragonal(3.9, 6.5), ["Sr", "Ti", "O", "O", "O"], PEROVSKITE),
+]
+
+
+def dataset(structures: list[Structure]) -> CrystalDataset:
+    return CrystalDataset(
+        lattice=np.array([one.lattice.matrix for one in structures]),
+        num_atoms=np.array([len(one) for one in structures]),
+        frac_coords=np.concatenate([one.frac_coords % 1.0 for one in structures]),
+        atomic_numbers=np.concatenate([one.atomic_numbers for one in structures]),
+        properties=np.zeros((len(structures), 1)),
+        property_names=("energy",),
+        material_ids=np.array([str(row) for row in range(len(structures))]),
+    )
+
+
+def copy(structure: Structure, seed: int) -> Structure:
+    """The same crystal: a supercell, turned, shifted, its atoms in another order."""
+    rng = np.random.default_rng(seed)
+    made = structure.copy()
+    if rng.random() < 0.5:
+        made.make_supercell(rng.permutation([2, 1, 1]).tolist())
+    turned = Lattice(made.lattice.matrix @ Rotation.random(rng=rng).as_matrix())
+    order = rng.permutation(len(made))
+    coords = (made.frac_coords + rng.random(3))[order]
+    return Structure(turned, [made.species[atom] for atom in order], coords)
+
+
+def brute_force(structures: list[Structure]) -> list[set[int]]:
+    """Connected components of all pairs that pymatgen's matcher finds the same."""
+    matcher = StructureMatcher()
+    same = np.array([[matcher.fit(one, other) for other in structures] for one in structures])
+    _, labels = connected_components(same, directed=False)
+    return [set(np.flatnonzero(labels == label).tolist()) for label in np.unique(labels)]
+
+
+mixtures = st.lists(
+    st.tuples(st.integers(0, len(PROTOTYPES) - 1), st.integers(0, 2**20)), min_size=2, max_size=9
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(mixtures)
+def test_groups_are_the_components_that_brute_force_finds(made: list[tuple[int, int]]) -> None:
+    structures = [copy(PROTOTYPES[which], seed) for which, seed in made]
+    groups = find_copies([dataset(structures)], progress=False)
+    for component in brute_force(structures):
+        assert {int(groups[row]) for row in component} == {min(component)}
+
+
+@settings(max_examples=25, deadline=None)
+@given(mixtures, st.integers(0, 100), st.sampled_from([0.1, 0.3, 0.5]))
+def test_no_copy_stands_on_the_other_side(
+    made: list[tuple[int, int]], seed: int, fraction: float
+) -> None:
+    structures = [copy(PROTOTYPES[which], number) for which, number in made]
+    whole = dataset(structures)
+    groups = find_copies([whole], progress=False)
+    if len({which for which, _ in made}) == 1:
+        with pytest.raises(UserError, match=r"crystals are copies of 1 .* own train"):
+            random_split(whole, groups, {"val": fraction}, seed)
+        return
+    parts = random_split(whole, groups, {"val": fraction}, seed)
+    assert sorted(itertools.chain(*parts.values())) == list(range(len(made)))
+    matcher = StructureMatcher()
+    for one, other in itertools.product(parts["train"], parts["val"]):
+        assert not matcher.fit(structures[one], structures[other])
+
+
+def test_copies_of_copies_are_together_though_they_do_not_match() -> None:
+    # Steps of 8 % in c/a: neighbours match, the ends do not.
+    chain = [
+        Structure(Lattice.tetragonal(4.0, 4.0 * 1.08**step), ["Cs", "Cl"], CENTRED)
+        for step in range(6)
+    ]
+    assert not StructureMatcher().fit(chain[0], chain[-1])
+    order = [3, 0, 5, 1, 4, 2]
+    shuffled = [chain[step] for step in order]
+    assert brute_force(shuffled) == [set(range(6))]
+    assert find_copies([dataset(shuffled)], progress=False).tolist() == [0] * 6
+
+
+def test_workers_find_the_same_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    structures = [copy(PROTOTYPES[seed % len(PROTOTYPES)], seed) for seed in range(12)]
+    parts = [dataset(structures[:7]), dataset(structures[7:])]
+    alone = find_copies(parts, progress=False)
+    monkeypatch.setattr(copies, "_MIN_CRYSTALS_FOR_WORKERS", 1)
+    np.testing.assert_array_equal(find_copies(parts, progress=False), alone)
+    # Scaling is part of the matcher, so only the prototype decides.
+    assert alone.tolist() == [seed % len(PROTOTYPES) for seed in range(12)]
+
+
+def test_without_copies_the_split_is_a_permutation_cut_in_two() -> None:
+    whole = dataset([TITANATE] * 50)
+    parts = random_split(whole, np.arange(50), {"val": 0.1, "test": 0.2}, seed=3)
+    order = np.random.default_rng(3).permutation(50)
+    np.testing.assert_array_equal(parts["val"], np.sort(order[:5]))
+    np.testing.assert_array_equal(parts["test"], np.sort(order[5:15]))
+    np.testing.assert_array_equal(parts["train"], np.sort(order[15:]))
