@@ -173,10 +173,16 @@ CLASSES = ("metal", "oxide", "salt")
 
 @pytest.mark.parametrize("classes", [CLASSES, ("metal", "oxide", "sulfide")])
 def test_classes_keep_their_weights_if_they_are_the_same(tmp_path, classes):
-    tables = {"property_min": (0.0,), "property_max": (2.0,), "property_names": ("kind",)}
-    scales = {"property_mean": (0.0,), "property_std": (1.0,)}
     old, new = (
-        dataclasses.replace(with_elements((6, 26)), **tables, **scales, class_names={"kind": names})
+        dataclasses.replace(
+            with_elements((6, 26)),
+            property_names=("kind",),
+            property_min=(0.0,),
+            property_max=(2.0,),
+            property_mean=(0.0,),
+            property_std=(1.0,),
+            class_names={"kind": names},
+        )
         for names in (CLASSES, classes)
     )
     expected = shipped(tmp_path / "m", NETWORK, old)
