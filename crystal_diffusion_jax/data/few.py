@@ -1,6 +1,7 @@
 """Few crystals: from which number on they are few, and what a person has to be told then."""
 
-# Below it, fine-tuning a shipped model gives the better crystals (docs/own_data.md).
+# Below it, the recipe is fine-tuning a shipped model: at equal time its crystals are saner
+# (docs/own_data.md). The number itself is a convention.
 FINE_TUNE_BELOW = 2_000
 # Below these, what a model has learnt of its property, and its validation loss, say little.
 FEW_CRYSTALS = 200
