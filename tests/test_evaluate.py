@@ -57,7 +57,7 @@ HOSTILE: dict[str, tuple[Structure | str, str]] = {
     "nan": (cif(perovskite("Ca")).replace("0.50000000", "nan", 1), "reading: unparsable CIF"),
     "far_away": (cif(perovskite("Sr")).replace("0.50000000", "5e9", 1), "structure: two atoms"),
     "empty": ("", "reading: empty file"),
-    "noise": ("\x00\x01 data_", "reading: unparsable CIF"),
+    "noise": ("\x00\x01 data_", "reading: binary"),
 }
 
 
@@ -201,7 +201,7 @@ def test_not_a_number_in_an_extxyz_is_a_named_failure(
     ("flags", "sentence"),
     [
         (["--structures={}/absent", "--out={}/m.json"], "absent does not exist"),
-        (["--structures={}/no.cif", "--out={}/m.json"], "no.cif is not a CIF"),
+        (["--structures={}/no.cif", "--out={}/m.json"], "no.cif cannot be read: not a CIF"),
         (["--structures={}", "--out={}/no.cif/m.json"], "m.json cannot be written"),
         (["--structures={}", "--out={}"], "is a folder"),
     ],

@@ -12,6 +12,7 @@ data set or alone.
 """
 
 import argparse
+import keyword
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -103,7 +104,11 @@ def _prepare_own(args: argparse.Namespace) -> None:
 
 def _next_step(config: DataConfig, recipe: str) -> str:
     """The command that trains on the same crystals, with a config for so many."""
-    changed: dict[str, object] = {"root": config.root, "properties": config.properties}
+    names = config.properties
+    # The flag takes a plain name as it is, which needs fewer quotes than Python's tuple.
+    plain = len(names) == 1 and names[0].isidentifier() and not keyword.iskeyword(names[0])
+    changed: dict[str, object] = {"root": config.root}
+    changed["properties"] = names[0] if plain else names
     if config.max_num_atoms:
         changed["max_num_atoms"] = config.max_num_atoms
     if config.skip_bad_rows:
