@@ -10,8 +10,8 @@ import numpy as np
 from crystal_diffusion_jax.potentials.neighbours import AtomGraph, CannotEvaluate, Capacity
 
 # A program for batches of one capacity is compiled in some seconds and kept on disk, so capacities
-# are the same in all runs: `rows` of them, denser where most batches are.
-_LADDER = (1024, 2048, 3072, 4096, 6144, 8192, 16384, 32768)
+# are the same in all runs: `rows` of them, each twice the one before.
+_LADDER = (2048, 4096, 8192, 16384, 32768)
 _MOST_ROWS = 131072
 # Of a batch that suits the device: on a CPU its largest arrays then stay in the cache.
 _ROWS_ON_CPU = 8192
