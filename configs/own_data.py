@@ -1,7 +1,7 @@
 """Your own crystals and properties: conditioning cds, for any table of crystals.
 
     python -m experiments.train --config=configs/own_data.py --workdir=runs/mine \\
-        --config.data.root=mine.csv --config.data.properties="('band_gap',)"
+        --config.data.root=mine.csv --config.data.properties=band_gap
 
 docs/own_data.md explains what the table may look like and how long to train. Of fewer than 2,000
 crystals own_data_finetune.py makes the better model.

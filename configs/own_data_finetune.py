@@ -1,7 +1,7 @@
 """Your own crystals and properties, starting from `mp20_cdi`: for fewer than 2,000 crystals.
 
     python -m experiments.train --config=configs/own_data_finetune.py --workdir=runs/mine \\
-        --config.data.root=mine.csv --config.data.properties="('band_gap',)"
+        --config.data.root=mine.csv --config.data.properties=band_gap
 
 The network is that of `mp20_cdi`. Training ends when the validation loss has not fallen for
 `training.patience` validations, and the model is that of the lowest. docs/own_data.md has what 40,

@@ -8,7 +8,7 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 
 from crystal_diffusion_jax.data.datasets import DatasetSpec
-from crystal_diffusion_jax.evaluation.matching import ANGLE_TOL, LTOL, STOL
+from crystal_diffusion_jax.evaluation.comparing import ANGLE_TOL, LTOL, STOL
 from crystal_diffusion_jax.evaluation.success_rate import success_rates
 from crystal_diffusion_jax.evaluation.validity import structural_defect
 from crystal_diffusion_jax.oracles.predict import Predictions

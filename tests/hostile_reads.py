@@ -23,12 +23,12 @@ from crystal_diffusion_jax.data.read import read
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.runtime.archives import read_arrays
 from crystal_diffusion_jax.runtime.lock import OWNER, exclusive
-from crystal_diffusion_jax.structures.canonical import canonical_cell
 from crystal_diffusion_jax.structures.csv_tables import read_rows
 from crystal_diffusion_jax.structures.reading import read_structures
 from crystal_diffusion_jax.structures.store import Samples
 from crystal_diffusion_jax.training import checkpoint_files
 from crystal_diffusion_jax.training.workdir import open_workdir
+from tests.cif_cells import cell_of
 from tests.smoke_run import CONFIG
 from tests.test_store import REQUEST
 from tests.time_limit import processor_time_limit
@@ -82,10 +82,10 @@ def cases(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
 
     yield "cif line", cif(sparse(folder / "line.cif", "data_x\n"))
     yield "cif atoms", cif(write(folder / "million.cif", million))
-    yield "cif atoms as text", lambda: canonical_cell(million)
+    yield "cif atoms as text", lambda: cell_of(million)
     images = f"data_x\n{CELL}loop_\n_space_group_symop_operation_xyz\n" + "x,y,z\n" * 4_000
     images += ATOMS + "".join(f"C {i / 900} 0 0\n" for i in range(900))
-    yield "cif images", lambda: canonical_cell(images)
+    yield "cif images", lambda: cell_of(images)
     cifs = folder / "cifs"
     cifs.mkdir()
     sparse(cifs / "line.cif", "data_x\n")

@@ -13,7 +13,7 @@ from crystal_diffusion_jax.data import read as reading
 from crystal_diffusion_jax.data.locate import Source
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.structures import crystal_files
-from crystal_diffusion_jax.structures.canonical import canonical_cell
+from tests.cif_cells import cell_of
 from tests.prepared_tables import read_whole
 from tests.time_limit import processor_time_limit
 
@@ -56,7 +56,7 @@ def minimum_images(lattice: np.ndarray, frac_coords: np.ndarray, reach: int = 4)
 @pytest.mark.parametrize("basis", BASES)
 @pytest.mark.parametrize("structure", [PEROVSKITE, CHIRAL])
 def test_canonical_cell_is_the_same_crystal(structure: Structure, basis: list[list[int]]) -> None:
-    cell = canonical_cell(cif_of(structure, basis))
+    cell = cell_of(cif_of(structure, basis))
     rebuilt = Structure(cell.lattice, cell.atomic_numbers.tolist(), cell.frac_coords)
     assert np.isclose(rebuilt.volume, structure.volume, rtol=1e-6)
     assert StructureMatcher(scale=False, primitive_cell=False).fit(rebuilt, structure)
@@ -79,16 +79,14 @@ def test_canonical_cell_is_not_the_mirror_image(basis: list[list[int]]) -> None:
 
     before = handedness(CHIRAL.lattice.matrix, CHIRAL.frac_coords, np.array(CHIRAL.atomic_numbers))
     assert abs(before) > 1.0
-    np.testing.assert_allclose(
-        handedness(*canonical_cell(cif_of(CHIRAL, basis))), before, rtol=1e-4
-    )
+    np.testing.assert_allclose(handedness(*cell_of(cif_of(CHIRAL, basis))), before, rtol=1e-4)
 
 
 @pytest.mark.parametrize("basis", BASES)
 def test_canonical_cell_meets_the_niggli_conditions_in_a_fixed_orientation(
     basis: list[list[int]],
 ) -> None:
-    lattice = canonical_cell(cif_of(CHIRAL, basis)).lattice
+    lattice = cell_of(cif_of(CHIRAL, basis)).lattice
     (aa, ab, ac), (_, bb, bc), (_, _, cc) = lattice @ lattice.T
     assert aa <= bb + 1e-6
     assert bb <= cc + 1e-6
@@ -102,14 +100,14 @@ def test_canonical_cell_meets_the_niggli_conditions_in_a_fixed_orientation(
 
 
 def test_every_choice_of_basis_gives_the_same_canonical_lattice() -> None:
-    lattices = [canonical_cell(cif_of(CHIRAL, basis)).lattice for basis in BASES]
+    lattices = [cell_of(cif_of(CHIRAL, basis)).lattice for basis in BASES]
     for lattice in lattices[1:]:
         np.testing.assert_allclose(lattice, lattices[0], atol=1e-5)
 
 
 def test_fractional_coordinates_are_wrapped() -> None:
     moved = PEROVSKITE.copy().translate_sites(range(5), [-3.2, 7.7, -1e-19], to_unit_cell=False)
-    frac_coords = canonical_cell(cif_of(moved)).frac_coords
+    frac_coords = cell_of(cif_of(moved)).frac_coords
     assert (frac_coords >= 0).all()
     assert (frac_coords < 1).all()
 
@@ -122,7 +120,7 @@ def test_symmetry_operations_are_applied() -> None:
         "loop_\n_atom_site_label\n_atom_site_type_symbol\n_atom_site_fract_x\n"
         "_atom_site_fract_y\n_atom_site_fract_z\nNa1 Na+ 0 0 0\nCl1 Cl- 0.5 0.5 0.5\n"
     )
-    cell = canonical_cell(cif)
+    cell = cell_of(cif)
     assert sorted(cell.atomic_numbers) == [11] * 4 + [17] * 4
     distances = np.linalg.norm(minimum_images(cell.lattice, cell.frac_coords, reach=1), axis=-1)
     np.testing.assert_allclose(distances[distances > 0].min(), 5.64 / 2, rtol=1e-6)
@@ -200,7 +198,7 @@ def test_a_defect_of_the_cif_is_named(defect: str) -> None:
     broken = GOOD.replace(old, new, 1) if old else new
     assert broken != GOOD
     with pytest.raises(ValueError) as caught:
-        canonical_cell(broken)
+        cell_of(broken)
     assert reason in str(caught.value)
 
 
@@ -209,11 +207,11 @@ def test_coordinates_without_a_label_are_no_lost_atoms() -> None:
     cif = GOOD[: GOOD.index("loop_\n _atom_site")] + "loop_\n_atom_site_label\nSr1\nTi1\n"
     cif += f"loop_\n{columns}0 0 0\n0.5 0.5 0.5\n0.5 0.5 0\n"
     with pytest.raises(ValueError, match="columns of atoms differ in length"):
-        canonical_cell(cif)
+        cell_of(cif)
 
 
 def test_one_atom_is_a_crystal() -> None:
-    cell = canonical_cell(cif_of(Structure(Lattice.cubic(3.35), ["Po"], [[0.3, 0.3, 0.3]])))
+    cell = cell_of(cif_of(Structure(Lattice.cubic(3.35), ["Po"], [[0.3, 0.3, 0.3]])))
     assert cell.atomic_numbers.tolist() == [84]
     np.testing.assert_allclose(cell.lattice, 3.35 * np.eye(3), atol=1e-6)
 
@@ -221,19 +219,19 @@ def test_one_atom_is_a_crystal() -> None:
 def test_hundred_thousands_of_blank_lines_do_not_matter() -> None:
     spaced = GOOD.replace("_cell_length_a", "\n \n" * 100_000 + "_cell_length_a", 1)
     with processor_time_limit(10.0):
-        np.testing.assert_array_equal(canonical_cell(spaced).lattice, canonical_cell(GOOD).lattice)
+        np.testing.assert_array_equal(cell_of(spaced).lattice, cell_of(GOOD).lattice)
 
 
 def test_hydrogen_without_coordinates_is_a_defect() -> None:
     cif = GOOD.replace("_atom_site_occupancy", "_atom_site_attached_hydrogens")
     with pytest.raises(ValueError, match="hydrogen"):
-        canonical_cell(cif)
+        cell_of(cif)
 
 
 def test_the_limit_on_atoms_is_inclusive() -> None:
-    assert len(canonical_cell(GOOD, max_num_atoms=5).atomic_numbers) == 5
+    assert len(cell_of(GOOD, max_num_atoms=5).atomic_numbers) == 5
     with pytest.raises(ValueError, match="too many atoms: 5, the limit is 4"):
-        canonical_cell(GOOD, max_num_atoms=4)
+        cell_of(GOOD, max_num_atoms=4)
 
 
 @pytest.mark.parametrize(
@@ -246,7 +244,7 @@ def test_the_limit_on_atoms_is_inclusive() -> None:
     ],
 )
 def test_harmless_variations_are_read(old: str, new: str) -> None:
-    cell = canonical_cell(GOOD.replace(old, new, 1))
+    cell = cell_of(GOOD.replace(old, new, 1))
     assert sorted(cell.atomic_numbers) == [8, 8, 8, 22, 38]
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crystal_diffusion_jax.structures.canonical import canonical_cell
 from crystal_diffusion_jax.structures.cif_reader import parse_cif, parse_cif_blocks
+from tests.cif_cells import cell_of
 from tests.cif_texts import CSCL, HEXAGONAL, atoms, cell, group
 
 REPORTED = Path(__file__).parents[2] / "shared" / "reports" / "inputs"
@@ -31,12 +31,12 @@ def contents(text: str) -> dict[str, float]:
     """Atoms in the cell by element; training and everything else agree on them."""
     structure = parse_cif(text)
     numbers = sorted(site.specie.Z for site in structure)
-    assert sorted(canonical_cell(text).atomic_numbers) == numbers
+    assert sorted(cell_of(text).atomic_numbers) == numbers
     return dict(structure.composition.as_dict())
 
 
 def assert_refused(text: str, reason: str) -> None:
-    for read in (parse_cif, canonical_cell):
+    for read in (parse_cif, cell_of):
         with pytest.raises(ValueError, match=re.escape(reason)):
             read(text)
 
@@ -209,7 +209,7 @@ def test_deuterium_of_a_formula_is_hydrogen() -> None:
     rows = atoms("D1 D 0 0 0", "Li1 Li 0.5 0.5 0.5")
     for formula in ("'Li D'", "'H Li'"):
         text = "data_x\n" + stated(chemical_formula_sum=formula) + cell(4) + rows
-        assert canonical_cell(text).atomic_numbers.tolist() == [3, 1]
+        assert cell_of(text).atomic_numbers.tolist() == [3, 1]
 
 
 @pytest.mark.parametrize(

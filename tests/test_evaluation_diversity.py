@@ -1,4 +1,4 @@
-"""evaluation/matching.py, diversity.py and distributions.py."""
+"""evaluation/comparing.py, matching.py, diversity.py and distributions.py."""
 
 import functools
 import itertools
@@ -14,7 +14,7 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
 from crystal_diffusion_jax.data.arrays import CrystalDataset
-from crystal_diffusion_jax.evaluation import matching
+from crystal_diffusion_jax.evaluation import comparing, matching
 from crystal_diffusion_jax.evaluation.distributions import MAX_DRAWN, distances, draw_valid
 from crystal_diffusion_jax.evaluation.diversity import Diversity, dataset_structures, diversity
 from crystal_diffusion_jax.evaluation.intervals import Rate, SampleStatistic
@@ -116,7 +116,7 @@ def test_a_failed_comparison_is_named_and_counts_as_nothing(
     def refuse(reference: Structure, structure: Structure) -> bool:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(matching, "_fit", refuse)
+    monkeypatch.setattr(comparing, "_fit", refuse)
     result = diversity([CAESIUM_CHLORIDE, PEROVSKITE], dataset([CAESIUM_CHLORIDE]), False)
     assert result.group.tolist() == [-1, 1]
     assert novel(result).tolist() == [False, True]
@@ -137,7 +137,7 @@ def test_a_crystal_that_takes_too_long_is_the_only_failure(
 
     def lose_heavy(self: Workers, items: Iterable[Any]) -> Iterator[Any]:
         for item in items:
-            if self.function is matching.reduce:
+            if self.function is comparing.reduce:
                 deadly = stage == "reduction" and item.volume > 79
             else:
                 assert isinstance(self.function, functools.partial)
@@ -232,7 +232,7 @@ def test_groups_are_those_of_brute_force_in_any_order(
         for a in places
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(matching, "_fit", fit)
+        patch.setattr(comparing, "_fit", fit)
         patch.setattr(matching, "reduce", lambda structure: structure)
         patch.setattr(Workers, "map", lambda self, items: map(self.function, items))
         group = match(crystals, [], progress=False).group
@@ -255,7 +255,7 @@ def test_a_failed_comparison_of_two_is_the_failure_of_both_unless_one_fails_agai
             raise ZeroDivisionError
         return True
 
-    monkeypatch.setattr(matching, "_fit", refuse_heavy)
+    monkeypatch.setattr(comparing, "_fit", refuse_heavy)
     for order in itertools.permutations(range(3)):
         result = match([crystals[i] for i in order], [], progress=False)
         assert [order[i] for i, first in enumerate(result.group) if first < 0] == [1]
@@ -290,7 +290,7 @@ def test_the_search_for_the_nearest_ends_at_one_that_is_hardly_displaced(
     # Those of the most similar volume come first.
     assert match([PEROVSKITE], known, progress=False).nearest == [1]
     assert match([PEROVSKITE], known[::-1], progress=False).nearest == [1]
-    monkeypatch.setattr(matching, "_SAME_DISPLACEMENT", 0.0)
+    monkeypatch.setattr(comparing, "_SAME_DISPLACEMENT", 0.0)
     assert match([PEROVSKITE], known, progress=False).nearest == [2]
 
 

@@ -28,11 +28,11 @@ from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.request import draw_values
 from crystal_diffusion_jax.sampling.conditions import allowed_species, draw_num_atoms
 from crystal_diffusion_jax.sampling.parse import parse_elements, parse_target
-from crystal_diffusion_jax.structures.canonical import canonical_cell
 from crystal_diffusion_jax.structures.cif_writer import to_cif
 from crystal_diffusion_jax.structures.conversion import to_ase, to_extxyz
 from crystal_diffusion_jax.structures.reading import Inputs, read_structures
 from tests import one_file, smoke_config
+from tests.cif_cells import cell_of
 from tests.mutations import NUMBERS, PIECES, Rng, mutated, mutated_tree
 from tests.prepared_tables import read_whole
 from tests.test_evaluation_inputs import crystal, sampled
@@ -170,7 +170,7 @@ def test_a_damaged_cif_is_read_or_named(num_cases: int, tmp_path: Path) -> None:
         content = mutated(goods[rng.integers(len(goods))], rng)
         path.write_bytes(content)
         with contextlib.suppress(ValueError):
-            cell = canonical_cell(content.decode("utf-8", errors="replace"))
+            cell = cell_of(content.decode("utf-8", errors="replace"))
             assert np.isfinite(cell.lattice).all()
             assert np.linalg.det(cell.lattice) >= 0.09
             assert ((cell.frac_coords >= 0) & (cell.frac_coords < 1)).all()

@@ -19,7 +19,7 @@ from crystal_diffusion_jax.data.tables import BadRow, RawCrystal, read_columns, 
 from crystal_diffusion_jax.data.values import Column
 from crystal_diffusion_jax.errors import printable
 from crystal_diffusion_jax.runtime.workers import TaskFailure, Workers
-from crystal_diffusion_jax.structures.canonical import Cell, canonical_form
+from crystal_diffusion_jax.structures.canonical import Cell, canonical_cell
 from crystal_diffusion_jax.structures.crystal_files import one_crystal
 
 # Characters of a reason, which may quote pymatgen and so the file.
@@ -77,7 +77,7 @@ def read(
 def _parse(max_num_atoms: int, crystal: str | Path) -> Cell | str:
     """The canonical cell, or the reason why there is none."""
     try:
-        return canonical_form(one_crystal(crystal), max_num_atoms)
+        return canonical_cell(one_crystal(crystal), max_num_atoms)
     except ValueError as error:
         return printable(str(error), _MAX_REASON)
 

@@ -31,9 +31,9 @@ from typing import Any
 from crystal_diffusion_jax import __version__
 from crystal_diffusion_jax.data.datasets import DatasetSpec
 from crystal_diffusion_jax.evaluation.checks import Failure
+from crystal_diffusion_jax.evaluation.comparing import ANGLE_TOL, LTOL, STOL
 from crystal_diffusion_jax.evaluation.coverage import Coverage
 from crystal_diffusion_jax.evaluation.intervals import Rate, SampleStatistic
-from crystal_diffusion_jax.evaluation.matching import ANGLE_TOL, LTOL, STOL
 from crystal_diffusion_jax.evaluation.relaxed import CLOSE, Relaxed
 from crystal_diffusion_jax.evaluation.report import Report
 from crystal_diffusion_jax.evaluation.set_table import set_table

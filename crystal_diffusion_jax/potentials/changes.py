@@ -9,7 +9,7 @@ from pymatgen.core import Structure
 
 from crystal_diffusion_jax.structures.cif_writer import to_cif
 
-# The tolerances of the evaluation (`evaluation.matching`); within them it is still that structure.
+# The tolerances of the evaluation (`evaluation.comparing`); within them it is still that structure.
 # Cells are compared as they are: relaxing can make a crystal more symmetric, and then its primitive
 # cell is smaller than the one it had before.
 _MATCHER = StructureMatcher(0.3, 0.5, 10.0, primitive_cell=False)

@@ -1,4 +1,4 @@
-"""CIF text -> canonical crystal for training: Niggli cell in a fixed orientation."""
+"""Structure -> canonical crystal for training: Niggli cell in a fixed orientation."""
 
 import warnings
 from typing import NamedTuple
@@ -6,7 +6,6 @@ from typing import NamedTuple
 import numpy as np
 from pymatgen.core import Lattice, Structure
 
-from crystal_diffusion_jax.structures.cif_reader import parse_cif
 from crystal_diffusion_jax.structures.conversion import wrap_array
 from crystal_diffusion_jax.structures.limits import MAX_ATOMS
 
@@ -29,23 +28,14 @@ class Cell(NamedTuple):
     atomic_numbers: np.ndarray
 
 
-def canonical_cell(cif: str, max_num_atoms: int = 0) -> Cell:
-    """Parses one CIF and brings it into canonical form; handedness is preserved.
+def canonical_cell(structure: Structure, max_num_atoms: int = 0) -> Cell:
+    """Brings a structure into canonical form; handedness is preserved.
 
     Deuterium and tritium count as hydrogen: the model knows only atomic numbers.
 
     Args:
-      cif: text of the CIF.
-      max_num_atoms: largest number of atoms in the cell that the CIF states; 0 for MAX_ATOMS.
-
-    Raises:
-      ValueError: the crystal cannot be used; the message is the reason.
-    """
-    return canonical_form(parse_cif(cif), max_num_atoms)
-
-
-def canonical_form(structure: Structure, max_num_atoms: int = 0) -> Cell:
-    """Brings a structure into canonical form; arguments otherwise as in `canonical_cell`.
+      structure: the crystal, ordered.
+      max_num_atoms: largest number of atoms in its cell; 0 for MAX_ATOMS.
 
     Raises:
       ValueError: it has too many atoms, or one of them twice; the message is the reason.
