@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -129,7 +130,8 @@ def losses(workdir: Path) -> dict[tuple[str, int], list[float]]:
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     clock = {"kind", "step", "seconds", "structures_per_second"}
     return {
-        (row["kind"], row["step"]): [row[name] for name in sorted(set(row) - clock)] for row in rows
+        (row["kind"], row["step"]): jax.tree.leaves({name: row[name] for name in set(row) - clock})
+        for row in rows
     }
 
 
