@@ -211,6 +211,16 @@ def test_with_10_000_crystals_the_sizes_are_those_of_the_nearest_percent(crystal
     assert np.mean(drawn == 2) == pytest.approx(share, abs=margin + 1e-12)
 
 
+@pytest.mark.parametrize(("crystals", "in_bin"), [(99, 10), (49, 10), (24, 12), (9, 9), (4, 4)])
+def test_few_crystals_have_wide_bins_of_several(crystals, in_bin):
+    gaps = np.arange(float(crystals))
+    num_atoms = np.arange(crystals) + 1
+    statistics = profiled(gaps, gaps, num_atoms)
+    drawn = draw_num_atoms({"gap": np.zeros(2000)}, 2000, 0, None, statistics)
+    # Each is missed with a probability below 1e-60.
+    assert np.unique(drawn).tolist() == list(range(1, in_bin + 1))
+
+
 def test_numbers_of_atoms_beyond_the_data_are_those_of_the_nearest_crystals():
     gaps = np.arange(100.0)
     num_atoms = np.where(gaps < 50, 2, 8)

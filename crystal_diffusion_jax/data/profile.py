@@ -8,10 +8,9 @@ from crystal_diffusion_jax.structures.limits import MAX_PROPERTY
 
 # The quantiles of a property are stored in steps of one percent.
 _PERCENT = np.linspace(0.0, 1.0, 101)
-# The numbers of atoms are counted in bins of a property between these quantiles, or between every
-# fifth of them if bins of one percent would hold fewer crystals than a histogram needs.
-_MIN_CRYSTALS = 100
-_FINE, _COARSE = 100, 20
+# The numbers of atoms are counted in bins of a property between some of these quantiles: as many
+# bins as have the crystals that a histogram needs, many for one percent, else a few.
+_MIN_CRYSTALS = {100: 100, 20: 5, 10: 5, 5: 5, 2: 5, 1: 0}
 
 
 def quantiles(properties: np.ndarray) -> tuple[tuple[float, ...], ...]:
@@ -32,10 +31,11 @@ def size_counts(
 
     Returns:
       P times bins times S counts, S the number of different values of `num_atoms`. The bins are
-      100, of one percent of the crystals each, where these are 100 or more, else 20.
+      100, of one percent of the crystals each, where these are 100 or more; else 20, or fewer of 5
+      crystals at least.
     """
     sizes, size = np.unique(num_atoms, return_inverse=True)
-    num_bins = _FINE if len(num_atoms) >= _FINE * _MIN_CRYSTALS else _COARSE
+    num_bins = next(n for n, least in _MIN_CRYSTALS.items() if len(num_atoms) >= n * least)
     tables = []
     for row, values in zip(quantiles(properties), properties.T, strict=True):
         table = np.zeros((num_bins, len(sizes)), np.int64)
@@ -67,7 +67,7 @@ def check_tables(
     """Checks tables that come from a file.
 
     Raises:
-      ValueError: they are not P x 101 ascending numbers, or not P x 20 or 100 x S counts.
+      ValueError: they are not P x 101 ascending numbers, or not P x bins x S counts.
     """
     if len(property_quantiles) != num_properties:
         raise ValueError(f"property_quantiles must have {num_properties} tables")
@@ -81,10 +81,10 @@ def check_tables(
     if not (np.abs(array) <= MAX_PROPERTY).all() or (np.diff(array) < 0).any():
         raise ValueError(f"property_quantiles must ascend within {MAX_PROPERTY:g}")
     counts = np.array(num_atoms_by_property)
-    if counts.shape not in [(num_properties, bins, num_sizes) for bins in (_COARSE, _FINE)]:
+    if counts.shape not in [(num_properties, bins, num_sizes) for bins in _MIN_CRYSTALS]:
         raise ValueError(
-            f"num_atoms_by_property must be {num_properties} x {_COARSE} or {_FINE} x "
-            f"{num_sizes} counts"
+            f"num_atoms_by_property must be {num_properties} x bins x {num_sizes} counts, bins one "
+            f"of {', '.join(map(str, _MIN_CRYSTALS))}"
         )
     if counts.min(initial=0) < 0:
         raise ValueError("num_atoms_by_property has a negative count")
