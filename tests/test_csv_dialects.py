@@ -141,7 +141,7 @@ def test_a_decimal_comma_is_read_only_where_it_is_certain(
         row for row, value in enumerate(expected, start=1) if value is None
     ]
     for bad in prepared.bad_rows:
-        assert "write a full stop, not a comma" in bad.reason
+        assert "decimal or thousands? write it without a comma" in bad.reason
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1), st.integers(1, 8))

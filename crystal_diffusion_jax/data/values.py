@@ -52,7 +52,7 @@ class Column:
                 raise ValueError(f"{self.name} is '{printable(text)}' where most rows hold {kinds}")
             return float(self.class_names.index(name))
         if kind != "number":
-            comma = " (write a full stop, not a comma)" if "," in text else ""
+            comma = " (decimal or thousands? write it without a comma)" if "," in text else ""
             raise ValueError(f"{self.name} is not a number: '{printable(text)}'{comma}")
         value = float(text)
         if not math.isfinite(value):
