@@ -19,8 +19,10 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from benchmarks import accelerator_table, agreement
-from benchmarks.session import Session
-from benchmarks.speed import matmul_peak, sampling_speed, training_speed
+from benchmarks.session import Measurement, Session
+from benchmarks.speed import sampling_speed
+from benchmarks.timing import matmul_peak
+from benchmarks.training_speed import EFFICIENT, share_of_peak, training_speed, with_width
 from crystal_diffusion_jax import trained_model
 from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.config import ExperimentConfig
@@ -71,8 +73,8 @@ def rounding(precision: str) -> Any:
     return jax.default_matmul_precision(PRECISIONS[precision])
 
 
-def compare(session: Session, model: TrainedModel, sizes: Sizes, precisions: list[str]) -> None:
-    """Compares the device with one CPU core, and with all of them for whole chains."""
+def comparisons(model: TrainedModel, sizes: Sizes, precisions: list[str]) -> list[Measurement]:
+    """The device against one CPU core, and against all of them for whole chains."""
     device, core = (agreement.mesh_of(one) for one in (jax.devices()[0], jax.devices("cpu")[0]))
 
     def verdict(precision: str, differences: dict[str, float]) -> dict[str, Any]:
@@ -109,65 +111,75 @@ def compare(session: Session, model: TrainedModel, sizes: Sizes, precisions: lis
         }
         return errors | {"within": all(z <= agreement.LARGEST_Z for z in errors.values())}
 
-    for precision in reversed(precisions):
-        session.measure("loss", precision, partial(loss, precision))
-    for kind in sizes.chains:
-        session.measure("chain", f"{kind}, float32", partial(chain, "float32", kind))
+    chains = [(kind, "float32") for kind in sizes.chains]
     if "default" in precisions:
-        session.measure("chain", "corrector, default", partial(chain, "default", "corrector"))
-    session.measure("whole chain", f"{sizes.whole[0]} crystals, {sizes.whole[1]} steps", whole)
+        chains.append(("corrector", "default"))
+    return [
+        *(Measurement("loss", name, partial(loss, name)) for name in reversed(precisions)),
+        *(
+            Measurement("chain", f"{kind}, {precision}", partial(chain, precision, kind))
+            for kind, precision in chains
+        ),
+        Measurement("whole chain", f"{sizes.whole[0]} crystals, {sizes.whole[1]} steps", whole),
+    ]
 
 
-def time_training(
-    session: Session, config: ExperimentConfig, mesh: Mesh, sizes: Sizes, precisions: list[str]
-) -> None:
-    """Measures the peak of matrix products, then structures/s; the default precision first."""
+def training(
+    config: ExperimentConfig, mesh: Mesh, sizes: Sizes, precisions: list[str]
+) -> list[Measurement]:
+    """The peak of matrix products, then structures/s; the default precision first."""
     peaks: dict[str, float] = {}
 
     def peak(precision: str) -> dict[str, Any]:
         if precision == "bfloat16":  # the peak for matrices stored in bfloat16
-            peaks[precision] = matmul_peak(mesh, sizes.product, jnp.bfloat16)
+            found = matmul_peak(mesh, sizes.product, jnp.bfloat16)
         else:
             with rounding(precision):
-                peaks[precision] = matmul_peak(mesh, sizes.product)
-        return {"tflops": float(f"{peaks[precision] / 1e12:.4g}")}
+                found = matmul_peak(mesh, sizes.product)
+        peaks[precision] = found["median"]
+        return {"tflops": found}
 
     def speed(width: int, num_atoms: int, precision: str) -> dict[str, Any]:
-        resized = dataclasses.replace(
-            config,
-            model=dataclasses.replace(config.model, width=width, pair_hidden_width=width),
-            training=dataclasses.replace(
-                config.training,
-                batch_size=sizes.batch_size,
-                steps_per_call=sizes.steps_per_call,
-            ),
+        batches = dataclasses.replace(
+            config.training, batch_size=sizes.batch_size, steps_per_call=sizes.steps_per_call
         )
+        resized = dataclasses.replace(with_width(config, width), training=batches)
         with rounding(precision):
             row = training_speed(resized, num_atoms, mesh)
-        row |= {"width": width, "precision": precision}
+        row["precision"] = precision
         if precision in peaks:
-            flops = row["flop_per_structure"] * row["structures_per_second"]
-            row["share_of_peak"] = round(flops / peaks[precision], 3)
+            row["share_of_peak"] = share_of_peak(row, EFFICIENT, peaks[precision])
         return row
 
-    for precision in precisions:
-        session.measure("peak", precision, partial(peak, precision))
+    def steps(width: int, num_atoms: int, precision: str) -> Measurement:
+        name = f"width {width}, {num_atoms} atoms, {precision}"
+        return Measurement("training", name, partial(speed, width, num_atoms, precision))
+
     # True float32, which no command uses, comes last and is the first to be skipped.
-    for group in (precisions[:2], precisions[2:]):
-        for num_atoms in sizes.atoms:
-            for width in sizes.widths:
-                for precision in group:
-                    name = f"width {width}, {num_atoms} atoms, {precision}"
-                    session.measure("training", name, partial(speed, width, num_atoms, precision))
+    groups = (precisions[:2], precisions[2:])
+    return [
+        *(Measurement("peak", name, partial(peak, name)) for name in precisions),
+        *(
+            steps(width, num_atoms, precision)
+            for group in groups
+            for num_atoms in sizes.atoms
+            for width in sizes.widths
+            for precision in group
+        ),
+    ]
 
 
-def time_sampling(session: Session, config: ExperimentConfig, mesh: Mesh, sizes: Sizes) -> None:
-    """Measures crystals/s of whole chains, at the default precision."""
-    for num_atoms, size in sizes.sampled:
-        for guided in (False, True):
-            name = f"{num_atoms} atoms, {size} at once, {'with' if guided else 'without'} guidance"
-            speed = partial(sampling_speed, config, num_atoms, mesh, size, guided)
-            session.measure("sampling", name, speed)
+def sampling(config: ExperimentConfig, mesh: Mesh, sizes: Sizes) -> list[Measurement]:
+    """Crystals/s of whole chains, at the default precision."""
+    return [
+        Measurement(
+            "sampling",
+            f"{num_atoms} atoms, {size} at once, {'with' if guided else 'without'} guidance",
+            partial(sampling_speed, config, num_atoms, mesh, size, guided),
+        )
+        for num_atoms, size in sizes.sampled
+        for guided in (False, True)
+    ]
 
 
 def parser() -> program.Parser:
@@ -214,10 +226,14 @@ def main() -> None:
         replace_text(flags.table, accelerator_table.page(report))
 
     head = {"devices": devices.describe(), "jax": jax.__version__, "quick": flags.quick}
-    session = Session(head, flags.budget, write)
-    compare(session, model, sizes, precisions)
-    time_sampling(session, model.config, mesh, sizes)
-    time_training(session, model.config, mesh, sizes, precisions)
+    session = Session(head, flags.budget, accelerator_table.COLUMNS, write)
+    session.run(
+        [
+            *comparisons(model, sizes, precisions),
+            *sampling(model.config, mesh, sizes),
+            *training(model.config, mesh, sizes, precisions),
+        ]
+    )
     write(session.report)
     print(accelerator_table.page(session.report))
     if session.report["failed"] or not accelerator_table.agrees(session.report):

@@ -24,12 +24,17 @@ from crystal_diffusion_jax.evaluation.success_rate import success_rates
 from crystal_diffusion_jax.evaluation.validity import is_valid
 from crystal_diffusion_jax.oracles.predict import predict
 from crystal_diffusion_jax.report import pictures
-from crystal_diffusion_jax.request import ANCESTRAL, SECOND_ORDER, Solver, draw_values
+from crystal_diffusion_jax.request import (
+    ANCESTRAL,
+    FEW_STEPS_CORRECTOR,
+    SECOND_ORDER,
+    Solver,
+    draw_values,
+)
 from crystal_diffusion_jax.runtime import devices
 from crystal_diffusion_jax.runtime.files import replace_text
 from crystal_diffusion_jax.sampling.conditions import condition_arrays, draw_num_atoms
 from crystal_diffusion_jax.sampling.parse import parse_target
-from crystal_diffusion_jax.sampling.resolve import FEW_STEPS_CORRECTOR
 from crystal_diffusion_jax.sampling.sampler import make_sampler
 from crystal_diffusion_jax.structures.compositions import reduced_composition
 from crystal_diffusion_jax.structures.conversion import cell_defect, to_structure

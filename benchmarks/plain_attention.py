@@ -3,11 +3,28 @@
 Same parameters, same results as `models.attention.CrystalAttention` to rounding.
 """
 
+import contextlib
+from collections.abc import Iterator
+from unittest.mock import patch
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
+
+from crystal_diffusion_jax.models import denoiser
+from crystal_diffusion_jax.models.products import Pairs
+
+
+@contextlib.contextmanager
+def used() -> Iterator[None]:
+    """Networks that are traced here attend pair by pair."""
+    with (
+        patch.object(denoiser, "CrystalAttention", CrystalAttention),
+        patch.object(denoiser, "pair_features", plain_pair_features),
+    ):
+        yield
 
 
 def plain_pair_features(
@@ -21,26 +38,29 @@ def plain_pair_features(
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
-class PlainAttention(nn.Module):
+class CrystalAttention(nn.Module):
     """alpha_ij and beta_ij as MLPs of [psi(f_j - f_i), Gram] for every pair, eqs. (11)-(13).
 
-    Attributes and arguments are those of `CrystalAttention`.
+    Attributes and arguments are those of the efficient form, and its name, from which flax makes
+    the names of the parameters. Always float32, whatever the dtype.
     """
 
     width: int
     num_heads: int
     pair_hidden_width: int
+    dtype: jnp.dtype = jnp.dtype("float32")
 
     @nn.compact
     def __call__(
         self,
         atoms: Float[Array, "crystals atoms width"],
-        pairs: Float[Array, "crystals atoms atoms pair_features"],
+        pairs: Pairs,
         of_crystal: Float[Array, "crystals crystal_features"],
         mask: Bool[Array, "crystals atoms"],
         condition: Float[Array, "crystals width"] | None,
     ) -> Float[Array, "crystals atoms width"]:
         """Attends once."""
+        features = pairs.features
         num_crystals, num_atoms, _ = atoms.shape
         per_head = self.width // self.num_heads
         qkv = nn.Dense(3 * self.width, name="qkv")(atoms)
@@ -52,11 +72,13 @@ class PlainAttention(nn.Module):
             for part in jnp.split(qkv, 3, axis=-1)
         )
         every_pair = jnp.broadcast_to(
-            of_crystal[:, None, None], (*pairs.shape[:3], of_crystal.shape[-1])
+            of_crystal[:, None, None], (*features.shape[:3], of_crystal.shape[-1])
         )
 
         def hidden(name: str) -> Array:
-            pair_part = nn.Dense(self.pair_hidden_width, use_bias=False, name=f"{name}_pair")(pairs)
+            pair_part = nn.Dense(self.pair_hidden_width, use_bias=False, name=f"{name}_pair")(
+                features
+            )
             crystal_part = nn.Dense(self.pair_hidden_width, name=f"{name}_gram")(every_pair)
             return nn.silu(pair_part + crystal_part)
 
@@ -68,7 +90,7 @@ class PlainAttention(nn.Module):
         )
         beta_bias = self.param("beta_bias", nn.initializers.zeros, (self.num_heads, per_head))
         projection = jnp.swapaxes(beta_kernel, 0, 1).reshape(self.pair_hidden_width, self.width)
-        beta = (hidden("beta") @ projection).reshape(*pairs.shape[:3], self.num_heads, per_head)
+        beta = (hidden("beta") @ projection).reshape(*features.shape[:3], self.num_heads, per_head)
         scores = jnp.einsum("bihd,bjhd->bijh", query, key) / jnp.sqrt(per_head) + alpha
         weights = jax.nn.softmax(jnp.where(mask[:, None, :, None], scores, -1e9), axis=2)
         out = jnp.einsum("bijh,bijhd->bihd", weights, value[:, None] + beta + beta_bias)

@@ -23,7 +23,9 @@ from typing import Any
 import numpy as np
 from pymatgen.core import Lattice, Structure
 
+from benchmarks import tables
 from benchmarks.session import process_memory_mb
+from benchmarks.tables import Column
 from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.errors import UserError, require_between
 from crystal_diffusion_jax.potentials.relax import MAX_STRESS, relax
@@ -177,20 +179,20 @@ def measure(
 
 def table(report: dict[str, Any]) -> str:
     """The report as Markdown."""
-    num, mine = report["crystals"], report["ours"]
-    rows = [("this package", mine)]
+    num = report["crystals"]
+    rows = [{"name": "this package", **report["ours"]}]
     for run in report.get("reference", []):
-        rows.append((f"PyTorch and ASE, {run['processes']} x {run['threads']}", run))
+        rows.append({"name": f"PyTorch and ASE, {run['processes']} x {run['threads']}", **run})
+    columns: list[Column] = [
+        ("processes x threads", lambda row: row["name"]),
+        ("seconds", lambda row: f"{row['seconds']:.1f}"),
+        ("crystals per second", lambda row: f"{num / row['seconds']:.3f}"),
+        ("processor seconds per crystal", lambda row: f"{row['processor_seconds'] / num:.2f}"),
+    ]
     lines = [
         f"{num} crystals, {report['atoms']} atoms, {report['cores']} cores",
         "",
-        "| processes x threads | seconds | crystals per second | processor seconds per crystal |",
-        "|---|---|---|---|",
-        *(
-            f"| {label} | {run['seconds']:.1f} | {num / run['seconds']:.3f} | "
-            f"{run['processor_seconds'] / num:.2f} |"
-            for label, run in rows
-        ),
+        *tables.table(columns, rows),
     ]
     if energies := report.get("energies"):
         ratios = (

@@ -21,30 +21,30 @@ import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ase
 import numpy as np
 from pymatgen.core import Structure
 
 from crystal_diffusion_jax import trained_model
+from crystal_diffusion_jax.config import DataConfig
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
 from crystal_diffusion_jax.errors import UserError, did_you_mean
-from crystal_diffusion_jax.evaluation.intervals import Rate
-from crystal_diffusion_jax.evaluation.success_rate import success_rates
-from crystal_diffusion_jax.evaluation.validity import is_valid
-from crystal_diffusion_jax.oracles.predict import ORACLES, Predictions, predict
-from crystal_diffusion_jax.potentials.drivers import CHGNET, driver
-from crystal_diffusion_jax.potentials.energies import Evaluated, evaluate_all
-from crystal_diffusion_jax.potentials.relaxation import Relaxation, RelaxSettings
+from crystal_diffusion_jax.potentials.relaxation import CHGNET, Relaxation, RelaxSettings
 from crystal_diffusion_jax.request import ANCESTRAL, Solver
 from crystal_diffusion_jax.runtime import compilation, devices
 from crystal_diffusion_jax.sampling.generate import generate
 from crystal_diffusion_jax.sampling.resolve import resolve, warnings
-from crystal_diffusion_jax.structures.conversion import from_ase
-from crystal_diffusion_jax.structures.reading import read_structures
 from crystal_diffusion_jax.structures.sampled_crystals import CrystalsInMemory, SampledCrystals
 from crystal_diffusion_jax.trained_model import TrainedModel
+
+# Only models are loaded with this module; the rest is imported when it is asked for.
+if TYPE_CHECKING:
+    from crystal_diffusion_jax.evaluation.intervals import Rate
+    from crystal_diffusion_jax.evaluation.judging import Judgement
+    from crystal_diffusion_jax.oracles.predict import Predictions
+    from crystal_diffusion_jax.potentials.energies import Evaluated
 
 
 def _to_stderr(line: str) -> None:
@@ -209,7 +209,7 @@ class Oracle:
         """
         return self.predictions(crystals).values
 
-    def predictions(self, crystals: Crystals) -> Predictions:
+    def predictions(self, crystals: Crystals) -> "Predictions":
         """The `values` of `predict`, and `failures`: index -> why there is no value.
 
         A crystal that the network was never trained on is a failure: its elements, number of atoms,
@@ -218,6 +218,8 @@ class Oracle:
         Args:
           crystals: one or several pymatgen structures or ASE atoms.
         """
+        from crystal_diffusion_jax.oracles.predict import predict
+
         return predict(_structures(crystals), self.name, progress=False)
 
 
@@ -227,6 +229,8 @@ def oracle(dataset: str) -> Oracle:
     Raises:
       UserError: unknown name.
     """
+    from crystal_diffusion_jax.oracles.predict import ORACLES
+
     if dataset not in ORACLES:
         raise UserError(
             f"there is no oracle {dataset!r}, only {', '.join(ORACLES)}"
@@ -238,7 +242,7 @@ def oracle(dataset: str) -> Oracle:
 class Potential:
     """The interatomic potential CHGNet 0.3.0."""
 
-    def predict(self, crystals: Crystals) -> list[Evaluated | str]:
+    def predict(self, crystals: Crystals) -> "list[Evaluated | str]":
         """Energy, forces, stress and magnetic moments of each crystal, or the reason for none.
 
         Args:
@@ -248,6 +252,8 @@ class Potential:
         Raises:
           UserError: the weights cannot be downloaded.
         """
+        from crystal_diffusion_jax.potentials.energies import evaluate_all
+
         return evaluate_all(_structures(crystals), progress=False)
 
 
@@ -285,6 +291,8 @@ def relax(
     Raises:
       UserError: an unknown potential, a setting out of range, or weights that cannot be downloaded.
     """
+    from crystal_diffusion_jax.potentials.drivers import driver
+
     devices.use_every_core()
     compilation.keep_compiled_programs()
     structures = _structures(crystals)
@@ -295,15 +303,19 @@ def relax(
 
 def _structures(crystals: Crystals) -> list[Structure]:
     if isinstance(crystals, str | Path):
+        from crystal_diffusion_jax.structures.reading import read_structures
+
         inputs = read_structures(Path(crystals))
         for index, reason in inputs.failures.items():
             raise UserError(f"{crystals}: {inputs.names[index]} cannot be used: {reason}")
         return [structure for structure in inputs.structures if structure is not None]
     several = [crystals] if isinstance(crystals, Structure | ase.Atoms) else crystals
+    from crystal_diffusion_jax.structures.conversion import from_ase
+
     return [from_ase(one) if isinstance(one, ase.Atoms) else one for one in several]
 
 
-def success_rate(crystals: Crystals, dataset: str) -> dict[str, Rate]:
+def success_rate(crystals: Crystals, dataset: str) -> "dict[str, Rate]":
     """SR5, SR10 and SR15 of single crystals.
 
     Crystals that are invalid, rejected or outside the oracle's training count as failures.
@@ -316,6 +328,9 @@ def success_rate(crystals: Crystals, dataset: str) -> dict[str, Rate]:
     Raises:
       UserError: unknown data set, or its oracle's weights cannot be downloaded.
     """
+    from crystal_diffusion_jax.evaluation.success_rate import success_rates
+    from crystal_diffusion_jax.evaluation.validity import is_valid
+
     structures = _structures(crystals)
     values = oracle(dataset).predict(structures)
     valid = [is_valid(crystal) for crystal in structures]
@@ -325,3 +340,59 @@ def success_rate(crystals: Crystals, dataset: str) -> dict[str, Rate]:
         np.array([*valid, *[False] * rejected], bool),
         KNOWN_DATASETS[dataset].success_thresholds,
     )["single_valid"]
+
+
+def match(
+    crystals: Crystals,
+    dataset: str,
+    split: str = "test",
+    *,
+    material_ids: Sequence[str] = (),
+    k: Sequence[int] = (1,),
+    num: int = 0,
+    templates: bool = True,
+    progress: bool = False,
+) -> "Judgement":
+    """Scores crystals that were predicted for the compositions of a data set.
+
+    `experiments.match` does the same with files.
+
+    Args:
+      crystals: one or several pymatgen structures or ASE atoms, or the path of predictions, whose
+        column `material_id` names the references that they answer.
+      dataset: name of the data set.
+      split: its split with the references.
+      material_ids: reference that each of the crystals answers, if they are no path; without them
+        crystals answer the references of their composition.
+      k: numbers of predictions of which the best counts.
+      num: only so many references, drawn once and for all; 0 for all.
+      templates: also score the templates from the training split.
+      progress: show progress bars on stderr.
+
+    Returns:
+      `outcome.predictions.scores["match"][1].value` is the match rate, for example; see
+      `evaluation.prediction`.
+
+    Raises:
+      UserError: unknown data set or split, data that cannot be read, or crystals that cannot be
+        assigned to references.
+    """
+    from crystal_diffusion_jax.data.load import load as load_data
+    from crystal_diffusion_jax.evaluation.judging import judge
+    from crystal_diffusion_jax.structures.reading import Inputs, read_structures
+
+    if isinstance(crystals, str | Path):
+        inputs = read_structures(Path(crystals))
+    else:
+        structures = _structures(crystals)
+        if material_ids and len(material_ids) != len(structures):
+            raise UserError(
+                f"{len(material_ids)} material_ids for {len(structures)} crystals: give each one"
+            )
+        names = [f"crystal {index}" for index in range(len(structures))]
+        inputs = Inputs([*structures], names, {}, list(material_ids))
+    splits = load_data(DataConfig(name=dataset), progress)
+    if split not in splits:
+        raise UserError(f"{dataset} has no split {split!r}, only {', '.join(splits)}")
+    train = splits["train"] if templates else None
+    return judge(inputs, splits[split], train, f"{dataset} {split}", num, k, progress)

@@ -97,6 +97,8 @@ class NoiseConfig:
 # Each has a branch in `models.denoiser.Denoiser`.
 CONDITIONINGS = ("none", "cdi", "cds")
 
+DTYPES = ("float32", "bfloat16")
+
 # Far more than crystals need. The network is traced to find the shapes of the weights, which must
 # not take minutes for a forged model.json.
 _MAX_BLOCKS, _MAX_WIDTH = 64, 8192
@@ -121,6 +123,9 @@ class DenoiserConfig:
         0, the paper's choice, disables them. Needs scale_by_num_atoms.
       num_rank_features: cosines of a property's rank in the training data, embedded with its value
         (`models.embeddings.rank_features`); 0, the paper's choice, disables them.
+      dtype: of the activations in the blocks: "float32", or "bfloat16" for accelerators with fast
+        products of such numbers. Weights, geometry, softmax and outputs are always float32, so a
+        model trained with one of them can be used with the other.
     """
 
     conditioning: str = "cds"
@@ -132,9 +137,12 @@ class DenoiserConfig:
     mean_free_score: bool = True
     num_radial_features: int = 0
     num_rank_features: int = 0
+    dtype: str = "float32"
 
     def __post_init__(self) -> None:
         """Rejects values that describe no network."""
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {DTYPES}, not {self.dtype!r}")
         if self.conditioning not in CONDITIONINGS:
             raise ValueError(
                 f"conditioning must be one of {CONDITIONINGS}, not {self.conditioning!r}"

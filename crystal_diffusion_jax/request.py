@@ -19,6 +19,10 @@ ANCESTRAL: Final = "ancestral"
 SECOND_ORDER: Final = "second_order"
 Solver = Literal["ancestral", "second_order"]
 SOLVERS: tuple[Solver, ...] = (ANCESTRAL, SECOND_ORDER)
+# With this many second-order steps, and a corrector of this share of frac_sigma_min^2, crystals are
+# as good as those of the whole chain (docs/appendix/few_step_sampling.md).
+FEW_STEPS = 50
+FEW_STEPS_CORRECTOR = 0.32
 
 # Lowest and highest requested value of each requested property, equal for a single value.
 Target = dict[str, tuple[float, float]]

@@ -56,7 +56,7 @@ def in_this_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture(scope="session")
 def schedule() -> NoiseSchedule:
-    """The default tables, T = 1000; made once because of the thousand quadratures in them."""
+    """The default tables, T = 1000."""
     return noise_schedule(NoiseConfig())
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from benchmarks import accelerator, accelerator_table, agreement
-from benchmarks.session import Session, peak_memory
+from benchmarks.session import Measurement, Session, peak_memory
 from benchmarks.speed import random_batch
 from crystal_diffusion_jax import trained_model
 from crystal_diffusion_jax.config import NoiseConfig
@@ -61,9 +61,11 @@ def test_a_quick_run_measures_everything(tmp_path: Path) -> None:
     (loss,) = report["loss"]
     assert (loss["loss"], loss["gradient"], loss["within"]) == (0.0, 0.0, True)
     (training,) = report["training"]
-    flops = training["structures_per_second"] * training["flop_per_structure"]
-    peak = 1e12 * report["peak"][0]["tflops"]
-    assert training["share_of_peak"] == pytest.approx(flops / peak, abs=2e-3)
+    rate = training["forms"]["efficient"]["structures_per_second"]
+    assert 0 < rate["low"] <= rate["median"] <= rate["high"]
+    flops = rate["median"] * training["needed_flop"]
+    peak = 1e12 * report["peak"][0]["tflops"]["median"]
+    assert training["share_of_peak"] == pytest.approx(flops / peak, rel=1e-6)
 
 
 def test_without_time_everything_is_reported_as_skipped(tmp_path: Path) -> None:
@@ -105,10 +107,14 @@ class Clock:
 def test_no_measurement_starts_that_would_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     seen: list[int] = []
-    session = Session({}, 10.0, lambda report: seen.append(len(report["long"])))
-    for name, seconds in [("a", 4.0), ("b", 4.0), ("c", 4.0)]:
-        session.measure("long", name, clock.takes(seconds))
-    session.measure("short", "d", clock.takes(1.0))
+    columns: dict[str, Any] = {"long": [], "short": []}
+    session = Session({}, 10.0, columns, lambda report: seen.append(len(report["long"])))
+    session.run(
+        [
+            *(Measurement("long", name, clock.takes(4.0)) for name in "abc"),
+            Measurement("short", "d", clock.takes(1.0)),
+        ]
+    )
     assert [row["name"] for row in session.report["long"]] == ["a", "b"]
     assert session.report["skipped"] == ["long: c"]
     assert [row["took"] for row in session.report["short"]] == [1.0]
@@ -116,17 +122,44 @@ def test_no_measurement_starts_that_would_not_fit(monkeypatch: pytest.MonkeyPatc
     assert seen == [1, 2, 2]
 
 
+def test_progress_says_what_came_out_and_how_long_the_rest_takes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = Clock(monkeypatch)
+    columns: dict[str, Any] = {"kind": [("", lambda row: row["name"]), ("took", lambda row: "4")]}
+    session = Session({}, 100.0, columns, lambda report: None)
+    # The second takes as long as the first, the third three times as long.
+    seconds = {"a": 2.0, "b": 2.0, "c": 6.0}
+    session.run(
+        [
+            Measurement("kind", name, clock.takes(2 * ahead), ahead)
+            for name, ahead in seconds.items()
+        ]
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[-1] for line in lines[::2]] == ["kind: a", "kind: b", "kind: c"]
+    assert [line.strip() for line in lines[1::2]] == [
+        f"took 4; {left} s left" for left in (16, 12, 0)
+    ]
+
+
 def test_a_failure_is_reported_and_the_others_continue() -> None:
     def exhausted() -> dict[str, Any]:
         raise RuntimeError("out of\nmemory")
 
-    session = Session({"devices": "d", "jax": "0", "quick": False}, 10.0, lambda report: None)
-    session.measure("peak", "float32", exhausted)
-    session.measure("peak", "bfloat16", lambda: {"tflops": 1.0})
+    head = {"devices": "d", "jax": "0", "quick": False}
+    session = Session(head, 10.0, accelerator_table.COLUMNS, lambda report: None)
+    one = {"median": 1.0, "low": 0.5, "high": 1.5}
+    session.run(
+        [
+            Measurement("peak", "float32", exhausted),
+            Measurement("peak", "bfloat16", lambda: {"tflops": one}),
+        ]
+    )
     assert session.report["failed"] == {"peak: float32": "out of memory"}
     page = accelerator_table.page(session.report)
-    assert "- peak: float32: out of memory" in page
-    assert "| bfloat16 | 1.0 |" in page
+    assert "- peak: float32 (out of memory)" in page
+    assert "| bfloat16 | 1 | 0.5 to 1.5 |" in page
 
 
 def test_peak_memory_is_that_of_the_device_if_known() -> None:

@@ -146,6 +146,7 @@ TRAINED = [
     ("cdi", MUON, 5, {}),
     ("cds", MUON, 12, EXTRAS),
     ("none", ADAM, 50, {"mean_free_score": False}),
+    ("cds", ADAM, 5, {"dtype": "bfloat16", **EXTRAS}),
 ]
 
 

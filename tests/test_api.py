@@ -18,6 +18,8 @@ from crystal_diffusion_jax import api, trained_model
 from crystal_diffusion_jax.cli import sample
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
 from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.evaluation import validity
+from crystal_diffusion_jax.oracles import predict as oracle_predictions
 from crystal_diffusion_jax.oracles.predict import Predictions
 from crystal_diffusion_jax.structures.sampled_crystals import SampledCrystals
 from crystal_diffusion_jax.structures.store import read_samples
@@ -214,7 +216,7 @@ def test_the_oracle_takes_what_pymatgen_and_ase_have(crystals, monkeypatch):
         seen.append(structures)
         return Predictions(np.zeros(len(structures)), {})
 
-    monkeypatch.setattr(api, "predict", predicted)
+    monkeypatch.setattr(oracle_predictions, "predict", predicted)
     oracle = cdj.oracle("perov5")
     for several in (crystals, crystals.to_ase(), crystals[0], crystals.to_ase()[0]):
         oracle.predict(several)
@@ -237,15 +239,15 @@ def test_success_counts_invalid_and_rejected_crystals_as_failures(crystals, monk
         assert (len(structures), oracle) == (4, "perov5")
         return Predictions(values, {3: "no bonds"})
 
-    monkeypatch.setattr(api, "predict", predicted)
-    monkeypatch.setattr(api, "is_valid", lambda structure: True)
+    monkeypatch.setattr(oracle_predictions, "predict", predicted)
+    monkeypatch.setattr(validity, "is_valid", lambda structure: True)
     rates = cdj.success_rate(crystals, "perov5")
     assert [(rates[name].k, rates[name].n) for name in ("SR5", "SR10", "SR15")] == [
         (1, 4),
         (1, 4),
         (2, 4),
     ]
-    monkeypatch.setattr(api, "is_valid", lambda structure: False)
+    monkeypatch.setattr(validity, "is_valid", lambda structure: False)
     assert cdj.success_rate(crystals, "perov5")["SR15"].k == 0
     one_less = SampledCrystals(crystals.structures, crystals.indices, {9: "flat"}, crystals.request)
     assert cdj.success_rate(one_less, "perov5")["SR5"].n == 5

@@ -1,15 +1,15 @@
 """The efficient attention against a textbook one: explicit alpha_ij and beta_ij for every pair."""
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from crystal_diffusion_jax.models import attention
-from crystal_diffusion_jax.models.attention import BATCHED_PRODUCTS_FROM, CrystalAttention
+from crystal_diffusion_jax.models.attention import CrystalAttention
+from crystal_diffusion_jax.models.products import as_pairs
 
 WIDTH, HEADS, PAIR_WIDTH = 12, 3, 5
 PER_HEAD = WIDTH // HEADS
@@ -41,7 +41,8 @@ def inputs() -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def params(inputs) -> Any:
     """Weights and biases, none of them zero, drawn by numpy."""
-    shapes = jax.eval_shape(MODULE.init, jax.random.key(0), **inputs)["params"]
+    arrays: dict[str, Any] = inputs | {"pairs": as_pairs(jnp.asarray(inputs["pairs"]))}
+    shapes = jax.eval_shape(MODULE.init, jax.random.key(0), **arrays)["params"]
     rng = np.random.default_rng(1)
     return jax.tree.map(
         lambda like: rng.normal(scale=0.5, size=like.shape).astype(np.float32), shapes
@@ -49,17 +50,12 @@ def params(inputs) -> Any:
 
 
 def attend(params: Any, inputs: dict[str, np.ndarray], **changed: Any) -> np.ndarray:
-    arrays: dict[str, Any] = inputs | changed
-    # What is patched in the module counts when the program is made.
-    return np.asarray(compiled(attention.AVERAGE_HIDDEN_FROM)({"params": params}, **arrays))
+    return np.asarray(apply(params, **(inputs | changed)))
 
 
-@functools.cache
-def compiled(average_from: int) -> Callable[..., jax.Array]:
-    def apply(params: Any, **arrays: Any) -> Any:
-        return MODULE.apply(params, **arrays)
-
-    return jax.jit(apply)
+@jax.jit
+def apply(params: Any, pairs: jax.Array, **others: Any) -> Any:
+    return MODULE.apply({"params": params}, pairs=as_pairs(pairs), **others)
 
 
 def silu(x: np.ndarray) -> np.ndarray:
@@ -105,12 +101,8 @@ def textbook(params: Any, inputs: dict[str, np.ndarray], with_condition: bool) -
 
 
 @pytest.mark.parametrize("with_condition", [True, False])
-@pytest.mark.parametrize("num_atoms", [NUM_ATOMS, (BATCHED_PRODUCTS_FROM, 3)])
-@pytest.mark.parametrize("average_from", [0, 10**9], ids=["average first", "every pair"])
-def test_the_efficient_form_equals_the_textbook_form(
-    params, num_atoms, average_from, with_condition, monkeypatch
-):
-    monkeypatch.setattr(attention, "AVERAGE_HIDDEN_FROM", average_from)
+@pytest.mark.parametrize("num_atoms", [NUM_ATOMS, (12, 3)])
+def test_the_efficient_form_equals_the_textbook_form(params, num_atoms, with_condition):
     inputs = random_inputs(num_atoms)
     changed = {} if with_condition else {"condition": None}
     found = attend(params, inputs, **changed)

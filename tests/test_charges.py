@@ -257,7 +257,7 @@ def test_a_request_for_balance_reaches_the_sampler(tiny_model, monkeypatch, bala
 
 
 def test_a_folder_remembers_whether_charges_were_balanced(tmp_path, monkeypatch):
-    monkeypatch.setattr(sample, "generate", lambda *_, **__: None)
+    monkeypatch.setattr("crystal_diffusion_jax.sampling.generate.generate", lambda *_, **__: None)
 
     def run(*flags: str) -> None:
         arguments = [f"--model={FOLDER}", "--num=1", f"--out={tmp_path / 'new'}", *flags]

@@ -1,5 +1,6 @@
 """The cache of compiled programs, in processes of their own because JAX's settings are global."""
 
+import json
 import os
 import subprocess
 import sys
@@ -54,13 +55,13 @@ def test_the_second_start_finds_the_programs_of_the_first(tmp_path):
 def test_processors_with_other_instruction_sets_share_no_programs(tmp_path, monkeypatch):
     cpuinfo = tmp_path / "cpuinfo"
     monkeypatch.setattr(compilation, "_CPUINFO", cpuinfo)
-    names = [compilation._processor()]  # where there is no such file
+    names = [compilation.processor()]  # where there is no such file
     for listed in ("flags : sse2 avx2", "flags : sse2 avx2 avx512f", "Features : fp asimd"):
         cpuinfo.write_text(f"processor : 0\n{listed}\ncpu MHz : 2400\n")
-        names.append(compilation._processor())
+        names.append(compilation.processor())
     assert len(set(names)) == 4
     cpuinfo.write_text("processor : 0\nFeatures : fp asimd\ncpu MHz : 2500\n")
-    assert compilation._processor() == names[-1]
+    assert compilation.processor() == names[-1]
 
 
 def test_a_cache_that_the_user_has_set_up_is_left_alone(tmp_path):
@@ -99,3 +100,53 @@ def test_a_program_cut_off_in_the_cache_is_compiled_anew(tmp_path):
     for program in programs:
         program.write_bytes(program.read_bytes()[:100])
     start(tmp_path)  # fails if the program does
+
+
+REQUESTS = """
+import json
+from jax import monitoring
+import crystal_diffusion_jax as cdj
+from crystal_diffusion_jax.models import denoiser
+
+compiled = []
+def note(event, seconds, fun_name="", **_):
+    if event == "/jax/core/compile/backend_compile_duration":
+        compiled.append(fun_name)
+monitoring.register_event_duration_secs_listener(note)
+traced = []
+features = denoiser.pair_features
+def tracing(*arguments):
+    traced.append(arguments)
+    return features(*arguments)
+denoiser.pair_features = tracing
+
+model = cdj.load("tests/tiny_model")
+stages = {"load": list(compiled)}
+for stage in ("first", "second"):
+    before = len(compiled), len(traced)
+    model.sample(2, "min", num_steps=3, num_atoms=5, log=lambda line: None)
+    stages[stage] = compiled[before[0]:]
+    stages[f"traced_{stage}"] = len(traced) - before[1]
+print(json.dumps(stages))
+"""
+
+
+def test_a_request_compiles_the_sampler_and_no_small_programs(tmp_path):
+    finished = subprocess.run(
+        [sys.executable, "-c", REQUESTS],
+        cwd=ROOT,
+        env=os.environ | {"CRYSTAL_DIFFUSION_CACHE": str(tmp_path), "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    stages = json.loads(finished.stdout)
+    assert stages["load"] == []
+    # With several devices, the keys are split among them by a program of JAX.
+    programs = [name for name in stages["first"] if name != "jit(_multi_slice)"]
+    assert programs == ["jit(crystal_keys)", "jit(sample)"]
+    assert len(stages["first"]) <= 3
+    # The network's, for the shapes of its weights and in the sampler.
+    assert stages["traced_first"] == 2
+    assert stages["second"] == []
+    assert stages["traced_second"] == 0

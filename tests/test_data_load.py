@@ -10,11 +10,13 @@ from pymatgen.core import Lattice, Structure
 from pymatgen.io.cif import CifWriter
 
 from crystal_diffusion_jax.config import DataConfig
+from crystal_diffusion_jax.data import load as loading
 from crystal_diffusion_jax.data import locate
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.load import load
 from crystal_diffusion_jax.data.perovskites import abx3_dataset
 from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.runtime import workers
 
 
 @pytest.fixture(autouse=True)
@@ -114,6 +116,33 @@ def test_a_missing_split_is_named(tmp_path: Path) -> None:
     root = write_splits(tmp_path / "own", "heat_ref", train=1, test=1)
     with pytest.raises(UserError, match=r"no val\.csv"):
         load(DataConfig("perov5", root=str(root)))
+
+
+def test_of_known_data_only_the_splits_that_are_asked_for_are_read(tmp_path: Path) -> None:
+    root = write_splits(tmp_path / "own", "heat_ref", train=4, val=2)
+    (root / "test.csv").write_text(table(1, "heat_ref", bad=(1,)))
+    config = DataConfig("perov5", root=str(root))
+    splits = load(config, progress=False, splits=("train", "val"))
+    assert {split: len(dataset) for split, dataset in splits.items()} == {"train": 4, "val": 2}
+    with pytest.raises(UserError, match=r"1 of 7 rows(.|\n)*test\.csv row 1"):
+        load(config, progress=False)
+
+
+def test_worker_processes_are_started_early_for_a_large_table_that_is_not_cached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts: list[None] = []
+    monkeypatch.setattr(workers, "start_server", lambda: starts.append(None))
+    root = write_splits(tmp_path / "own", "heat_ref", train=4, val=2)
+    config = DataConfig("perov5", root=str(root))
+    load(config, progress=False)
+    assert len(starts) == 0
+    size = (root / "train.csv").stat().st_size
+    monkeypatch.setattr(loading, "_LARGE", size - 1)
+    (root / "train.csv").write_text(table(4, "heat_ref", first=1.0))
+    for _ in range(2):
+        load(config, progress=False)
+        assert len(starts) == 1
 
 
 def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,9 +26,6 @@ rows_by_step = np.arange(48.0).reshape(2, 8, 3)
 placed = devices.from_local_rows({"rows": rows_by_step}, mesh, axis=1)["rows"]
 assert placed.sharding == devices.by_batch(mesh, axis=1)
 np.testing.assert_array_equal(placed, rows_by_step)
-same = devices.replicate({"rows": rows, "key": jax.random.key(0)}, mesh)
-assert all(leaf.sharding == devices.replicated(mesh) for leaf in same.values())
-np.testing.assert_array_equal(same["rows"], rows)
 assert devices.local_part(mesh) == range(8)
 print(devices.describe())
 """

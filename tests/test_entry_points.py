@@ -241,7 +241,7 @@ def test_another_sampling_command_into_the_same_folder_is_refused(
 
 
 def test_a_target_outside_the_training_range_is_warned_of(workdir, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sample, "generate", lambda *_, **__: None)
+    monkeypatch.setattr("crystal_diffusion_jax.sampling.generate.generate", lambda *_, **__: None)
     run_sample(monkeypatch, f"--model={workdir}", f"--out={tmp_path / 'new'}", "--target=1.5")
     statistics = smoke_run.statistics()
     said = capsys.readouterr().err
@@ -267,7 +267,7 @@ def test_a_target_outside_the_training_range_is_warned_of(workdir, tmp_path, mon
 def test_steps_and_corrector_follow_from_the_solver_unless_given(
     flags, solver, num_steps, corrector_step_size, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(sample, "generate", lambda *_, **__: None)
+    monkeypatch.setattr("crystal_diffusion_jax.sampling.generate.generate", lambda *_, **__: None)
     run_sample(monkeypatch, f"--model={SHIPPED}", f"--out={tmp_path / 'new'}", *flags)
     stored = read_request(tmp_path / "new")
     assert stored is not None

@@ -19,6 +19,7 @@ from pymatgen.io.cif import CifWriter
 
 from crystal_diffusion_jax.cli import evaluate as program
 from crystal_diffusion_jax.cli import program as cli
+from crystal_diffusion_jax.cli import scoring
 from crystal_diffusion_jax.data import prepared
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation import diversity as evaluation_diversity
@@ -64,8 +65,8 @@ HOSTILE: dict[str, tuple[Structure | str, str]] = {
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int | str | None]:
     """Runs the program with the small data set and oracle; gives its exit status."""
-    monkeypatch.setattr(program, "load", lambda config: {"train": TRAIN, "test": TEST})
-    monkeypatch.setattr(program, "predict", oracle_by_number)
+    monkeypatch.setattr(scoring, "load", lambda config: {"train": TRAIN, "test": TEST})
+    monkeypatch.setattr(scoring, "predict", oracle_by_number)
 
     def start(*arguments: str) -> int | str | None:
         monkeypatch.setattr(sys, "argv", ["evaluate", *arguments])
@@ -232,8 +233,8 @@ def test_coverage_without_its_extra_is_refused_before_any_work(
     def refuse() -> None:
         raise UserError("matminer is missing")
 
-    monkeypatch.setattr(program, "require_matminer", refuse)
-    monkeypatch.setattr(program, "load", None)
+    monkeypatch.setattr(scoring, "require_matminer", refuse)
+    monkeypatch.setattr(scoring, "load", None)
     flags = [f"--structures={tmp_path}", "--dataset=perov5", f"--out={tmp_path / 'm.json'}"]
     assert run(*flags, "--coverage") == 2
     assert "matminer is missing" in capsys.readouterr().err
@@ -245,7 +246,7 @@ def test_scores_of_each_crystal_are_added_to_the_samples(
     store = pytest.importorskip("crystal_diffusion_jax.structures.store")
     added: dict[str, list[Any]] = {}
     monkeypatch.setattr(store, "add_columns", lambda path, columns, data: added.update(columns))
-    monkeypatch.setattr(program, "read_structures", lambda path: INPUTS)
+    monkeypatch.setattr(scoring, "read_structures", lambda path: INPUTS)
     (tmp_path / "samples.db").touch()
     out = tmp_path / "m.json"
     assert run(f"--structures={tmp_path}", "--dataset=perov5", f"--out={out}") == 0

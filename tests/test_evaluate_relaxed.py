@@ -14,6 +14,7 @@ from pymatgen.core import Structure
 
 from crystal_diffusion_jax.cli import evaluate as program
 from crystal_diffusion_jax.cli import program as cli
+from crystal_diffusion_jax.cli import scoring
 from crystal_diffusion_jax.evaluation import control_cache
 from crystal_diffusion_jax.potentials import drivers
 from crystal_diffusion_jax.potentials.relax_folder import relax_into
@@ -50,8 +51,8 @@ def relaxed(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """Evaluates two crystals with a small data set and oracle; gives the exit status."""
-    monkeypatch.setattr(program, "load", lambda config: {"train": TRAIN, "test": TEST})
-    monkeypatch.setattr(program, "predict", oracle_by_number)
+    monkeypatch.setattr(scoring, "load", lambda config: {"train": TRAIN, "test": TEST})
+    monkeypatch.setattr(scoring, "predict", oracle_by_number)
     monkeypatch.setattr(control_cache, "cache_folder", lambda: tmp_path / "cache")
     crystals = tmp_path / "set"
     crystals.mkdir()

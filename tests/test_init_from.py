@@ -20,6 +20,7 @@ from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.models.embeddings import Condition
 from crystal_diffusion_jax.trained_model import TrainedModel
 from crystal_diffusion_jax.training import loop
+from crystal_diffusion_jax.training.checkpoints import Checkpoints
 from crystal_diffusion_jax.training.init_from import load_initial_model, warm_start
 from crystal_diffusion_jax.training.loop import train
 from crystal_diffusion_jax.training.step import TrainState
@@ -259,15 +260,15 @@ def _starting_from(model: str, num_steps: int = 10) -> Any:
 def test_the_first_step_starts_from_the_weights_of_the_model(tmp_path, tiny_model, monkeypatch):
     begun: list[TrainState] = []
 
-    def begin(state_and_keys: Any, mesh: Any) -> None:
-        begun.append(state_and_keys[0])
+    def begin(checkpoints: Checkpoints, state: TrainState) -> None:
+        begun.append(state)
         raise KeyboardInterrupt
 
     # Fresh weights that are drawn, because the network's own take long to compile.
     network = denoising.build(CONFIG.model, statistics())
     vector, unflatten = ravel_pytree(drawn_params(network))
     monkeypatch.setattr(loop, "initial_params", lambda *_: (vector, unflatten))
-    monkeypatch.setattr(loop.devices, "replicate", begin)
+    monkeypatch.setattr(Checkpoints, "restore", begin)
     with pytest.raises(KeyboardInterrupt):
         train(_starting_from(str(make_tiny_model.FOLDER)), splits(), tmp_path, lambda line: None)
     for weights in (begun[0].params, begun[0].ema_params):

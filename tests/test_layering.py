@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from crystal_diffusion_jax.cli.__main__ import COMMANDS
+
 ROOT = Path(__file__).parent.parent
 LIBRARY = "crystal_diffusion_jax"
 
@@ -213,10 +215,31 @@ def test_no_file_is_a_drawer_for_odds_and_ends() -> None:
     assert not found & drawers
 
 
-def test_importing_the_package_loads_neither_jax_nor_pymatgen() -> None:
-    unwanted = JAX_PACKAGES | CRYSTALLOGRAPHY
-    code = f"import sys, {LIBRARY}; print(sorted({unwanted!r} & set(sys.modules)))"
+def heavy_packages_loaded_by(code: str) -> str:
+    """The packages, as a list's text, that a fresh process has loaded after running the code."""
+    heavy = JAX_PACKAGES | CRYSTALLOGRAPHY | {"scipy", "pandas", "matplotlib"}
+    report = f"import sys; print(sorted({heavy!r} & set(sys.modules)))"
     result = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", f"{code}\n{report}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    assert result.stdout.strip() == "[]"
+    return result.stdout.splitlines()[-1]
+
+
+def test_importing_the_package_loads_neither_jax_nor_pymatgen() -> None:
+    assert heavy_packages_loaded_by(f"import {LIBRARY}") == "[]"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_a_command_loads_neither_jax_nor_pymatgen(command: str) -> None:
+    code = f"""
+import contextlib, sys
+from {LIBRARY}.cli import __main__ as script
+sys.argv = ["crystal-diffusion", "{command}", "--help"]
+with contextlib.suppress(SystemExit):
+    script.main()
+"""
+    assert heavy_packages_loaded_by(code) == "[]"

@@ -18,6 +18,8 @@ from crystal_diffusion_jax.data.batches import Batch, Batches, evaluation_batche
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.training import loop, training_data
 from crystal_diffusion_jax.training.loop import train
+from crystal_diffusion_jax.training.optimizer import make_optimizer
+from crystal_diffusion_jax.training.step import initial_params
 from tests.smoke_run import (
     CONFIG,
     programs_made_once,
@@ -260,3 +262,31 @@ def test_validation_repeats_exactly_for_the_same_weights(tmp_path, finished, mon
     assert scores[0][0] == scores[0][1]
     first, _ = validations(finished[0])
     assert scores[0][0] == {name: first[name] for name in PARTS}
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_few_programs_are_compiled_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
+) -> None:
+    programs: list[str] = []
+
+    def count(event: str, duration_secs: float, **about: str | int) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            programs.append(str(about["fun_name"]))
+
+    def stop(*_: object) -> None:
+        raise Killed
+
+    training = dataclasses.replace(CONFIG.training, optimizer=optimizer)
+    config = dataclasses.replace(CONFIG, training=training)
+    monkeypatch.setattr(loop, "initial_params", initial_params)
+    monkeypatch.setattr(loop, "make_optimizer", make_optimizer)
+    monkeypatch.setattr(loop, "noise_schedule", stop)
+    jax.clear_caches()
+    jax.monitoring.register_event_duration_secs_listener(count)
+    try:
+        with pytest.raises(Killed):
+            train(config, splits(), tmp_path / "run", log=lambda line: None)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(count)
+    assert programs == ["jit(_keys)", "jit(initialise)", "jit(first_state)"]

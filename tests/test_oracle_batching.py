@@ -42,8 +42,9 @@ def test_triplets_are_all_pairs_of_bonds_that_meet_and_do_not_return(seed: int) 
         for far, (k, end) in enumerate(graph.bonds[:, :2])
         if end == j and k != i
     ]
-    assert sorted(map(tuple, graph.triplets.tolist())) == expected
-    assert np.all(np.diff(graph.triplets[:, 0]) >= 0)
+    found = batching.triplets(graph.bonds)
+    assert sorted(map(tuple, found.tolist())) == expected
+    assert np.all(np.diff(found[:, 0]) >= 0)
 
 
 @pytest.mark.parametrize("num_atoms", [1, 2])
@@ -52,7 +53,19 @@ def test_a_graph_can_have_no_triplets(num_atoms: int) -> None:
     ends = [[0, 0]] if num_atoms == 1 else [[0, 1], [1, 0]]
     bonds = np.array([[*end, 0, 0, n] for end in ends for n in (-1, 1)])
     graph = CrystalGraph(np.eye(3), np.zeros((num_atoms, 3)), np.ones(num_atoms, int), bonds)
-    assert graph.triplets.shape == (0, 2)
+    assert batching.triplets(graph.bonds).shape == (0, 2)
+
+
+def test_batches_have_room_for_all_triplets_and_little_more() -> None:
+    graphs = [random_graph(seed, 1 + seed % 6, 1 + 7 * seed % 90) for seed in range(60)]
+    listed = [len(batching.triplets(graph.bonds)) for graph in graphs]
+    assert batching._num_triplets(graphs).tolist() == listed
+    batches = pack(graphs, bonds_per_batch=512)
+    (room,) = {len(batch.near_bond) for _, batch in batches}
+    most = max(sum(listed[index] for index in members) for members, _ in batches)
+    assert most <= room < most + 512 // 8
+    (capacity,) = {len(batch.source) for _, batch in batches}
+    assert capacity == 512
 
 
 def test_every_crystal_is_in_exactly_one_batch_with_all_its_bonds() -> None:
@@ -73,7 +86,9 @@ def test_every_crystal_is_in_exactly_one_batch_with_all_its_bonds() -> None:
             ends = np.column_stack([batch.source, batch.target])[mine] - first_atom
             np.testing.assert_array_equal(ends, graph.bonds[:, :2])
             np.testing.assert_array_equal(batch.image[mine], graph.bonds[:, 2:])
-            assert np.isin(batch.near_bond, np.flatnonzero(mine)).sum() == len(graph.triplets)
+            assert np.isin(batch.near_bond, np.flatnonzero(mine)).sum() == len(
+                batching.triplets(graph.bonds)
+            )
             first_atom += len(graph.atomic_numbers)
 
 

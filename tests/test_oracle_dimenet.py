@@ -11,7 +11,13 @@ import pytest
 from jax import Array
 
 from crystal_diffusion_jax.oracles import dimenet
-from crystal_diffusion_jax.oracles.batching import BatchShape, CrystalGraph, GraphBatch, pad
+from crystal_diffusion_jax.oracles.batching import (
+    BatchShape,
+    CrystalGraph,
+    GraphBatch,
+    pad,
+    triplets,
+)
 from tests import golden
 
 ORACLES = ["perov5", "carbon24", "mp20"]
@@ -42,11 +48,17 @@ def batches(graphs: list[CrystalGraph]) -> Iterator[tuple[list[int], GraphBatch]
     full = np.array([SHAPE.crystals - 1, SHAPE.atoms - 1, SHAPE.bonds, SHAPE.triplets])
     room = full.copy()
     for index, graph in enumerate(graphs):
-        room -= (1, len(graph.atomic_numbers), len(graph.bonds), len(graph.triplets))
+        size = (1, len(graph.atomic_numbers), len(graph.bonds), len(triplets(graph.bonds)))
+        room -= size
         if room.min() < 0:
             yield members, pad([graphs[member] for member in members], SHAPE)
             members = []
-            room = full - (1, len(graph.atomic_numbers), len(graph.bonds), len(graph.triplets))
+            room = full - (
+                1,
+                len(graph.atomic_numbers),
+                len(graph.bonds),
+                len(triplets(graph.bonds)),
+            )
         members.append(index)
     yield members, pad([graphs[member] for member in members], SHAPE)
 
@@ -158,6 +170,23 @@ def test_gradients_are_those_of_finite_differences(monkeypatch: pytest.MonkeyPat
             assert np.abs(found).max() > 1e-4
 
 
+@pytest.mark.parametrize("oracle", ORACLES)
+def test_merged_layers_change_no_digit_that_counts(oracle: str) -> None:
+    graphs = [golden.graph(crystal) for crystal in golden.crystals(oracle)]
+    merged = dimenet.merge_layers(golden.network(oracle).parameters)
+    dropped = set(golden.network(oracle).parameters) - set(merged)
+    assert dropped == {
+        f"output_blocks.{t}.lin_up.{part}" for t in range(5) for part in ("weight", "bias")
+    }
+    found = np.full(len(graphs), np.nan)
+    for members, batch in batches(graphs):
+        found[members] = np.asarray(_forward(merged, batch))[: len(members)]
+    exact = golden.column(oracle, "prediction_scaled_float64")
+    # As `test_from_given_bonds_the_output_is_that_of_the_original` for the layers as published.
+    atol = (2 + ROUNDINGS) * ONE_ROUNDING[oracle]
+    np.testing.assert_allclose(found, exact, rtol=0, atol=atol)
+
+
 def has_self_bonds(crystal: dict[str, Any]) -> bool:
     return any(j == i for j, i in zip(crystal["edges_j"], crystal["edges_i"], strict=True))
 
@@ -252,8 +281,9 @@ def test_every_tensor_inside_the_network_is_that_of_the_original(
     # The original lists the triplets of a bond in another order.
     order = np.lexsort((original[f"{prefix}idx_kj"], original[f"{prefix}idx_ji"]))
     listed = np.stack([original[f"{prefix}idx_ji"], original[f"{prefix}idx_kj"]], axis=1)[order]
-    mine = np.lexsort(graph.triplets.T[::-1])
-    np.testing.assert_array_equal(graph.triplets[mine], listed)
+    own = triplets(graph.bonds)
+    mine = np.lexsort(own.T[::-1])
+    np.testing.assert_array_equal(own[mine], listed)
     found["sbf"] = found["sbf"][mine]
     for name, value in found.items():
         expected = original[prefix + name]

@@ -5,10 +5,12 @@ from collections import Counter
 import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
-from pymatgen.core.local_env import CrystalNN
 
 from crystal_diffusion_jax.oracles import graph
+from crystal_diffusion_jax.oracles.voronoi import Around
 from tests import golden
+
+NOTHING = Around(np.zeros(0, dtype=np.int64), np.zeros((0, 3), dtype=np.int64))
 
 
 def bonds_of(structure: Structure) -> np.ndarray:
@@ -90,11 +92,11 @@ def test_the_compiled_search_gets_all_atoms_within_one_cell(
     # It walks through all cells between two atoms, and a signal cannot stop it.
     given = []
 
-    def listen(self: CrystalNN, structure: Structure) -> list[list[dict[str, object]]]:
+    def listen(structure: Structure) -> list[Around]:
         given.append(structure.frac_coords)
-        return [[{"site_index": 1, "image": (0, 0, 1)}], []]
+        return [Around(np.array([1]), np.array([[0, 0, 1]])), NOTHING]
 
-    monkeypatch.setattr(CrystalNN, "get_all_nn_info", listen)
+    monkeypatch.setattr(graph, "neighbors", listen)
     found = graph.bonds(
         4.0 * np.eye(3), np.array([[0.25, 0.5, -2.75], [1000.5, 0.0, 0.0]]), np.array([55, 17])
     )
@@ -145,10 +147,10 @@ def test_cells_that_would_take_minutes_are_refused(
 
 
 def test_an_error_of_pymatgen_becomes_a_one_line_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: CrystalNN, structure: Structure) -> None:
+    def fail(structure: Structure) -> None:
         raise RuntimeError("infinite vertex in the Voronoi construction\n" + 100 * "details\n")
 
-    monkeypatch.setattr(CrystalNN, "get_all_nn_info", fail)
+    monkeypatch.setattr(graph, "neighbors", fail)
     with pytest.raises(graph.NoGraph) as caught:
         graph.bonds(3.0 * np.eye(3), np.zeros((1, 3)), np.array([14]))
     expected = "CrystalNN failed: RuntimeError infinite vertex in the Voronoi construction"
@@ -158,15 +160,15 @@ def test_an_error_of_pymatgen_becomes_a_one_line_reason(monkeypatch: pytest.Monk
 def test_running_out_of_memory_is_no_failure_of_a_crystal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fail(self: CrystalNN, structure: Structure) -> None:
+    def fail(structure: Structure) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(CrystalNN, "get_all_nn_info", fail)
+    monkeypatch.setattr(graph, "neighbors", fail)
     with pytest.raises(MemoryError):
         graph.bonds(3.0 * np.eye(3), np.zeros((1, 3)), np.array([14]))
 
 
 def test_an_atom_without_neighbors_has_no_bonds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(CrystalNN, "get_all_nn_info", lambda self, structure: [[]])
+    monkeypatch.setattr(graph, "neighbors", lambda structure: [NOTHING])
     with pytest.raises(graph.NoGraph, match="no bonds"):
         graph.bonds(3.0 * np.eye(3), np.zeros((1, 3)), np.array([14]))

@@ -1,6 +1,8 @@
 """oracles/predict.py and cli/predict.py: from structures to numbers."""
 
 import csv
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -86,6 +88,42 @@ def test_no_structures_give_no_predictions() -> None:
     found = predict([], "perov5", progress=False)
     assert found.values.shape == (0,)
     assert found.failures == {}
+
+
+_ON_THREE_DEVICES = """
+import jax
+import numpy as np
+from crystal_diffusion_jax.oracles import predict
+from crystal_diffusion_jax.oracles.batching import CrystalGraph, pack
+
+traces = []
+
+def count_bonds(parameters, batch):
+    traces.append(batch)
+    each = parameters["each"] * (batch.image[:, 0] == 0)
+    return jax.ops.segment_sum(each, batch.crystal[batch.target], len(batch.num_atoms))
+
+predict.forward = count_bonds
+assert len(jax.devices()) == 3
+# Each fills more than half a batch, so that three devices take four batches.
+sizes = [300, 400, 310, 290]
+bonds = [np.zeros((size, 5), dtype=np.int32) for size in sizes]
+graphs = [CrystalGraph(np.eye(3), np.zeros((1, 3)), np.array([6]), each) for each in bonds]
+found = list(predict._outputs({"each": np.float32(2.0)}, pack(graphs, 512)))
+assert [members for members, _ in found] == [[0], [1], [2], [3]], found
+assert [outputs.tolist() for _, outputs in found] == [[2.0 * size] for size in sizes], found
+assert len(traces) == 1
+"""
+
+
+def test_each_device_takes_a_batch_and_all_share_one_program() -> None:
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=3"
+    subprocess.run(
+        [sys.executable, "-c", _ON_THREE_DEVICES],
+        check=True,
+        cwd=Path(__file__).parent.parent,
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+    )
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *flags: str) -> None:

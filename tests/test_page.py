@@ -307,7 +307,7 @@ def _samples_without_data(tmp_path, monkeypatch):
     monkeypatch.setenv("CRYSTAL_DIFFUSION_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(build, "read_structures", lambda path: SAMPLED)
     stored = StoredRequest(REQUEST, {"jax": "0.9", "spglib": "2.6"})
-    monkeypatch.setattr(report, "read_request", lambda path: stored)
+    monkeypatch.setattr("crystal_diffusion_jax.structures.store.read_request", lambda path: stored)
 
 
 @pytest.mark.usefixtures("_samples_without_data")
@@ -410,7 +410,7 @@ def test_the_request_is_described_with_units_where_they_are_known():
 @pytest.mark.usefixtures("_samples_without_data")
 def test_a_missing_model_does_not_prevent_the_page(tmp_path, monkeypatch):
     gone = StoredRequest(dataclasses.replace(REQUEST, model="gone"), {})
-    monkeypatch.setattr(report, "read_request", lambda path: gone)
+    monkeypatch.setattr("crystal_diffusion_jax.structures.store.read_request", lambda path: gone)
     run(monkeypatch, f"--structures={tmp_path / 's'}", f"--out={tmp_path / 'page.html'}")
     text = (tmp_path / "page.html").read_text()
     assert "3 of 4</span>" in text

@@ -55,8 +55,7 @@ def test_rows_come_back_in_their_order(chunks):
 
 @given(st.integers(1, 400), st.integers(1, 10**7), st.integers(0, 10**7))
 def test_no_other_number_of_equal_chunks_fits_the_cache_better(rows, per_row, per_chunk):
-    mesh = devices.data_mesh()
-    chunks = parallel.num_chunks(rows, per_row, per_chunk, mesh)
+    chunks = parallel.num_chunks(rows, per_row, per_chunk, CAPACITY)
     assert rows % chunks == 0
     capacity = CAPACITY + per_chunk // 4
 

@@ -3,6 +3,7 @@
 import functools
 import multiprocessing
 import multiprocessing.context
+import multiprocessing.forkserver
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import textwrap
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -126,6 +128,22 @@ def test_workers_are_used_again() -> None:
 
 def test_workers_inherit_nothing_of_the_program() -> None:
     assert list(map_in_processes(modules, [0], "", progress=False)) == [[]]
+
+
+def test_a_server_that_is_started_early_starts_the_workers() -> None:
+    server: Any = multiprocessing.forkserver._forkserver
+    server._stop()  # that of other tests
+    workers.start_server()
+    started = server._forkserver_pid
+    assert started is not None
+    assert list(map_in_processes(parent, [0], "", progress=False)) == [started]
+    found = map_in_processes(os.getenv, ["OMP_NUM_THREADS"], "", progress=False)
+    assert list(found) == [os.environ.get("OMP_NUM_THREADS", "1")]
+    assert list(map_in_processes(modules, [0], "", progress=False)) == [[]]
+
+
+def parent(_: int) -> int:
+    return os.getppid()
 
 
 def test_a_script_needs_no_guard(tmp_path: Path) -> None:

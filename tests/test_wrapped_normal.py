@@ -143,12 +143,16 @@ def test_sigma_broadcasts_against_the_displacement():
         np.testing.assert_allclose(score[row], _score(d[row], sigma[row, 0]), rtol=4 * EPS)
 
 
+def mean_squared_score(sigma):
+    return float(wrapped_normal.mean_squared_score(np.array([sigma]))[0])
+
+
 @pytest.mark.parametrize("sigma", SIGMAS)
 def test_mean_squared_score_agrees_with_monte_carlo(sigma):
     draws = sigma * np.random.default_rng(1).normal(size=100_000)
     squares = float64_score(draws, sigma) ** 2
     standard_error = squares.std() / np.sqrt(squares.size)
-    assert abs(squares.mean() - wrapped_normal.mean_squared_score(sigma)) < 5 * standard_error
+    assert abs(squares.mean() - mean_squared_score(sigma)) < 5 * standard_error
 
 
 @pytest.mark.parametrize("sigma", SIGMAS)
@@ -161,10 +165,31 @@ def test_mean_squared_score_agrees_with_adaptive_integration(sigma):
     # Beyond 10 sigma the integrand is below exp(-40) of its peak.
     edge = min(0.5, 10 * sigma)
     expected, _ = integrate.quad(integrand, -edge, edge, epsabs=0, epsrel=1e-10)
-    assert wrapped_normal.mean_squared_score(sigma) == pytest.approx(expected, rel=1e-8)
+    assert mean_squared_score(sigma) == pytest.approx(expected, rel=1e-8)
 
 
 @pytest.mark.parametrize("sigma", [0.005, 0.01, 0.02, 0.05])
 def test_mean_squared_score_of_a_narrow_wrapped_normal_is_one_over_the_variance(sigma):
     # The neighbouring image enters with exp(-1 / (8 sigma^2)), at most exp(-50).
-    assert wrapped_normal.mean_squared_score(sigma) == pytest.approx(1 / sigma**2, rel=1e-11)
+    assert mean_squared_score(sigma) == pytest.approx(1 / sigma**2, rel=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("num_sigmas", "lowest", "highest"), [(1000, 0.005, 0.5), (50, 0.06, 0.065), (100, 0.1, 0.7)]
+)
+def test_mean_squared_scores_agree_with_a_fine_sum_over_images(num_sigmas, lowest, highest):
+    sigmas = np.geomspace(lowest, highest, num_sigmas)
+    expected = []
+    for sigma in sigmas:
+        # A normal with a period is summed exactly by 10 points per sigma.
+        num_points = int(np.ceil(10 / sigma))
+        d = np.arange(num_points) / num_points - 0.5
+        images, _ = image_weights(d, sigma)
+        density = np.exp(-(images**2) / (2 * sigma**2)).sum(axis=-1) / (sigma * np.sqrt(2 * np.pi))
+        expected.append(np.mean(density * float64_score(d, sigma) ** 2))
+    found = wrapped_normal.mean_squared_score(sigmas)
+    np.testing.assert_allclose(found, expected, rtol=1e-11)
+
+
+def test_mean_squared_score_of_the_narrowest_is_finite():
+    assert mean_squared_score(1e-12) == pytest.approx(1e24)

@@ -9,6 +9,7 @@ COMMANDS = {
     "train": "train a model, or resume a run",
     "sample": "generate crystals with a requested property",
     "evaluate": "score crystals against a data set",
+    "match": "score predicted crystals against those of the same compositions",
     "report": "write a page about crystals: pictures, scores, tables",
     "predict": "predict the property of crystals with an oracle",
     "relax": "relax crystals with an interatomic potential",

@@ -10,8 +10,6 @@ from pathlib import Path
 
 from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.report.animation import MAX_FRAMES, to_gif, to_html
-from crystal_diffusion_jax.report.scenes import make_scenes, read_trajectory
 
 
 def parser() -> program.Parser:
@@ -27,6 +25,9 @@ def parser() -> program.Parser:
 def main() -> None:
     """Entry point."""
     flags = parser().parse_args()
+    from crystal_diffusion_jax.report.animation import MAX_FRAMES, to_gif, to_html
+    from crystal_diffusion_jax.report.scenes import make_scenes, read_trajectory
+
     if flags.out.suffix not in (".gif", ".html"):
         raise UserError(f"--out={flags.out} must end in .gif or .html")
     program.check_output(flags.out)

@@ -14,42 +14,12 @@ predictions, validity, uniqueness, novelty and what relaxing gave of each crysta
 its samples.db and samples.csv.
 """
 
-import argparse
-import dataclasses
-import functools
-import json
-from collections.abc import Mapping
 from pathlib import Path
 
 from crystal_diffusion_jax.cli import program
-from crystal_diffusion_jax.cli.hulls import columns_of
-from crystal_diffusion_jax.cli.predict import prediction_columns
-from crystal_diffusion_jax.config import DataConfig
-from crystal_diffusion_jax.data.arrays import CrystalDataset
-from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS, DatasetSpec
-from crystal_diffusion_jax.data.load import load
+from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
 from crystal_diffusion_jax.errors import UserError, require_between
-from crystal_diffusion_jax.evaluation.control_cache import relax_in_cache
-from crystal_diffusion_jax.evaluation.controls import control_sets
-from crystal_diffusion_jax.evaluation.fingerprints import (
-    fingerprints,
-    load_scaler,
-    require_matminer,
-)
-from crystal_diffusion_jax.evaluation.relaxed import Relaxed, relaxed_scores
-from crystal_diffusion_jax.evaluation.report import Report, evaluate
-from crystal_diffusion_jax.evaluation.sets import Scored, score_controls
-from crystal_diffusion_jax.evaluation.stability import AboveHullOf, above, training_hull
-from crystal_diffusion_jax.evaluation.summary import to_json, to_table
-from crystal_diffusion_jax.oracles.predict import predict
-from crystal_diffusion_jax.potentials.drivers import CHGNET
-from crystal_diffusion_jax.potentials.relax_folder import relax_into
-from crystal_diffusion_jax.potentials.relaxation import RelaxedCrystal, RelaxSettings
-from crystal_diffusion_jax.potentials.relaxed_samples import sample_columns, sample_data
-from crystal_diffusion_jax.potentials.relaxed_store import read_relaxed, read_settings
-from crystal_diffusion_jax.runtime.devices import keep_freed_memory
 from crystal_diffusion_jax.structures.limits import MAX_CRYSTALS
-from crystal_diffusion_jax.structures.reading import Inputs, read_structures
 
 NUM_CONTROLS = 100
 
@@ -84,88 +54,9 @@ def parser() -> program.Parser:
     return flags
 
 
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """Relaxed crystals.
-
-    Attributes:
-      crystals: outcome of every crystal that was asked for.
-      settings: how they were relaxed.
-      above_hull: energies above the hull of the training split; None for a potential whose
-        reference energies are not known.
-    """
-
-    crystals: list[RelaxedCrystal]
-    settings: RelaxSettings
-    above_hull: AboveHullOf | None
-
-
-def relaxed_crystals(
-    flags: argparse.Namespace, dataset: str, train: CrystalDataset, inputs: Inputs
-) -> Outcome | None:
-    """Relaxes the crystals or reads them from a folder of `relax`; None if neither is requested.
-
-    Raises:
-      UserError: they cannot be relaxed or read.
-    """
-    if not flags.relax and flags.relaxed is None:
-        return None
-    settings = RelaxSettings() if flags.relax else read_settings(flags.relaxed)
-    hull = training_hull(dataset, train) if settings.potential == CHGNET else None
-    if flags.relax:
-        folder = flags.out.with_name(f"{flags.out.stem}_relaxed")
-        crystals = relax_into(folder, inputs, settings, columns_of(*hull) if hull else None)
-        columns, arrays = sample_columns(crystals, settings), sample_data(crystals)
-        program.add_to_samples(flags.structures, columns, arrays)
-    else:
-        crystals = read_relaxed(flags.relaxed, inputs)
-    return Outcome(crystals, settings, above(*hull) if hull else None)
-
-
-def relaxed_and_controls(
-    flags: argparse.Namespace,
-    spec: DatasetSpec,
-    splits: Mapping[str, CrystalDataset],
-    inputs: Inputs,
-    report: Report,
-    outcome: Outcome | None,
-) -> tuple[Relaxed | None, dict[str, Scored]]:
-    """Scores of the relaxed crystals, if there are any, and of the controls.
-
-    Args:
-      flags: of the command.
-      spec: the data set.
-      splits: its "train" and "test".
-      inputs: the crystals.
-      report: their scores.
-      outcome: of `relaxed_crystals`.
-
-    Raises:
-      UserError: the controls cannot be relaxed.
-    """
-    train, test = splits["train"], splits["test"]
-    score = functools.partial(
-        evaluate,
-        spec=spec,
-        train=train,
-        predict=functools.partial(predict, oracle=spec.name),
-    )
-    sets = control_sets(spec, train, test, flags.controls) if flags.controls else {}
-    if outcome is None:
-        return None, score_controls(sets, score, None, None)
-    hull = outcome.above_hull
-    relax = functools.partial(relax_in_cache, settings=outcome.settings)
-    return (
-        relaxed_scores(inputs.structures, report, outcome.crystals, score, hull),
-        score_controls(sets, score, relax, hull),
-    )
-
-
 def main() -> None:
     """Entry point."""
     flags = parser().parse_args()
-    keep_freed_memory()
-    spec = KNOWN_DATASETS[flags.dataset]
     # Mistakes are found before minutes of work.
     if flags.relax and flags.relaxed is not None:
         raise UserError("--relax and --relaxed exclude each other: give one of them")
@@ -173,36 +64,6 @@ def main() -> None:
         flags.controls = NUM_CONTROLS if flags.relax or flags.relaxed is not None else 0
     require_between("controls", flags.controls, 0, MAX_CRYSTALS)
     program.check_output(flags.out)
-    make_fingerprints = None
-    if flags.coverage:
-        require_matminer()
-        means, stds = load_scaler()
-        make_fingerprints = functools.partial(fingerprints, means=means, stds=stds)
-    inputs = read_structures(flags.structures)
-    config = DataConfig(name=spec.name, root=flags.root, skip_bad_rows=flags.skip_bad_rows)
-    splits = load(config)
-    if "test" not in splits:
-        raise UserError(f"{spec.name} has no test.csv next to train and val, which scoring needs")
-    outcome = relaxed_crystals(flags, spec.name, splits["train"], inputs)
-    report = evaluate(
-        inputs,
-        spec,
-        splits["train"],
-        splits["test"],
-        predict=functools.partial(predict, oracle=spec.name),
-        make_fingerprints=make_fingerprints,
-    )
-    relaxed, controls = relaxed_and_controls(flags, spec, splits, inputs, report, outcome)
-    content = to_json(report, str(flags.structures), spec, relaxed, controls)
-    program.write_output(flags.out, json.dumps(content, indent=1, allow_nan=False) + "\n")
-    not_predicted = {f.index: f.text for f in report.failures if f.stage == "property"}
-    columns = {
-        **prediction_columns(spec, report.values, not_predicted),
-        "valid": report.valid.tolist(),
-        "unique": report.unique.tolist(),
-    }
-    if report.novel is not None:
-        columns["novel"] = report.novel.tolist()
-    print(to_table(report, spec, relaxed, controls))
-    print(f"scores in {flags.out}")
-    program.add_to_samples(flags.structures, columns)
+    from crystal_diffusion_jax.cli.scoring import score
+
+    score(flags)

@@ -11,11 +11,10 @@ from crystal_diffusion_jax.errors import UserError, did_you_mean
 from crystal_diffusion_jax.evaluation.stability import training_hull
 from crystal_diffusion_jax.potentials import hull as hulls
 from crystal_diffusion_jax.potentials import references
-from crystal_diffusion_jax.potentials.drivers import CHGNET
 from crystal_diffusion_jax.potentials.hull import AboveHull, Hull
 from crystal_diffusion_jax.potentials.references import References
 from crystal_diffusion_jax.potentials.relax_folder import HullColumns
-from crystal_diffusion_jax.potentials.relaxation import RelaxedCrystal
+from crystal_diffusion_jax.potentials.relaxation import CHGNET, RelaxedCrystal
 from crystal_diffusion_jax.potentials.relaxed_table import HULL_COLUMNS
 from crystal_diffusion_jax.structures.reading import Inputs
 

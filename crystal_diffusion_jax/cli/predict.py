@@ -13,14 +13,16 @@ import io
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS, DatasetSpec
-from crystal_diffusion_jax.evaluation.checks import split_reason
-from crystal_diffusion_jax.oracles.predict import Predictions, predict
-from crystal_diffusion_jax.structures.reading import Inputs, read_structures
+
+if TYPE_CHECKING:
+    from crystal_diffusion_jax.oracles.predict import Predictions
+    from crystal_diffusion_jax.structures.reading import Inputs
 
 
 def parser() -> program.Parser:
@@ -32,8 +34,10 @@ def parser() -> program.Parser:
     return flags
 
 
-def predict_inputs(inputs: Inputs, oracle: str) -> Predictions:
+def predict_inputs(inputs: "Inputs", oracle: str) -> "Predictions":
     """Predictions for all S crystals, including those without a structure."""
+    from crystal_diffusion_jax.oracles.predict import Predictions, predict
+
     indices = [i for i, structure in enumerate(inputs.structures) if structure is not None]
     readable = [structure for structure in inputs.structures if structure is not None]
     predictions = predict(readable, oracle)
@@ -43,7 +47,7 @@ def predict_inputs(inputs: Inputs, oracle: str) -> Predictions:
     return Predictions(values, dict(sorted((inputs.failures | failures).items())))
 
 
-def to_csv(inputs: Inputs, predictions: Predictions, unit: str) -> str:
+def to_csv(inputs: "Inputs", predictions: "Predictions", unit: str) -> str:
     """The csv's text; a crystal without a prediction has an empty cell and a reason."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -73,6 +77,9 @@ def main() -> None:
     """Entry point."""
     flags = parser().parse_args()
     program.check_output(flags.out)
+    from crystal_diffusion_jax.evaluation.checks import split_reason
+    from crystal_diffusion_jax.structures.reading import read_structures
+
     spec = KNOWN_DATASETS[flags.oracle]
     inputs = read_structures(flags.structures)
     predictions = predict_inputs(inputs, flags.oracle)

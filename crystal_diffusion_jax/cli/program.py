@@ -6,15 +6,14 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from crystal_diffusion_jax.commands import as_called
 from crystal_diffusion_jax.errors import UserError, did_you_mean
-from crystal_diffusion_jax.runtime import compilation, devices, processes
 from crystal_diffusion_jax.runtime.files import replace_bytes, replace_text, try_writing
-from crystal_diffusion_jax.training.preemption import Preempted
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _WIDTH = 100  # columns of a help text, which quotes module docstrings
 
@@ -30,12 +29,12 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         return f"{action.help}, required" if action.required else action.help or ""
 
 
-def add_structures(flags: argparse.ArgumentParser) -> None:
+def add_structures(flags: argparse.ArgumentParser, required: bool = True) -> None:
     """Adds --structures, the crystals that a command reads with `read_structures`."""
     flags.add_argument(
         "--structures",
         type=Path,
-        required=True,
+        required=required,
         help="crystals: a file or a folder of any mix (CIF, POSCAR, JSON, extxyz, ...), .zip, a "
         "csv with a column of them, or a folder of `sample`",
     )
@@ -123,7 +122,7 @@ def write_output(path: Path, content: str | bytes, flag: str = "out") -> None:
 def add_to_samples(
     structures: Path,
     columns: Mapping[str, Sequence[float | str | bool | None]],
-    data: Mapping[int, Mapping[str, np.ndarray]] | None = None,
+    data: "Mapping[int, Mapping[str, np.ndarray]] | None" = None,
 ) -> None:
     """Adds columns to the samples.db of a folder of `experiments.sample`, if there is one.
 
@@ -151,30 +150,43 @@ def _cannot_write(path: Path, flag: str, error: OSError) -> UserError:
     )
 
 
+def asks_for_help(arguments: Sequence[str]) -> bool:
+    """Whether `--help` is among the arguments of a command."""
+    return not {"-h", "--help"}.isdisjoint(arguments)
+
+
+def _prepare_jax() -> None:
+    """Sets up devices and the cache of programs, which must come before the first array."""
+    from crystal_diffusion_jax.runtime import compilation, devices
+
+    devices.use_every_core()
+    compilation.keep_compiled_programs()
+
+
 def run(main: Callable[[], None]) -> None:
     """Runs a command; a user's mistake ends it with a sentence instead of a traceback.
 
-    A device that JAX_PLATFORMS requests and that does not exist counts as a mistake.
+    A device that JAX_PLATFORMS requests and that does not exist counts as a mistake. Commands
+    import what does the work, with JAX and pymatgen, in their functions: `--help` waits for none of
+    it.
 
-    Exit status: 0 success, 2 a user's mistake, 130 interrupted with Ctrl-C (128 + SIGINT), 143
-    ended by SIGTERM after a checkpoint, 1 an error of the program, with its traceback.
+    Exit status: 0 success, 2 a user's mistake, 130 interrupted with Ctrl-C (128 + SIGINT), 1 an
+    error of the program, with its traceback; commands that SIGTERM ends exit with 143 themselves.
     """
-    devices.use_every_core()
-    compilation.keep_compiled_programs()
     try:
+        if not asks_for_help(sys.argv[1:]):
+            _prepare_jax()
         main()
     except UserError as error:
         print(f"error: {as_called(str(error))}", file=sys.stderr)
         sys.exit(2)
     except (AssertionError, RuntimeError) as error:
+        from crystal_diffusion_jax.runtime import devices
+
         if (absence := devices.absence(error)) is None:
             raise
         print(f"error: {absence}", file=sys.stderr)
         sys.exit(2)
-    except Preempted as ended:
-        if processes.is_first():
-            print(ended, flush=True)
-        sys.exit(143)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

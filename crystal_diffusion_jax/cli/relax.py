@@ -16,16 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from crystal_diffusion_jax.cli import program
-from crystal_diffusion_jax.cli.hulls import hull_columns
 from crystal_diffusion_jax.cli.stopping import end_if_any, stopping_on_signals
-from crystal_diffusion_jax.evaluation.checks import split_reason
-from crystal_diffusion_jax.evaluation.relaxed import CLOSE
-from crystal_diffusion_jax.potentials.drivers import CHGNET
-from crystal_diffusion_jax.potentials.relax_folder import relax_into
-from crystal_diffusion_jax.potentials.relaxation import RelaxedCrystal, RelaxSettings
-from crystal_diffusion_jax.potentials.relaxed_samples import sample_columns, sample_data
-from crystal_diffusion_jax.runtime.devices import keep_freed_memory
-from crystal_diffusion_jax.structures.reading import read_structures
+from crystal_diffusion_jax.potentials.relaxation import CHGNET, RelaxedCrystal, RelaxSettings
 
 
 def parser() -> program.Parser:
@@ -61,6 +53,9 @@ def parser() -> program.Parser:
 
 def summary(relaxed: Sequence[RelaxedCrystal]) -> list[str]:
     """What relaxing changed, and why crystals failed, as lines of text."""
+    from crystal_diffusion_jax.evaluation.checks import split_reason
+    from crystal_diffusion_jax.evaluation.relaxed import CLOSE
+
     done = [one for one in relaxed if one.relaxation.failure is None]
     lines = []
     if done:
@@ -82,6 +77,12 @@ def summary(relaxed: Sequence[RelaxedCrystal]) -> list[str]:
 def main() -> None:
     """Entry point."""
     flags = parser().parse_args()
+    from crystal_diffusion_jax.cli.hulls import hull_columns
+    from crystal_diffusion_jax.potentials.relax_folder import relax_into
+    from crystal_diffusion_jax.potentials.relaxed_samples import sample_columns, sample_data
+    from crystal_diffusion_jax.runtime.devices import keep_freed_memory
+    from crystal_diffusion_jax.structures.reading import read_structures
+
     keep_freed_memory()
     settings = RelaxSettings(flags.potential, flags.fixed_cell, flags.fmax, flags.max_steps)
     inputs = read_structures(flags.structures)

@@ -13,16 +13,17 @@ import dataclasses
 import math
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from crystal_diffusion_jax import commands, trained_model
+from crystal_diffusion_jax import commands
 from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.data import few
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
 from crystal_diffusion_jax.errors import UserError, require_between
-from crystal_diffusion_jax.report.build import build
-from crystal_diffusion_jax.report.document import to_html
-from crystal_diffusion_jax.report.pictures import NAMES, to_png
-from crystal_diffusion_jax.structures.store import StoredRequest, read_request
+
+if TYPE_CHECKING:
+    from crystal_diffusion_jax.structures.store import StoredRequest
+    from crystal_diffusion_jax.trained_model import TrainedModel
 
 
 def parser() -> program.Parser:
@@ -42,8 +43,10 @@ def parser() -> program.Parser:
     return flags
 
 
-def _find_model(stored: StoredRequest | None) -> trained_model.TrainedModel | None:
+def _find_model(stored: "StoredRequest | None") -> "TrainedModel | None":
     """The model that made the crystals, if it is still there."""
+    from crystal_diffusion_jax import trained_model
+
     try:
         return trained_model.load(stored.request.model) if stored else None
     except UserError:
@@ -53,6 +56,11 @@ def _find_model(stored: StoredRequest | None) -> trained_model.TrainedModel | No
 def main() -> None:
     """Entry point."""
     flags = parser().parse_args()
+    from crystal_diffusion_jax.report.build import build
+    from crystal_diffusion_jax.report.document import to_html
+    from crystal_diffusion_jax.report.pictures import NAMES, to_png
+    from crystal_diffusion_jax.structures.store import read_request
+
     require_between("symprec", flags.symprec, 0, math.inf)
     files = {} if flags.png is None else {name: flags.png / f"{name}.png" for name in NAMES}
     program.check_output(flags.out)

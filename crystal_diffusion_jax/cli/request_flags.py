@@ -4,8 +4,7 @@ import argparse
 from typing import Any
 
 from crystal_diffusion_jax.cli.program import Parser
-from crystal_diffusion_jax.request import ANCESTRAL, SOLVERS
-from crystal_diffusion_jax.sampling.resolve import FEW_STEPS
+from crystal_diffusion_jax.request import ANCESTRAL, FEW_STEPS, SOLVERS
 
 # Keyword arguments of `sampling.resolve.resolve` -> those of `add_argument`.
 _FLAGS: dict[str, dict[str, Any]] = {

@@ -12,18 +12,10 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from crystal_diffusion_jax import trained_model
 from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.cli.request_flags import ALL, add_request_flags, requested
 from crystal_diffusion_jax.cli.stopping import end_if_any, stopping_on_signals
 from crystal_diffusion_jax.errors import require_between
-from crystal_diffusion_jax.runtime.lock import exclusive
-from crystal_diffusion_jax.sampling import trajectory
-from crystal_diffusion_jax.sampling.conditions import crystal_sizes
-from crystal_diffusion_jax.sampling.generate import generate
-from crystal_diffusion_jax.sampling.resolve import resolve, warnings
-from crystal_diffusion_jax.structures.export import CSV, summary
-from crystal_diffusion_jax.structures.store import Samples, create_folder
 
 
 def parser() -> program.Parser:
@@ -70,6 +62,16 @@ def sample(
     Raises:
       UserError: a flag that does not fit the model or the folder.
     """
+    from crystal_diffusion_jax import trained_model
+    from crystal_diffusion_jax.runtime import devices
+    from crystal_diffusion_jax.runtime.lock import exclusive
+    from crystal_diffusion_jax.sampling import trajectory
+    from crystal_diffusion_jax.sampling.conditions import crystal_sizes
+    from crystal_diffusion_jax.sampling.generate import generate
+    from crystal_diffusion_jax.sampling.resolve import resolve, warnings
+    from crystal_diffusion_jax.structures.export import CSV, summary
+    from crystal_diffusion_jax.structures.store import Samples, create_folder
+
     require_between("batch_size", flags.batch_size, 1, math.inf)
     model = trained_model.load(flags.model)
     request = resolve(model, str(flags.model), **requested(flags))
@@ -77,6 +79,7 @@ def sample(
         print(f"warning: {sentence}", file=sys.stderr)
     if flags.trajectory is not None:
         trajectory.check_size(flags.trajectory, request.num_steps, crystal_sizes(request, model))
+    devices.data_mesh()  # a device that cannot be used is an error before there is a folder
     # Before the lock leaves its file in a folder that holds something else.
     create_folder(flags.out)
     with exclusive(flags.out, "--out", log):

@@ -25,14 +25,9 @@ from ml_collections import config_flags
 import crystal_diffusion_jax
 from crystal_diffusion_jax import commands
 from crystal_diffusion_jax import config as config_module
+from crystal_diffusion_jax.cli.program import asks_for_help
 from crystal_diffusion_jax.config import ExperimentConfig
-from crystal_diffusion_jax.data.load import load
 from crystal_diffusion_jax.errors import UserError, did_you_mean
-from crystal_diffusion_jax.runtime import processes
-from crystal_diffusion_jax.runtime.heartbeat import Heartbeat
-from crystal_diffusion_jax.trained_model import OLD_NAMES, example_target
-from crystal_diffusion_jax.training.loop import train
-from crystal_diffusion_jax.training.preemption import Preempted
 
 # In an installed package and in a clone.
 _PACKAGE = Path(crystal_diffusion_jax.__file__).parent
@@ -69,6 +64,8 @@ def find_config(value: str) -> str:
     known = {file.stem: file for folder in CONFIG_FOLDERS for file in folder.glob("[!_]*.py")}
     if path in (name, f"configs/{name}.py") and name in known:
         return f"{known[name]}{colon}{variant}"
+    from crystal_diffusion_jax.trained_model import OLD_NAMES
+
     if name in OLD_NAMES:
         raise UserError(f"--config={value}: {name} is now {OLD_NAMES[name]}")
     raise UserError(
@@ -84,7 +81,7 @@ def parse_flags(argv: list[str]) -> list[str]:
       UserError: an unknown flag, a config that does not exist or lacks the variant, a field that
         the config lacks, or a value of the wrong type.
     """
-    if {"-h", "--help"} & set(argv):
+    if asks_for_help(argv):
         print(f"{__doc__}\n{flags.FLAGS.module_help(__name__)}")
         sys.exit(0)
     for index, argument in enumerate(argv):
@@ -145,19 +142,38 @@ def run(argv: list[str]) -> None:
     if not values.distributed and address == (None, None, None):
         load_and_train(config)
         return
+    from crystal_diffusion_jax.runtime import processes
+
     processes.join(*address)
     with exiting_at_once():
         load_and_train(config)
 
 
 def load_and_train(config: ExperimentConfig) -> None:
-    """Loads the data, trains, and prints how to sample."""
+    """Loads the data, trains, and prints how to sample.
+
+    Raises:
+      SystemExit: preempted, after writing a checkpoint, with exit status 143.
+    """
+    from crystal_diffusion_jax.data.load import load
+    from crystal_diffusion_jax.runtime import processes
+    from crystal_diffusion_jax.runtime.heartbeat import Heartbeat
+    from crystal_diffusion_jax.trained_model import example_target
+    from crystal_diffusion_jax.training.loop import train
+    from crystal_diffusion_jax.training.preemption import Preempted
+
     first = processes.is_first()
     log = print if first else lambda line: None
     with Heartbeat(log) as heartbeat, heartbeat.doing("reading the data"):
-        splits = processes.everywhere(lambda: load(config.data, progress=first))
-    workdir = Path(flags.FLAGS.workdir)
-    folder = train(config, splits, workdir, resume_from_previous=flags.FLAGS.resume_from_previous)
+        splits = processes.everywhere(lambda: load(config.data, first, ("train", "val")))
+    values = flags.FLAGS
+    workdir = Path(values.workdir)
+    try:
+        folder = train(config, splits, workdir, resume_from_previous=values.resume_from_previous)
+    except Preempted as ended:
+        if first:
+            print(ended, flush=True)
+        sys.exit(128 + signal.SIGTERM)
     if first:
         print(f"trained model: {folder}")
         train_split = splits["train"]
@@ -178,8 +194,9 @@ def exiting_at_once() -> Iterator[None]:
     """
     try:
         yield
-    except Preempted:
-        # All processes end alike, so the shutdown succeeds unless a second signal ends one.
+    except SystemExit:
+        # All processes are preempted alike, so the shutdown succeeds unless a second signal ends
+        # one.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise
     except BaseException as error:

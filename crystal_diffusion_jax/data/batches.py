@@ -43,6 +43,7 @@ class Batches:
       batch_size: crystals per step on average.
       sizes: padded size of each bucket.
       batch_sizes: crystals per step of each bucket.
+      steps_per_group: steps in a group.
       shares: crystals of each bucket (times their repeats) as a share of all.
       factors: weight of each crystal in a step of each bucket, see `Batch.weight`.
     """
@@ -71,7 +72,7 @@ class Batches:
         """
         self._crystals = _Gatherer(dataset, statistics)
         rows = np.repeat(np.arange(len(dataset)), 1 if repeats is None else repeats)
-        self._seed, self._steps = seed, steps_per_group
+        self._seed, self.steps_per_group = seed, steps_per_group
         self.batch_size = min(batch_size, len(rows))
         self.sizes, self.batch_sizes = choose_buckets(dataset.num_atoms[rows], batch_size)
         bucket = np.searchsorted(self.sizes, dataset.num_atoms)
@@ -93,19 +94,21 @@ class Batches:
         """
         bucket, draw = self._schedule.draw(index)
         size, count = self.batch_sizes[bucket], len(self._rows[bucket])
-        positions = np.arange(draw * self._steps * size, (draw + 1) * self._steps * size)
+        positions = np.arange(
+            draw * self.steps_per_group * size, (draw + 1) * self.steps_per_group * size
+        )
         rows = np.empty(len(positions), dtype=np.int64)
         for turn in np.unique(positions // count):
             here = positions // count == turn
             rows[here] = self._rows[bucket][self._order(bucket, int(turn))[positions[here] % count]]
         # Steps of fewer, larger crystals are more frequent, and weigh less in proportion.
-        weight = np.full((self._steps, size), self.factors[bucket])
-        shared = _share(rows.reshape(self._steps, size), weight, multiple, part)
+        weight = np.full((self.steps_per_group, size), self.factors[bucket])
+        shared = _share(rows.reshape(self.steps_per_group, size), weight, multiple, part)
         return self._crystals.batch(*shared, self.sizes[bucket])
 
     def bucket(self, step: int) -> int:
         """The bucket that a step draws from; steps are counted from 0."""
-        return self._schedule.draw(step // self._steps).bucket
+        return self._schedule.draw(step // self.steps_per_group).bucket
 
     def _permutation(self, bucket: int, turn: int) -> np.ndarray:
         count = len(self._rows[bucket])

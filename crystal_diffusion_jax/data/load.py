@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from crystal_diffusion_jax.config import DataConfig
 from crystal_diffusion_jax.data import locate
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.classes import number_as_train
-from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
+from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS, SPLITS
 from crystal_diffusion_jax.data.locate import Source
 from crystal_diffusion_jax.data.prepared import Pieces, Prepared, prepare, prepare_groups
 from crystal_diffusion_jax.data.remarks import remarks
@@ -21,7 +22,9 @@ from crystal_diffusion_jax.data.split import random_split
 from crystal_diffusion_jax.data.tables import named_files
 from crystal_diffusion_jax.errors import UserError, did_you_mean
 from crystal_diffusion_jax.request import database_key
+from crystal_diffusion_jax.runtime import workers
 from crystal_diffusion_jax.runtime.files import file_sha256
+from crystal_diffusion_jax.structures.file_names import is_table
 
 _LOGGER = logging.getLogger("crystal_diffusion_jax")
 # Increase it whenever the same files would give other arrays, bad rows or splits.
@@ -30,16 +33,21 @@ READER_VERSION = 6
 BUILT_IN = "abx3"
 _BUILT_IN_HELD_OUT = 0.1  # fraction of the built-in data in each of val and test
 _CHUNK = 10_000  # crystals that are copied at a time
+_LARGE = 2**18  # bytes; a table from which on it is worth while to start worker processes early
 _MAX_REPORTED = 10
 _MAX_LOGGED = 3
 
 
-def load(config: DataConfig, progress: bool = True) -> dict[str, CrystalDataset]:
+def load(
+    config: DataConfig, progress: bool = True, splits: Sequence[str] = SPLITS
+) -> dict[str, CrystalDataset]:
     """Loads a data set, from the cache if the same files have been prepared before.
 
     Args:
       config: which data.
       progress: show a progress bar on stderr while files are parsed.
+      splits: those to read of a known data set; of other data, which are compared with one
+        another, all are read.
 
     Returns:
       "train", "val" and, if there is one, "test". Data from files are memory maps.
@@ -53,12 +61,15 @@ def load(config: DataConfig, progress: bool = True) -> dict[str, CrystalDataset]
         return _load_built_in(config)
     if config.name:
         properties = config.properties or (KNOWN_DATASETS[config.name].property_name,)
-        sources = locate.known_sources(config.name, config.root)
+        known = locate.known_sources(config.name, config.root)
+        sources = {split: known[split] for split in splits if split in known}
     else:
         properties = config.properties
         sources = locate.own_sources(config.root)
 
     def read_source(source: Source) -> Pieces:
+        if any(table.stat().st_size > _LARGE for table in source.tables):
+            workers.start_server()
         # Imported here because pymatgen takes longer to import than cached data to load.
         from crystal_diffusion_jax.data.read import read
 
@@ -92,6 +103,33 @@ def load(config: DataConfig, progress: bool = True) -> dict[str, CrystalDataset]
         datasets[split] = prepare(key, properties, copy).dataset
     del datasets[locate.UNSPLIT]
     return datasets
+
+
+def load_table(path: Path, skip_bad_rows: bool = False, progress: bool = True) -> CrystalDataset:
+    """Loads one csv of crystals without properties, from the cache if it has been read before.
+
+    Args:
+      path: csv or csv.gz.
+      skip_bad_rows: leave out rows that cannot be used.
+      progress: show a progress bar on stderr while it is parsed.
+
+    Raises:
+      UserError: it cannot be read, has a bad row (unless `skip_bad_rows`), or no crystal.
+    """
+    if not path.is_file() or not is_table(path):
+        raise UserError(f"{path} is not a .csv or .csv.gz file with a crystal in each row.")
+    source = Source((path,))
+
+    def read_source() -> Pieces:
+        from crystal_diffusion_jax.data.read import read
+
+        return read(source, (), 0, progress)
+
+    table = prepare(content_key(source, (), 0), (), read_source)
+    _report_bad_rows({"table": table}, str(path), skip_bad_rows)
+    if len(table.dataset) == 0:
+        raise UserError(f"{path} holds no usable crystal.")
+    return table.dataset
 
 
 def _require_labels(datasets: Mapping[str, CrystalDataset], name: str, place: str) -> None:

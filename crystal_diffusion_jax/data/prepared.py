@@ -225,7 +225,8 @@ class _GrowingArray:
         self._dtype, self._entry_shape, self._length = np.dtype(dtype), entry_shape, 0
 
     def append(self, entries: np.ndarray) -> None:
-        entries = np.ascontiguousarray(entries, self._dtype).reshape(-1, *self._entry_shape)
+        entries = np.ascontiguousarray(entries, self._dtype)
+        entries = entries.reshape(len(entries), *self._entry_shape)
         self._file.write(entries.tobytes())
         self._length += len(entries)
 

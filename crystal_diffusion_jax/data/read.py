@@ -91,7 +91,7 @@ def _dataset(
         num_atoms=np.array([len(cell.atomic_numbers) for cell in cells], np.int64),
         frac_coords=np.concatenate([cell.frac_coords for cell in cells]),
         atomic_numbers=np.concatenate([cell.atomic_numbers for cell in cells]),
-        properties=np.array([row.properties for row in rows]).reshape(len(rows), -1),
+        properties=np.array([row.properties for row in rows]).reshape(len(rows), len(columns)),
         property_names=tuple(column.name for column in columns),
         material_ids=np.array([row.material_id for row in rows], np.str_),
         class_names={column.name: column.class_names for column in columns if column.class_names},

@@ -4,6 +4,7 @@ ab_t and beta_t of paper eqs. (1), (2), (6); sigma_t of eq. (4); lambda_t of eq.
 """
 
 import flax.struct
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -55,13 +56,17 @@ def noise_schedule(config: NoiseConfig) -> NoiseSchedule:
     alpha_bar = cosine_alpha_bar(config.num_steps, config.cosine_offset)
     sigma = geometric_sigma(config.num_steps, config.frac_sigma_min, config.frac_sigma_max)
     score_scale = np.zeros_like(sigma)  # a clean crystal has no score
-    score_scale[1:] = 1.0 / np.sqrt([wrapped_normal.mean_squared_score(s) for s in sigma[1:]])
+    score_scale[1:] = 1.0 / np.sqrt(wrapped_normal.mean_squared_score(sigma[1:]))
+    tables = {
+        "alpha_bar": alpha_bar,
+        "one_minus_alpha_bar": 1.0 - alpha_bar,
+        "log_alpha_bar": np.log(alpha_bar),
+        "sigma": sigma,
+        "score_scale": score_scale,
+    }
+    # Not `jnp.asarray`, which compiles a program for each shape that it is given.
     return NoiseSchedule(
-        alpha_bar=jnp.asarray(alpha_bar, jnp.float32),
-        one_minus_alpha_bar=jnp.asarray(1.0 - alpha_bar, jnp.float32),
-        log_alpha_bar=jnp.asarray(np.log(alpha_bar), jnp.float32),
-        sigma=jnp.asarray(sigma, jnp.float32),
-        score_scale=jnp.asarray(score_scale, jnp.float32),
+        **{name: jax.device_put(table.astype(np.float32)) for name, table in tables.items()}
     )
 
 

@@ -7,10 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 
 # Images k = -10..10 leave out less than exp(-50) of the density for sigma <= 1.
 NUM_IMAGES = 10
+
+# For sigma above 1/16, harmonics beyond 24 are below exp(-48), and the error of 160 points a period
+# is about exp(-40) of the mean, as the integrand has poles at d = 1/2 +- i pi sigma^2.
+_NARROW, _NUM_HARMONICS, _NUM_POINTS = 1 / 16, 24, 80
 
 
 def _images(displacement: Float[Array, "*shape"]) -> Float[Array, "*shape images"]:
@@ -55,17 +59,23 @@ def score(
     return -jnp.sum(weights * images, axis=-1) / variance
 
 
-def mean_squared_score(sigma: float) -> float:
-    """E[score^2] per component, the Fisher information of q, by quadrature over one period.
+def mean_squared_score(sigma: Float64[np.ndarray, " sigmas"]) -> Float64[np.ndarray, " sigmas"]:
+    """E[score^2] per component, the Fisher information of q, which is the mean of q'^2 / q.
 
-    The integrand is smooth and periodic, so the trapezoidal rule converges exponentially once the
-    grid resolves sigma; twenty points per sigma reach machine precision.
+    Below sigma = 1/16 it is 1 / sigma^2 to thirteen digits, as the neighbouring images enter with
+    exp(-1 / (8 sigma^2)). Above, q is its Fourier series
+
+        q(d) = 1 + 2 sum_m exp(-2 (pi m sigma)^2) cos(2 pi m d),
+
+    and the trapezoidal rule converges exponentially, as the integrand is smooth and periodic.
     """
-    num_points = int(np.ceil(20.0 / sigma))
-    d = (np.arange(num_points) / num_points - 0.5)[:, None] + np.arange(-NUM_IMAGES, NUM_IMAGES + 1)
-    density = np.exp(-(d**2) / (2 * sigma**2)) / (sigma * np.sqrt(2 * np.pi))  # [points, images]
-    total = density.sum(axis=-1)
-    slope = (density * d).sum(axis=-1) / sigma**2
-    # Where the density underflows the integrand is 0.
-    integrand = np.divide(slope**2, total, out=np.zeros_like(total), where=total > 0)
-    return float(integrand.mean())
+    wide = sigma > _NARROW
+    frequency = 2 * np.pi * np.arange(1, _NUM_HARMONICS + 1)
+    amplitude = 2 * np.exp(-((sigma[wide, None] * frequency) ** 2) / 2)
+    # The midpoints of half a period; the other half is its mirror image.
+    angle = np.outer(frequency, (np.arange(_NUM_POINTS) + 0.5) / (2 * _NUM_POINTS))
+    density = 1 + amplitude @ np.cos(angle)
+    slope = (amplitude * frequency) @ np.sin(angle)
+    squared = np.square(1 / sigma)
+    squared[wide] = np.mean(slope**2 / density, axis=1)
+    return squared

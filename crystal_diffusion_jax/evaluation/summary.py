@@ -169,17 +169,17 @@ def _of_relaxed(relaxed: Relaxed) -> dict[str, Rate | SampleStatistic | None]:
 
 
 def _plain_set(scored: Scored) -> dict[str, Any]:
-    return {**_plain(scored.report), "relaxed": _plain(scored.relaxed)}
+    return {**plain(scored.report), "relaxed": plain(scored.relaxed)}
 
 
-def _plain(item: Any) -> Any:
-    """Scores at any depth as dictionaries for JSON."""
+def plain(item: Any) -> Any:
+    """Scores at any depth as dictionaries for JSON, in the schema above."""
     match item:
         case Mapping():
-            return {name: _plain(value) for name, value in item.items()}
+            return {name: plain(value) for name, value in item.items()}
         case Report() | Relaxed() | Stability():
             fields = [field.name for field in dataclasses.fields(item)]
-            return {name: _plain(getattr(item, name)) for name in fields if name not in _OF_EACH}
+            return {name: plain(getattr(item, name)) for name in fields if name not in _OF_EACH}
         case Rate():
             low, high = item.interval or (None, None)
             return {"k": item.k, "n": item.n, "rate": item.value, "low": low, "high": high}
@@ -188,7 +188,7 @@ def _plain(item: Any) -> Any:
             return {"value": item.value, "low": low, "high": high, "sizes": list(item.sizes)}
         case Coverage():
             rates = {"recall": item.recall, "precision": item.precision}
-            return {**_plain(rates), **item.mean_distances}
+            return {**plain(rates), **item.mean_distances}
         case list() | tuple():  # failures
             return {
                 "by_reason": failures_by_reason(item),

@@ -9,13 +9,24 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
-# Where the product of atoms and hidden width is at least this, beta's hidden vectors are averaged
-# over the pairs before the last layer; below, that layer on every pair is faster
-# (benchmarks/README.md).
-AVERAGE_HIDDEN_FROM = 400
-# With at least this many atoms, products of queries, keys and values run as batched matrix
-# products; with fewer, multiply-and-sum is faster on CPUs (benchmarks/README.md).
-BATCHED_PRODUCTS_FROM = 12
+from crystal_diffusion_jax.models import products
+from crystal_diffusion_jax.models.products import Pairs
+
+
+class Kernel(nn.Module):
+    """The weights of a linear layer without bias, whose product `models.products` computes.
+
+    Attributes:
+      shape: inputs and outputs.
+    """
+
+    shape: tuple[int, int]
+
+    @nn.compact
+    def __call__(self) -> Float[Array, "inputs outputs"]:
+        """The weights."""
+        kernel: Array = self.param("kernel", nn.initializers.lecun_normal(), self.shape)
+        return kernel
 
 
 class CrystalAttention(nn.Module):
@@ -32,17 +43,20 @@ class CrystalAttention(nn.Module):
       width: D, a multiple of num_heads.
       num_heads: H.
       pair_hidden_width: hidden width of the pair MLPs.
+      dtype: of the activations, except the scores and the Gram matrix, which are float32 as the
+        weights are.
     """
 
     width: int
     num_heads: int
     pair_hidden_width: int
+    dtype: jnp.dtype = jnp.dtype("float32")
 
     @nn.compact
     def __call__(
         self,
         atoms: Float[Array, "crystals atoms width"],
-        pairs: Float[Array, "crystals atoms atoms pair_features"],
+        pairs: Pairs,
         of_crystal: Float[Array, "crystals crystal_features"],
         mask: Bool[Array, "crystals atoms"],
         condition: Float[Array, "crystals width"] | None,
@@ -51,7 +65,7 @@ class CrystalAttention(nn.Module):
 
         Args:
           atoms: atom features.
-          pairs: features of f_j - f_i, query i first.
+          pairs: features of f_j - f_i.
           of_crystal: features that all pairs of a crystal share: the Gram matrix of the lattice.
           mask: real atoms; padding is never attended to.
           condition: added to q, k and v with separate weights, eqs. (17)-(19), or None.
@@ -59,29 +73,28 @@ class CrystalAttention(nn.Module):
         num_crystals, num_atoms, _ = atoms.shape
         per_head = (num_crystals, num_atoms, self.num_heads, self.width // self.num_heads)
 
-        qkv = nn.Dense(3 * self.width, name="qkv")(atoms)
+        dtype = self.dtype
+        qkv = nn.Dense(3 * self.width, dtype=dtype, name="qkv")(atoms)
         if condition is not None:
-            qkv += nn.Dense(3 * self.width, use_bias=False, name="qkv_condition")(condition)[
-                :, None
-            ]
+            of_condition = nn.Dense(
+                3 * self.width, use_bias=False, dtype=dtype, name="qkv_condition"
+            )
+            qkv += of_condition(condition)[:, None]
         query, key, value = (part.reshape(per_head) for part in jnp.split(qkv, 3, axis=-1))
 
         def hidden(name: str) -> Float[Array, "crystals atoms atoms hidden"]:
             """First layer of a pair MLP."""
-            pair_part = nn.Dense(self.pair_hidden_width, use_bias=False, name=f"{name}_pair")(pairs)
+            kernel = Kernel((pairs.features.shape[-1], self.pair_hidden_width), name=f"{name}_pair")
             crystal_part = nn.Dense(self.pair_hidden_width, name=f"{name}_gram")(of_crystal)
-            return nn.silu(pair_part + crystal_part[:, None, None])
+            return products.hidden_layer(pairs, kernel().astype(dtype), crystal_part.astype(dtype))
 
         # A bias of alpha would cancel in the softmax.
-        alpha = nn.Dense(self.num_heads, use_bias=False, name="alpha")(hidden("alpha"))
-        batched = num_atoms >= BATCHED_PRODUCTS_FROM
-        if batched:
-            products = jnp.einsum("bihd,bjhd->bijh", query, key)
-        else:
-            products = jnp.sum(query[:, :, None] * key[:, None], axis=-1)
-        scores = products / jnp.sqrt(per_head[-1]) + alpha
+        alpha_kernel = Kernel((self.pair_hidden_width, self.num_heads), name="alpha")
+        alpha = products.to_heads(hidden("alpha"), alpha_kernel().astype(dtype))
+        similarity = jnp.einsum("bihd,bjhd->bijh", query, key).astype(jnp.float32)
+        scores = similarity / jnp.sqrt(per_head[-1]) + alpha
         scores = jnp.where(mask[:, None, :, None], scores, -1e9)
-        weights = jax.nn.softmax(scores, axis=2)  # [B, N, N, H]
+        weights = jax.nn.softmax(scores, axis=2).astype(dtype)  # [B, N, N, H]
 
         beta_kernel = self.param(
             "beta_kernel",
@@ -89,16 +102,8 @@ class CrystalAttention(nn.Module):
             (self.num_heads, self.pair_hidden_width, per_head[-1]),
         )
         beta_bias = self.param("beta_bias", nn.initializers.zeros, per_head[-2:])
-        if num_atoms * self.pair_hidden_width < AVERAGE_HIDDEN_FROM:
-            kernel = jnp.swapaxes(beta_kernel, 0, 1).reshape(self.pair_hidden_width, self.width)
-            beta = (hidden("beta") @ kernel).reshape(*pairs.shape[:3], *per_head[-2:])
-            mean = jnp.sum(weights[..., None] * (value[:, None] + beta), axis=2)
-        else:
-            mean_hidden = jnp.einsum("bijh,bijc->bihc", weights, hidden("beta"))
-            mean = jnp.einsum("bihc,hcd->bihd", mean_hidden, beta_kernel)
-            if batched:
-                mean += jnp.einsum("bijh,bjhd->bihd", weights, value)
-            else:
-                mean += jnp.sum(weights[..., None] * value[:, None], axis=2)
+        mean_hidden = products.mean_over_pairs(weights, hidden("beta"))
+        mean = products.project_heads(mean_hidden, beta_kernel.astype(dtype))
+        mean += jnp.einsum("bijh,bjhd->bihd", weights, value)
         out = (mean + beta_bias).reshape(num_crystals, num_atoms, self.width)
-        return nn.Dense(self.width, name="out")(out)
+        return nn.Dense(self.width, dtype=dtype, name="out")(out)

@@ -23,6 +23,7 @@ from crystal_diffusion_jax.models.embeddings import (
     sinusoidal_time,
 )
 from crystal_diffusion_jax.models.neighbours import find_neighbours, virial
+from crystal_diffusion_jax.models.products import Pairs, as_pairs
 
 
 class Block(nn.Module):
@@ -38,17 +39,17 @@ class Block(nn.Module):
     def __call__(
         self,
         atoms: Float[Array, "crystals atoms width"],
-        pairs: Float[Array, "crystals atoms atoms pair_features"],
+        pairs: Pairs,
         of_crystal: Float[Array, "crystals crystal_features"],
         mask: Bool[Array, "crystals atoms"],
         condition: Float[Array, "crystals width"] | None,
     ) -> Float[Array, "crystals atoms width"]:
         """Updates the atom features; arguments as in `CrystalAttention`."""
-        config = self.config
-        attention = CrystalAttention(config.width, config.num_heads, config.pair_hidden_width)
+        config, width, dtype = self.config, self.config.width, jnp.dtype(self.config.dtype)
+        attention = CrystalAttention(width, config.num_heads, config.pair_hidden_width, dtype)
         attended = attention(atoms, pairs, of_crystal, mask, condition)
-        atoms = nn.LayerNorm()(attended + atoms)
-        return nn.LayerNorm()(MLP(config.width, config.width)(atoms) + atoms)
+        atoms = nn.LayerNorm(dtype=dtype)(attended + atoms)
+        return nn.LayerNorm(dtype=dtype)(MLP(width, width, dtype)(atoms) + atoms)
 
 
 class Denoiser(nn.Module):
@@ -118,17 +119,19 @@ class Denoiser(nn.Module):
         else:
             raise ValueError(f"conditioning {config.conditioning!r} is not implemented")
 
-        pairs = pair_features(crystals.frac_coords, config.num_frequencies)
+        features = pair_features(crystals.frac_coords, config.num_frequencies)
         of_crystal = gram_features(crystals.lattice)
         if config.num_radial_features:
             neighbours = find_neighbours(
                 crystals.frac_coords, crystals.lattice, mask, config.num_radial_features
             )
-            pairs = jnp.concatenate([pairs, neighbours.pairs], axis=-1)
+            features = jnp.concatenate([features, neighbours.pairs], axis=-1)
             of_crystal = jnp.concatenate([of_crystal, time], axis=-1)
+        pairs, atoms = as_pairs(features.astype(config.dtype)), atoms.astype(config.dtype)
         for index in range(config.num_blocks):
             block = Block(config, name=f"block_{index}")
             atoms = block(atoms, pairs, of_crystal, mask, in_every_block)
+        atoms = atoms.astype(jnp.float32)
 
         weight = mask[..., None].astype(atoms.dtype)
         crystal = jnp.sum(atoms * weight, axis=1) / jnp.maximum(jnp.sum(weight, axis=1), 1.0)

@@ -35,16 +35,18 @@ class MLP(nn.Module):
     Attributes:
       hidden: width of the hidden layer.
       features: width of the output.
+      dtype: of the activations; the weights are float32.
     """
 
     hidden: int
     features: int
+    dtype: jnp.dtype = jnp.dtype("float32")
 
     @nn.compact
     def __call__(self, inputs: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
         """Applies both layers to the last axis."""
-        hidden = nn.silu(nn.Dense(self.hidden)(inputs))
-        return nn.Dense(self.features)(hidden)
+        hidden = nn.silu(nn.Dense(self.hidden, dtype=self.dtype)(inputs))
+        return nn.Dense(self.features, dtype=self.dtype)(hidden)
 
 
 def sinusoidal_time(t: Int[Array, " crystals"], width: int) -> Float[Array, "crystals width"]:

@@ -1,6 +1,8 @@
 """The oracles: CDVAE's property networks (a DimeNet++ each for Perov-5, Carbon-24 and MP-20).
 
   weights    the published weights, downloaded, checked and converted once
+  voronoi    the faces of an atom's Voronoi cell and their solid angles
+  crystal_nn an atom's neighbours, those of pymatgen's CrystalNN
   graph      pymatgen structure -> CrystalNN bonds, as in the training of the networks
   bonds      many structures at once: all cores, a time limit each, a cache
   batching   bonds -> triplets -> padded batches of one shape

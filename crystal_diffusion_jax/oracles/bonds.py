@@ -5,6 +5,7 @@ structure has no graph.
 """
 
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import io
@@ -60,7 +61,11 @@ def build(structures: Sequence[graph.Structure], progress: bool = True) -> Graph
       structures: S of them.
       progress: show a progress bar on stderr.
     """
+    # The distribution that holds CrystalNN; `pymatgen` itself has next to no code.
+    rule = f"{graph.GRAPH_VERSION} {importlib.metadata.version('pymatgen-core')}"
+    folder = cache_folder() / "bonds"
     cells: dict[int, Cell] = {}
+    paths: dict[int, Path] = {}
     outcomes: dict[int, np.ndarray | NoBonds] = {}
     failures: dict[int, str] = {}
     for index, structure in enumerate(structures):
@@ -69,7 +74,9 @@ def build(structures: Sequence[graph.Structure], progress: bool = True) -> Graph
         except graph.NoGraph as reason:
             failures[index] = str(reason)
             continue
-        cached = _read_cached(_path(cells[index]))
+        key = _key(cells[index], rule)
+        paths[index] = folder / key[:2] / f"{key}.npy"
+        cached = _read_cached(paths[index])
         if cached is not None:
             outcomes[index] = cached
     missing = [index for index in cells if index not in outcomes]
@@ -82,7 +89,7 @@ def build(structures: Sequence[graph.Structure], progress: bool = True) -> Graph
             outcome = NoBonds(f"CrystalNN failed: {outcome.reason}", permanent=False)
         outcomes[index] = outcome
         try:
-            _write_cached(_path(cells[index]), outcome)
+            _write_cached(paths[index], outcome)
         except OSError as error:
             not_cached = error
     if not_cached is not None:
@@ -110,29 +117,43 @@ def find_bonds(cell: Cell) -> np.ndarray | NoBonds:
         return NoBonds(f"no bonds: {graph.in_one_line(error)}", permanent=False)
 
 
-def _path(cell: Cell) -> Path:
-    """The cached file of a crystal; its name is a hash of all that the bonds depend on."""
-    digest = hashlib.sha256()
-    # The distribution that holds CrystalNN; `pymatgen` itself has next to no code.
-    pymatgen = importlib.metadata.version("pymatgen-core")
-    digest.update(f"{graph.GRAPH_VERSION} {pymatgen}".encode())
+def _key(cell: Cell, rule: str) -> str:
+    """A hash of all that the bonds depend on."""
+    digest = hashlib.sha256(rule.encode())
     lattice, frac_coords, atomic_numbers = cell
     for array in (lattice.astype("<f8"), frac_coords.astype("<f8"), atomic_numbers.astype("<i8")):
         digest.update(str(array.shape).encode() + array.tobytes())
-    key = digest.hexdigest()
-    return cache_folder() / "bonds" / key[:2] / f"{key}.npy"
+    return digest.hexdigest()
 
 
 def _read_cached(path: Path) -> np.ndarray | NoBonds | None:
     """None where nothing is cached or the file is damaged."""
     try:
-        stored: np.ndarray = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        content = path.read_bytes()
+        shape, dtype, start = _header(content[: content.index(b"\n") + 1])
+        stored = np.frombuffer(content, dtype, offset=start).reshape(shape)
+    except (OSError, ValueError):
         return None
     if stored.ndim == 0 and stored.dtype.kind == "U":
         return NoBonds(str(stored), permanent=True)
     has_bonds = stored.dtype.kind == "i" and stored.ndim == 2 and stored.shape[1] == 5
     return stored if has_bonds and len(stored) > 0 else None
+
+
+@functools.lru_cache(maxsize=4096)
+def _header(header: bytes) -> tuple[tuple[int, ...], np.dtype, int]:
+    """Shape, type and length of an npy file's header, which `np.load` parses as Python each time.
+
+    Raises:
+      ValueError: it is damaged.
+    """
+    file = io.BytesIO(header)
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError("another version")
+    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+    if fortran_order or dtype.hasobject:
+        raise ValueError("not written here")
+    return shape, dtype, len(header)
 
 
 def _write_cached(path: Path, outcome: np.ndarray | NoBonds) -> None:

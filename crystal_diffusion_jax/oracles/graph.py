@@ -6,16 +6,13 @@ each directed one occurs twice. Later versions of pymatgen fold them into one, w
 predictions.
 """
 
-import math
-import warnings
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, Int32
 from pymatgen.core import Element, Lattice, Structure
-from pymatgen.core.local_env import CrystalNN
 
+from crystal_diffusion_jax.oracles.crystal_nn import BoundedStructure, SearchTooLarge, neighbors
 from crystal_diffusion_jax.structures.conversion import array_defect
 
 # Part of the cache's key: increase it with every change of the bonds or reasons made here.
@@ -24,40 +21,9 @@ GRAPH_VERSION = 1
 MAX_ATOMIC_NUMBER = 94  # rows of the networks' table of elements
 MAX_CELLS_AWAY = 1e6  # there, float64 still resolves nine digits within the cell
 
-# Atoms around a site that CrystalNN may have to search. Diamond has 250 within its 7 Angstrom;
-# only cells of a few Angstrom^3, and thin ones whose search radius is doubled several times, have
-# more than this. Measured without the limit for five atoms: 4 s in 1 Angstrom^3, 32 s in 0.1
-# Angstrom^3, minutes in 3 x 3 x 1000 Angstrom.
-MAX_NEIGHBORS = 4_000
-# Translations times atoms that pymatgen lays out to find them.
-_MAX_CANDIDATES = 200_000
-
 
 class NoGraph(Exception):
     """Why a structure has no bond graph: "reason" in a few words, or "reason: details"."""
-
-
-class _TooManyAtoms(BaseException):
-    """A BaseException, as CrystalNN catches some exceptions and goes on."""
-
-
-class _BoundedStructure(Structure):
-    """A structure that refuses to list far too many atoms in a sphere."""
-
-    def get_sites_in_sphere(self, pt: Any, r: Any, *args: Any, **kwargs: Any) -> Any:
-        spacings = self.lattice.reciprocal_lattice_crystallographic.lengths
-        translations = math.prod(2 * math.ceil(r * inverse) + 1 for inverse in spacings)
-        if translations * len(self) > _MAX_CANDIDATES:
-            raise _TooManyAtoms(
-                f"too dense or too thin a cell: over {_MAX_CANDIDATES} atoms to search for "
-                f"those within {r:.0f} A"
-            )
-        sites = super().get_sites_in_sphere(pt, r, *args, **kwargs)
-        if len(sites) > MAX_NEIGHBORS:
-            raise _TooManyAtoms(
-                f"too dense or too thin a cell: over {MAX_NEIGHBORS} atoms within {r:.0f} A"
-            )
-        return sites
 
 
 def arrays(
@@ -107,25 +73,19 @@ def bonds(
     # pymatgen's search walks through all cells between two atoms.
     cell = np.floor(frac_coords).astype(np.int64)
     species = [Element.from_Z(number) for number in atomic_numbers]
-    structure = _BoundedStructure(Lattice(lattice), species, frac_coords - cell)
-    finder = CrystalNN(distance_cutoffs=None, x_diff_weight=-1, porous_adjustment=False)
+    structure = BoundedStructure(Lattice(lattice), species, frac_coords - cell)
     try:
-        with warnings.catch_warnings():
-            # pymatgen warns of each element without an electronegativity, which is not used.
-            warnings.simplefilter("ignore")
-            neighbors = finder.get_all_nn_info(structure)
-    except _TooManyAtoms as error:
+        around = neighbors(structure)
+    except SearchTooLarge as error:
         raise NoGraph(str(error)) from None
     except MemoryError:
         raise
     except Exception as error:  # qhull and pymatgen fail in many ways on impossible crystals
         raise NoGraph(f"CrystalNN failed: {in_one_line(error)}") from error
     listed = []
-    for i, found in enumerate(neighbors):
-        for neighbor in found:
-            j = int(neighbor["site_index"])
-            image = np.asarray(neighbor["image"], dtype=np.int64) + cell[i] - cell[j]
-            listed.append((i, j, *image.tolist()))
+    for i, (index, image) in enumerate(around):
+        moved = image + cell[i] - cell[index]
+        listed += [(i, j, *n) for j, n in zip(index.tolist(), moved.tolist(), strict=True)]
     directed = directed_bonds(listed)
     if len(directed) == 0:
         raise NoGraph("CrystalNN finds no bonds")

@@ -8,9 +8,7 @@ from pymatgen.core import Structure
 
 from crystal_diffusion_jax.errors import UserError, did_you_mean, require_between
 from crystal_diffusion_jax.potentials import relax, with_ase
-from crystal_diffusion_jax.potentials.relaxation import Relaxation, RelaxSettings
-
-CHGNET = "chgnet"
+from crystal_diffusion_jax.potentials.relaxation import CHGNET, Relaxation, RelaxSettings
 
 
 class Driver(Protocol):

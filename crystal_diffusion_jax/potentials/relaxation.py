@@ -2,10 +2,15 @@
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
-from pymatgen.core import Structure
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+CHGNET = "chgnet"
 
 # Largest component of the stress at convergence, in GPa: within the noise of a potential, and below
 # what 0.05 eV/A on the atoms of a plane comes to.
@@ -25,7 +30,7 @@ class RelaxSettings:
       max_steps: steps of FIRE at most; 0 for energies only.
     """
 
-    potential: str = "chgnet"
+    potential: str = CHGNET
     fixed_cell: bool = False
     fmax: float = 0.05
     max_steps: int = 500
@@ -45,7 +50,7 @@ class Relaxation:
       failure: "reason" or "reason: details"; None if there is none.
     """
 
-    structure: Structure | None
+    structure: "Structure | None"
     initial_energy_per_atom: float
     energy_per_atom: float
     steps: int

@@ -15,8 +15,8 @@ _LOGGER = logging.getLogger("crystal_diffusion_jax")
 
 # The least recently used programs are evicted first; one of ours takes about 1 MB.
 MAX_BYTES = 2**30
-# Reading a program back takes some tenths of a second.
-MIN_SECONDS = 0.5
+# Compiling less than this takes about as long as reading a program back.
+MIN_SECONDS = 0.05
 # Linux lists the instruction sets here; elsewhere there is no such file.
 _CPUINFO = Path("/proc/cpuinfo")
 
@@ -29,7 +29,7 @@ def keep_compiled_programs() -> None:
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
     # XLA compiles for the processor it runs on, and machines may share a home folder.
-    folder = cache_folder() / "compiled" / _processor()
+    folder = cache_folder() / "compiled" / processor()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -44,7 +44,7 @@ def keep_compiled_programs() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_SECONDS)
 
 
-def _processor() -> str:
+def processor() -> str:
     """Sixteen hexadecimal digits that differ between instruction sets."""
     description = f"{platform.machine()} {platform.processor()}"
     if os.access(_CPUINFO, os.R_OK):

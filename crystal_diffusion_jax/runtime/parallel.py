@@ -18,7 +18,9 @@ from crystal_diffusion_jax.runtime import devices
 RowFunction = Callable[[Any, Any], Any]
 
 
-def num_chunks(num_rows: int, elements_per_row: int, elements_per_chunk: int, mesh: Mesh) -> int:
+def num_chunks(
+    num_rows: int, elements_per_row: int, elements_per_chunk: int, cached_elements: int
+) -> int:
     """Number of chunks on one device: the divisor of `num_rows` whose chunks best fit the cache.
 
     Args:
@@ -26,17 +28,19 @@ def num_chunks(num_rows: int, elements_per_row: int, elements_per_chunk: int, me
       elements_per_row: size of the largest array of one row.
       elements_per_chunk: size of what every chunk adds to a sum, such as the gradient. Chunks grow
         with it, so that summing stays cheap relative to the work.
-      mesh: the devices; only those with caches to fit get more than one chunk.
+      cached_elements: see `devices.cached_elements`.
     """
     # The factor 1/4 was measured, at 0.2 and 2.6 million weights (benchmarks/README.md).
-    capacity = devices.cached_elements(mesh) + elements_per_chunk // 4
+    capacity = cached_elements + elements_per_chunk // 4
     wanted = num_rows * elements_per_row / capacity
     divisors = [n for n in range(1, num_rows + 1) if num_rows % n == 0]
     # Nearest as a ratio: half a cache is as far off as two caches.
     return min(divisors, key=lambda n: max(n / wanted, wanted / n)) if wanted > 1 else 1
 
 
-def sum_over_rows(function: RowFunction, elements_per_row: int, mesh: Mesh) -> RowFunction:
+def sum_over_rows(
+    function: RowFunction, elements_per_row: int, mesh: Mesh, cached_elements: int | None = None
+) -> RowFunction:
     """Parallel version of a `function` that returns sums over its rows.
 
     Args:
@@ -44,12 +48,14 @@ def sum_over_rows(function: RowFunction, elements_per_row: int, mesh: Mesh) -> R
         gradient of the weights).
       elements_per_row: size of the largest array that it computes for one row.
       mesh: the devices; the leading axis of `rows` must be a multiple of their number.
+      cached_elements: that largest array's size in a chunk; by default `devices.cached_elements`.
     """
+    cached = cached_elements or devices.cached_elements(mesh)
     traced_once = jax.jit(function)  # both for its shapes and in the scan
 
     def local(shared: Any, rows: Any) -> Any:
         size_of_sums = sum(leaf.size for leaf in jax.tree.leaves(shared))
-        chunks = _split(rows, elements_per_row, size_of_sums, mesh)
+        chunks = _split(rows, elements_per_row, size_of_sums, cached)
 
         def add(total: Any, chunk: Any) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, total, traced_once(shared, chunk)), None
@@ -68,18 +74,20 @@ def map_rows(function: RowFunction, elements_per_row: int, mesh: Mesh) -> RowFun
     Arguments as in `sum_over_rows`, but `function` returns a tree of arrays with an axis of rows.
     """
 
+    cached = devices.cached_elements(mesh)
+
     def local(shared: Any, rows: Any) -> Any:
-        chunks = _split(rows, elements_per_row, 0, mesh)
+        chunks = _split(rows, elements_per_row, 0, cached)
         results = jax.lax.map(lambda chunk: function(shared, chunk), chunks)
         return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), results)
 
     return _on_mesh(local, mesh, PartitionSpec(devices.AXIS))
 
 
-def _split(rows: Any, elements_per_row: int, elements_per_chunk: int, mesh: Mesh) -> Any:
+def _split(rows: Any, elements_per_row: int, elements_per_chunk: int, cached_elements: int) -> Any:
     """[rows, ...] -> [chunks, rows per chunk, ...]."""
     count = len(jax.tree.leaves(rows)[0])
-    chunks = num_chunks(count, elements_per_row, elements_per_chunk, mesh)
+    chunks = num_chunks(count, elements_per_row, elements_per_chunk, cached_elements)
     return jax.tree.map(lambda leaf: leaf.reshape(chunks, -1, *leaf.shape[1:]), rows)
 
 

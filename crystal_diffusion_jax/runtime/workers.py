@@ -6,10 +6,12 @@ need no `if __name__ == "__main__"`.
 """
 
 import collections
+import contextlib
 import dataclasses
 import itertools
 import multiprocessing
 import multiprocessing.context
+import multiprocessing.forkserver
 import os
 import sys
 import threading
@@ -40,6 +42,12 @@ class TaskFailure:
     """In place of a result; the reason is "no result after 60 s" or "ended its process"."""
 
     reason: str
+
+
+def start_server() -> None:
+    """Starts the server, which imports pymatgen while this process does something else."""
+    with _server_settings():
+        multiprocessing.forkserver.ensure_running()
 
 
 class Workers(Generic[Item, Result]):
@@ -167,21 +175,27 @@ _STARTING = threading.Lock()
 _THREADS = "OMP_NUM_THREADS"
 
 
+@contextlib.contextmanager
+def _server_settings() -> Iterator[None]:
+    """What the server and its processes shall see of this program."""
+    with _STARTING:
+        main, threads = sys.modules["__main__"], os.environ.get(_THREADS)
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        os.environ.setdefault(_THREADS, "1")  # read by the server when it starts
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
+            if threads is None:
+                os.environ.pop(_THREADS, None)
+
+
 class _Process(multiprocessing.context.ForkServerProcess):
     """A process that does not import the program's main module, as multiprocessing's own do."""
 
     def start(self) -> None:
-        with _STARTING:
-            main, threads = sys.modules["__main__"], os.environ.get(_THREADS)
-            sys.modules["__main__"] = types.ModuleType("__main__")
-            # Read by the server, when the first process starts.
-            os.environ.setdefault(_THREADS, "1")
-            try:
-                super().start()
-            finally:
-                sys.modules["__main__"] = main
-                if threads is None:
-                    os.environ.pop(_THREADS, None)
+        with _server_settings():
+            super().start()
 
 
 class _Context(multiprocessing.context.ForkServerContext):

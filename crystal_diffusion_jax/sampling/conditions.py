@@ -1,8 +1,8 @@
 """A request as arrays: z-scores of the properties, allowed species, numbers of atoms."""
 
 from collections.abc import Collection
+from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from crystal_diffusion_jax.data import profile
@@ -17,7 +17,7 @@ from crystal_diffusion_jax.trained_model import TrainedModel
 def condition_arrays(
     values: dict[str, np.ndarray], statistics: DatasetStatistics, batch_size: int
 ) -> Condition:
-    """The requested values as z-scores.
+    """The requested values as z-scores, in arrays of NumPy.
 
     Args:
       values: [B] values of each requested property, in its own unit.
@@ -32,10 +32,9 @@ def condition_arrays(
         )
     ]
     shape = (batch_size, len(names))
-    return Condition(
-        values=jnp.asarray(np.array(columns).T.reshape(shape), jnp.float32),
-        present=jnp.broadcast_to(jnp.asarray([name in values for name in names], bool), shape),
-    )
+    z_scores: Any = np.array(columns).T.reshape(shape).astype(np.float32)
+    present: Any = np.broadcast_to(np.array([name in values for name in names], bool), shape)
+    return Condition(values=z_scores, present=present)
 
 
 def allowed_species(symbols: Collection[str] | None, vocabulary: tuple[int, ...]) -> np.ndarray:

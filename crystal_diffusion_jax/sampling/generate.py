@@ -7,8 +7,9 @@ from datetime import timedelta
 from typing import Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
 
 from crystal_diffusion_jax.data.buckets import bucket_sizes
 from crystal_diffusion_jax.diffusion.schedules import sampling_times
@@ -91,7 +92,6 @@ def generate(
     calls = request.num_steps * (2 if use_corrector else 1)
     calls += num_renoised(times[:-1], model.config.noise) * request.renoising_steps
     calls *= 2 if request.guidance else 1
-    key = jax.random.key(request.seed)
     remaining = np.array(sink.remaining(), dtype=np.int64)
     begin, todo = time.monotonic(), len(remaining)
     if trajectory is not None and todo < request.num:
@@ -105,21 +105,21 @@ def generate(
         filled = np.concatenate([rows, np.full(shared - len(rows), rows[0])])
         states = sample(
             model.params,
-            jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.asarray(filled)),
-            jnp.asarray(np.arange(size) < num_atoms[filled][:, None]),
+            crystal_keys(np.uint32(request.seed), filled.astype(np.uint32)),
+            np.arange(size) < num_atoms[filled][:, None],
             condition_arrays(
                 {name: asked[filled] for name, asked in values.items()}, statistics, len(filled)
             ),
-            jnp.float32(request.guidance),
-            jnp.float32(request.corrector_step_size),
-            jnp.asarray(allowed),
+            request.guidance,
+            request.corrector_step_size,
+            allowed,
         )
-        if trajectory is None:  # one state per crystal
-            states = jax.tree.map(lambda leaf: leaf[:, None], states)
         lattice, frac_coords, species = (
             np.asarray(array)[: len(rows)]
             for array in (states.lattice, states.frac_coords, states.species)
         )
+        if trajectory is None:  # one state per crystal
+            lattice, frac_coords, species = lattice[:, None], frac_coords[:, None], species[:, None]
         lattice = lattice * statistics.lattice_unit(num_atoms[rows])[:, None, None, None]
         atomic_numbers = np.array(statistics.vocabulary)[species]
         trajectories = [
@@ -134,6 +134,12 @@ def generate(
             f"{request.num - left}/{request.num} crystals: {kept} written, {rejected} rejected, "
             f"{rate:.2f} crystals/s, {timedelta(seconds=round(left / rate))} left"
         )
+
+
+@jax.jit
+def crystal_keys(seed: ArrayLike, indices: ArrayLike) -> Array:
+    """[B] PRNG keys of the crystals with these indices in a request."""
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), indices)
 
 
 def batches(

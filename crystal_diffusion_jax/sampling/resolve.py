@@ -2,18 +2,21 @@
 
 import functools
 import math
+from typing import Any
 
 import flax.traverse_util
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.data.arrays import DatasetStatistics
 from crystal_diffusion_jax.errors import UserError, require_between
+from crystal_diffusion_jax.models.denoiser import Denoiser
 from crystal_diffusion_jax.models.embeddings import Condition
 from crystal_diffusion_jax.request import (
     ANCESTRAL,
+    FEW_STEPS,
+    FEW_STEPS_CORRECTOR,
     SECOND_ORDER,
     Request,
     Solver,
@@ -26,10 +29,6 @@ from crystal_diffusion_jax.structures.compositions import common_oxidation_state
 from crystal_diffusion_jax.structures.limits import MAX_CRYSTALS
 from crystal_diffusion_jax.trained_model import TrainedModel
 
-# With this many second-order steps, and a corrector of this share of frac_sigma_min^2, crystals are
-# as good as those of the whole chain (docs/appendix/few_step_sampling.md).
-FEW_STEPS = 50
-FEW_STEPS_CORRECTOR = 0.32
 # More take hours, and are surely a mistake.
 MAX_RENOISING_STEPS = 1000
 
@@ -182,20 +181,9 @@ def check_weights(model: TrainedModel, name: str) -> None:
     Raises:
       UserError: a weight is missing, superfluous, of another shape, NaN or infinite.
     """
-    one = Crystals(
-        lattice=jnp.ones((1, 3, 3)),
-        frac_coords=jnp.zeros((1, 1, 3)),
-        species=jnp.zeros((1, 1), jnp.int32),
-        mask=jnp.ones((1, 1), bool),
-    )
-    properties = (1, len(model.statistics.property_names))
-    condition = Condition(values=jnp.zeros(properties), present=jnp.ones(properties, bool))
-    initialise = functools.partial(model.denoiser.init, jax.random.key(0))
-    variables = jax.eval_shape(initialise, one, jnp.ones(1, jnp.int32), condition)
-    flatten = functools.partial(flax.traverse_util.flatten_dict, sep="/")
-    leaves = flatten(model.params)
+    leaves = flax.traverse_util.flatten_dict(model.params, sep="/")
     found = {weight: leaf.shape for weight, leaf in leaves.items()}
-    wanted = {weight: leaf.shape for weight, leaf in flatten(variables["params"]).items()}
+    wanted = _weight_shapes(model.denoiser, len(model.statistics.property_names))
     for weight in sorted(wanted | found):
         if wanted.get(weight) != found.get(weight):
             raise UserError(
@@ -209,3 +197,27 @@ def check_weights(model: TrainedModel, name: str) -> None:
                 f"--model={name} has weights that are NaN or infinite, in {weight}: its training "
                 "diverged; use another model."
             )
+
+
+# Cached: every request asks.
+@functools.lru_cache(maxsize=8)
+def _weight_shapes(denoiser: Denoiser, num_properties: int) -> dict[str, tuple[int, ...]]:
+    """Shape of each weight of a network by its path, without computing any."""
+    like: Any = jax.ShapeDtypeStruct
+    one = Crystals(
+        lattice=like((1, 3, 3), np.float32),
+        frac_coords=like((1, 1, 3), np.float32),
+        species=like((1, 1), np.int32),
+        mask=like((1, 1), bool),
+    )
+    condition = Condition(
+        values=like((1, num_properties), np.float32), present=like((1, num_properties), bool)
+    )
+    variables = jax.eval_shape(
+        lambda *inputs: denoiser.init(jax.random.key(0), *inputs),
+        one,
+        like((1,), np.int32),
+        condition,
+    )
+    leaves = flax.traverse_util.flatten_dict(variables["params"], sep="/")
+    return {weight: leaf.shape for weight, leaf in leaves.items()}

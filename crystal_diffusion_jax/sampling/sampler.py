@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh
+from jax.typing import ArrayLike
 
 from crystal_diffusion_jax import denoising
 from crystal_diffusion_jax.config import NoiseConfig
@@ -30,7 +30,7 @@ from crystal_diffusion_jax.sampling.guidance import (
 Process = Callable[[State, Step, Array], Crystals]
 
 # (params, keys [B], mask [B, N], condition, guidance, corrector_step_size, allowed [K]) -> Crystals
-Sampler = Callable[[Any, Array, Array, Condition, float | Array, float | Array, Array], Crystals]
+Sampler = Callable[[Any, Array, ArrayLike, Condition, ArrayLike, ArrayLike, ArrayLike], Crystals]
 
 
 # Cached: in a loop over targets, jax would trace a new function for each request.
@@ -67,10 +67,15 @@ def make_sampler(
       ValueError: num_steps outside 1..T.
     """
     schedule = noise_schedule(noise_config)
-    times = jnp.asarray(sampling_times(noise_config.num_steps, num_steps))
+    times = jax.device_put(sampling_times(noise_config.num_steps, num_steps))
     states = None
     if oxidation_states is not None:
         states = charges.oxidation_states(oxidation_states)
+
+    # Traced once for all its calls in a step.
+    @jax.jit
+    def network(params: Any, crystals: Crystals, t: Array, condition: Condition) -> Prediction:
+        return denoising.bind(denoiser, params)(crystals, t, condition)
 
     def sample(
         params: Any,
@@ -83,7 +88,7 @@ def make_sampler(
     ) -> Crystals:
         def sample_rows(shared: Any, rows: tuple[Array, Array, Condition]) -> Crystals:
             (params, guidance, corrector_step_size, allowed), (keys, mask, condition) = shared, rows
-            conditional = denoising.bind(denoiser, params)
+            conditional = functools.partial(network, params)
 
             def plain(crystals: Crystals, t: Array) -> Prediction:
                 return conditional(crystals, t, condition)

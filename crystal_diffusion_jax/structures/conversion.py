@@ -1,11 +1,11 @@
 """Arrays <-> pymatgen structures <-> ASE atoms, and which arrays are a crystal."""
 
+import functools
 import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ase
-import ase.io
 import numpy as np
 from pymatgen.core import Element, Lattice, Structure
 
@@ -116,8 +116,14 @@ def restore_structure(
     lattice: np.ndarray, frac_coords: np.ndarray, atomic_numbers: np.ndarray
 ) -> Structure:
     """The structure with exactly these numbers; arguments as in `to_structure`."""
-    elements = [Element.from_Z(int(number)) for number in atomic_numbers]
+    elements = [_element(int(number)) for number in atomic_numbers]
     return Structure(Lattice(lattice), elements, frac_coords)
+
+
+@functools.cache
+def _element(atomic_number: int) -> Element:
+    # pymatgen goes through all elements to find one.
+    return Element.from_Z(atomic_number)
 
 
 def to_ase(structure: Structure, **info: Any) -> ase.Atoms:
@@ -133,6 +139,8 @@ def to_ase(structure: Structure, **info: Any) -> ase.Atoms:
 
 def to_extxyz(frames: Sequence[ase.Atoms]) -> str:
     """Extended XYZ text, each frame's `info` in its comment line."""
+    import ase.io  # all formats of ASE, a tenth of a second
+
     text = io.StringIO()
     ase.io.write(text, frames, format="extxyz")
     return text.getvalue()

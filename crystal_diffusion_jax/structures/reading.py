@@ -37,7 +37,7 @@ from crystal_diffusion_jax.structures.file_names import (
     natural_order,
 )
 from crystal_diffusion_jax.structures.limits import MAX_CRYSTALS, MAX_NAME
-from crystal_diffusion_jax.structures.store import read_samples
+from crystal_diffusion_jax.structures.store import read_material_ids, read_samples
 
 _KINDS = (
     f"a folder with {DATABASE} or with files of crystals ({', '.join(SUFFIXES)}, POSCAR), one such "
@@ -55,11 +55,14 @@ class Inputs:
       structures: S structures, None for each failure.
       names: S names: file, row, frame or index.
       failures: index of each None -> "reason: particulars" or "reason".
+      material_ids: S identifiers, of the reference crystal that each one predicts, "" where none is
+        given; empty if the set has no column `material_id`.
     """
 
     structures: list[Structure | None]
     names: list[str]
     failures: dict[int, str]
+    material_ids: list[str] = dataclasses.field(default_factory=list)
 
 
 def read_structures(path: Path) -> Inputs:
@@ -83,11 +86,11 @@ def read_structures(path: Path) -> Inputs:
         raise UserError(f"{printable(str(path), 500)} {reason}: give {_KINDS}.") from error
     _refuse_part_of_samples(path)
     if path.is_dir() and (path / DATABASE).is_file():
-        return _numbered("sample", read_samples(path / DATABASE))
+        return _read_samples(path / DATABASE)
     if path.is_dir():
         return _read_folder(path)
     if path.name == DATABASE or (path.suffix == ".db" and ase_database.is_samples(path)):
-        return _numbered("sample", read_samples(path))
+        return _read_samples(path)
     if path.suffix.lower() == ".zip":
         return _read_zip(path)
     if is_table(path):
@@ -178,17 +181,19 @@ def _read_csv(path: Path) -> Inputs:
     column = crystal_column(path, header)
     names: list[str] = []
     sources: list[Source] = []
+    ids: list[str] = []
     for number, row in enumerate(rows, start=1):
         cell = (row[column] or "").strip()
         source = _of_cell(path.parent, cell)
         name = row.get("material_id") or (cell if isinstance(source, Path) else "")
         names.append(printable(name, MAX_NAME) or f"row {number}")
         sources.append(source)
+        ids.append(row.get("material_id") or "")
         if number > MAX_CRYSTALS:
             raise UserError(f"{path} has more than {MAX_CRYSTALS:,} rows: split it.")
     if not names:
         raise UserError(f"{path} has a header but no rows: there is nothing to evaluate.")
-    return _read_all(names, sources)
+    return _read_all(names, sources, ids if "material_id" in header else None)
 
 
 def _of_cell(folder: Path, cell: str) -> Source:
@@ -201,9 +206,11 @@ def _of_cell(folder: Path, cell: str) -> Source:
         return OSError(str(error))
 
 
-def _read_all(names: Sequence[str], sources: Sequence[Source]) -> Inputs:
+def _read_all(
+    names: Sequence[str], sources: Sequence[Source], ids: Sequence[str] | None = None
+) -> Inputs:
     if len(sources) < _MIN_CIFS_FOR_WORKERS:
-        return _collect(names, map(read_safely, sources))
+        return _collect(names, map(read_safely, sources), ids=ids)
     results = map_in_processes(read_safely, sources, "reading", chunksize=50, progress=False)
     return _collect(
         names,
@@ -213,16 +220,22 @@ def _read_all(names: Sequence[str], sources: Sequence[Source]) -> Inputs:
             else result
             for result in results
         ),
+        ids=ids,
     )
 
 
-def _numbered(kind: str, results: Sequence[Structure | str]) -> Inputs:
-    named = [(f"{kind} {index}", result) for index, result in enumerate(results)]
-    return _collect([""], [named], alone=True)
+def _read_samples(path: Path) -> Inputs:
+    named = [(f"sample {index}", result) for index, result in enumerate(read_samples(path))]
+    inputs = _collect([""], [named], alone=True)
+    inputs.material_ids.extend(read_material_ids(path))
+    return inputs
 
 
 def _collect(
-    names: Sequence[str], results: Iterable[Sequence[Named]], alone: bool = False
+    names: Sequence[str],
+    results: Iterable[Sequence[Named]],
+    alone: bool = False,
+    ids: Sequence[str] | None = None,
 ) -> Inputs:
     """One set of crystals.
 
@@ -230,10 +243,13 @@ def _collect(
       names: of the files or rows.
       results: what each of them holds.
       alone: it is a single file, whose crystals go by their own names.
+      ids: `material_id` of each row, if they have any.
     """
     inputs = Inputs([], [], {})
-    for name, found in zip(names, results, strict=True):
+    for place, (name, found) in enumerate(zip(names, results, strict=True)):
         for own_name, result in found:
+            if ids is not None:
+                inputs.material_ids.append(ids[place])
             if isinstance(result, str):
                 inputs.failures[len(inputs.names)] = result
             full = own_name if alone else f"{name} {own_name}".strip() if len(found) > 1 else name

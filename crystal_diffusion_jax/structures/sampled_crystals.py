@@ -10,11 +10,8 @@ import numpy as np
 from pymatgen.core import Structure
 
 from crystal_diffusion_jax.request import Request, SampledBatch
-from crystal_diffusion_jax.structures.cif_writer import to_cif
 from crystal_diffusion_jax.structures.compositions import reduced_formula
-from crystal_diffusion_jax.structures.conversion import to_ase, to_structure
-from crystal_diffusion_jax.structures.export import cif_name
-from crystal_diffusion_jax.structures.store import rejection
+from crystal_diffusion_jax.structures.conversion import cell_defect, to_ase, to_structure
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -70,6 +67,10 @@ class SampledCrystals(Sequence[Structure]):
           folder: created if missing.
           symprec: tolerance of the symmetry in Angstrom; 0 writes P1.
         """
+        # Their search for symmetry takes a third of a second to import.
+        from crystal_diffusion_jax.structures.cif_writer import to_cif
+        from crystal_diffusion_jax.structures.export import cif_name
+
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         paths = []
@@ -77,6 +78,17 @@ class SampledCrystals(Sequence[Structure]):
             paths.append(folder / cif_name(index, structure))
             paths[-1].write_text(to_cif(structure, symprec), encoding="utf-8")
         return paths
+
+
+def rejection(
+    request: Request, lattice: np.ndarray, frac_coords: np.ndarray, atomic_numbers: np.ndarray
+) -> str | None:
+    """Why a sampled crystal is rejected, None if it is kept; arrays as in `to_structure`."""
+    if defect := cell_defect(lattice, frac_coords):
+        return defect
+    if request.chemical_system and len(set(atomic_numbers.tolist())) < len(request.chemical_system):
+        return "lacks an element of the chemical system"
+    return None
 
 
 class CrystalsInMemory:

@@ -30,23 +30,13 @@ from crystal_diffusion_jax.request import Request, SampledBatch, database_key
 from crystal_diffusion_jax.runtime.lock import LOCK, OWNER, exclusive
 from crystal_diffusion_jax.structures import database, export
 from crystal_diffusion_jax.structures.conversion import (
-    cell_defect,
     checked_structure,
     to_ase,
     to_structure,
 )
 from crystal_diffusion_jax.structures.database import DATABASE, StoredRequest
-
-
-def rejection(
-    request: Request, lattice: np.ndarray, frac_coords: np.ndarray, atomic_numbers: np.ndarray
-) -> str | None:
-    """Why a sampled crystal is rejected, None if it is kept; arrays as in `to_structure`."""
-    if defect := cell_defect(lattice, frac_coords):
-        return defect
-    if request.chemical_system and len(set(atomic_numbers.tolist())) < len(request.chemical_system):
-        return "lacks an element of the chemical system"
-    return None
+from crystal_diffusion_jax.structures.limits import MAX_NAME
+from crystal_diffusion_jax.structures.sampled_crystals import rejection
 
 
 def create_folder(out: Path, name: str = DATABASE, what: str = "samples") -> None:
@@ -227,6 +217,29 @@ def read_samples(path: Path) -> list[Structure | str]:
                 raise sqlite3.DatabaseError(f"crystal {index} occurs twice or was not requested")
             results[index] = result
     return [result or "not sampled: the sampling command has not finished" for result in results]
+
+
+def read_material_ids(path: Path) -> list[str]:
+    """Identifier of the reference crystal that each requested crystal predicts, "" for none.
+
+    They are the column `material_id` of the written crystals; empty if there is no such column.
+    ase.db keeps whole numbers, the identifiers of Perov-5 and Carbon-24, only as numbers.
+
+    Args:
+      path: samples.db; it may come from a stranger.
+
+    Raises:
+      UserError: it cannot be read or holds no samples.
+    """
+    sql = "SELECT id, value FROM {}_key_values WHERE key = 'material_id'"
+    with database.reading(path) as db, database.damage():
+        by_row = {row: str(text) for row, text in database.query(db, sql.format("text"))}
+        for row, number in database.query(db, sql.format("number")):
+            by_row[row] = f"{number:.15g}"
+        ids = [""] * (database.stored_request(db).request.num if by_row else 0)
+        for index, row_id in database.row_ids(db) if by_row else ():
+            ids[index] = printable(by_row.get(row_id, ""), MAX_NAME)
+    return ids
 
 
 def add_columns(

@@ -1,6 +1,7 @@
 """Training, top to bottom: data, batches, initial or restored state, steps, log, checkpoints."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -8,6 +9,7 @@ from typing import Any, NoReturn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.sharding import Mesh
 
 from crystal_diffusion_jax import denoising
@@ -18,7 +20,7 @@ from crystal_diffusion_jax.models.denoiser import Denoiser
 from crystal_diffusion_jax.runtime import devices, processes
 from crystal_diffusion_jax.runtime.heartbeat import Heartbeat
 from crystal_diffusion_jax.trained_model import TrainedModel
-from crystal_diffusion_jax.training import preemption
+from crystal_diffusion_jax.training import chunks, preemption
 from crystal_diffusion_jax.training.averages import LossAverages
 from crystal_diffusion_jax.training.checkpoint_files import Losses, complete_checkpoints
 from crystal_diffusion_jax.training.checkpoints import Best, Checkpoints
@@ -126,7 +128,7 @@ def _train(
 ) -> None:
     """Runs the steps after the last checkpoint."""
     training, part, log = data.training, devices.local_part(mesh), heartbeat.log
-    key_init, key_train, key_validation = jax.random.split(jax.random.key(config.seed), 3)
+    key_init, *keys = _keys(config.seed)
     for warning in data.warnings:
         log(f"warning: {warning}")
 
@@ -137,10 +139,12 @@ def _train(
         if initial_model is not None:
             params = warm_start(params, unflatten, data.statistics, initial_model)
         optimizer = make_optimizer(training, unflatten)
-        state = initial_state(params, optimizer)
-        state, key_train, key_validation = devices.replicate(
-            (state, key_train, key_validation), mesh
-        )
+
+        @functools.partial(jax.jit, out_shardings=devices.replicated(mesh))
+        def first_state(params: Array, keys: list[Array]) -> tuple[TrainState, list[Array]]:
+            return initial_state(params, optimizer), keys
+
+        state, (key_train, key_validation) = first_state(params, keys)
         resumed = checkpoints.restore(state)
         state = resumed.state
     if resumed.step:
@@ -148,9 +152,22 @@ def _train(
 
     schedule = noise_schedule(config.noise)
     pace = Pace(training, data.validated)
+    cached_elements = devices.cached_elements(mesh)
+    if training.num_steps >= chunks.MIN_STEPS:
+        with heartbeat.doing("measuring this processor"):
+            cached_elements = chunks.cached_elements(
+                denoiser, data.batches, schedule, config.loss, mesh, log
+            )
     train_steps = Announced(
         make_train_steps(
-            denoiser, unflatten, schedule, config.loss, optimizer, training.ema_decay, mesh
+            denoiser,
+            unflatten,
+            schedule,
+            config.loss,
+            optimizer,
+            training.ema_decay,
+            mesh,
+            cached_elements,
         ),
         "training",
         data.batches.sizes,
@@ -167,7 +184,7 @@ def _train(
     log(
         f"{state.params.size:,} parameters, {data.num_train:,} crystals in batches of "
         f"{data.batches.batch_sizes} padded to {data.batches.sizes} atoms, on "
-        f"{devices.describe()}"
+        f"{devices.describe()}, {cached_elements:,} elements at a time"
     )
     best = checkpoints.best()
     # After a preemption, logging and validation that were due at its step are still to be done.
@@ -221,13 +238,20 @@ def _train(
             if processes.is_first() and (lowest or not training.patience):
                 params = unflatten(jnp.asarray(jax.device_get(state.ema_params)))
                 model = TrainedModel(params, config, data.statistics, {})
-                export_model(model, workdir, step, means, scores, run_log.seconds)
+                export_model(model, workdir, step, means, scores, run_log.seconds, cached_elements)
             checkpoints.save(step, state, scores)
             if _finished(step, best, training):
                 break
             if not last and preempted():
                 checkpoints.wait()
                 raise preemption.Preempted(step, workdir)
+
+
+@jax.jit  # outside, each operation would be compiled as a program of its own
+def _keys(seed: int) -> tuple[Array, Array, Array]:
+    """Keys of the initial weights, of the steps and of the validation."""
+    first, second, third = jax.random.split(jax.random.key(seed), 3)
+    return first, second, third
 
 
 def _fetch(pending: list[Any], step: int, checkpoints: Checkpoints) -> Losses:

@@ -51,6 +51,8 @@ class TrainState:
 # (crystals, properties, weight), as `noise_batch` takes them
 Arrays = tuple[Crystals, Float[Array, "crystals properties"], Float[Array, " crystals"]]
 Metrics = dict[str, Float[Array, "..."]]
+# (weights, rows) -> (metrics, gradient)
+LossAndGradient = Callable[[Params, NoisyBatch], tuple[Metrics, Params]]
 # (state, batches with a leading axis of steps, key) -> (state, metrics with that axis)
 TrainSteps = Callable[[TrainState, Arrays, Key[Array, ""]], tuple[TrainState, Metrics]]
 # (state, batch, key) -> metrics
@@ -61,17 +63,21 @@ def initial_params(
     denoiser: Denoiser, key: Key[Array, ""], batch: Batch
 ) -> tuple[Params, Unflatten]:
     """Fresh weights as one vector, and its layout; only the shapes of `batch` matter."""
+    layouts: list[Unflatten] = []
+
+    def initialise(key: Key[Array, ""], crystals: Crystals, properties: Array) -> Params:
+        condition = Condition(
+            values=jnp.zeros_like(properties), present=jnp.ones(properties.shape, bool)
+        )
+        tree = denoiser.init(key, crystals, jnp.ones(1, jnp.int32), condition)["params"]
+        vector, unflatten = jax.flatten_util.ravel_pytree(tree)
+        layouts.append(unflatten)  # known from the shapes alone
+        return vector
+
     # One crystal is enough for the shapes, and faster to compile.
-    rows = (batch.crystals, batch.properties)
-    crystals, properties = jax.tree.map(lambda array: jnp.asarray(array[:1]), rows)
-    condition = Condition(
-        values=jnp.zeros_like(properties), present=jnp.ones(properties.shape, bool)
-    )
-
-    def initialise(key: Key[Array, ""]) -> Any:
-        return denoiser.init(key, crystals, jnp.ones(1, jnp.int32), condition)["params"]
-
-    return jax.flatten_util.ravel_pytree(jax.jit(initialise)(key))
+    rows = jax.tree.map(lambda array: array[:1], (batch.crystals, batch.properties))
+    params = jax.jit(initialise, compiler_options=devices.options_to_run_once())(key, *rows)
+    return params, layouts[0]
 
 
 def initial_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
@@ -84,6 +90,19 @@ def initial_state(params: Params, optimizer: optax.GradientTransformation) -> Tr
     )
 
 
+def loss_and_gradient(
+    denoiser: Denoiser, unflatten: Unflatten, schedule: NoiseSchedule, config: LossConfig
+) -> LossAndGradient:
+    """The parts of the loss, and its gradient, that some rows of a batch contribute."""
+
+    def call(params: Params, rows: NoisyBatch) -> tuple[Metrics, Params]:
+        loss = functools.partial(_loss, denoiser, unflatten, schedule, config, rows)
+        (_, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+        return metrics, gradient
+
+    return call
+
+
 def make_train_steps(
     denoiser: Denoiser,
     unflatten: Unflatten,
@@ -92,21 +111,19 @@ def make_train_steps(
     optimizer: optax.GradientTransformation,
     ema_decay: float,
     mesh: Mesh,
+    cached_elements: int | None = None,
 ) -> TrainSteps:
     """Optimizer steps as one jitted scan, each batch split over the mesh.
 
     The key of step n is fold_in(key, n), so a resumed run draws the same noise. The state's memory
-    is reused: the state passed in must not be used again.
+    is reused: the state passed in must not be used again. `cached_elements` is that of
+    `parallel.sum_over_rows`.
     """
-
-    def loss_and_gradient(params: Params, rows: NoisyBatch) -> tuple[Metrics, Params]:
-        loss = functools.partial(_loss, denoiser, unflatten, schedule, config, rows)
-        (_, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(params)
-        return metrics, gradient
+    gradient_of = loss_and_gradient(denoiser, unflatten, schedule, config)
 
     def train_steps(state: TrainState, batches: Arrays, key: Array) -> tuple[TrainState, Metrics]:
-        size = _elements_per_crystal(denoiser, batches[0])
-        batch_gradient = parallel.sum_over_rows(loss_and_gradient, size, mesh)
+        size = elements_per_crystal(denoiser, batches[0])
+        batch_gradient = parallel.sum_over_rows(gradient_of, size, mesh, cached_elements)
 
         def train_step(state: TrainState, batch: Arrays) -> tuple[TrainState, Metrics]:
             noisy = noise_batch(
@@ -153,7 +170,7 @@ def make_evaluation_step(
 
     def evaluation_step(state: TrainState, batch: Arrays, key: Key[Array, ""]) -> Metrics:
         noisy = noise_batch(key, *batch, denoiser.num_species, schedule, condition_dropout=0.0)
-        size = _elements_per_crystal(denoiser, batch[0])
+        size = elements_per_crystal(denoiser, batch[0])
         metrics: Metrics = parallel.sum_over_rows(losses, size, mesh)(state.ema_params, noisy)
         return metrics
 
@@ -179,7 +196,7 @@ def _loss(
     return loss, {"loss": loss, **parts}
 
 
-def _elements_per_crystal(denoiser: Denoiser, crystals: Crystals) -> int:
+def elements_per_crystal(denoiser: Denoiser, crystals: Crystals) -> int:
     """Size of the hidden layer of a pair MLP."""
     num_atoms: int = crystals.mask.shape[-1]
     return num_atoms**2 * denoiser.config.pair_hidden_width

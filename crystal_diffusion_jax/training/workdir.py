@@ -112,6 +112,7 @@ def export_model(
     training_losses: Mapping[str, float],
     validation_losses: Mapping[str, float],
     seconds: float,
+    cached_elements: int,
 ) -> None:
     """Writes <workdir>/model; its model card states how it was trained."""
     facts = {
@@ -119,7 +120,8 @@ def export_model(
         "training losses": {name: round(loss, 5) for name, loss in training_losses.items()},
         "validation losses": {name: round(loss, 5) for name, loss in validation_losses.items()},
         "time": str(timedelta(seconds=round(seconds))),
-        "devices": f"{devices.describe()}, {os.cpu_count()} cores, {platform.machine()}",
+        "devices": f"{devices.describe()}, {os.cpu_count()} cores, {platform.machine()}, chunks of "
+        f"{cached_elements:,} elements",
         "versions": f"crystal_diffusion_jax {__version__}, jax {jax.__version__}",
     }
     with write_errors(workdir):

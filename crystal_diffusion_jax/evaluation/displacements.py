@@ -1,0 +1,125 @@
+"""Which reference crystals a predicted crystal matches, and how far its atoms are displaced.
+
+The displacement is the root mean square over the atoms, `StructureMatcher.get_rms_dist(predicted,
+reference)[0]`, in units of (V/N)^(1/3), as in CDVAE (arXiv:2110.06197) and DiffCSP
+(arXiv:2309.04475). The matcher scales both cells to one volume first, so a crystal in a stretched
+cell of the right shape matches without any displacement; the error of the volume is a score of its
+own (`prediction`).
+
+The root mean square has to stay below the tolerance, whereas for `comparing.is_same` the largest
+displacement of an atom has to.
+"""
+
+import dataclasses
+import functools
+import itertools
+import warnings
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from pymatgen.analysis.structure_matcher import StructureMatcher
+from pymatgen.core import Structure
+
+from crystal_diffusion_jax.evaluation.comparing import ANGLE_TOL, LTOL, STOL, reduce
+from crystal_diffusion_jax.evaluation.matching import TIME_LIMIT
+from crystal_diffusion_jax.runtime.workers import TaskFailure, map_in_processes
+from crystal_diffusion_jax.structures.compositions import ReducedComposition, reduced_composition
+
+# For cells that are primitive already.
+_MATCHER = StructureMatcher(LTOL, STOL, ANGLE_TOL, primitive_cell=False)
+_CHUNK = 8  # a pair takes about 10 ms
+
+
+@dataclasses.dataclass(frozen=True)
+class Displacements:
+    """Of predicted crystals from reference crystals.
+
+    Attributes:
+      rms: predicted crystal -> reference crystal -> displacement below `STOL`, for those that
+        match.
+      failures: predicted crystal -> why one of its comparisons failed, which counts as no match.
+    """
+
+    rms: Mapping[int, Mapping[int, float]]
+    failures: Mapping[int, str]
+
+
+def displacements(
+    predicted: Sequence[Structure | None],
+    references: Sequence[Structure],
+    progress: bool = True,
+    time_limit: float = TIME_LIMIT,
+) -> Displacements:
+    """Compares each predicted crystal with all reference crystals of its composition.
+
+    Two crystals can match only if their reduced compositions and the numbers of sites of their
+    primitive cells agree, so only such pairs are compared.
+
+    Args:
+      predicted: crystals by index, None where there is none.
+      references: crystals by index.
+      progress: show progress bars on stderr.
+      time_limit: seconds to reduce a crystal, and for each comparison.
+    """
+    known = {reduced_composition(each.atomic_numbers) for each in references}
+    present = {
+        index: each
+        for index, each in enumerate(predicted)
+        if each is not None and reduced_composition(each.atomic_numbers) in known
+    }
+    outcomes = map_in_processes(
+        reduce, [*present.values(), *references], "reduction", time_limit, progress=progress
+    )
+    cells: dict[int, Structure] = {}
+    failures: dict[int, str] = {}
+    for index, cell in zip(present, itertools.islice(outcomes, len(present)), strict=True):
+        if isinstance(cell, Structure):
+            cells[index] = cell
+        else:
+            failures[index] = f"no primitive cell found: {_reason(cell)}"
+    # A reference that cannot be reduced stays in its Niggli cell, usually a primitive one.
+    reference_cells = [
+        cell if isinstance(cell, Structure) else reference
+        for cell, reference in zip(outcomes, references, strict=True)
+    ]
+    by_kind: dict[tuple[ReducedComposition, int], list[int]] = defaultdict(list)
+    for index, cell in enumerate(reference_cells):
+        by_kind[_kind(cell)].append(index)
+    pairs = [(i, j) for i, cell in cells.items() for j in by_kind.get(_kind(cell), [])]
+    found = map_in_processes(
+        functools.partial(_rms, cells, reference_cells),
+        pairs,
+        "comparison with the references",
+        time_limit,
+        _CHUNK,
+        progress,
+    )
+    rms: dict[int, dict[int, float]] = defaultdict(dict)
+    for (i, j), displacement in zip(pairs, found, strict=True):
+        if isinstance(displacement, float):
+            rms[i][j] = displacement
+        elif displacement is not None:
+            failures[i] = f"comparison failed: {_reason(displacement)}"
+    return Displacements(dict(rms), failures)
+
+
+def _rms(
+    cells: Mapping[int, Structure], references: Sequence[Structure], pair: tuple[int, int]
+) -> float | str | None:
+    """Displacement of a pair, None if it does not match, or why that is unknown."""
+    predicted, reference = pair
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = _MATCHER.get_rms_dist(cells[predicted], references[reference])
+    except Exception as error:  # an odd cell may raise nearly anything
+        return type(error).__name__
+    return None if found is None else float(found[0])
+
+
+def _kind(cell: Structure) -> tuple[ReducedComposition, int]:
+    return reduced_composition(cell.atomic_numbers), len(cell)
+
+
+def _reason(failure: str | TaskFailure) -> str:
+    return failure.reason if isinstance(failure, TaskFailure) else failure

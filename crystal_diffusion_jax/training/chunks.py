@@ -1,0 +1,115 @@
+"""Chunks of a training step that suit the processor, measured once on it.
+
+How many crystals a core should process at once depends on its caches and on what each operation
+costs to start. All choices compute the same numbers up to the order of sums.
+"""
+
+import contextlib
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import msgspec
+import numpy as np
+from jax.sharding import Mesh
+
+from crystal_diffusion_jax.config import LossConfig
+from crystal_diffusion_jax.data.batches import Batch, Batches
+from crystal_diffusion_jax.diffusion.schedules import NoiseSchedule
+from crystal_diffusion_jax.models.denoiser import Denoiser
+from crystal_diffusion_jax.runtime import compilation, devices, parallel
+from crystal_diffusion_jax.runtime.user_cache import cache_folder, write_cached
+from crystal_diffusion_jax.training.loss import noise_batch
+from crystal_diffusion_jax.training.step import (
+    elements_per_crystal,
+    initial_params,
+    loss_and_gradient,
+)
+
+# "0" leaves the choice at what suits most processors.
+SWITCH = "CRYSTAL_DIFFUSION_MEASURE"
+# A shorter run would not win back the time of the measurement.
+MIN_STEPS = 5_000
+# Factors of `devices.cached_elements`, the default first. No more are begun after this time.
+_FACTORS = (1.0, 0.5, 0.25, 2.0)
+_MAX_SECONDS = 8.0
+_REPEATS = 7
+# The default stays unless another choice saves more than the noise of the measurement.
+_MARGIN = 0.03
+
+
+def cached_elements(
+    denoiser: Denoiser,
+    batches: Batches,
+    schedule: NoiseSchedule,
+    config: LossConfig,
+    mesh: Mesh,
+    log: Callable[[str], None],
+) -> int:
+    """Elements of the largest array in a chunk of a training step on these devices.
+
+    Measured with one block of the network on the padded size that takes most of the time, and kept
+    in the user's cache folder. Accelerators, and several processes, which must all make the same
+    choice, take the default.
+    """
+    switched_off = os.environ.get(SWITCH) == "0" or jax.process_count() > 1
+    if switched_off or mesh.devices.flat[0].platform != "cpu":
+        return devices.cached_elements(mesh)
+    batch = _costliest(batches, mesh)
+    model, shape = denoiser.config, batch.crystals.mask.shape
+    sizes = (mesh.size, *shape, model.width, model.pair_hidden_width, model.num_radial_features)
+    name = f"{jax.__version__}_{'x'.join(map(str, sizes))}.json"
+    path = cache_folder() / "chunks" / compilation.processor() / name
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=int)
+    except (OSError, msgspec.MsgspecError):
+        pass
+    log("measuring, once, how many crystals a core should process at a time: up to 10 s")
+    chosen = _fastest(denoiser, batch, schedule, config, mesh)
+    with contextlib.suppress(OSError):  # measured again next time
+        write_cached(path, msgspec.json.encode(chosen))
+    return chosen
+
+
+def _costliest(batches: Batches, mesh: Mesh) -> Batch:
+    """A batch of the padded size that takes most of the time."""
+    work = np.multiply(batches.shares, np.square(batches.sizes))
+    group = 0
+    while batches.bucket(group * batches.steps_per_group) != int(np.argmax(work)):
+        group += 1
+    stacked = batches.group(group, mesh.size)
+    return Batch(*jax.tree.map(lambda array: array[0], tuple(stacked)))
+
+
+def _fastest(
+    denoiser: Denoiser, batch: Batch, schedule: NoiseSchedule, config: LossConfig, mesh: Mesh
+) -> int:
+    """The choice whose gradient of a network of one block takes the least time."""
+    begin = time.monotonic()
+    denoiser = denoiser.clone(config=dataclasses.replace(denoiser.config, num_blocks=1))
+    params, unflatten = initial_params(denoiser, jax.random.key(0), batch)
+    gradient = loss_and_gradient(denoiser, unflatten, schedule, config)
+    rows = jax.jit(noise_batch, static_argnums=(4, 6))(
+        jax.random.key(0), *batch, denoiser.num_species, schedule, config.condition_dropout
+    )
+    per_crystal = elements_per_crystal(denoiser, batch.crystals)
+    default = devices.cached_elements(mesh)
+    programs: dict[int, Any] = {}
+    for factor in _FACTORS:
+        if programs and time.monotonic() - begin > _MAX_SECONDS:
+            break
+        choice = round(default * factor)
+        program = parallel.sum_over_rows(gradient, per_crystal, mesh, choice)
+        programs[choice] = jax.jit(program).lower(params, rows).compile()
+    seconds = dict.fromkeys(programs, math.inf)
+    for _ in range(_REPEATS):
+        for choice, program in programs.items():
+            start = time.monotonic()
+            jax.block_until_ready(program(params, rows))
+            seconds[choice] = min(seconds[choice], time.monotonic() - start)
+    fastest = min(seconds, key=lambda choice: seconds[choice])
+    return fastest if seconds[fastest] < (1.0 - _MARGIN) * seconds[default] else default

@@ -1,0 +1,138 @@
+"""experiments/match.py: from files to scores."""
+
+import csv
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymatgen.core import Structure
+from pymatgen.io.cif import CifWriter
+
+import crystal_diffusion_jax as cdj
+from crystal_diffusion_jax.cli import match as program
+from crystal_diffusion_jax.cli import program as cli
+from crystal_diffusion_jax.data import load as data_load
+from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.structures.reading import read_structures
+from crystal_diffusion_jax.structures.store import Samples, add_columns
+from tests.test_prediction import BARIUM, CHLORIDE, SALT, SWAPPED, dataset, perovskite
+from tests.test_store import REQUEST, batch
+
+pytestmark = pytest.mark.usefixtures("in_this_process")
+
+TRAIN = dataset([perovskite("Sr", "Ti", 3.9), CHLORIDE, SWAPPED])
+TEST = dataset([BARIUM, SALT, CHLORIDE], ["a", "b", "c"])
+
+
+def cif(structure: Structure) -> str:
+    return str(CifWriter(structure))
+
+
+def write_csv(path: Path, rows: Sequence[tuple[str, str]]) -> Path:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([("material_id", "cif"), *rows])
+    return path
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int | str | None]:
+    """Runs the program with the small data set; gives its exit status."""
+    monkeypatch.setenv("CRYSTAL_DIFFUSION_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(data_load, "load", lambda config: {"train": TRAIN, "test": TEST})
+
+    def start(*arguments: str) -> int | str | None:
+        monkeypatch.setattr(sys, "argv", ["match", *arguments])
+        try:
+            cli.run(program.main)
+        except SystemExit as stop:
+            return stop.code
+        return 0
+
+    return start
+
+
+def strictly(path: Path) -> dict[str, Any]:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    content: dict[str, Any] = json.loads(path.read_text(), parse_constant=refuse)
+    return content
+
+
+def test_predictions_of_others_as_a_csv(tmp_path, run, capsys) -> None:
+    rows = [("b", cif(SALT)), ("a", cif(SWAPPED)), ("a", cif(BARIUM)), ("b", "no crystal")]
+    predictions = write_csv(tmp_path / "predictions.csv", rows)
+    out = tmp_path / "match.json"
+    assert run(f"--structures={predictions}", "--dataset=perov5", "--k=1,2", f"--out={out}") == 0
+    content = strictly(out)
+    assert (content["format_version"], content["answers"]) == (1, "material_id")
+    assert content["counts"] == {
+        "references": 2,
+        "unanswered": 1,
+        "polymorphs": 1,
+        "predictions": 4,
+        "left_out": {},
+    }
+    scores = content["predictions"]["scores"]
+    assert scores["match"]["1"]["value"] == pytest.approx(0.5)
+    assert (scores["match"]["2"]["k"], scores["match"]["2"]["n"]) == (2, 2)
+    assert content["predictions"]["predictions"] == {"min": 2, "max": 2}
+    assert content["templates"]["scores"]["match"]["1"]["n"] == 2
+    assert content["leakage"]["composition"]["k"] == 2
+    printed = capsys.readouterr().out
+    assert "match @1" in printed
+    assert "1 more have no prediction and are left out" in printed
+
+
+def test_templates_alone_from_csv_files(tmp_path, run) -> None:
+    reference = write_csv(tmp_path / "reference.csv", [("a", cif(BARIUM))])
+    train = write_csv(tmp_path / "train.csv", [("t", cif(perovskite("Sr", "Ti", 3.9)))])
+    out = tmp_path / "match.json"
+    assert run(f"--reference={reference}", f"--train={train}", f"--out={out}") == 0
+    content = strictly(out)
+    assert content["predictions"] is None
+    assert content["templates"]["scores"]["match"]["1"]["k"] == 1
+
+
+def test_unknown_ids_and_bad_values_end_in_one_sentence(tmp_path, run, capsys) -> None:
+    predictions = write_csv(tmp_path / "p.csv", [("a", cif(BARIUM)), ("aa", cif(SALT))])
+    good = (f"--structures={predictions}", "--dataset=perov5", f"--out={tmp_path / 'm.json'}")
+    for arguments, message in (
+        (good, "row 2 of the predictions: material_id aa is not in perov5 test"),
+        ((*good, "--k=0"), "--k=0: give whole numbers from 1"),
+        ((*good, "--k=one"), "--k=one: give whole numbers"),
+        ((*good, "--split=val"), "perov5 has no val.csv"),
+        ((*good, "--reference=missing.csv"), "missing.csv is not a .csv"),
+        ((good[0], good[2]), "give --dataset, or --reference"),
+        ((f"--reference={predictions}", good[2]), "give --structures, or --train"),
+    ):
+        assert run(*arguments) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_samples_answer_by_their_column(tmp_path) -> None:
+    folder = tmp_path / "csp"
+    Samples(folder, dataclasses.replace(REQUEST, num=4)).add(batch([0, 1, 3]))
+    assert read_structures(folder).material_ids == []
+    # Identifiers of MP-20 are words, those of Perov-5 whole numbers.
+    add_columns(folder, {"material_id": ["mp-1", 2734, None, None]})
+    inputs = read_structures(folder)
+    assert inputs.material_ids == ["mp-1", "2734", "", ""]
+    assert [each is None for each in inputs.structures] == [False, False, True, False]
+
+
+def test_the_python_interface_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_load, "load", lambda config, progress: {"train": TRAIN, "test": TEST})
+    outcome = cdj.match([BARIUM, SALT], "perov5", material_ids=["a", "b"])
+    assert outcome.predictions is not None
+    assert outcome.predictions.scores["match"][1].value == 1
+    assert outcome.templates is not None
+    assert cdj.match([SALT], "perov5", templates=False).templates is None
+    with pytest.raises(UserError, match="2 material_ids for 1 crystals"):
+        cdj.match([SALT], "perov5", material_ids=["a", "b"])
+    with pytest.raises(UserError, match="perov5 has no split 'val'"):
+        cdj.match([SALT], "perov5", "val")
