@@ -62,7 +62,7 @@ def cached_elements(
     batch = _costliest(batches, mesh)
     model, shape = denoiser.config, batch.crystals.mask.shape
     sizes = (mesh.size, *shape, model.width, model.pair_hidden_width, model.num_radial_features)
-    name = f"{jax.__version__}_{'x'.join(map(str, sizes))}.json"
+    name = f"{jax.__version__}_{model.dtype}_{'x'.join(map(str, sizes))}.json"
     path = cache_folder() / "chunks" / compilation.processor() / name
     try:
         return msgspec.json.decode(path.read_bytes(), type=int)
