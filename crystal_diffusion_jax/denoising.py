@@ -6,7 +6,7 @@ from typing import Any
 from jax import Array
 from jaxtyping import Int
 
-from crystal_diffusion_jax.config import DenoiserConfig
+from crystal_diffusion_jax.config import ExperimentConfig
 from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.data.arrays import DatasetStatistics
 from crystal_diffusion_jax.diffusion.coordinates import mean_free
@@ -15,11 +15,17 @@ from crystal_diffusion_jax.models.denoiser import Denoiser
 from crystal_diffusion_jax.models.embeddings import Condition
 
 
-def build(config: DenoiserConfig, statistics: DatasetStatistics) -> Denoiser:
+def build(config: ExperimentConfig, statistics: DatasetStatistics) -> Denoiser:
     """The network for data with these statistics."""
-    uses_ranks = config.num_rank_features and config.conditioning != "none"
-    quantiles = statistics.z_quantiles if uses_ranks else ()
-    return Denoiser(config, len(statistics.vocabulary), quantiles, statistics.one_hot_sizes)
+    model = config.model
+    uses_ranks = model.num_rank_features and model.conditioning != "none"
+    return Denoiser(
+        model,
+        len(statistics.vocabulary),
+        statistics.z_quantiles if uses_ranks else (),
+        statistics.one_hot_sizes,
+        knows_given_species=config.loss.species_given > 0,
+    )
 
 
 # (noisy crystals, t, condition) -> Prediction

@@ -62,7 +62,7 @@ class TrainedModel:
     @property
     def denoiser(self) -> Denoiser:
         """The network of the weights."""
-        return denoising.build(self.config.model, self.statistics)
+        return denoising.build(self.config, self.statistics)
 
     @property
     def num_parameters(self) -> int:

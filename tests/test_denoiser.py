@@ -105,7 +105,7 @@ class Network:
 def network(request, tiny_model) -> Network:
     conditioning, pairs = request.param
     if pairs == "trained":
-        apply = denoising.build(tiny_model.config.model, tiny_model.statistics).apply
+        apply = denoising.build(tiny_model.config, tiny_model.statistics).apply
         return Network(conditioning, jax.jit(apply), tiny_model.params)
     # Twice as large as usual, so that the outputs differ clearly between crystals.
     params = drawn_params(denoiser(conditioning, pairs), size=2.0)

@@ -129,7 +129,7 @@ def drawn_model(conditioning: str) -> TrainedModel:
     config = dataclasses.replace(
         CONFIG, model=dataclasses.replace(CONFIG.model, conditioning=conditioning)
     )
-    network = denoising.build(config.model, STATISTICS)
+    network = denoising.build(config, STATISTICS)
     (batch,) = evaluation_batches(DATASET, STATISTICS, 60)
     one = jax.tree.map(lambda leaf: jnp.asarray(leaf[:1]), batch.crystals)
     condition = Condition(jnp.zeros((1, 3)), jnp.ones((1, 3), bool))

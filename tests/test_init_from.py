@@ -13,7 +13,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from crystal_diffusion_jax import denoising, trained_model
-from crystal_diffusion_jax.config import DenoiserConfig
+from crystal_diffusion_jax.config import DenoiserConfig, ExperimentConfig
 from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.data.arrays import DatasetStatistics
 from crystal_diffusion_jax.errors import UserError
@@ -42,7 +42,7 @@ def with_elements(vocabulary: tuple[int, ...]) -> DatasetStatistics:
 
 def weights(network: DenoiserConfig, data: DatasetStatistics, seed: int) -> Any:
     """Random ones; the network's own take long to compile."""
-    network_of_data = denoising.build(network, data)
+    network_of_data = denoising.build(ExperimentConfig(model=network), data)
     return drawn_params(network_of_data, seed=seed, num_properties=len(data.property_names))
 
 
@@ -117,7 +117,7 @@ def outputs(
     condition = Condition(
         values=jnp.asarray(z, jnp.float32), present=jnp.full(np.shape(z), present)
     )
-    apply = jax.jit(denoising.build(network, data).apply)
+    apply = jax.jit(denoising.build(ExperimentConfig(model=network), data).apply)
     lattice, score, logits = apply({"params": params}, crystals, jnp.array([5, 40]), condition)
     return {"lattice": lattice, "score": score} | {
         str(number): logits[..., data.vocabulary.index(number)] for number in (6, 26)
@@ -265,7 +265,7 @@ def test_the_first_step_starts_from_the_weights_of_the_model(tmp_path, tiny_mode
         raise KeyboardInterrupt
 
     # Fresh weights that are drawn, because the network's own take long to compile.
-    network = denoising.build(CONFIG.model, statistics())
+    network = denoising.build(CONFIG, statistics())
     vector, unflatten = ravel_pytree(drawn_params(network))
     monkeypatch.setattr(loop, "initial_params", lambda *_: (vector, unflatten))
     monkeypatch.setattr(Checkpoints, "restore", begin)

@@ -10,7 +10,7 @@ import pytest
 import scipy.stats
 
 from crystal_diffusion_jax import denoising
-from crystal_diffusion_jax.config import DenoiserConfig
+from crystal_diffusion_jax.config import DenoiserConfig, ExperimentConfig
 from crystal_diffusion_jax.data.arrays import dataset_statistics
 from crystal_diffusion_jax.models.denoiser import Denoiser
 from crystal_diffusion_jax.models.embeddings import Condition, PropertyEmbedding, rank_features
@@ -135,7 +135,9 @@ def test_the_denoiser_uses_the_rank(conditioning):
 
 def test_the_network_of_a_data_set_has_its_quantiles_as_z_scores():
     statistics = dataset_statistics(splits()["train"], scale_by_num_atoms=False)
-    network = denoising.build(DenoiserConfig(num_rank_features=2), statistics)
+    network = denoising.build(
+        ExperimentConfig(model=DenoiserConfig(num_rank_features=2)), statistics
+    )
     values = splits()["train"].properties[:, 0]
     z = (values - values.mean()) / values.std()
     np.testing.assert_allclose(
@@ -145,7 +147,7 @@ def test_the_network_of_a_data_set_has_its_quantiles_as_z_scores():
 
 def test_without_ranks_the_network_does_not_depend_on_the_quantiles():
     statistics = dataset_statistics(splits()["train"], scale_by_num_atoms=False)
-    assert denoising.build(DenoiserConfig(), statistics).quantiles == ()
+    assert denoising.build(ExperimentConfig(), statistics).quantiles == ()
 
 
 def test_a_negative_number_of_rank_features_is_refused():

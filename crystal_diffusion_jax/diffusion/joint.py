@@ -93,6 +93,22 @@ def prior(
     )
 
 
+def renoised(
+    keys: Key[Array, " crystals"],
+    crystals: Crystals,
+    t: Int[Array, " crystals"],
+    schedule: NoiseSchedule,
+) -> Crystals:
+    """Draws x_t of crystals whose species are given: noisy lattice and coordinates."""
+    lattice_eps = _normal(_fold(keys, 0), crystals.lattice)
+    frac_eps = _normal(_fold(keys, 1), crystals.frac_coords)
+    return dataclasses.replace(
+        crystals,
+        lattice=lattice.noised(crystals.lattice, lattice_eps, t, schedule),
+        frac_coords=coordinates.noised(crystals.frac_coords, frac_eps, t, schedule),
+    )
+
+
 def corrector_step(
     keys: Key[Array, " crystals"],
     crystals: Crystals,

@@ -70,12 +70,19 @@ def noise_schedule(config: NoiseConfig) -> NoiseSchedule:
     )
 
 
-def sampling_times(num_train_steps: int, num_sample_steps: int) -> Int32[np.ndarray, " times"]:
+def sampling_times(
+    num_train_steps: int, num_sample_steps: int, start: int = 0
+) -> Int32[np.ndarray, " times"]:
     """Decreasing, evenly spaced times t_0 > t_1 > ... > t_S = 0.
 
     With S = T they start at t_0 = T. With fewer steps they start at T - 1, which is as good as pure
     noise: a step from T to s multiplies the error of the predicted noise by
     beta / sqrt(ab_T / ab_s), which is 1000 for S = 100 because beta_T is clipped (11 from T - 1).
+
+    Args:
+      num_train_steps: T.
+      num_sample_steps: S.
+      start: leave out the times above it, but for the last two; 0 keeps all.
 
     Raises:
       ValueError: unless 1 <= num_sample_steps <= num_train_steps.
@@ -84,7 +91,8 @@ def sampling_times(num_train_steps: int, num_sample_steps: int) -> Int32[np.ndar
         raise ValueError(f"num_steps must be within 1..{num_train_steps}, not {num_sample_steps}")
     first = num_train_steps - (num_sample_steps < num_train_steps)
     times = np.round(np.linspace(first, 0, num_sample_steps + 1))
-    return times.astype(np.int32)
+    skipped = int(np.sum(times[:-2] > start)) if start else 0
+    return times[skipped:].astype(np.int32)
 
 
 def per_crystal(

@@ -65,12 +65,14 @@ class Denoiser(nn.Module):
       num_species: K, size of the vocabulary.
       quantiles: of the training data, for `num_rank_features`.
       one_hot_sizes: see `PropertyEmbedding`.
+      knows_given_species: whether it is told of which crystals the species are given.
     """
 
     config: DenoiserConfig
     num_species: int
     quantiles: Quantiles = ()
     one_hot_sizes: tuple[int, ...] = ()
+    knows_given_species: bool = False
 
     @nn.compact
     def __call__(
@@ -95,6 +97,11 @@ class Denoiser(nn.Module):
         mask = crystals.mask
         time = sinusoidal_time(t, width)
         requested = time
+        if self.knows_given_species:
+            # Zero at first, so that a network trained without it can be fine-tuned with it.
+            given = self.param("species_given", nn.initializers.zeros, (width,))
+            if condition.species_given is not None:
+                requested += condition.species_given[:, None] * given
         if config.conditioning != "none":
             embedding = PropertyEmbedding(
                 width,
@@ -103,7 +110,7 @@ class Denoiser(nn.Module):
                 self.one_hot_sizes,
                 name="property",
             )
-            requested = jnp.concatenate([time, embedding(condition)], axis=-1)
+            requested = jnp.concatenate([requested, embedding(condition)], axis=-1)
         z_c = MLP(width, width, name="condition")(requested)  # eq. (15)
         one_hot = jax.nn.one_hot(crystals.species, self.num_species)
         atoms = MLP(width, width, name="species")(one_hot)

@@ -23,10 +23,13 @@ class Condition:
       values: z-scored numbers; of a property that is embedded by class (`PropertyEmbedding`) the
         number of the class; arbitrary but finite where `present` is False.
       present: True where a property is requested; elsewhere its null vector is used.
+      species_given: True for crystals whose species are the clean ones at all times; None stands
+        for none of them.
     """
 
     values: Float[Array, "crystals properties"]
     present: Bool[Array, "crystals properties"]
+    species_given: Bool[Array, " crystals"] | None = None
 
 
 class MLP(nn.Module):

@@ -1,5 +1,6 @@
 """The reverse process as one scan over steps."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -29,6 +30,8 @@ def reverse_chain(
     solver: Solver = ANCESTRAL,
     use_corrector: bool = True,
     renoising_steps: int = 0,
+    given: Crystals | None = None,
+    start: int | Array | None = None,
 ) -> tuple[State, Step]:
     """Pure noise, and the step that turns it into crystals; scan over it under jax.jit.
 
@@ -43,6 +46,9 @@ def reverse_chain(
       corrector_step_size: step size of the corrector at t = 1.
       schedule: noise schedule of the forward process.
       solver: as the arguments below, see `sampler.make_sampler`.
+      given: crystals whose species all states have; None for species that are sampled, too.
+      start: time at which the chain begins with `given` itself, noised up to it; None to begin with
+        pure noise.
 
     Returns:
       The first state, with the lattice in units of its scale, and the step.
@@ -73,10 +79,16 @@ def reverse_chain(
             crystals, previous = second_order.step(
                 here, crystals, prediction, previous, t, s, schedule
             )
-        return (joint.wrapped(crystals), previous), None
+        return (joint.wrapped(with_given_species(crystals)), previous), None
 
-    # t runs from T to 1, so that 0 is free for the prior's keys.
-    init = joint.prior(fold(keys, 0), mask, num_species)
+    def with_given_species(crystals: Crystals) -> Crystals:
+        return crystals if given is None else dataclasses.replace(crystals, species=given.species)
+
+    # t runs from T to 1, so that 0 is free for the first state's keys.
+    if given is not None and start is not None:
+        init = joint.renoised(fold(keys, 0), given, jnp.full(mask.shape[:1], start), schedule)
+    else:
+        init = with_given_species(joint.prior(fold(keys, 0), mask, num_species))
     previous = second_order.no_estimate(init, num_species) if solver == SECOND_ORDER else None
     return (init, previous), step
 

@@ -22,7 +22,8 @@ def guided(denoise: ConditionalDenoise, condition: Condition, guidance: float | 
       condition: the request.
       guidance: w; 0 gives plain conditional sampling.
     """
-    null = Condition(values=condition.values, present=jnp.zeros_like(condition.present))
+    # Given species remain given: only the properties are extrapolated.
+    null = dataclasses.replace(condition, present=jnp.zeros_like(condition.present))
     both = jax.tree.map(lambda *parts: jnp.concatenate(parts), condition, null)
 
     def denoise_guided(crystals: Crystals, t: Array) -> Prediction:

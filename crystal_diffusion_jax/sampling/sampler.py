@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 from jax import Array
@@ -29,8 +29,37 @@ from crystal_diffusion_jax.sampling.guidance import (
 # (first state, step, times) -> states to keep, with the crystals as leading axis
 Process = Callable[[State, Step, Array], Crystals]
 
-# (params, keys [B], mask [B, N], condition, guidance, corrector_step_size, allowed [K]) -> Crystals
-Sampler = Callable[[Any, Array, ArrayLike, Condition, ArrayLike, ArrayLike, ArrayLike], Crystals]
+
+class Sampler(Protocol):
+    """A jitted sampler."""
+
+    def __call__(
+        self,
+        params: Any,
+        keys: Array,
+        mask: ArrayLike,
+        condition: Condition,
+        guidance: ArrayLike,
+        corrector_step_size: ArrayLike,
+        allowed: ArrayLike,
+        given: Crystals | None = None,
+    ) -> Crystals:
+        """Samples one batch.
+
+        Args:
+          params: weights of the network.
+          keys: [B] PRNG keys.
+          mask: [B, N] real atoms.
+          condition: the request.
+          guidance: weight of classifier-free guidance.
+          corrector_step_size: that at t = 1.
+          allowed: [K] True for species that may appear.
+          given: batch with the species that the crystals are to have, and, if the chain starts
+            after T, the crystals it starts from, their lattices in units of the lattice scale.
+
+        Returns:
+          The crystals, or those states of theirs that `process` keeps.
+        """
 
 
 # Cached: in a loop over targets, jax would trace a new function for each request.
@@ -46,6 +75,7 @@ def make_sampler(
     renoising_steps: int = 0,
     oxidation_states: tuple[tuple[int, ...], ...] | None = None,
     process: Process = last_state,
+    start: int = 0,
 ) -> Sampler:
     """The jitted sampler, its batch split over the mesh; compiles once per shape of `mask`.
 
@@ -62,12 +92,14 @@ def make_sampler(
       oxidation_states: [K] oxidation states of each species, for neutral crystals, see `charges`;
         None disables charge balance.
       process: which states to return; `trajectory.recording` keeps more than the last.
+      start: leave out the times above it, and begin with the given crystals, noised; 0 begins with
+        pure noise.
 
     Raises:
       ValueError: num_steps outside 1..T.
     """
     schedule = noise_schedule(noise_config)
-    times = jax.device_put(sampling_times(noise_config.num_steps, num_steps))
+    times = jax.device_put(sampling_times(noise_config.num_steps, num_steps, start))
     states = None
     if oxidation_states is not None:
         states = charges.oxidation_states(oxidation_states)
@@ -85,9 +117,11 @@ def make_sampler(
         guidance: Array,
         corrector_step_size: Array,
         allowed: Array,
+        given: Crystals | None = None,
     ) -> Crystals:
-        def sample_rows(shared: Any, rows: tuple[Array, Array, Condition]) -> Crystals:
-            (params, guidance, corrector_step_size, allowed), (keys, mask, condition) = shared, rows
+        def sample_rows(shared: Any, rows: Any) -> Crystals:
+            params, guidance, corrector_step_size, allowed = shared
+            keys, mask, condition, given = rows
             conditional = functools.partial(network, params)
 
             def plain(crystals: Crystals, t: Array) -> Prediction:
@@ -107,13 +141,15 @@ def make_sampler(
                 solver,
                 use_corrector,
                 renoising_steps,
+                given,
+                times[0] if start else None,
             )
             return process(init, step, times)
 
         branches = 2 if use_guidance else 1
         size = branches * mask.shape[1] ** 2 * denoiser.config.pair_hidden_width
         crystals: Crystals = parallel.map_rows(sample_rows, size, mesh)(
-            (params, guidance, corrector_step_size, allowed), (keys, mask, condition)
+            (params, guidance, corrector_step_size, allowed), (keys, mask, condition, given)
         )
         return crystals
 

@@ -20,6 +20,8 @@ from crystal_diffusion_jax.training.step import Unflatten
 
 # The property embedding: one row for each property.
 _PROPERTIES = "property/"
+# The vector of crystals with given species (`models.denoiser`).
+_GIVEN = "species_given"
 # Weights with an axis over the elements of the vocabulary, and that axis.
 _BY_ELEMENT = {
     "species/Dense_0/kernel": 0,
@@ -107,9 +109,11 @@ def warm_start(
         statistics.vocabulary, model.statistics.vocabulary, return_indices=True
     )
     merged = dict(fresh)
-    # Ranks may be added, see `load_initial_model`.
-    missing = fresh.keys() - trained.keys() - {f"{_PROPERTIES}by_rank"}
+    # Ranks may be added, see `load_initial_model`, and given species begin or cease to be told.
+    missing = fresh.keys() - trained.keys() - {f"{_PROPERTIES}by_rank", _GIVEN}
     for name, leaf in {**trained, **dict.fromkeys(missing, np.nan)}.items():
+        if name == _GIVEN and name not in fresh:
+            continue
         shape = list(fresh[name].shape) if name in fresh else None
         axis = _BY_ELEMENT.get(name)
         if shape is not None and axis is not None:

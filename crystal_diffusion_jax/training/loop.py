@@ -84,7 +84,7 @@ def train(
         stack.enter_context(heartbeat.doing("at work"))
         # Before the folder is created: a mistake here must not tie the folder to this config.
         data = processes.everywhere(lambda: prepare_data(config, splits, mesh, unit))
-        denoiser = processes.everywhere(lambda: denoising.build(config.model, data.statistics))
+        denoiser = processes.everywhere(lambda: denoising.build(config, data.statistics))
         scale = data.statistics.lattice_scale
         stack.enter_context(open_workdir(workdir, config, splits, scale, heartbeat.log))
         keep_last = config.training.keep_last

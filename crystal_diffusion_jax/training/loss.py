@@ -3,6 +3,8 @@
 Paper eqs. (3), lattice; (5), frac_coords; (8), species_kl: all in `diffusion_loss`.
 """
 
+import dataclasses
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -18,6 +20,9 @@ from crystal_diffusion_jax.diffusion.joint import Targets
 from crystal_diffusion_jax.diffusion.schedules import NoiseSchedule
 from crystal_diffusion_jax.models.embeddings import Condition
 
+# Probability of hiding the properties of a crystal whose species are given.
+_GIVEN_DROPOUT = 0.5
+
 
 def draw_times(key: Key[Array, ""], batch_size: int, num_steps: int) -> Int[Array, " crystals"]:
     """Times, each uniform on 1..num_steps, together spread evenly over the range.
@@ -30,7 +35,9 @@ def draw_times(key: Key[Array, ""], batch_size: int, num_steps: int) -> Int[Arra
 
 
 def drop_conditions(
-    key: Key[Array, ""], properties: Float[Array, "crystals properties"], probability: float
+    key: Key[Array, ""],
+    properties: Float[Array, "crystals properties"],
+    probability: float | Float[Array, "crystals 1"],
 ) -> Condition:
     """Hides all properties of a crystal with the given probability, for classifier-free guidance.
 
@@ -58,6 +65,7 @@ class NoisyBatch:
       targets: what it regresses on.
       crystal_weight: share of each crystal in a mean over crystals, times its weight.
       atom_weight: share of each atom in a mean over atoms, times its crystal's weight.
+      species_weight: the same in a mean over the atoms whose species are not given.
     """
 
     crystals: Crystals
@@ -67,6 +75,7 @@ class NoisyBatch:
     targets: Targets
     crystal_weight: Float[Array, " crystals"]
     atom_weight: Float[Array, "crystals atoms"]
+    species_weight: Float[Array, "crystals atoms"]
 
 
 def noise_batch(
@@ -77,8 +86,13 @@ def noise_batch(
     num_species: int,
     schedule: NoiseSchedule,
     condition_dropout: float,
+    species_given: float = 0.0,
 ) -> NoisyBatch:
     """Draws times, noise and hidden conditions for a batch.
+
+    Where the species are given, the crystal keeps its clean ones and has no species terms in the
+    loss. Its properties are hidden half of the time, if they are ever, as most users who know the
+    formula ask for nothing else.
 
     Args:
       key: PRNG key.
@@ -88,20 +102,36 @@ def noise_batch(
       num_species: K.
       schedule: noise of each time.
       condition_dropout: probability of hiding a crystal's properties.
+      species_given: probability of giving a crystal's species.
     """
     key_time, key_noise, key_condition = jax.random.split(key, 3)
     t = draw_times(key_time, len(weight), schedule.sigma.shape[0] - 1)
     noisy, targets = joint.noise(key_noise, crystals, t, num_species, schedule)
     counted = weight > 0
-    num_atoms = jnp.sum(crystals.mask & counted[:, None])
+    counted_atoms = crystals.mask & counted[:, None]
+    atom_weight = crystals.mask * weight[:, None] / jnp.sum(counted_atoms)
+    species_weight, hidden, given = atom_weight, condition_dropout, None
+    if species_given:
+        draw = jax.random.uniform(jax.random.fold_in(key_condition, 2), weight.shape)
+        given = draw < species_given
+        shown = jnp.where(given[:, None], crystals.species, noisy.species)
+        noisy = dataclasses.replace(noisy, species=shown)
+        unknown_atoms = jnp.sum(counted_atoms & ~given[:, None])
+        species_weight = jnp.where(given[:, None], 0.0, crystals.mask * weight[:, None])
+        species_weight = species_weight / jnp.maximum(unknown_atoms, 1)
+        if condition_dropout:
+            hidden = jnp.where(given, max(_GIVEN_DROPOUT, condition_dropout), condition_dropout)
+            hidden = hidden[:, None]
+    condition = drop_conditions(key_condition, properties, hidden)
     return NoisyBatch(
         crystals=noisy,
         species=crystals.species,
         t=t,
-        condition=drop_conditions(key_condition, properties, condition_dropout),
+        condition=dataclasses.replace(condition, species_given=given),
         targets=targets,
         crystal_weight=weight / jnp.sum(counted),
-        atom_weight=crystals.mask * weight[:, None] / num_atoms,
+        atom_weight=atom_weight,
+        species_weight=species_weight,
     )
 
 
@@ -131,8 +161,10 @@ def diffusion_loss(
     if mean_free_score:
         target_score = mean_free(target_score, crystals.mask)
 
-    def mean_over_atoms(per_atom: Float[Array, "crystals atoms"]) -> Float[Array, ""]:
-        return jnp.sum(jnp.where(crystals.mask, per_atom, 0.0) * batch.atom_weight)
+    def mean_over_atoms(
+        per_atom: Float[Array, "crystals atoms"], weight: Float[Array, "crystals atoms"]
+    ) -> Float[Array, ""]:
+        return jnp.sum(jnp.where(crystals.mask, per_atom, 0.0) * weight)
 
     lattice_error = jnp.mean(
         jnp.square(prediction.lattice_eps - batch.targets.lattice_eps), axis=(1, 2)
@@ -141,9 +173,13 @@ def diffusion_loss(
     species_terms = (prediction.species_logits, crystals.species, batch.species, t, schedule)
     parts = {
         "lattice": jnp.sum(lattice_error * batch.crystal_weight),  # eq. (3)
-        "frac_coords": mean_over_atoms(score_error),  # eq. (5)
-        "species_kl": mean_over_atoms(species.kl_divergence(*species_terms)),  # eq. (8)
-        "species_cross_entropy": mean_over_atoms(species.cross_entropy(*species_terms)),
+        "frac_coords": mean_over_atoms(score_error, batch.atom_weight),  # eq. (5)
+        "species_kl": mean_over_atoms(  # eq. (8)
+            species.kl_divergence(*species_terms), batch.species_weight
+        ),
+        "species_cross_entropy": mean_over_atoms(
+            species.cross_entropy(*species_terms), batch.species_weight
+        ),
     }
     total = sum((getattr(config, name) * part for name, part in parts.items()), jnp.zeros(()))
     return total, parts

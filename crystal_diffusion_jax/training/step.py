@@ -132,6 +132,7 @@ def make_train_steps(
                 denoiser.num_species,
                 schedule,
                 config.condition_dropout,
+                config.species_given,
             )
             metrics, gradient = batch_gradient(state.params, noisy)
             updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
@@ -163,15 +164,24 @@ def make_evaluation_step(
     config: LossConfig,
     mesh: Mesh,
 ) -> EvaluationStep:
-    """The jitted loss of the averaged weights, with every property given."""
+    """The jitted loss of the averaged weights, with every property given.
+
+    If species are given in training, also that of crystals of which nothing but these is given,
+    with names that begin with "given_".
+    """
 
     def losses(params: Params, rows: NoisyBatch) -> Metrics:
         return _loss(denoiser, unflatten, schedule, config, rows, params)[1]
 
     def evaluation_step(state: TrainState, batch: Arrays, key: Key[Array, ""]) -> Metrics:
-        noisy = noise_batch(key, *batch, denoiser.num_species, schedule, condition_dropout=0.0)
         size = elements_per_crystal(denoiser, batch[0])
-        metrics: Metrics = parallel.sum_over_rows(losses, size, mesh)(state.ema_params, noisy)
+        mean = parallel.sum_over_rows(losses, size, mesh)
+        draw = functools.partial(noise_batch, key, *batch, denoiser.num_species, schedule)
+        metrics: Metrics = mean(state.ema_params, draw(condition_dropout=0.0))
+        if config.species_given:
+            hidden = float(config.condition_dropout > 0)
+            given = mean(state.ema_params, draw(condition_dropout=hidden, species_given=1.0))
+            metrics |= {f"given_{name}": given[name] for name in ("lattice", "frac_coords")}
         return metrics
 
     replicated = devices.replicated(mesh)
