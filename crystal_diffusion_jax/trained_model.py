@@ -17,8 +17,8 @@ import numpy as np
 from crystal_diffusion_jax import commands, denoising
 from crystal_diffusion_jax import config as config_module
 from crystal_diffusion_jax.config import ExperimentConfig
-from crystal_diffusion_jax.data import few
-from crystal_diffusion_jax.data.arrays import DatasetStatistics
+from crystal_diffusion_jax.data import few, training_crystals
+from crystal_diffusion_jax.data.arrays import CrystalDataset, DatasetStatistics
 from crystal_diffusion_jax.errors import UserError, did_you_mean, printable
 from crystal_diffusion_jax.models.denoiser import Denoiser
 from crystal_diffusion_jax.runtime.archives import read_arrays
@@ -51,6 +51,7 @@ class TrainedModel:
       statistics: statistics of the training data.
       training: steps, losses, time, devices and versions of the training.
       weights_sha256: checksum of weights.npz; empty before the model is saved.
+      folder: where it was loaded from.
     """
 
     params: Any
@@ -58,6 +59,7 @@ class TrainedModel:
     statistics: DatasetStatistics
     training: dict[str, Any]
     weights_sha256: str = ""
+    folder: Path | None = None
 
     @property
     def denoiser(self) -> Denoiser:
@@ -68,6 +70,19 @@ class TrainedModel:
     def num_parameters(self) -> int:
         """Number of weights."""
         return sum(leaf.size for leaf in jax.tree.leaves(self.params))
+
+    @property
+    def predicts(self) -> bool:
+        """Whether it predicts structures of a given formula."""
+        return self.config.loss.species_given > 0 or len(self.statistics.vocabulary) == 1
+
+    def training_crystals(self) -> CrystalDataset | None:
+        """The crystals that it was trained on, None if it came without them.
+
+        Raises:
+          UserError: their file is damaged.
+        """
+        return None if self.folder is None else training_crystals.load(self.folder)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +96,14 @@ class _Description:
     training: dict[str, Any]
 
 
-def save(model: TrainedModel, folder: Path) -> None:
-    """Writes a model folder atomically, replacing an older one."""
+def save(model: TrainedModel, folder: Path, crystals: CrystalDataset | None = None) -> None:
+    """Writes a model folder atomically, replacing an older one.
+
+    Args:
+      model: the model.
+      folder: takes it.
+      crystals: those that it was trained on; None leaves those of the older folder.
+    """
     new, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
     if old.exists() and not folder.exists():
         old.rename(folder)  # an earlier save was killed between its two renames
@@ -102,6 +123,10 @@ def save(model: TrainedModel, folder: Path) -> None:
     text = json.dumps(dataclasses.asdict(description), indent=1)
     (new / "model.json").write_text(text + "\n")
     (new / "README.md").write_text(model_card(model))
+    if crystals is not None:
+        training_crystals.save(crystals, new)
+    elif (folder / training_crystals.FILE).exists():
+        shutil.copyfile(folder / training_crystals.FILE, new / training_crystals.FILE)
     if folder.exists():
         folder.rename(old)
     new.rename(folder)
@@ -138,6 +163,7 @@ def load(path: Path | str) -> TrainedModel:
         statistics=description.statistics,
         training=description.training,
         weights_sha256=description.weights_sha256,
+        folder=folder,
     )
 
 
@@ -240,5 +266,7 @@ In this folder:
 
     {commands.command("sample", commands.flags(example))}
 
-weights.npz holds the averaged weights, model.json the whole configuration and the data statistics.
+weights.npz holds the averaged weights, model.json the whole configuration and the data statistics,
+{training_crystals.FILE}, if it is there, the training crystals, which tell what is new and serve
+as templates. The model works without them: remove them from a copy if they are not for others.
 """

@@ -74,8 +74,8 @@ def make_sampler(
     use_corrector: bool = True,
     renoising_steps: int = 0,
     oxidation_states: tuple[tuple[int, ...], ...] | None = None,
-    process: Process = last_state,
     start: int = 0,
+    process: Process = last_state,
 ) -> Sampler:
     """The jitted sampler, its batch split over the mesh; compiles once per shape of `mask`.
 
@@ -91,9 +91,9 @@ def make_sampler(
       renoising_steps: steps before the predictor, see `renoising.renoise`; 0 disables them.
       oxidation_states: [K] oxidation states of each species, for neutral crystals, see `charges`;
         None disables charge balance.
-      process: which states to return; `trajectory.recording` keeps more than the last.
       start: leave out the times above it, and begin with the given crystals, noised; 0 begins with
         pure noise.
+      process: which states to return; `trajectory.recording` keeps more than the last.
 
     Raises:
       ValueError: num_steps outside 1..T.

@@ -98,7 +98,17 @@ def train(
             processes.everywhere(lambda: require_model(workdir, done))
             heartbeat.log(f"{workdir} is trained already: all {done} steps are done")
         else:
-            _train(config, data, denoiser, initial_model, workdir, mesh, checkpoints, heartbeat)
+            _train(
+                config,
+                data,
+                splits["train"],
+                denoiser,
+                initial_model,
+                workdir,
+                mesh,
+                checkpoints,
+                heartbeat,
+            )
         best, latest = checkpoints.best(), checkpoints.latest()  # in this order: `best` waits
         assert latest is not None
         assert best is not None
@@ -119,6 +129,7 @@ def _finished(step: int, best: Best, training: TrainingConfig) -> bool:
 def _train(
     config: ExperimentConfig,
     data: TrainingData,
+    crystals: CrystalDataset,
     denoiser: Denoiser,
     initial_model: TrainedModel | None,
     workdir: Path,
@@ -238,7 +249,9 @@ def _train(
             if processes.is_first() and (lowest or not training.patience):
                 params = unflatten(jnp.asarray(jax.device_get(state.ema_params)))
                 model = TrainedModel(params, config, data.statistics, {})
-                export_model(model, workdir, step, means, scores, run_log.seconds, cached_elements)
+                export_model(
+                    model, crystals, workdir, step, means, scores, run_log.seconds, cached_elements
+                )
             checkpoints.save(step, state, scores)
             if _finished(step, best, training):
                 break

@@ -110,7 +110,8 @@ def noise_batch(
     counted = weight > 0
     counted_atoms = crystals.mask & counted[:, None]
     atom_weight = crystals.mask * weight[:, None] / jnp.sum(counted_atoms)
-    species_weight, hidden, given = atom_weight, condition_dropout, None
+    species_weight, given = atom_weight, None
+    hidden: float | Float[Array, "crystals 1"] = condition_dropout
     if species_given:
         draw = jax.random.uniform(jax.random.fold_in(key_condition, 2), weight.shape)
         given = draw < species_given
@@ -120,8 +121,8 @@ def noise_batch(
         species_weight = jnp.where(given[:, None], 0.0, crystals.mask * weight[:, None])
         species_weight = species_weight / jnp.maximum(unknown_atoms, 1)
         if condition_dropout:
-            hidden = jnp.where(given, max(_GIVEN_DROPOUT, condition_dropout), condition_dropout)
-            hidden = hidden[:, None]
+            more = max(_GIVEN_DROPOUT, condition_dropout)
+            hidden = jnp.where(given[:, None], more, condition_dropout)
     condition = drop_conditions(key_condition, properties, hidden)
     return NoisyBatch(
         crystals=noisy,

@@ -14,6 +14,7 @@ import jax
 from crystal_diffusion_jax import __version__, trained_model
 from crystal_diffusion_jax import config as config_module
 from crystal_diffusion_jax.config import ExperimentConfig
+from crystal_diffusion_jax.data import training_crystals
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.runtime import devices, processes
@@ -107,6 +108,7 @@ def write_errors(workdir: Path) -> Iterator[None]:
 
 def export_model(
     model: TrainedModel,
+    crystals: CrystalDataset,
     workdir: Path,
     step: int,
     training_losses: Mapping[str, float],
@@ -114,7 +116,7 @@ def export_model(
     seconds: float,
     cached_elements: int,
 ) -> None:
-    """Writes <workdir>/model; its model card states how it was trained."""
+    """Writes <workdir>/model; its model card states how it was trained, and on which crystals."""
     facts = {
         "steps": step,
         "training losses": {name: round(loss, 5) for name, loss in training_losses.items()},
@@ -125,7 +127,11 @@ def export_model(
         "versions": f"crystal_diffusion_jax {__version__}, jax {jax.__version__}",
     }
     with write_errors(workdir):
-        trained_model.save(dataclasses.replace(model, training=facts), workdir / "model")
+        folder = workdir / "model"
+        write = len(crystals) <= training_crystals.MAX_NUM
+        write = write and not (folder / training_crystals.FILE).exists()
+        model = dataclasses.replace(model, training=facts)
+        trained_model.save(model, folder, crystals if write else None)
 
 
 def recorded_scale(workdir: Path) -> float | None:

@@ -1,0 +1,80 @@
+"""Crystals whose species are given: the species, and templates to start from, as arrays."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from crystal_diffusion_jax.crystals import Crystals
+from crystal_diffusion_jax.data.arrays import CrystalDataset, DatasetStatistics
+from crystal_diffusion_jax.data.templates import Templates
+from crystal_diffusion_jax.structures.canonical import Cell
+
+
+def template_cells(
+    compositions: Sequence[np.ndarray], ranks: Sequence[int], train: CrystalDataset
+) -> list[Cell | None]:
+    """A template for each crystal, its atoms in the order of the composition.
+
+    The crystals of one composition share its templates, the best first, from the beginning again
+    when they run out.
+
+    Args:
+      compositions: [num] atomic numbers of each cell, ascending.
+      ranks: [num] number of each crystal among those of its composition.
+      train: the training crystals.
+
+    Returns:
+      [num] cells; None where no training crystal has the anonymous formula.
+    """
+    templates = Templates(train)
+    wanted = [
+        (tuple(numbers.tolist()), rank) for numbers, rank in zip(compositions, ranks, strict=True)
+    ]
+    found: dict[tuple[int, ...], list[Cell]] = {}
+    for composition, rank in sorted(wanted, reverse=True):
+        if composition not in found:  # the highest rank comes first
+            best = templates.find(composition, rank + 1)
+            found[composition] = [_sorted(each.cell) for each in best]
+    return [
+        found[composition][rank % len(found[composition])] if found[composition] else None
+        for composition, rank in wanted
+    ]
+
+
+def _sorted(cell: Cell) -> Cell:
+    order = np.argsort(cell.atomic_numbers, kind="stable")
+    return Cell(cell.lattice, cell.frac_coords[order], cell.atomic_numbers[order])
+
+
+def given_crystals(
+    compositions: Sequence[np.ndarray],
+    cells: Sequence[Cell] | None,
+    size: int,
+    statistics: DatasetStatistics,
+) -> Crystals:
+    """The argument `given` of a sampler, in arrays of NumPy.
+
+    Args:
+      compositions: [B] atomic numbers of each cell, all known to the model.
+      cells: [B] crystals to start from, their atoms in the same order; None for none.
+      size: number of atoms that the batch is padded to.
+      statistics: statistics of the model's training data.
+    """
+    num = len(compositions)
+    num_atoms = np.array([len(numbers) for numbers in compositions])
+    species = np.zeros((num, size), np.int32)
+    frac_coords = np.zeros((num, size, 3), np.float32)
+    lattice = np.broadcast_to(np.eye(3, dtype=np.float32), (num, 3, 3)).copy()
+    for row, numbers in enumerate(compositions):
+        species[row, : len(numbers)] = np.searchsorted(statistics.vocabulary, numbers)
+    for row, cell in enumerate(cells or ()):
+        frac_coords[row, : len(cell.atomic_numbers)] = cell.frac_coords
+        lattice[row] = cell.lattice / statistics.lattice_unit(num_atoms[row : row + 1])[0]
+    mask = np.arange(size) < num_atoms[:, None]
+    arrays: dict[str, object] = {
+        "lattice": lattice,
+        "frac_coords": frac_coords,
+        "species": species,
+        "mask": mask,
+    }
+    return Crystals(**arrays)  # type: ignore[arg-type]  # NumPy's arrays, see `condition_arrays`
