@@ -171,6 +171,8 @@ class LossConfig:
         paper's choice, disables it.
       condition_dropout: probability of hiding a crystal's properties (`loss.drop_conditions`),
         which trains the unconditional branch of classifier-free guidance; 0 is the paper's choice.
+      species_given: probability of training on a crystal with its species given, from which the
+        model learns to predict the structure of a formula; 0, the paper's choice, disables it.
     """
 
     lattice: float = 1.0
@@ -178,12 +180,13 @@ class LossConfig:
     species_kl: float = 20.0
     species_cross_entropy: float = 0.05
     condition_dropout: float = 0.1
+    species_given: float = 0.0
 
     def __post_init__(self) -> None:
         """Rejects negative weights and probabilities outside [0, 1]."""
         weights = ("lattice", "frac_coords", "species_kl", "species_cross_entropy")
         _check_range(self, *weights, least=0)
-        _check_range(self, "condition_dropout", least=0, most=1)
+        _check_range(self, "condition_dropout", "species_given", least=0, most=1)
 
 
 ADAM: Final = "adam"
