@@ -86,25 +86,34 @@ def announcement(request: Request, model: TrainedModel) -> list[str]:
         several = f"{len(kinds)} compositions" if len(kinds) > 1 else "1 composition"
         system = "-".join(request.chemical_system or ())
         return [f"{system}: {several}, {ends} atoms in the cell; most common: {common}"]
-    if len(request.formulas) > _MAX_LINES:
-        each = f"{len(request.formulas)} formulas, {request.num_each} crystals of each"
-        return [f"{each}: {ends} atoms in the cell"]
-    return [
-        _line(asked, found[place * request.num_each :][: request.num_each], bool(request.like))
+    groups = [
+        (asked, found[place * request.num_each :][: request.num_each])
         for place, asked in enumerate(request.formulas)
     ]
+    if len(groups) <= _MAX_LINES:
+        return [f"{asked.formula}: {_cells(asked, cells, request)}" for asked, cells in groups]
+    line = f"{len(groups)} formulas, {request.num_each} crystals of each: {ends} atoms in the cell"
+    if not request.like:
+        units = Counter(len(cell) // _atoms(asked) for asked, cells in groups for cell in cells)
+        shares = (f"{each} in {number}" for each, number in units.most_common(_MAX_LINES))
+        line += f"; Z = {', '.join(shares)} of {request.num}"
+    return [line]
 
 
-def _line(asked: FormulaRequest, found: list[np.ndarray], whole_cells: bool) -> str:
-    in_unit = sum(count for _, count in formula_counts(asked.formula))
-    parts = [
-        (f"{size} atoms" if size > 1 else "1 atom")
-        + " in the cell"
-        + ("" if whole_cells else f" (Z = {size // in_unit})")
-        + (f" of {crystals} crystals" if crystals < len(found) else "")
-        for size, crystals in Counter(map(len, found)).most_common()
-    ]
-    return f"{asked.formula}: {', '.join(parts)}"
+def _cells(asked: FormulaRequest, found: list[np.ndarray], request: Request) -> str:
+    """Sizes of the cells of one formula, and how many have each."""
+    parts = []
+    for size, crystals in Counter(map(len, found)).most_common():
+        atoms = f"{size} atom{'s' * (size > 1)} in the cell" if not parts else f"{size}"
+        units = "" if request.like else f" (Z = {size // _atoms(asked)})"
+        share = f" in {crystals} of {len(found)} crystals" if not parts else f" in {crystals}"
+        parts.append(atoms + units + share * (crystals < len(found)))
+    return ", ".join(parts)
+
+
+def _atoms(asked: FormulaRequest) -> int:
+    """Atoms in a formula unit."""
+    return sum(count for _, count in formula_counts(asked.formula))
 
 
 def _ratios(request: Request, model: TrainedModel) -> np.ndarray:

@@ -143,7 +143,7 @@ def _misfit(asked: FormulaRequest, model: TrainedModel) -> str:
     if asked.formula_units and not sizes[0] <= atoms <= sizes[-1]:
         return (
             f"{asked.formula_units} of {asked.formula} in a cell are {atoms} atoms, and the model "
-            f"was trained on {known_sizes(statistics)}: change --formula_units"
+            f"only knows cells of {known_sizes(statistics)}"
         )
     return ""
 
