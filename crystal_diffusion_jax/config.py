@@ -171,8 +171,8 @@ class LossConfig:
         paper's choice, disables it.
       condition_dropout: probability of hiding a crystal's properties (`loss.drop_conditions`),
         which trains the unconditional branch of classifier-free guidance; 0 is the paper's choice.
-      species_given: probability of training on a crystal with its species given, from which the
-        model learns to predict the structure of a formula; 0, the paper's choice, disables it.
+      species_given: probability of showing a crystal with its clean species, which trains the
+        prediction of structures for a given formula; 0 is the paper's choice.
     """
 
     lattice: float = 1.0

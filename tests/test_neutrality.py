@@ -1,6 +1,7 @@
 """Cells that can be neutral, against all assignments of oxidation states."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,7 +117,7 @@ def test_draws_stay_as_they_are_where_all_sizes_or_none_can_be_neutral(model, el
 
 
 def test_a_size_that_cannot_be_neutral_is_refused_with_those_that_can(model):
-    asked = {"num": 1, "elements": "Ti,O", "charge_balance": True}
+    asked: dict[str, Any] = {"num": 1, "elements": "Ti,O", "charge_balance": True}
     with pytest.raises(UserError, match=r"--num_atoms=4: .* O, Ti .* one of 3, 6, 9, 12, 15, 18"):
         resolve(model, "m", num_atoms=4, **asked)
     assert crystal_sizes(resolve(model, "m", num_atoms=6, **asked), model).tolist() == [6]
@@ -141,7 +142,7 @@ def test_balanced_sizes_of_a_property_fall_back_on_those_of_all(tiny_model):
     counts = tuple(count for _, count in SIZES)
     rows = [[10 * (size == 4) for size, _ in SIZES]] + 19 * [counts]
     model = knowing(tiny_model, by_property=rows)
-    asked = {"num": 300, "target": "min", "elements": "Ti,O"}
+    asked: dict[str, Any] = {"num": 300, "target": "min", "elements": "Ti,O"}
     assert set(crystal_sizes(resolve(model, "m", **asked), model)) == {4}
     balanced = crystal_sizes(resolve(model, "m", charge_balance=True, **asked), model)
     assert set(balanced.tolist()) == {3, 6, 9, 12, 15, 18}

@@ -102,7 +102,7 @@ def announcement(request: Request, model: TrainedModel) -> list[str]:
 
 def _cells(asked: FormulaRequest, found: list[np.ndarray], request: Request) -> str:
     """Sizes of the cells of one formula, and how many have each."""
-    parts = []
+    parts: list[str] = []
     for size, crystals in Counter(map(len, found)).most_common():
         atoms = f"{size} atom{'s' * (size > 1)} in the cell" if not parts else f"{size}"
         units = "" if request.like else f" (Z = {size // _atoms(asked)})"
