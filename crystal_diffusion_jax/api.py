@@ -34,7 +34,7 @@ from crystal_diffusion_jax.errors import UserError, did_you_mean
 from crystal_diffusion_jax.potentials.relaxation import CHGNET, Relaxation, RelaxSettings
 from crystal_diffusion_jax.request import ANCESTRAL, Solver
 from crystal_diffusion_jax.runtime import compilation, devices
-from crystal_diffusion_jax.sampling.compositions import announcement
+from crystal_diffusion_jax.sampling.announcement import announcement
 from crystal_diffusion_jax.sampling.generate import generate
 from crystal_diffusion_jax.sampling.resolve import resolve, warnings
 from crystal_diffusion_jax.structures.sampled_crystals import CrystalsInMemory, SampledCrystals

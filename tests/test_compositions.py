@@ -10,7 +10,8 @@ import pytest
 
 from crystal_diffusion_jax.data.formula_units import anonymous
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.sampling.compositions import announcement, compositions
+from crystal_diffusion_jax.sampling.announcement import announcement
+from crystal_diffusion_jax.sampling.compositions import compositions
 from crystal_diffusion_jax.sampling.conditions import crystal_sizes
 from crystal_diffusion_jax.sampling.neutrality import system_compositions
 from crystal_diffusion_jax.sampling.resolve import resolve, warnings

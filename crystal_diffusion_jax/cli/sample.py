@@ -66,7 +66,7 @@ def sample(
     from crystal_diffusion_jax.runtime import devices
     from crystal_diffusion_jax.runtime.lock import exclusive
     from crystal_diffusion_jax.sampling import trajectory
-    from crystal_diffusion_jax.sampling.compositions import announcement
+    from crystal_diffusion_jax.sampling.announcement import announcement
     from crystal_diffusion_jax.sampling.conditions import crystal_sizes
     from crystal_diffusion_jax.sampling.generate import generate
     from crystal_diffusion_jax.sampling.resolve import resolve, warnings

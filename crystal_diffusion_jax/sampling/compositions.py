@@ -19,14 +19,13 @@ second term, e = 1 %, is alone and counts 1 where the training data have none of
 """
 
 import dataclasses
-from collections import Counter
 
 import numpy as np
 
 from crystal_diffusion_jax.data.arrays import DatasetStatistics
 from crystal_diffusion_jax.data.formula_units import anonymous
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.request import FormulaRequest, Request
+from crystal_diffusion_jax.request import Request
 from crystal_diffusion_jax.sampling.neutrality import (
     MAX_COMPOSITIONS,
     number_of_compositions,
@@ -42,14 +41,12 @@ from crystal_diffusion_jax.structures.compositions import (
     SYMBOLS,
     common_oxidation_states,
     formula_counts,
-    reduced_formula,
 )
 from crystal_diffusion_jax.trained_model import TrainedModel
 
 _UNSEEN = 0.01  # e of the module's formula
 # Streams of random numbers beside those of the properties, which are named by bytes.
 _UNITS_STREAM, _SYSTEM_STREAM = 1000, 1001
-_MAX_LINES = 10
 
 
 def knows_formulas(model: TrainedModel) -> bool:
@@ -71,49 +68,6 @@ def compositions(request: Request, model: TrainedModel) -> list[np.ndarray] | No
     if request.chemical_system and knows_formulas(model):
         return _of_system(request, model)
     return None
-
-
-def announcement(request: Request, model: TrainedModel) -> list[str]:
-    """What the cells hold, in a few lines; [] where that is left to the model."""
-    found = compositions(request, model)
-    if found is None:
-        return []
-    sizes = Counter(len(numbers) for numbers in found)
-    ends = " to ".join(str(size) for size in sorted({min(sizes), max(sizes)}))
-    if not request.formulas:
-        kinds = Counter(f"{reduced_formula(each)} ({len(each)} atoms)" for each in found)
-        common = ", ".join(f"{kind} {number}" for kind, number in kinds.most_common(5))
-        several = f"{len(kinds)} compositions" if len(kinds) > 1 else "1 composition"
-        system = "-".join(request.chemical_system or ())
-        return [f"{system}: {several}, {ends} atoms in the cell; most common: {common}"]
-    groups = [
-        (asked, found[place * request.num_each :][: request.num_each])
-        for place, asked in enumerate(request.formulas)
-    ]
-    if len(groups) <= _MAX_LINES:
-        return [f"{asked.formula}: {_cells(asked, cells, request)}" for asked, cells in groups]
-    line = f"{len(groups)} formulas, {request.num_each} crystals of each: {ends} atoms in the cell"
-    if not request.like:
-        units = Counter(len(cell) // _atoms(asked) for asked, cells in groups for cell in cells)
-        shares = (f"{each} in {number}" for each, number in units.most_common(_MAX_LINES))
-        line += f"; Z = {', '.join(shares)} of {request.num}"
-    return [line]
-
-
-def _cells(asked: FormulaRequest, found: list[np.ndarray], request: Request) -> str:
-    """Sizes of the cells of one formula, and how many have each."""
-    parts: list[str] = []
-    for size, crystals in Counter(map(len, found)).most_common():
-        atoms = f"{size} atom{'s' * (size > 1)} in the cell" if not parts else f"{size}"
-        units = "" if request.like else f" (Z = {size // _atoms(asked)})"
-        share = f" in {crystals} of {len(found)} crystals" if not parts else f" in {crystals}"
-        parts.append(atoms + units + share * (crystals < len(found)))
-    return ", ".join(parts)
-
-
-def _atoms(asked: FormulaRequest) -> int:
-    """Atoms in a formula unit."""
-    return sum(count for _, count in formula_counts(asked.formula))
 
 
 def _ratios(request: Request, model: TrainedModel) -> np.ndarray:

@@ -126,8 +126,11 @@ def resolve(
     asked = parse_target(target, statistics)
     units = formula_units or (AUTO if formula is not None else "")
     formulas = requested_formulas(model, name, formula, units, like)
-    num *= max(len(formulas), 1)
-    require_between("num", num, 1, MAX_CRYSTALS)
+    if num * len(formulas) > MAX_CRYSTALS:
+        raise UserError(
+            f"--num={num} crystals of each of {len(formulas)} formulas are more than "
+            f"{MAX_CRYSTALS:,}: give a smaller number"
+        )
     for property_name in asked:
         if any(property_name in each.target for each in formulas):
             raise UserError(
@@ -138,7 +141,7 @@ def resolve(
         model=name,
         model_sha256=model.weights_sha256,
         target=asked,
-        num=num,
+        num=num * max(len(formulas), 1),
         seed=seed,
         guidance=float(guidance),
         solver=solver,
