@@ -33,9 +33,10 @@ from crystal_diffusion_jax.request import (
 )
 from crystal_diffusion_jax.runtime import devices
 from crystal_diffusion_jax.runtime.files import replace_text
-from crystal_diffusion_jax.sampling.conditions import condition_arrays, draw_num_atoms
+from crystal_diffusion_jax.sampling.conditions import condition_arrays
 from crystal_diffusion_jax.sampling.parse import parse_target
 from crystal_diffusion_jax.sampling.sampler import make_sampler
+from crystal_diffusion_jax.sampling.sizes import draw_num_atoms
 from crystal_diffusion_jax.structures.compositions import reduced_composition
 from crystal_diffusion_jax.structures.conversion import cell_defect, to_structure
 from crystal_diffusion_jax.trained_model import TrainedModel

@@ -34,6 +34,7 @@ from crystal_diffusion_jax.errors import UserError, did_you_mean
 from crystal_diffusion_jax.potentials.relaxation import CHGNET, Relaxation, RelaxSettings
 from crystal_diffusion_jax.request import ANCESTRAL, Solver
 from crystal_diffusion_jax.runtime import compilation, devices
+from crystal_diffusion_jax.sampling.announcement import announcement
 from crystal_diffusion_jax.sampling.generate import generate
 from crystal_diffusion_jax.sampling.resolve import resolve, warnings
 from crystal_diffusion_jax.structures.sampled_crystals import CrystalsInMemory, SampledCrystals
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from crystal_diffusion_jax.evaluation.judging import Judgement
     from crystal_diffusion_jax.oracles.predict import Predictions
     from crystal_diffusion_jax.potentials.energies import Evaluated
+    from crystal_diffusion_jax.structures.reading import Inputs
 
 
 def _to_stderr(line: str) -> None:
@@ -120,13 +122,17 @@ class Model:
         chemical_system: str | Sequence[str] | None = None,
         num_atoms: int | None = None,
         charge_balance: bool = False,
+        formula: str | Path | Sequence[str] | None = None,
+        formula_units: int | str | None = None,
+        like: str | None = None,
+        start: str | None = None,
         batch_size: int = 100,
         log: Callable[[str], None] = _to_stderr,
     ) -> SampledCrystals:
         """New crystals; the same arguments give the same crystals.
 
         Args:
-          num: number of crystals.
+          num: number of crystals, with `formula` or `like` of each formula.
           target: "min", "max", a value or (lowest, highest), drawn uniformly for each crystal, or
             the name of a class; for several properties a mapping from their names; None for no
             target.
@@ -137,10 +143,20 @@ class Model:
           renoising_steps: renoising steps at each time that decides on the structure, instead of
             the corrector; by default the model's, 0 in second order.
           elements: the allowed elements, as "Ba,Ti,O" or ["Ba", "Ti", "O"].
-          chemical_system: like `elements`, as "Ba-Ti-O" or a list; crystals that lack one of them
-            are rejected. Instead of `elements`.
+          chemical_system: like `elements`, as "Ba-Ti-O" or a list, and each of them must occur. A
+            model that knows formulas draws neutral ones first; of another, crystals that lack an
+            element are rejected. Instead of `elements`.
           num_atoms: atoms of every crystal; by default drawn as in the training data.
           charge_balance: draw species whose oxidation states can add up to zero.
+          formula: the composition of the crystals, as "TiO2", "TiO2,LiMnO2", ["TiO2", "LiMnO2"] or
+            the path of a csv with a column formula and perhaps num_atoms, material_id and
+            properties.
+          formula_units: formula units, as written, in the cell; by default "auto", drawn as in the
+            training data.
+          like: "perov5:test", "perov5:test:300" or the path of a csv of crystals: their
+            compositions and cell sizes. Instead of `formula`.
+          start: "template" or "template:300" starts at that diffusion time from training crystals
+            with exchanged elements; by default from noise. Needs `formula` or `like`.
           batch_size: maximum number of crystals computed at once.
           log: receives progress lines; by default they go to stderr.
 
@@ -159,10 +175,16 @@ class Model:
             "chemical_system": _joined(chemical_system),
             "num_atoms": num_atoms,
             "charge_balance": charge_balance,
+            "formula": str(formula) if isinstance(formula, Path) else _joined(formula),
+            "formula_units": None if formula_units is None else str(formula_units),
+            "like": like,
+            "start": start,
         }
         request = resolve(self.trained, self.name, _as_text(target), **asked)
-        for sentence in warnings(request, self.trained.statistics):
+        for sentence in warnings(request, self.trained):
             log(f"warning: {sentence}")
+        for line in announcement(request, self.trained):
+            log(line)
         memory = CrystalsInMemory(request)
         generate(self.trained, request, memory, batch_size, log)
         return memory.crystals()
@@ -362,8 +384,10 @@ def match(
         column `material_id` names the references that they answer.
       dataset: name of the data set.
       split: its split with the references.
-      material_ids: reference that each of the crystals answers, if they are no path; without them
-        crystals answer the references of their composition.
+      material_ids: reference that each of the crystals answers, if they are no path. Those of
+        `Model.sample` have their own if they were sampled `like` a data set or from a csv with
+        ids; rejected crystals count as failures then. Others without ids answer the references of
+        their composition.
       k: numbers of predictions of which the best counts.
       num: only so many references, drawn once and for all; 0 for all.
       templates: also score the templates from the training split.
@@ -379,20 +403,36 @@ def match(
     """
     from crystal_diffusion_jax.data.load import load as load_data
     from crystal_diffusion_jax.evaluation.judging import judge
-    from crystal_diffusion_jax.structures.reading import Inputs, read_structures
+    from crystal_diffusion_jax.structures.reading import read_structures
 
     if isinstance(crystals, str | Path):
         inputs = read_structures(Path(crystals))
     else:
-        structures = _structures(crystals)
-        if material_ids and len(material_ids) != len(structures):
-            raise UserError(
-                f"{len(material_ids)} material_ids for {len(structures)} crystals: give each one"
-            )
-        names = [f"crystal {index}" for index in range(len(structures))]
-        inputs = Inputs([*structures], names, {}, list(material_ids))
+        inputs = _answers(crystals, material_ids)
     splits = load_data(DataConfig(name=dataset), progress)
     if split not in splits:
         raise UserError(f"{dataset} has no split {split!r}, only {', '.join(splits)}")
     train = splits["train"] if templates else None
     return judge(inputs, splits[split], train, f"{dataset} {split}", num, k, progress)
+
+
+def _answers(crystals: Crystal | Sequence[Crystal], material_ids: Sequence[str]) -> "Inputs":
+    """Crystals and the references that they answer."""
+    from crystal_diffusion_jax.structures.reading import Inputs
+
+    if isinstance(crystals, SampledCrystals) and crystals.request.material_ids and not material_ids:
+        asked: list[Structure | None] = [None] * crystals.request.num
+        for index, structure in zip(crystals.indices, crystals, strict=True):
+            asked[index] = structure
+        names = [f"sample {index}" for index in range(len(asked))]
+        failures = {
+            index: f"rejected when sampled: {reason}" for index, reason in crystals.rejected.items()
+        }
+        return Inputs(asked, names, failures, crystals.request.material_ids)
+    structures = _structures(crystals)
+    if material_ids and len(material_ids) != len(structures):
+        raise UserError(
+            f"{len(material_ids)} material_ids for {len(structures)} crystals: give each one"
+        )
+    names = [f"crystal {index}" for index in range(len(structures))]
+    return Inputs([*structures], names, {}, list(material_ids))

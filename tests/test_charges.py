@@ -230,15 +230,14 @@ def test_a_balance_needs_charges_of_both_signs(vocabulary, allowed, wanted):
 
 
 def test_what_cannot_balance_is_warned_of(tiny_model):
-    statistics = tiny_model.statistics
     iron, oxide = (
         resolve(tiny_model, "m", num=1, elements=elements, charge_balance=True)
         for elements in ("Fe,Ni", "Fe,Ni,O")
     )
-    (warning,) = warnings(iron, statistics)
+    (warning,) = warnings(iron, tiny_model)
     assert warning.startswith("--charge_balance has no effect")
-    assert warnings(oxide, statistics) == []
-    assert warnings(dataclasses.replace(iron, charge_balance=False), statistics) == []
+    assert warnings(oxide, tiny_model) == []
+    assert warnings(dataclasses.replace(iron, charge_balance=False), tiny_model) == []
 
 
 @pytest.mark.parametrize("balance", [True, False])

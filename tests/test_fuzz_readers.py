@@ -26,8 +26,9 @@ from crystal_diffusion_jax.data.arrays import DatasetStatistics
 from crystal_diffusion_jax.data.locate import Source
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.request import draw_values
-from crystal_diffusion_jax.sampling.conditions import allowed_species, draw_num_atoms
+from crystal_diffusion_jax.sampling.conditions import allowed_species
 from crystal_diffusion_jax.sampling.parse import parse_elements, parse_target
+from crystal_diffusion_jax.sampling.sizes import draw_num_atoms
 from crystal_diffusion_jax.structures.cif_writer import to_cif
 from crystal_diffusion_jax.structures.conversion import to_ase, to_extxyz
 from crystal_diffusion_jax.structures.reading import Inputs, read_structures

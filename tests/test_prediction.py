@@ -9,9 +9,10 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
 from crystal_diffusion_jax.data.arrays import CrystalDataset
+from crystal_diffusion_jax.data.chosen_rows import chosen_rows
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation import displacements as module
-from crystal_diffusion_jax.evaluation.answers import BY_COMPOSITION, BY_ID, assign, chosen_rows
+from crystal_diffusion_jax.evaluation.answers import BY_COMPOSITION, BY_ID, assign
 from crystal_diffusion_jax.evaluation.baseline import leakage, template_scores
 from crystal_diffusion_jax.evaluation.comparing import STOL
 from crystal_diffusion_jax.evaluation.displacements import displacements

@@ -20,10 +20,10 @@ from crystal_diffusion_jax.request import Request, draw_values
 from crystal_diffusion_jax.sampling.conditions import (
     allowed_species,
     condition_arrays,
-    draw_num_atoms,
 )
 from crystal_diffusion_jax.sampling.parse import parse_elements, parse_target
 from crystal_diffusion_jax.sampling.resolve import check_weights, resolve, warnings
+from crystal_diffusion_jax.sampling.sizes import draw_num_atoms
 
 REQUEST = Request("m", "ab", {}, 3, 0, 0.0, "ancestral", 50, 1e-6, 0)
 # Below it with another stream of random numbers: as seldom as five standard errors.
@@ -113,8 +113,11 @@ def test_a_range_upside_down_is_refused_with_the_right_one():
         (2.0, 4.5, True),
     ],
 )
-def test_a_target_outside_the_training_range_is_named_with_that_range(low, high, warned):
-    sentences = warnings(dataclasses.replace(REQUEST, target={"gap": (low, high)}), GAP)
+def test_a_target_outside_the_training_range_is_named_with_that_range(
+    tiny_model, low, high, warned
+):
+    model = dataclasses.replace(tiny_model, statistics=GAP)
+    sentences = warnings(dataclasses.replace(REQUEST, target={"gap": (low, high)}), model)
 
     assert len(sentences) == warned
     if warned:

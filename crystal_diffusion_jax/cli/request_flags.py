@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from crystal_diffusion_jax.cli.program import Parser
-from crystal_diffusion_jax.request import ANCESTRAL, FEW_STEPS, SOLVERS
+from crystal_diffusion_jax.request import ANCESTRAL, FEW_STEPS, SOLVERS, TEMPLATE_START_TIME
 
 # Keyword arguments of `sampling.resolve.resolve` -> those of `add_argument`.
 _FLAGS: dict[str, dict[str, Any]] = {
@@ -14,7 +14,33 @@ _FLAGS: dict[str, dict[str, Any]] = {
         "property's unit, a range LOWEST:HIGHEST (drawn uniformly for each crystal), the name of a "
         'class, or "none"; for several properties NAME=VALUE,NAME=VALUE (default: %(default)s)',
     },
-    "num": {"type": int, "default": 200, "help": "number of crystals (default: %(default)s)"},
+    "num": {
+        "type": int,
+        "default": 200,
+        "help": "number of crystals, with --formula or --like of each formula (default: "
+        "%(default)s)",
+    },
+    "formula": {
+        "metavar": "FORMULAS",
+        "help": "only crystals of these, for example TiO2,LiMnO2, or a csv with a column formula "
+        "and, if you like, num_atoms, material_id and properties, which are targets of their row",
+    },
+    "formula_units": {
+        "metavar": "Z",
+        "help": 'formula units, as written, in the cell; "auto" draws them as in the training data '
+        "(default: auto)",
+    },
+    "like": {
+        "metavar": "DATA",
+        "help": "only crystals with the compositions and cell sizes of a data set, DATASET:SPLIT "
+        "or the path of a csv; with :N at its end of N of them, those that match --num=N chooses",
+    },
+    "start": {
+        "metavar": "TEMPLATE",
+        "help": '"template" starts from training crystals with exchanged elements instead of '
+        f"noise, at diffusion time {TEMPLATE_START_TIME}; template:T at time T; needs --formula or "
+        "--like",
+    },
     "guidance": {
         "type": float,
         "default": 0.0,
@@ -46,13 +72,14 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "elements": {"help": "only these elements, for example Ba,Ti,O (default: all)"},
     "chemical_system": {
         "metavar": "SYSTEM",
-        "help": "only these elements, and each of them, for example Ba-Ti-O; crystals that lack "
-        "one are rejected",
+        "help": "only these elements, and each of them, for example Ba-Ti-O; a model that knows "
+        "formulas draws neutral ones first, of another crystals that lack an element are rejected",
     },
     "num_atoms": {"type": int, "help": "atoms per crystal (default: as in the training data)"},
     "charge_balance": {
         "action": "store_true",
-        "help": "draw species whose oxidation states can add up to zero",
+        "help": "draw species whose oxidation states can add up to zero, in cells of which that is "
+        "possible",
     },
     "symprec": {
         "type": float,

@@ -66,6 +66,7 @@ def sample(
     from crystal_diffusion_jax.runtime import devices
     from crystal_diffusion_jax.runtime.lock import exclusive
     from crystal_diffusion_jax.sampling import trajectory
+    from crystal_diffusion_jax.sampling.announcement import announcement
     from crystal_diffusion_jax.sampling.conditions import crystal_sizes
     from crystal_diffusion_jax.sampling.generate import generate
     from crystal_diffusion_jax.sampling.resolve import resolve, warnings
@@ -75,8 +76,10 @@ def sample(
     require_between("batch_size", flags.batch_size, 1, math.inf)
     model = trained_model.load(flags.model)
     request = resolve(model, str(flags.model), **requested(flags))
-    for sentence in warnings(request, model.statistics):
+    for sentence in warnings(request, model):
         print(f"warning: {sentence}", file=sys.stderr)
+    for line in announcement(request, model):
+        print(line)
     if flags.trajectory is not None:
         trajectory.check_size(flags.trajectory, request.num_steps, crystal_sizes(request, model))
     devices.data_mesh()  # a device that cannot be used is an error before there is a folder

@@ -9,6 +9,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from crystal_diffusion_jax.data import profile
+from crystal_diffusion_jax.data.formula_units import (
+    FormulaUnits,
+    check_table,
+    count_formula_units,
+)
 from crystal_diffusion_jax.structures.limits import MAX_ATOMS, MAX_PROPERTY
 
 
@@ -103,6 +108,8 @@ class DatasetStatistics:
       num_atoms_by_property: P tables of the numbers of atoms by property, see
         `profile.size_counts`.
       class_names: names of the classes 0, 1, ... of each property that is a class.
+      formula_units: formula units in the cells of each anonymous formula, see
+        `formula_units.count_formula_units`; empty in older models.
     """
 
     vocabulary: tuple[int, ...]
@@ -117,6 +124,7 @@ class DatasetStatistics:
     property_quantiles: tuple[tuple[float, ...], ...]
     num_atoms_by_property: tuple[tuple[tuple[int, ...], ...], ...]
     class_names: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    formula_units: FormulaUnits = ()
 
     def __post_init__(self) -> None:
         """Raises ValueError, naming the field, if values are out of range or inconsistent."""
@@ -145,6 +153,7 @@ class DatasetStatistics:
         profile.check_tables(
             self.property_quantiles, self.num_atoms_by_property, len(names), len(sizes)
         )
+        check_table(self.formula_units, sizes, self.num_crystals)
         for name, classes in self.class_names.items():
             if name not in names or not all(classes) or len(set(classes)) < len(classes):
                 raise ValueError("statistics.class_names must be different names of a property")
@@ -218,6 +227,7 @@ def dataset_statistics(dataset: CrystalDataset, scale_by_num_atoms: bool) -> Dat
         property_quantiles=profile.quantiles(dataset.properties),
         num_atoms_by_property=profile.size_counts(dataset.properties, dataset.num_atoms),
         class_names=dict(dataset.class_names),
+        formula_units=count_formula_units(dataset.num_atoms, dataset.atomic_numbers),
     )
 
 

@@ -63,6 +63,9 @@ def load(
         properties = config.properties or (KNOWN_DATASETS[config.name].property_name,)
         known = locate.known_sources(config.name, config.root)
         sources = {split: known[split] for split in splits if split in known}
+        if not sources:
+            folder = next(iter(known.values())).tables[0].parent
+            raise UserError(f"{folder} has no {' or '.join(splits)}.csv next to train and val.")
     else:
         properties = config.properties
         sources = locate.own_sources(config.root)

@@ -4,15 +4,12 @@ import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
-import numpy as np
-
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.errors import UserError, did_you_mean
 from crystal_diffusion_jax.evaluation.diversity import rows_by_composition
 from crystal_diffusion_jax.structures.compositions import reduced_composition
 from crystal_diffusion_jax.structures.reading import Inputs
 
-_SEED = 0
 BY_ID, BY_COMPOSITION = "material_id", "composition"
 
 
@@ -32,18 +29,6 @@ class Answers:
     rows: list[int]
     indices: list[list[int]]
     left_out: dict[str, int]
-
-
-def chosen_rows(size: int, num: int) -> list[int]:
-    """The first `num` of the rows of a data set in a random, but fixed order; all for 0, in order.
-
-    Args:
-      size: rows of the data set.
-      num: how many.
-    """
-    if num == 0:
-        return list(range(size))
-    return np.random.default_rng(_SEED).permutation(size)[:num].tolist()
 
 
 def assign(inputs: Inputs, dataset: CrystalDataset, rows: Iterable[int], place: str) -> Answers:

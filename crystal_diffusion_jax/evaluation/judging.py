@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from crystal_diffusion_jax.data.arrays import CrystalDataset
-from crystal_diffusion_jax.evaluation.answers import assign, chosen_rows
+from crystal_diffusion_jax.data.chosen_rows import chosen_rows
+from crystal_diffusion_jax.evaluation.answers import assign
 from crystal_diffusion_jax.evaluation.baseline import Leakage, leakage, template_scores
 from crystal_diffusion_jax.evaluation.matching import TIME_LIMIT
 from crystal_diffusion_jax.evaluation.prediction import PredictionScores, references, score

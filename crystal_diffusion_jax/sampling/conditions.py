@@ -5,11 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from crystal_diffusion_jax.data import profile
 from crystal_diffusion_jax.data.arrays import DatasetStatistics
-from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.models.embeddings import Condition
 from crystal_diffusion_jax.request import Request
+from crystal_diffusion_jax.sampling.compositions import compositions
+from crystal_diffusion_jax.sampling.neutrality import check_neutral, neutral_sizes
+from crystal_diffusion_jax.sampling.sizes import (
+    check_num_atoms,
+    draw_num_atoms,
+    values_for_sizes,
+)
 from crystal_diffusion_jax.structures.compositions import SYMBOLS
 from crystal_diffusion_jax.trained_model import TrainedModel
 
@@ -43,48 +48,28 @@ def allowed_species(symbols: Collection[str] | None, vocabulary: tuple[int, ...]
 
 
 def crystal_sizes(request: Request, model: TrainedModel) -> np.ndarray:
-    """`draw_num_atoms` of a request; p(N) where the model's config says so."""
-    values = request.values() if model.config.sampling.sizes_by_property else {}
-    return draw_num_atoms(values, request.num, request.seed, request.num_atoms, model.statistics)
+    """[num] atoms of each crystal: of its composition, or as `draw_num_atoms` draws them.
 
-
-def draw_num_atoms(
-    values: dict[str, np.ndarray],
-    num: int,
-    seed: int,
-    num_atoms: int | None,
-    statistics: DatasetStatistics,
-) -> np.ndarray:
-    """[num] atoms of each crystal: as requested, or drawn from p(N | y).
-
-    p(N | y) is the histogram of the training crystals whose property is in the same bin
-    (`data.profile`). Several properties count as independent given N. Without a property, or where
-    the bin is empty, it is the histogram of all training data.
-
-    Args:
-      values: [num] values y of each requested property.
-      num: number of crystals.
-      seed: seed of the draw.
-      num_atoms: atoms of every crystal, None to draw it.
-      statistics: statistics of the training data.
+    With balanced charges, numbers of atoms that no neutral crystal has are not drawn, unless none
+    of them can be neutral.
 
     Raises:
-      UserError: a number outside the range of the training data.
+      UserError: a number of atoms or a composition that does not fit the model.
     """
-    sizes, counts = np.array(statistics.num_atoms_histogram).T
-    if num_atoms is not None:
-        if not sizes.min() <= num_atoms <= sizes.max():
-            known = f"{sizes.min()} to {sizes.max()}" if len(sizes) > 1 else f"{sizes[0]}"
-            raise UserError(f"--num_atoms={num_atoms}: the model was trained on {known} atoms")
-        return np.full(num, num_atoms)
-    prior = counts / counts.sum()
-    probabilities = np.broadcast_to(prior, (num, len(sizes)))
-    for name, asked in values.items():
-        index = statistics.property_names.index(name)
-        table = np.array(statistics.num_atoms_by_property[index], float)
-        bins = profile.bin_of(asked, statistics.property_quantiles[index], len(table))
-        probabilities = probabilities * table[bins] / prior
-    total = probabilities.sum(axis=1, keepdims=True)
-    probabilities = np.where(total > 0, probabilities / np.where(total > 0, total, 1.0), prior)
-    draws = np.random.default_rng(seed).random((num, 1))
-    return sizes[np.minimum(np.sum(draws > probabilities.cumsum(axis=1), axis=1), len(sizes) - 1)]
+    statistics = model.statistics
+    if request.num_atoms is not None:
+        check_num_atoms(request.num_atoms, statistics)
+    possible = neutral_sizes(request, statistics) if request.charge_balance else []
+    if possible and request.num_atoms is not None:
+        check_neutral(request, possible)
+    found = compositions(request, model)
+    if found is not None:
+        return np.array([len(numbers) for numbers in found])
+    return draw_num_atoms(
+        values_for_sizes(request, model),
+        request.num,
+        request.seed,
+        request.num_atoms,
+        statistics,
+        possible or None,
+    )

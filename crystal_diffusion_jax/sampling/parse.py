@@ -33,12 +33,31 @@ def parse_target(text: str, statistics: DatasetStatistics) -> Target:
     for name, value in _parts(text, statistics.property_names):
         if name in target:
             raise UserError(f"--target={text}: {name} is requested twice")
-        if name in statistics.class_names:
-            number = _class(value, name, statistics.class_names[name], text)
-            target[name] = (number, number)
-        else:
-            target[name] = _range(value, name, statistics, text)
+        target[name] = parse_value(value, name, statistics, f"--target={text}")
     return target
+
+
+def parse_value(
+    text: str, name: str, statistics: DatasetStatistics, where: str
+) -> tuple[float, float]:
+    """Reads what is requested of one property: "min", "max", a number, a range or a class.
+
+    Args:
+      text: for example "min", "0.44", "-2.5:-2.0" or "metal".
+      name: of the property.
+      statistics: statistics of the training data.
+      where: flag or row, for messages.
+
+    Returns:
+      Lowest and highest value, in the property's own unit; twice the number of a class.
+
+    Raises:
+      UserError: it is none of these.
+    """
+    if name in statistics.class_names:
+        number = _class(text, name, statistics.class_names[name], where)
+        return number, number
+    return _range(text, name, statistics, where)
 
 
 def requested_classes(target: Target, statistics: DatasetStatistics) -> dict[str, str]:
@@ -79,17 +98,17 @@ def _parts(text: str, names: Sequence[str]) -> list[tuple[str, str]]:
     return parts
 
 
-def _range(value: str, name: str, statistics: DatasetStatistics, text: str) -> tuple[float, float]:
+def _range(value: str, name: str, statistics: DatasetStatistics, where: str) -> tuple[float, float]:
     index = statistics.property_names.index(name)
     ends = {"min": statistics.property_min[index], "max": statistics.property_max[index]}
     low, colon, high = value.partition(":")
-    numbers = [_number(end, ends, text) for end in ((low, high) if colon else (value, value))]
+    numbers = [_number(end, ends, where) for end in ((low, high) if colon else (value, value))]
     if numbers[0] > numbers[1]:
-        raise UserError(f"--target={text}: a range is LOWEST:HIGHEST, as in {high}:{low}")
+        raise UserError(f"{where}: a range is LOWEST:HIGHEST, as in {high}:{low}")
     return numbers[0], numbers[1]
 
 
-def _class(value: str, name: str, classes: tuple[str, ...], text: str) -> float:
+def _class(value: str, name: str, classes: tuple[str, ...], where: str) -> float:
     """The number of a class that is given by its name or number."""
     asked = value.strip()
     if asked in classes:
@@ -101,20 +120,18 @@ def _class(value: str, name: str, classes: tuple[str, ...], text: str) -> float:
         if number in range(len(classes)):
             return number
     raise UserError(
-        f"--target={text}: {name} is one of {', '.join(classes)}, not {asked!r}"
+        f"{where}: {name} is one of {', '.join(classes)}, not {asked!r}"
         f"{did_you_mean(asked, classes)}"
     )
 
 
-def _number(value: str, ends: dict[str, float], text: str) -> float:
+def _number(value: str, ends: dict[str, float], where: str) -> float:
     try:
         number = ends[value] if value in ends else float(value)
     except ValueError:
         number = math.nan
     if not abs(number) <= MAX_PROPERTY:
-        raise UserError(
-            f'--target={text}: {value!r} is not a number in range, "min", "max" or "none"'
-        )
+        raise UserError(f'{where}: {value!r} is not a number in range, "min", "max" or "none"')
     return number
 
 

@@ -23,7 +23,11 @@ from crystal_diffusion_jax.request import (
     range_text,
 )
 from crystal_diffusion_jax.sampling import charges
+from crystal_diffusion_jax.sampling.compositions import chemical_system as system_of
+from crystal_diffusion_jax.sampling.compositions import knows_formulas
 from crystal_diffusion_jax.sampling.conditions import allowed_species, crystal_sizes
+from crystal_diffusion_jax.sampling.formulas import AUTO, parse_start, requested_formulas
+from crystal_diffusion_jax.sampling.neutrality import neutral_sizes
 from crystal_diffusion_jax.sampling.parse import parse_elements, parse_target, requested_classes
 from crystal_diffusion_jax.structures.compositions import common_oxidation_states
 from crystal_diffusion_jax.structures.limits import MAX_CRYSTALS
@@ -31,6 +35,7 @@ from crystal_diffusion_jax.trained_model import TrainedModel
 
 # More take hours, and are surely a mistake.
 MAX_RENOISING_STEPS = 1000
+_MAX_TARGET_WARNINGS = 5
 
 
 def resolve(
@@ -50,6 +55,10 @@ def resolve(
     num_atoms: int | None = None,
     charge_balance: bool = False,
     symprec: float = 0.1,
+    formula: str | None = None,
+    formula_units: str | None = None,
+    like: str | None = None,
+    start: str | None = None,
 ) -> Request:
     """Checks a request before the first crystal is computed.
 
@@ -57,7 +66,8 @@ def resolve(
       model: the model.
       name: path or name of the model as the user gave it.
       target: see `parse.parse_target`.
-      num: as all arguments not listed here, see `request.Request`.
+      num: crystals of each formula, or of all without formulas; as all arguments not listed here,
+        see `request.Request`.
       num_steps: by default as trained, `FEW_STEPS` with the second-order solver.
       corrector_step_size: by default that of the model's config, larger with the second-order
         solver, 0 with renoising steps, which take the corrector's place.
@@ -65,6 +75,10 @@ def resolve(
         a given `corrector_step_size`.
       elements: symbols like "Ba,Ti,O".
       chemical_system: symbols like "Ba-Ti-O", instead of `elements`.
+      formula: see `formulas.requested_formulas`.
+      formula_units: the same; by default "auto".
+      like: the same.
+      start: see `formulas.parse_start`; by default from noise.
 
     Raises:
       UserError: something that does not fit the model; it names the flag.
@@ -100,16 +114,34 @@ def resolve(
             "--renoising_steps replace the corrector that --corrector_step_size is for: give only "
             "one of them"
         )
-    if elements is not None and chemical_system is not None:
-        raise UserError(
-            "--elements and --chemical_system exclude each other: give only one of them"
-        )
+    _check_exclusive(
+        elements=elements,
+        chemical_system=chemical_system,
+        num_atoms=num_atoms,
+        charge_balance=charge_balance or None,
+        formula=formula,
+        formula_units=formula_units,
+        like=like,
+    )
     asked = parse_target(target, statistics)
+    units = formula_units or (AUTO if formula is not None else "")
+    formulas = requested_formulas(model, name, formula, units, like)
+    if num * len(formulas) > MAX_CRYSTALS:
+        raise UserError(
+            f"--num={num} crystals of each of {len(formulas)} formulas are more than "
+            f"{MAX_CRYSTALS:,}: give a smaller number"
+        )
+    for property_name in asked:
+        if any(property_name in each.target for each in formulas):
+            raise UserError(
+                f"--target requests {property_name}, and so does a column of {formula}: leave one "
+                "of them out"
+            )
     request = Request(
         model=name,
         model_sha256=model.weights_sha256,
         target=asked,
-        num=num,
+        num=num * max(len(formulas), 1),
         seed=seed,
         guidance=float(guidance),
         solver=solver,
@@ -122,48 +154,94 @@ def resolve(
         charge_balance=charge_balance,
         symprec=float(symprec),
         classes=requested_classes(asked, statistics),
+        formulas=formulas,
+        formula=formula or "",
+        formula_units=units,
+        like=like or "",
+        start_time=parse_start(start, trained_steps, bool(formulas)),
     )
     _check_conditioning(model, request)
-    crystal_sizes(request, model)  # checks num_atoms
+    crystal_sizes(request, model)  # checks num_atoms and compositions
     return request
 
 
-def warnings(request: Request, statistics: DatasetStatistics) -> list[str]:
+# Conflicting flags -> how they conflict.
+_EXCLUSIVE = (
+    ("elements", "chemical_system", "exclude each other: give only one of them"),
+    ("formula", "like", "exclude each other: give only one of them"),
+    *(
+        (flag, other, "exclude each other: a formula says all about the elements")
+        for flag in ("formula", "like")
+        for other in ("elements", "chemical_system", "charge_balance")
+    ),
+    ("formula", "num_atoms", "exclude each other: give --formula_units instead"),
+    ("like", "num_atoms", "exclude each other: the cells are as large as those of the data"),
+    ("like", "formula_units", "exclude each other: the cells are as large as those of the data"),
+)
+
+
+def _check_exclusive(**given: object) -> None:
+    """Refuses flags that contradict each other; None for those that were not given."""
+    for flag, other, reason in _EXCLUSIVE:
+        if given[flag] is not None and given[other] is not None:
+            raise UserError(f"--{flag} and --{other} {reason}")
+    if given["formula_units"] is not None and given["formula"] is None:
+        raise UserError("--formula_units counts units of --formula, and there is none: give both")
+
+
+def warnings(request: Request, model: TrainedModel) -> list[str]:
     """A sentence for each part of a request that will not have the intended effect."""
-    sentences = []
-    for name, asked in request.target.items():
-        index = statistics.property_names.index(name)
-        low, high = statistics.property_min[index], statistics.property_max[index]
-        if not low <= asked[0] <= asked[1] <= high:
+    statistics, sentences = model.statistics, []
+    for target, classes in request.targets():
+        for name, asked in target.items():
+            index = statistics.property_names.index(name)
+            low, high = statistics.property_min[index], statistics.property_max[index]
+            if not low <= asked[0] <= asked[1] <= high:
+                sentences.append(
+                    f"no training crystal has {name}={classes[name]}: the model does not know "
+                    "what it means"
+                    if name in classes
+                    else f"the target {name}={range_text(asked)} is outside the training range "
+                    f"{low:g} .. {high:g}: the model extrapolates"
+                )
+    # The formulas of a table may share what is requested.
+    sentences = list(dict.fromkeys(sentences))
+    if len(sentences) > _MAX_TARGET_WARNINGS:
+        left = len(sentences) - _MAX_TARGET_WARNINGS
+        sentences[_MAX_TARGET_WARNINGS:] = [f"the same for {left} more targets"]
+    if request.chemical_system and knows_formulas(model):
+        if not system_of(request, statistics).neutral:
             sentences.append(
-                f"no training crystal has {name}={request.classes[name]}: the model does not know "
-                "what it means"
-                if name in request.classes
-                else f"the target {name}={range_text(asked)} is outside the training range "
-                f"{low:g} .. {high:g}: the model extrapolates"
+                "no composition of the chemical system with a possible number of atoms is neutral "
+                "by common oxidation states: compositions are drawn from all of them"
             )
-    if request.charge_balance:
-        allowed = allowed_species(request.allowed_elements, statistics.vocabulary)
-        states = common_oxidation_states(statistics.vocabulary)
-        if not charges.can_balance(states, allowed.tolist()):
-            sentences.append(
-                "--charge_balance has no effect: common oxidation states of the elements that may "
-                "appear never add up to zero"
-            )
+    elif request.charge_balance and not _can_balance(request, statistics):
+        sentences.append(
+            "--charge_balance has no effect: common oxidation states of the elements that may "
+            "appear never add up to zero"
+        )
     return sentences
+
+
+def _can_balance(request: Request, statistics: DatasetStatistics) -> bool:
+    """Whether balanced charges are possible with the allowed elements and the model's sizes."""
+    allowed = allowed_species(request.allowed_elements, statistics.vocabulary)
+    states = common_oxidation_states(statistics.vocabulary)
+    sizes = neutral_sizes(request, statistics)
+    return bool(sizes) and charges.can_balance(states, allowed.tolist())
 
 
 def _check_conditioning(model: TrainedModel, request: Request) -> None:
     """Refuses targets and guidance that the model was not trained for."""
     conditioning = model.config.model.conditioning
-    if request.target and conditioning == "none":
+    names = [set(target) for target, _ in request.targets()]
+    if any(names) and conditioning == "none":
         raise UserError(f"{request.model} was trained without a condition; use --target=none")
-    if request.guidance and not request.target:
+    if request.guidance and not any(names):
         raise UserError("--guidance steers towards a target, and --target=none gives it none")
     knows_null = model.config.loss.condition_dropout > 0
-    needs_null = request.guidance != 0 or set(request.target) != set(
-        model.statistics.property_names
-    )
+    every = set(model.statistics.property_names)
+    needs_null = request.guidance != 0 or any(each != every for each in names)
     if conditioning != "none" and needs_null and not knows_null:
         raise UserError(
             f"{request.model} was trained with condition_dropout=0, so it cannot sample without a "

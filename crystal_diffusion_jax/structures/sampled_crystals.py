@@ -48,6 +48,12 @@ class SampledCrystals(Sequence[Structure]):
         return {name: asked[list(self.indices)] for name, asked in self.request.values().items()}
 
     @property
+    def material_ids(self) -> list[str]:
+        """Reference crystal that each one predicts, "" for none; [] if none has any."""
+        ids = self.request.material_ids
+        return [ids[index] for index in self.indices] if ids else []
+
+    @property
     def formulas(self) -> list[str]:
         """Reduced formulas."""
         return [reduced_formula(crystal.atomic_numbers) for crystal in self]

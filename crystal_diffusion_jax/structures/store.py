@@ -21,6 +21,7 @@ from typing import Any
 import ase.db.core
 import msgspec
 import numpy as np
+from ase.db.core import convert_str_to_int_float_bool_or_str
 from ase.db.row import AtomsRow
 from pymatgen.core import Structure
 
@@ -75,7 +76,8 @@ class Samples:
             be written.
         """
         self._out, self._request = out, request
-        self._values = request.values()
+        self._values, self._ids = request.values(), request.material_ids
+        self._targets = request.targets()
         self._digest = hashlib.sha256(msgspec.json.encode(request)).hexdigest()[:20]
         create_folder(out)
         packages = {name: version(name) for name in ("jax", "pymatgen", "spglib")}
@@ -148,7 +150,7 @@ class Samples:
                     row,
                     index=index,
                     # For queries such as: ase db samples.db "target_band_gap>1".
-                    **{database_key(name): self._asked(name, index) for name in self._values},
+                    **self._asked(index),
                     # ASE stores Cartesian coordinates, which would round them.
                     data={"frac_coords": structure.frac_coords},
                 )
@@ -157,10 +159,21 @@ class Samples:
         # Now rather than at the end, where a job that is being preempted has little time.
         self._write_missing_cifs(batch.indices)
 
-    def _asked(self, name: str, index: int) -> float | str:
-        """The requested value, or the class by its name; True and False as 1 and 0."""
-        text = self._request.classes.get(name, "")
-        return float(self._values[name][index]) if text in ("", "False", "True") else text
+    def _asked(self, index: int) -> dict[str, float | str | bool]:
+        """What is requested of one crystal, as values of its row.
+
+        Requested numbers, or classes by their name; True and False as 1 and 0.
+        """
+        target, classes = self._targets[index // self._request.num_each]
+        asked: dict[str, float | str | bool] = {}
+        for name in filter(target.__contains__, self._values):
+            text = classes.get(name, "")
+            number = float(self._values[name][index])
+            asked[database_key(name)] = number if text in ("", "False", "True") else text
+        if self._ids and self._ids[index]:
+            # Text that looks like a number or a truth value is refused by ase.db.
+            asked["material_id"] = convert_str_to_int_float_bool_or_str(self._ids[index])
+        return asked
 
     def export(self) -> None:
         """Writes missing CIFs, samples.extxyz and samples.csv.
@@ -222,8 +235,9 @@ def read_samples(path: Path) -> list[Structure | str]:
 def read_material_ids(path: Path) -> list[str]:
     """Identifier of the reference crystal that each requested crystal predicts, "" for none.
 
-    They are the column `material_id` of the written crystals; empty if there is no such column.
-    ase.db keeps whole numbers, the identifiers of Perov-5 and Carbon-24, only as numbers.
+    They are those of the request, which rejected crystals have, too; or else the column
+    `material_id` of the written crystals; empty if there is no such column. ase.db keeps whole
+    numbers, the identifiers of Perov-5, only as numbers.
 
     Args:
       path: samples.db; it may come from a stranger.
@@ -233,10 +247,13 @@ def read_material_ids(path: Path) -> list[str]:
     """
     sql = "SELECT id, value FROM {}_key_values WHERE key = 'material_id'"
     with database.reading(path) as db, database.damage():
+        request = database.stored_request(db).request
+        if asked := request.material_ids:
+            return [printable(own, MAX_NAME) for own in asked]
         by_row = {row: str(text) for row, text in database.query(db, sql.format("text"))}
         for row, number in database.query(db, sql.format("number")):
             by_row[row] = f"{number:.15g}"
-        ids = [""] * (database.stored_request(db).request.num if by_row else 0)
+        ids = [""] * (request.num if by_row else 0)
         for index, row_id in database.row_ids(db) if by_row else ():
             ids[index] = printable(by_row.get(row_id, ""), MAX_NAME)
     return ids
