@@ -18,7 +18,7 @@ from crystal_diffusion_jax.data.chosen_rows import chosen_rows
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.request import TEMPLATE_START_TIME, FormulaRequest, Request, draw_values
 from crystal_diffusion_jax.sampling import formulas as module
-from crystal_diffusion_jax.sampling.compositions import compositions, knows_formulas
+from crystal_diffusion_jax.sampling.compositions import compositions
 from crystal_diffusion_jax.sampling.resolve import resolve, warnings
 from crystal_diffusion_jax.structures.compositions import cell_formula, formula_counts
 from tests.knowing_model import knowing
@@ -161,10 +161,10 @@ def test_a_model_that_knows_no_formulas_refuses_them_and_names_those_that_do(tin
 
 
 def test_a_model_knows_formulas_if_it_was_trained_to_or_knows_one_element(tiny_model, model):
-    assert not knows_formulas(tiny_model)
-    assert knows_formulas(model)
+    assert not tiny_model.predicts
+    assert model.predicts
     carbon = dataclasses.replace(tiny_model.statistics, vocabulary=(6,))
-    assert knows_formulas(dataclasses.replace(tiny_model, statistics=carbon))
+    assert dataclasses.replace(tiny_model, statistics=carbon).predicts
 
 
 @pytest.mark.parametrize("probability", [-0.1, 1.1, float("nan")])

@@ -77,13 +77,13 @@ def test_a_finished_request_is_not_sampled_again(model, tmp_path):
 
 def test_batches_are_as_even_as_the_batch_size_allows():
     num_atoms = np.full(263, 5)
-    found = list(batches(np.arange(263), num_atoms, 200))
+    found = list(batches(np.arange(263), num_atoms, 200, np.zeros(263, bool)))
     assert [(len(rows), size, shape) for rows, size, shape in found] == [
         (132, 5, 132),
         (131, 5, 132),
     ]
     # What is left of a request is computed in the same shape.
-    ((rows, _, shape),) = batches(np.arange(10, 20), num_atoms, 200)
+    ((rows, _, shape),) = batches(np.arange(10, 20), num_atoms, 200, np.zeros(263, bool))
     assert (rows.tolist(), shape) == (list(range(10, 20)), 132)
 
 

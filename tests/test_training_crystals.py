@@ -154,7 +154,7 @@ def test_given_crystals_are_in_the_units_of_the_network(scale):
     expected = np.stack([cell.lattice / unit[0], single.lattice / unit[1]])
     np.testing.assert_allclose(given.lattice, expected, rtol=1e-6)
     np.testing.assert_allclose(given.frac_coords[0, :2], cell.frac_coords, rtol=1e-6)
-    species_only = given_crystals(wanted, None, 3, statistics)
+    species_only = given_crystals(wanted, [None, None], 3, statistics)
     np.testing.assert_array_equal(species_only.species, given.species)
 
 

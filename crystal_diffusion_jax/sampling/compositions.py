@@ -49,11 +49,6 @@ _UNSEEN = 0.01  # e of the module's formula
 _UNITS_STREAM, _SYSTEM_STREAM = 1000, 1001
 
 
-def knows_formulas(model: TrainedModel) -> bool:
-    """Whether the model can keep a composition: it was trained to, or knows a single element."""
-    return model.config.loss.species_given > 0 or len(model.statistics.vocabulary) == 1
-
-
 def compositions(request: Request, model: TrainedModel) -> list[np.ndarray] | None:
     """Ascending atomic numbers of each crystal's cell ([N] int64); None to leave them to the model.
 
@@ -65,7 +60,7 @@ def compositions(request: Request, model: TrainedModel) -> list[np.ndarray] | No
     """
     if request.formulas:
         return _of_formulas(request, model)
-    if request.chemical_system and knows_formulas(model):
+    if request.chemical_system and model.predicts:
         return _of_system(request, model)
     return None
 

@@ -20,26 +20,32 @@ from crystal_diffusion_jax.trained_model import TrainedModel
 
 
 def condition_arrays(
-    values: dict[str, np.ndarray], statistics: DatasetStatistics, batch_size: int
+    values: dict[str, np.ndarray],
+    statistics: DatasetStatistics,
+    batch_size: int,
+    species_given: bool = False,
 ) -> Condition:
     """The requested values as z-scores, in arrays of NumPy.
 
     Args:
-      values: [B] values of each requested property, in its own unit.
+      values: [B] values of each requested property, in its own unit; NaN where a crystal has no
+        request for it.
       statistics: statistics of the model's training data.
       batch_size: B.
+      species_given: whether the species are given.
     """
     names = statistics.property_names
     columns = [
-        (values.get(name, np.full(batch_size, mean)) - mean) / std
+        (values.get(name, np.full(batch_size, np.nan)) - mean) / std
         for name, mean, std in zip(
             names, statistics.property_mean, statistics.property_std, strict=True
         )
     ]
-    shape = (batch_size, len(names))
-    z_scores: Any = np.array(columns).T.reshape(shape).astype(np.float32)
-    present: Any = np.broadcast_to(np.array([name in values for name in names], bool), shape)
-    return Condition(values=z_scores, present=present)
+    z_scores = np.array(columns).T.reshape(batch_size, len(names)).astype(np.float32)
+    present: Any = ~np.isnan(z_scores)
+    known: Any = np.where(present, z_scores, np.float32(0))
+    given: Any = np.ones(batch_size, bool) if species_given else None
+    return Condition(values=known, present=present, species_given=given)
 
 
 def allowed_species(symbols: Collection[str] | None, vocabulary: tuple[int, ...]) -> np.ndarray:

@@ -15,7 +15,6 @@ from crystal_diffusion_jax.data.load import load, load_table
 from crystal_diffusion_jax.data.values import MISSING
 from crystal_diffusion_jax.errors import UserError, did_you_mean, printable
 from crystal_diffusion_jax.request import TEMPLATE, TEMPLATE_START_TIME, FormulaRequest
-from crystal_diffusion_jax.sampling.compositions import knows_formulas
 from crystal_diffusion_jax.sampling.parse import parse_value, requested_classes
 from crystal_diffusion_jax.sampling.sizes import known_sizes
 from crystal_diffusion_jax.structures.compositions import SYMBOLS, cell_formula, formula_counts
@@ -50,11 +49,11 @@ def requested_formulas(
     """
     if formula is None and like is None:
         return ()
-    if not knows_formulas(model):
+    if not model.predicts:
         able = [
             shipped
             for shipped in trained_model.shipped_names()
-            if knows_formulas(trained_model.load(shipped))
+            if trained_model.load(shipped).predicts
         ]
         raise UserError(
             f"--{'formula' if like is None else 'like'}: {name} never saw a crystal's formula "

@@ -1,5 +1,6 @@
 """Generates the crystals of one request, batch by batch."""
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -16,13 +17,15 @@ from crystal_diffusion_jax.diffusion.schedules import sampling_times
 from crystal_diffusion_jax.request import Request, SampledBatch, Trajectory
 from crystal_diffusion_jax.runtime import devices
 from crystal_diffusion_jax.sampling.chain import last_state
+from crystal_diffusion_jax.sampling.compositions import compositions
 from crystal_diffusion_jax.sampling.conditions import (
     allowed_species,
     condition_arrays,
     crystal_sizes,
 )
+from crystal_diffusion_jax.sampling.given import given_crystals, starting_cells
 from crystal_diffusion_jax.sampling.renoising import num_renoised
-from crystal_diffusion_jax.sampling.sampler import make_sampler
+from crystal_diffusion_jax.sampling.sampler import Sampler, make_sampler
 from crystal_diffusion_jax.sampling.trajectory import recording, saved_steps
 from crystal_diffusion_jax.structures.compositions import common_oxidation_states
 from crystal_diffusion_jax.trained_model import TrainedModel
@@ -70,49 +73,70 @@ def generate(
     statistics = model.statistics
     values = request.values()
     num_atoms = crystal_sizes(request, model)
+    given = compositions(request, model)
+    cells = [None] * request.num if given is None else starting_cells(request, model, given)
+    started = np.array([cell is not None for cell in cells])
     allowed = allowed_species(request.allowed_elements, statistics.vocabulary)
     use_corrector = request.corrector_step_size != 0
     mesh = devices.data_mesh()
-    sample = make_sampler(
-        model.denoiser,
-        model.config.noise,
-        request.num_steps,
-        request.guidance != 0,
-        mesh,
-        request.solver,
-        use_corrector,
-        request.renoising_steps,
-        common_oxidation_states(statistics.vocabulary) if request.charge_balance else None,
-        last_state if trajectory is None else recording(trajectory),
-    )
-    times = sampling_times(model.config.noise.num_steps, request.num_steps)
-    kept_times = times[-1:]
-    if trajectory is not None:
-        kept_times = times[saved_steps(request.num_steps, trajectory)]
-    calls = request.num_steps * (2 if use_corrector else 1)
-    calls += num_renoised(times[:-1], model.config.noise) * request.renoising_steps
-    calls *= 2 if request.guidance else 1
+
+    def sampler(start: int) -> tuple[Sampler, np.ndarray, int]:
+        """The sampler from a time on, 0 for all times, those it returns, and calls per crystal."""
+        sample = make_sampler(
+            model.denoiser,
+            model.config.noise,
+            request.num_steps,
+            request.guidance != 0,
+            mesh,
+            request.solver,
+            use_corrector,
+            request.renoising_steps,
+            # Given species are not drawn.
+            common_oxidation_states(statistics.vocabulary)
+            if request.charge_balance and given is None
+            else None,
+            start,
+            last_state if trajectory is None else recording(trajectory),
+        )
+        times = sampling_times(model.config.noise.num_steps, request.num_steps, start)
+        kept_times = times[-1:]
+        if trajectory is not None:
+            kept_times = times[saved_steps(len(times) - 1, trajectory)]
+        calls = (len(times) - 1) * (2 if use_corrector else 1)
+        calls += num_renoised(times[:-1], model.config.noise) * request.renoising_steps
+        return sample, kept_times, calls * (2 if request.guidance else 1)
+
     remaining = np.array(sink.remaining(), dtype=np.int64)
     begin, todo = time.monotonic(), len(remaining)
     if trajectory is not None and todo < request.num:
         log(f"{request.num - todo} crystals already exist and get no new trajectory")
     if todo:
         log("the first batch of each size compiles or loads the sampler, up to a minute")
-    for rows, size, shape in batches(remaining, num_atoms, batch_size):
+    for rows, size, shape in batches(remaining, num_atoms, batch_size, started):
         start = time.monotonic()
+        sample, kept_times, calls = sampler(request.start_time if started[rows[0]] else 0)
         # A partial batch is filled up, so that it needs no new program and divides among devices.
         shared = -(-shape // mesh.size) * mesh.size
         filled = np.concatenate([rows, np.full(shared - len(rows), rows[0])])
+        known = None
+        if given is not None:
+            known = given_crystals(
+                [given[row] for row in filled], [cells[row] for row in filled], size, statistics
+            )
         states = sample(
             model.params,
             crystal_keys(np.uint32(request.seed), filled.astype(np.uint32)),
             np.arange(size) < num_atoms[filled][:, None],
             condition_arrays(
-                {name: asked[filled] for name, asked in values.items()}, statistics, len(filled)
+                {name: asked[filled] for name, asked in values.items()},
+                statistics,
+                len(filled),
+                species_given=given is not None,
             ),
             request.guidance,
             request.corrector_step_size,
             allowed,
+            known,
         )
         lattice, frac_coords, species = (
             np.asarray(array)[: len(rows)]
@@ -143,7 +167,7 @@ def crystal_keys(seed: ArrayLike, indices: ArrayLike) -> Array:
 
 
 def batches(
-    remaining: np.ndarray, num_atoms: np.ndarray, batch_size: int
+    remaining: np.ndarray, num_atoms: np.ndarray, batch_size: int, started: np.ndarray
 ) -> Iterator[tuple[np.ndarray, int, int]]:
     """Splits the crystals into batches of about the same number of atoms.
 
@@ -151,6 +175,7 @@ def batches(
       remaining: indices of the crystals to sample.
       num_atoms: [num] atoms of all crystals of the request.
       batch_size: maximum number of crystals per batch.
+      started: [num] which of them start from crystals; they are not mixed with the others.
 
     Yields:
       Indices of a batch, number of atoms it is padded to, number of crystals it is filled up to.
@@ -158,10 +183,13 @@ def batches(
     # Both shapes depend on the whole request, so that a resumed one computes the same numbers.
     sizes = bucket_sizes(num_atoms)
     bucket = np.searchsorted(sizes, num_atoms)
-    for index, size in enumerate(sizes):
-        rows = remaining[bucket[remaining] == index]
+    for kind, (index, size) in itertools.product((False, True), enumerate(sizes)):
+        together = (bucket == index) & (started == kind)
+        rows = remaining[together[remaining]]
+        if len(rows) == 0:
+            continue
         # As even as possible: crystals that only fill up a small last batch are wasted.
-        count = int(np.sum(bucket == index))
+        count = int(np.sum(together))
         shape = math.ceil(count / math.ceil(count / batch_size))
         for start in range(0, len(rows), shape):
             yield rows[start : start + shape], size, shape

@@ -1,13 +1,44 @@
 """Crystals whose species are given: the species, and templates to start from, as arrays."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
 from crystal_diffusion_jax.crystals import Crystals
+from crystal_diffusion_jax.data import training_crystals
 from crystal_diffusion_jax.data.arrays import CrystalDataset, DatasetStatistics
 from crystal_diffusion_jax.data.templates import Templates
+from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.request import TEMPLATE, Request
 from crystal_diffusion_jax.structures.canonical import Cell
+from crystal_diffusion_jax.trained_model import TrainedModel
+
+
+def starting_cells(
+    request: Request, model: TrainedModel, compositions: Sequence[np.ndarray]
+) -> list[Cell | None]:
+    """The template that each crystal of a request starts from; None for pure noise.
+
+    Raises:
+      UserError: the model came without its training crystals.
+    """
+    if not request.start_time:
+        return [None] * request.num
+    train = model.training_crystals()
+    if train is None:
+        raise UserError(
+            f"--start={TEMPLATE}: {request.model} came without its training crystals "
+            f"({training_crystals.FILE}), which would be the templates: take a model that has "
+            "them, or leave --start out"
+        )
+    ranks: list[int] = []
+    for first in range(0, request.num, request.num_each):
+        so_far: Counter[bytes] = Counter()
+        for numbers in compositions[first : first + request.num_each]:
+            ranks.append(so_far[numbers.tobytes()])
+            so_far[numbers.tobytes()] += 1
+    return template_cells(compositions, ranks, train)
 
 
 def template_cells(
@@ -48,7 +79,7 @@ def _sorted(cell: Cell) -> Cell:
 
 def given_crystals(
     compositions: Sequence[np.ndarray],
-    cells: Sequence[Cell] | None,
+    cells: Sequence[Cell | None],
     size: int,
     statistics: DatasetStatistics,
 ) -> Crystals:
@@ -56,7 +87,7 @@ def given_crystals(
 
     Args:
       compositions: [B] atomic numbers of each cell, all known to the model.
-      cells: [B] crystals to start from, their atoms in the same order; None for none.
+      cells: [B] crystals to start from, their atoms in the same order; None for pure noise.
       size: number of atoms that the batch is padded to.
       statistics: statistics of the model's training data.
     """
@@ -67,7 +98,9 @@ def given_crystals(
     lattice = np.broadcast_to(np.eye(3, dtype=np.float32), (num, 3, 3)).copy()
     for row, numbers in enumerate(compositions):
         species[row, : len(numbers)] = np.searchsorted(statistics.vocabulary, numbers)
-    for row, cell in enumerate(cells or ()):
+    for row, cell in enumerate(cells):
+        if cell is None:
+            continue
         frac_coords[row, : len(cell.atomic_numbers)] = cell.frac_coords
         lattice[row] = cell.lattice / statistics.lattice_unit(num_atoms[row : row + 1])[0]
     mask = np.arange(size) < num_atoms[:, None]

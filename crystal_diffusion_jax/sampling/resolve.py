@@ -24,7 +24,6 @@ from crystal_diffusion_jax.request import (
 )
 from crystal_diffusion_jax.sampling import charges
 from crystal_diffusion_jax.sampling.compositions import chemical_system as system_of
-from crystal_diffusion_jax.sampling.compositions import knows_formulas
 from crystal_diffusion_jax.sampling.conditions import allowed_species, crystal_sizes
 from crystal_diffusion_jax.sampling.formulas import AUTO, parse_start, requested_formulas
 from crystal_diffusion_jax.sampling.neutrality import neutral_sizes
@@ -209,7 +208,7 @@ def warnings(request: Request, model: TrainedModel) -> list[str]:
     if len(sentences) > _MAX_TARGET_WARNINGS:
         left = len(sentences) - _MAX_TARGET_WARNINGS
         sentences[_MAX_TARGET_WARNINGS:] = [f"the same for {left} more targets"]
-    if request.chemical_system and knows_formulas(model):
+    if request.chemical_system and model.predicts:
         if not system_of(request, statistics).neutral:
             sentences.append(
                 "no composition of the chemical system with a possible number of atoms is neutral "
