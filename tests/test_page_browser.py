@@ -13,6 +13,7 @@ import pytest
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.vasp import Poscar
 
+from crystal_diffusion_jax.report import build
 from crystal_diffusion_jax.report.document import Page, to_html
 from crystal_diffusion_jax.structures.cif_reader import parse_cif
 from crystal_diffusion_jax.structures.vasp import read_poscar
@@ -95,6 +96,7 @@ def test_the_table_is_in_the_stated_order_sorts_and_opens_its_groups(tmp_path, m
 
 
 def test_each_filter_leaves_the_crystals_that_python_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "read_ranks", lambda path: {7: 1, 3: 2})
     page = page_of(monkeypatch, crystals(), training_set())
     seen = use(
         to_html(page),
@@ -120,6 +122,7 @@ def test_each_filter_leaves_the_crystals_that_python_counts(tmp_path, monkeypatc
   const choice = (title) =>
     all("#choices label").find((x) => x.textContent.startsWith(title)).control;
   enter(choice("in training set"), "yes"); seen.training = count(); await reset();
+  document.getElementById("shortlisted").click(); seen.shortlist = names(); await reset();
   enter(document.getElementById("space-group"), "P1 (1)"); seen.group = count(); await reset();
   enter(document.getElementById("space-group"), "Pm-3m (221)");
   enter(document.getElementById("formula"), "Sr"); seen.together = count();
@@ -154,6 +157,7 @@ def test_each_filter_leaves_the_crystals_that_python_counts(tmp_path, monkeypatc
     known = values_of(page, "in_training_set")
     assert 0 < sum(known) < 23
     assert seen["training"] == told(known)
+    assert seen["shortlist"] == [7, 3]
     assert seen["group"] == told([False] * 22 + [True])
     cubic = [group == "Pm-3m (221)" for group in values_of(page, "space_group")]
     assert seen["together"] == told(

@@ -27,6 +27,7 @@ from crystal_diffusion_jax.potentials.relaxed_samples import (
 )
 from crystal_diffusion_jax.potentials.relaxed_store import RelaxedStore
 from crystal_diffusion_jax.report.crystals import require_same_atoms
+from crystal_diffusion_jax.report.shortlist import read_ranks
 from crystal_diffusion_jax.structures.reading import read_structures
 from crystal_diffusion_jax.structures.store import add_columns
 from tests.page_contents import data_of
@@ -127,12 +128,24 @@ def test_the_folder_and_the_samples_tell_the_same(samples, tmp_path, monkeypatch
 
 
 def test_the_stages_that_a_folder_counted_itself_are_shown(samples, tmp_path, monkeypatch):
-    stages = [["asked", 8], ["below the hull & new", 3], ["shortlisted", 1]]
-    (samples / "funnel.json").write_text(json.dumps({"stages": stages}))
+    counts = {"asked": 8, "below the hull & new": 3, "on the shortlist": 1}
+    steps = [{"stage": "s", "name": "n", "text": x, "count": n} for x, n in counts.items()]
+    (samples / "funnel.json").write_text(json.dumps({"steps": steps, "notes": []}))
     text = page(monkeypatch, tmp_path / "page.html", f"--structures={samples}")
     assert text.count('<span class="stage">') == 3
     assert '<span class="stage">below the hull &amp; new</span>' in text
     assert '<span class="bar" style="width: 37.5%"></span><span class="count">3</span>' in text
+
+
+def test_the_shortlist_is_shown_first(samples, tmp_path, monkeypatch):
+    assert read_ranks(samples) == read_ranks(tmp_path) == {}
+    add_columns(samples, {"rank": [None, None, 2, None, None, 1, None, None]})
+    assert read_ranks(samples) == read_ranks(samples / "samples.db") == {2: 2, 5: 1}
+    text = page(monkeypatch, tmp_path / "page.html", f"--structures={samples}")
+    assert column(text, "index") == [0, 2, 3, 5, 7]
+    assert column(text, "rank") == [None, 2, None, 1, None]
+    assert data_of(text)["order"][:2] == [3, 1]
+    assert "Order: the shortlist by rank, then the others, those without flags first" in text
 
 
 def test_crystals_that_are_not_relaxed_yet_are_counted_in_a_remark(samples, tmp_path, monkeypatch):

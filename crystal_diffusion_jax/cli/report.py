@@ -13,6 +13,7 @@ it all. If there is a funnel.json in the folder, the page shows its stages.
 import dataclasses
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,7 +62,16 @@ def _find_model(stored: "StoredRequest | None") -> "TrainedModel | None":
 
 def main() -> None:
     """Entry point."""
-    flags = parser().parse_args()
+    write(sys.argv[1:])
+
+
+def write(arguments: Sequence[str]) -> None:
+    """Writes the page that these arguments of the command ask for.
+
+    Raises:
+      UserError: a mistake in them, or in what they name.
+    """
+    flags = parser().parse_args(arguments)
     from crystal_diffusion_jax.report.build import build
     from crystal_diffusion_jax.report.document import to_html
     from crystal_diffusion_jax.report.pictures import NAMES, to_png
@@ -83,7 +93,7 @@ def main() -> None:
         model.statistics if model and dataset == own else None,
         flags.root,
         flags.symprec,
-        command=commands.command("report", sys.argv[1:]),
+        command=commands.command("report", arguments),
         relaxed=flags.relaxed,
         data=model.config.data if model and dataset == own else None,
     )

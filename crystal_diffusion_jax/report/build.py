@@ -25,6 +25,7 @@ from crystal_diffusion_jax.report.document import Page
 from crystal_diffusion_jax.report.funnel import count_stages, read_funnel
 from crystal_diffusion_jax.report.goal import goal
 from crystal_diffusion_jax.report.pictures import pictures
+from crystal_diffusion_jax.report.shortlist import read_ranks
 from crystal_diffusion_jax.report.training import training_crystals
 from crystal_diffusion_jax.report.wording import asked_in_words, describe, versions
 from crystal_diffusion_jax.structures.reading import Inputs, read_structures
@@ -98,6 +99,7 @@ def build(
         differences=wanted.differences(scores.values) if wanted else np.full(num, np.nan),
         relaxed_values=_relaxed_values(outcomes[:num], spec) if title else {},
         train=train,
+        ranks=read_ranks(structures),
     )
     shown = crystals(inputs, outcomes, known, symprec)
     if settings and (not_relaxed := sum(crystal.relaxed is None for crystal in shown)):
@@ -202,7 +204,7 @@ def _phase_diagrams(
     found = phases.candidates(outcomes)
     if not found:
         return []
-    if train is None:
+    if train is None or phases.LABEL not in train.property_names:
         train, _ = find_training(DataConfig(name=phases.DATASET), "", None)
     return [] if train is None else phases.phase_diagrams(found, train)
 

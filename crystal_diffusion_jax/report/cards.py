@@ -8,12 +8,10 @@ import numpy as np
 
 from crystal_diffusion_jax.data.datasets import DatasetSpec
 from crystal_diffusion_jax.evaluation.intervals import Rate
-from crystal_diffusion_jax.evaluation.intervals import rate as rate_of
 from crystal_diffusion_jax.evaluation.report import Report
 from crystal_diffusion_jax.evaluation.success_rate import NAMES
 from crystal_diffusion_jax.report.goal import Goal
 
-_ANSWER = "valid, and as asked"
 _DIFFERENCE = "|predicted - asked|"
 _COMPOSITIONS = "unique compositions"
 MEANINGS = {
@@ -56,7 +54,6 @@ def headline(scores: Report, goal: Goal | None) -> dict[str, Rate | Median]:
         if goal is None or goal.lowest:
             found |= scores.success_rate["single_valid"]
         else:
-            found[_ANSWER] = rate_of(goal.met(scores.values) & scores.valid)
             known = goal.differences(scores.values)
             known = known[np.isfinite(known)]
             median = float(np.median(known)) if len(known) else None
@@ -66,23 +63,22 @@ def headline(scores: Report, goal: Goal | None) -> dict[str, Rate | Median]:
 
 
 def caption(spec: DatasetSpec, goal: Goal | None, error: float) -> str:
-    """What the scores of predictions mean.
+    """What the scores of predictions mean; the funnel says how a requested value is judged.
 
     Args:
       spec: the data set.
       goal: what was asked of its property.
       error: mean absolute error of the oracle on test crystals.
     """
+    judged = ""
     if goal is None or goal.lowest:
         limits = ", ".join(f"{threshold:.4g}" for threshold in spec.success_thresholds)
         judged = (
             f"{', '.join(NAMES)}: valid, and predicted among the lowest 5, 10, 15 % of "
-            f"{spec.name}, i.e. {spec.property_name} of at most {limits} {spec.unit}."
+            f"{spec.name}, i.e. {spec.property_name} of at most {limits} {spec.unit}. "
         )
-    else:
-        judged = f"As asked: {goal.rule}."
     return (
-        f"{judged} Predictions are those of the oracle, a published property network, not of a "
+        f"{judged}Predictions are those of the oracle, a published property network, not of a "
         f"calculation; on test crystals of {spec.name} its mean error is {error:.2g} {spec.unit}."
     )
 

@@ -117,6 +117,7 @@ def columns(
     add("name", "name", None, lambda x: x.name, shown=False)
     add("formula", "formula", None, lambda x: x.formula)
     add("index", "no.", 0, lambda x: x.index, "place among the crystals that were asked for")
+    add("rank", "rank", 0, lambda x: x.rank, "place on the shortlist")
     found.append(TableColumn(
         "flags", "flags", "signs that the crystal is not to be believed, explained below the table",
         None, True, [text[id(crystal)] for crystal in crystals],

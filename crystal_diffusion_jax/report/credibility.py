@@ -87,15 +87,17 @@ def credibility(spec: DatasetSpec | None, train: CrystalDataset | None) -> Credi
 def order(crystals: Sequence[Crystal], flags: Sequence[Sequence[str]]) -> list[int]:
     """The crystals' places in the order in which they are shown first.
 
-    Those with the fewest flags, of these the nearest to what was asked, of these the lowest above
-    the hull; what is not known comes after what is.
+    Those on the shortlist by rank; of the others those with the fewest flags, of these the nearest
+    to what was asked, of these the lowest above the hull; what is not known comes after what is.
     """
 
     def key(place: int) -> tuple[float, ...]:
         crystal = crystals[place]
         above = None if crystal.relaxed is None else crystal.relaxed.energy_above_hull
-        known = [math.inf if x is None else x for x in (crystal.difference, above)]
-        return (len(flags[place]), *known, place)
+        rank, *known = (
+            math.inf if x is None else x for x in (crystal.rank, crystal.difference, above)
+        )
+        return (rank, len(flags[place]), *known, place)
 
     return sorted(range(len(crystals)), key=key)
 
@@ -103,6 +105,8 @@ def order(crystals: Sequence[Crystal], flags: Sequence[Sequence[str]]) -> list[i
 def order_in_words(crystals: Sequence[Crystal]) -> str:
     """`order` in a sentence, without what no crystal has."""
     steps = ["those without flags first"]
+    if any(x.rank is not None for x in crystals):
+        steps = ["the shortlist by rank", "then the others, those without flags first"]
     if any(x.difference is not None for x in crystals):
         steps.append("then by |predicted - asked|")
     if any(x.relaxed is not None and x.relaxed.energy_above_hull is not None for x in crystals):

@@ -71,6 +71,7 @@ class Crystal:
       failure: why it is invalid, has no prediction, or is not compared; "" without.
       generated: the structure.
       relaxed: None if it was not relaxed.
+      rank: place on the shortlist, from 1; None if it is not on one.
     """
 
     index: int
@@ -84,6 +85,7 @@ class Crystal:
     failure: str
     generated: State
     relaxed: RelaxedEntry | None
+    rank: int | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +98,7 @@ class Known:
       differences: [n] distance of the prediction from that, NaN if unknown.
       relaxed_values: index -> prediction for the relaxed crystal.
       train: the training crystals, None if unknown.
+      ranks: index -> place on the shortlist.
     """
 
     scores: Report
@@ -103,6 +106,7 @@ class Known:
     differences: np.ndarray
     relaxed_values: Mapping[int, float]
     train: CrystalDataset | None
+    ranks: Mapping[int, int]
 
 
 def crystals(
@@ -149,6 +153,7 @@ def crystals(
                 relaxed=_relaxed(
                     structure, outcome, known.relaxed_values.get(index, np.nan), symprec
                 ),
+                rank=known.ranks.get(index),
             )
         )
     return found

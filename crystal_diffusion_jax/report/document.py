@@ -16,7 +16,7 @@ from pymatgen.core import Element
 from crystal_diffusion_jax.evaluation.intervals import Rate
 from crystal_diffusion_jax.report import cards
 from crystal_diffusion_jax.report.cards import Median
-from crystal_diffusion_jax.report.columns import TableColumn, History
+from crystal_diffusion_jax.report.columns import History, TableColumn
 from crystal_diffusion_jax.report.crystals import Crystal
 from crystal_diffusion_jax.report.distribution import place
 from crystal_diffusion_jax.report.funnel import Stage

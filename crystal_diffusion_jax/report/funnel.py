@@ -34,8 +34,13 @@ class Stage:
     count: int
 
 
+class _Step(msgspec.Struct):
+    text: str
+    count: int
+
+
 class _File(msgspec.Struct):
-    stages: list[tuple[str, int]]
+    steps: list[_Step]
 
 
 def read_funnel(structures: Path) -> list[Stage] | None:
@@ -51,15 +56,15 @@ def read_funnel(structures: Path) -> list[Stage] | None:
     if not path.is_file():
         return None
     try:
-        found = msgspec.json.decode(read_text(path, MAX_RECORD_BYTES), type=_File).stages
-        if any(count < 0 for _, count in found):
+        found = msgspec.json.decode(read_text(path, MAX_RECORD_BYTES), type=_File).steps
+        if any(step.count < 0 for step in found):
             raise ValueError("a count is negative")
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path} cannot be read ({printable(str(error), 200)}): remove it, and the page counts "
             "what it can itself."
         ) from error
-    return [Stage(name, count) for name, count in found]
+    return [Stage(step.text, step.count) for step in found]
 
 
 def count_stages(

@@ -17,6 +17,7 @@ from pymatgen.analysis.phase_diagram import (
 from pymatgen.core import Composition, Element
 
 from crystal_diffusion_jax.data.arrays import CrystalDataset
+from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
 from crystal_diffusion_jax.potentials import references
 from crystal_diffusion_jax.potentials.hull import from_crystals
 from crystal_diffusion_jax.potentials.relaxation import RelaxedCrystal
@@ -25,6 +26,7 @@ from crystal_diffusion_jax.structures.compositions import reduced_formula
 
 # Formation energies from the elements, which a phase diagram needs, come with this data set alone.
 DATASET = "mp20"
+LABEL = KNOWN_DATASETS[DATASET].property_name
 # eV/atom; what rounding of the stored energies, and of a solver, may leave.
 _SAME = 1e-3
 # A picture of four elements is three-dimensional, and says little on a page.
@@ -104,7 +106,8 @@ def phase_diagrams(
     Returns:
       No picture of a system whose crystals were compared with another hull than this one.
     """
-    energies = references.load(DATASET).of_labels(train.properties[:, 0], train.num_atoms)
+    labels = train.properties[:, train.property_names.index(LABEL)]
+    energies = references.load(DATASET).of_labels(labels, train.num_atoms)
     systems: Mapping[tuple[str, ...], list[Candidate]] = defaultdict(list)
     for candidate in found:
         systems[candidate.elements].append(candidate)

@@ -41,7 +41,8 @@ function showHistory(place) {
     made.append(...cells.map((cell, i) => make(i ? tag : "th", cell, { scope: i ? "col" : "row" })));
     return made;
   };
-  const table = byId("history");
+  const table = byId("history"), asked = textOf("asked", place);
+  table.caption.textContent = asked ? `History; asked for ${asked}` : "History";
   table.tHead.replaceChildren(row("th", ["", ...states]));
   const textsOf = (keys) => keys.map((key) => textOf(key, place)).filter(Boolean).join(", ");
   const lines = data.history.map((line) => [line.title, ...states.map((state) => textsOf(line[state]))]);

@@ -19,6 +19,7 @@ function passes(place) {
   if (!String(valueOf("formula", place)).toLowerCase().includes(byId("formula").value.trim().toLowerCase())) return false;
   if (group && ![valueOf("space_group", place), valueOf("relaxed_space_group", place)].includes(group)) return false;
   if (byId("unflagged").checked && data.flags[place].length) return false;
+  if (byId("shortlisted").checked && !isKnown(valueOf("rank", place))) return false;
   for (const [key, select] of choices) if (select.value && textOf(key, place) !== select.value) return false;
   for (const [symbol, how] of wanted) if (symbols.includes(symbol) !== (how === "in")) return false;
   for (const range of ranges.values()) if (!inRange(range, place)) return false;
@@ -95,11 +96,12 @@ function addSpaceGroups() {
 function addFilters(changed) {
   for (const column of data.columns.filter((each) => each.shown)) {
     if (column.values.some((value) => typeof value === "boolean")) addChoice(column, changed);
-    else if (column.decimals !== null && column.key !== "index") addRange(column, changed);
+    else if (column.decimals !== null && !["index", "rank"].includes(column.key)) addRange(column, changed);
   }
   for (const symbol of Object.keys(data.elements)) addElement(symbol, changed);
   addSpaceGroups();
-  byId("formula").oninput = byId("space-group").onchange = byId("unflagged").onchange = changed;
+  byId("formula").oninput = byId("space-group").onchange = byId("unflagged").onchange = byId("shortlisted").onchange = changed;
+  byId("has-shortlist").hidden = !columns.has("rank");
   const form = document.querySelector("#filters form");
   form.onsubmit = (event) => event.preventDefault();
   form.onreset = () => setTimeout(() => {
