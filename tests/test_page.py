@@ -22,7 +22,7 @@ from crystal_diffusion_jax.report.credibility import CLOSE, HUGE, INVALID, UNKNO
 from crystal_diffusion_jax.report.crystals import element_counts
 from crystal_diffusion_jax.report.distribution import distribution, periodic_table, place
 from crystal_diffusion_jax.report.document import to_html
-from crystal_diffusion_jax.report.states import cell_of_first_atom, closest_pair
+from crystal_diffusion_jax.report.states import cell_of_largest_atom, closest_pair
 from crystal_diffusion_jax.report.training import training_crystals
 from crystal_diffusion_jax.report.wording import asked_in_words, describe
 from crystal_diffusion_jax.structures.reading import Inputs
@@ -71,7 +71,7 @@ def test_the_nearest_training_crystal_is_that_of_the_composition_then_of_the_vol
 def test_the_picture_of_a_crystal_does_not_depend_on_its_origin():
     moved = perovskite("Ba", "Ti", 4.3)
     moved.translate_sites(range(5), [0.31, 0.62, 0.93])
-    ours, theirs = cell_of_first_atom(moved), cell_of_first_atom(perovskite("Ba", "Ti", 4.3))
+    ours, theirs = cell_of_largest_atom(moved), cell_of_largest_atom(perovskite("Ba", "Ti", 4.3))
     np.testing.assert_allclose(ours, theirs, atol=1e-9)
 
 
@@ -199,6 +199,26 @@ def test_the_file_loads_nothing_and_foreign_names_stay_text(monkeypatch):
     assert "<b>-</b>none<br><span>0 of 0</span>" in text
     assert not re.search("@@[A-Z]+@@", text)
     assert 'class="banner"' not in to_html(shown)
+
+
+def luminance(colour: str) -> float:
+    """WCAG 2's relative luminance of a colour such as "#1f2933"."""
+    parts = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_all_texts_have_the_contrast_that_wcag_asks_for(monkeypatch, scheme):
+    style = to_html(page_of(monkeypatch, [None])).partition("</style>")[0]
+    light, dark = re.findall(r":root \{(.*?)\}", style, re.DOTALL)
+    colours = dict(re.findall(r"--([\w-]+): (#\w{6})", light if scheme == "light" else dark))
+    pairs = [(text, ground) for text in ("text", "quiet") for ground in ("ground", "panel")]
+    pairs += [("text", ground) for ground in ("chosen", "warn", "alarm")]
+    pairs += [(text, ground) for text in ("link", "accent") for ground in ("ground", "chosen")]
+    for pair in pairs:
+        high, low = sorted((luminance(colours[name]) for name in pair), reverse=True)
+        assert (high + 0.05) / (low + 0.05) >= 4.5, pair  # success criterion 1.4.3
 
 
 def test_the_symmetry_operations_of_a_group_are_written_once(monkeypatch):

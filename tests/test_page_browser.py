@@ -295,7 +295,7 @@ def test_the_downloads_are_what_the_page_shows(tmp_path, monkeypatch):
     text = content(seen, "00022_SrTiO3_generated.vasp")
     assert text.splitlines()[5:7] == ["Ti O Sr", "1 3 1"]
     moved = SKEW.copy()
-    moved.translate_sites(range(5), -SKEW.frac_coords[0])
+    moved.translate_sites(range(5), -SKEW.frac_coords[2])
     grouped = moved.get_sorted_structure(
         key=lambda site: ["Ti", "O", "Sr"].index(site.specie.symbol)
     )

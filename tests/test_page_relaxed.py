@@ -137,7 +137,6 @@ USER = """
   });
   for (const button of all("#structures .group")) button.click();
   click(0); seen.both = say();
-  seen.reach = [makeScene(0, "generated").reach, makeScene(0, "relaxed").reach];
   seen.atoms = makeScene(0, "relaxed").atoms.map((x) => x.symbol);
   for (const button of all("#downloads button")) button.click();
   click(1); seen.failed = say();

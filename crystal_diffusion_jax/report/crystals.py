@@ -15,7 +15,7 @@ from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation.report import Report
 from crystal_diffusion_jax.potentials.relaxation import RelaxedCrystal
 from crystal_diffusion_jax.potentials.relaxed_database import UNFINISHED
-from crystal_diffusion_jax.report.states import State, beside, cell_of_first_atom, rounded, state
+from crystal_diffusion_jax.report.states import State, beside, cell_of_largest_atom, rounded, state
 from crystal_diffusion_jax.structures.compositions import reduced_formula
 from crystal_diffusion_jax.structures.reading import Inputs
 
@@ -135,7 +135,7 @@ def crystals(
         if structure is None:
             continue
         energy = np.nan if outcome is None else outcome.relaxation.initial_energy_per_atom
-        drawn_at = cell_of_first_atom(structure)
+        drawn_at = cell_of_largest_atom(structure)
         # A crystal whose comparison failed counts as not novel; whether it is, is not known.
         novel = scores.novel if scores.compared.group[index] >= 0 else None
         found.append(

@@ -21,7 +21,7 @@ MEANINGS = {
     _CONVERGED: "relaxed until the forces were as small as asked for, out of all",
     _GAIN: "energy per atom that the crystal loses as it relaxes, 0 in equilibrium",
     _RMSD: "how far the generated atoms are from their places in the relaxed crystal, root mean "
-    'square; "structure changed" where the two no longer match, which the median leaves out',
+    "square; the median leaves out crystals that became another structure",
     _VOLUME: "of the relaxed crystal against the generated one",
     _HULL: "energy per atom of the relaxed crystal above that of the best mixture of known phases "
     "of its composition, into which it decomposes. Elements among them mean that the compounds to "

@@ -34,7 +34,7 @@ class State:
       cif: content of the file to download.
       lattice: [3][3] cell vectors as rows, Angstrom.
       symbols: [N] elements.
-      frac_coords: [N][3] relative to the first atom.
+      frac_coords: [N][3] relative to the largest atom.
     """
 
     space_group: str
@@ -62,7 +62,7 @@ def state(
 
     Args:
       structure: the crystal.
-      frac_coords: [N, 3] where its atoms are drawn, see `cell_of_first_atom`.
+      frac_coords: [N, 3] where its atoms are drawn, see `cell_of_largest_atom`.
       symprec: tolerance of symmetry in Angstrom, for the space group and the CIF.
       value: predicted property, NaN without a prediction.
       energy: of the potential in eV/atom, NaN if unknown.
@@ -128,12 +128,13 @@ def closest_pair(structure: Structure) -> tuple[float, float]:
     return float(distance.min(initial=np.inf)), float(in_radii.min(initial=np.inf))
 
 
-def cell_of_first_atom(structure: Structure) -> np.ndarray:
-    """[N, 3] fractional coordinates relative to the first atom, in [-0.02, 0.98].
+def cell_of_largest_atom(structure: Structure) -> np.ndarray:
+    """[N, 3] fractional coordinates relative to the largest atom, in [-0.02, 0.98].
 
-    The first atom is the origin, because that of a generated cell is arbitrary.
+    The first of the largest atoms is the origin, because that of a generated cell is arbitrary.
     """
-    frac = np.mod(structure.frac_coords - structure.frac_coords[0], 1.0)
+    largest = np.argmax(covalent_radii[np.array(structure.atomic_numbers)])
+    frac = np.mod(structure.frac_coords - structure.frac_coords[largest], 1.0)
     return np.where(frac > 1.0 - _EDGE, frac - 1.0, frac)
 
 
@@ -144,6 +145,6 @@ def beside(initial: Structure, relaxed: Structure) -> np.ndarray:
       initial: the generated crystal.
       relaxed: the same atoms in the same order.
     """
-    start = cell_of_first_atom(initial)
-    step = cell_of_first_atom(relaxed) - start
+    start = cell_of_largest_atom(initial)
+    step = cell_of_largest_atom(relaxed) - start
     return np.asarray(start + step - np.round(step))

@@ -27,6 +27,8 @@ function group() {
     { place: first, formula, others: others.length },
     ...(open.has(formula) ? others.map((place) => ({ place, formula, member: true })) : []),
   ]);
+  // A zip archive has at most 65,535 files: the csv, and up to four of each crystal.
+  byId("zip").disabled = 4 * chosen.length >= 65535;
   byId("count").textContent = `${chosen.length} of ${places.length} crystals, ${groups.size} compositions`;
 }
 function makeRow({ place, formula, others, member }) {
