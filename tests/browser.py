@@ -25,10 +25,34 @@ window.addEventListener("load", async () => {
   const pause = (ms) => new Promise((done) => setTimeout(done, ms));
   const until = async (ready) => { for (let i = 0; i < 600 && !ready(); i++) await pause(100); };
   const all = (selector) => [...document.querySelectorAll(selector)];
-  const viewer = document.getElementById("viewer"), seen = {};
-  const scene = () => viewer.querySelector("canvas") && viewer._fullLayout?.scene?._scene;
-  const drawn = () => until(scene);
-  @@DO@@
+  const press = (element, key) =>
+    element.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
+  const enter = (element, value) => {
+    element.value = value;
+    for (const kind of ["input", "change"]) element.dispatchEvent(new Event(kind));
+  };
+  // Everything that is downloaded, by name, in base64.
+  const saved = {}, blobs = new Map(), downloads = [];
+  URL.createObjectURL = (blob) => {
+    const name = "#" + blobs.size;
+    blobs.set(name, blob);
+    return name;
+  };
+  HTMLAnchorElement.prototype.click = function () {
+    const reader = new FileReader();
+    downloads.push(new Promise((done) => {
+      reader.onload = () => { saved[this.download] = reader.result.split(",")[1]; done(); };
+    }));
+    reader.readAsDataURL(blobs.get(this.getAttribute("href")));
+  };
+  const seen = {};
+  try {
+    @@DO@@
+  } catch (error) {
+    window.problems.push(String(error.stack));
+  }
+  await Promise.all(downloads);
+  seen.saved = saved;
   seen.errors = window.problems;
   fetch("@@WHERE@@", {method: "POST", mode: "no-cors", body: JSON.stringify(seen)});
 });
@@ -41,8 +65,12 @@ def use(page: str, script: str, folder: Path) -> dict[str, Any]:
     Args:
       page: HTML.
       script: body of an asynchronous function that writes what it sees to the object `seen`;
-        `pause`, `until`, `all`, `viewer` and `drawn` are at hand.
+        `pause`, `until`, `all`, `press` and `enter` are at hand.
       folder: for the page and the browser's profile.
+
+    Returns:
+      `seen`, with "errors", and in "saved" the content of each file that was downloaded, by name
+      and in base64.
     """
     # The page says itself when it is done, since a busy machine may draw at any time.
     answers: queue.Queue[bytes] = queue.Queue()
@@ -64,8 +92,7 @@ def use(page: str, script: str, folder: Path) -> dict[str, Any]:
         page = page.replace("<head>", "<head>" + _WATCH).replace("</body>", user + "</body>")
         file.write_text(page)
         browser = subprocess.Popen(
-            [str(CHROMIUM), "--headless", "--no-sandbox", "--use-gl=angle",
-             "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
+            [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu",
              f"--user-data-dir={folder / 'profile'}", "--window-size=1250,1600",
              "--remote-debugging-port=0", file.as_uri()],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,

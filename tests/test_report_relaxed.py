@@ -26,9 +26,11 @@ from crystal_diffusion_jax.potentials.relaxed_samples import (
     sample_data,
 )
 from crystal_diffusion_jax.potentials.relaxed_store import RelaxedStore
-from crystal_diffusion_jax.report.relaxed import relaxed_entries
+from crystal_diffusion_jax.report.crystals import require_same_atoms
+from crystal_diffusion_jax.report.shortlist import read_ranks
 from crystal_diffusion_jax.structures.reading import read_structures
 from crystal_diffusion_jax.structures.store import add_columns
+from tests.page_contents import data_of
 from tests.test_store import crystal, defective, finish
 
 SETTINGS = RelaxSettings("ase:lab.Potential", fixed_cell=True, fmax=0.02, max_steps=70)
@@ -89,22 +91,21 @@ def page(monkeypatch: pytest.MonkeyPatch, out: Path, *arguments: str) -> str:
     return out.read_text()
 
 
-def data(text: str) -> dict[str, Any]:
-    start = text.index('<script type="application/json" id="data">')
-    found: dict[str, Any] = json.loads(
-        text[text.index("{", start) : text.index("</script>", start)]
-    )
-    return found
+def column(text: str, key: str) -> list[Any]:
+    (found,) = [each for each in data_of(text)["columns"] if each["key"] == key]
+    values: list[Any] = found["values"]
+    return values
 
 
 def test_the_folder_and_the_samples_tell_the_same(samples, tmp_path, monkeypatch):
     relaxed = relax(samples, tmp_path / "relaxed", last=7)
     flags = (f"--structures={samples}", f"--relaxed={tmp_path / 'relaxed'}")
     by_folder = page(monkeypatch, tmp_path / "a.html", *flags)
-    assert "relaxed" not in data(page(monkeypatch, tmp_path / "b.html", flags[0]))
+    without = page(monkeypatch, tmp_path / "b.html", flags[0])
+    assert "relaxed" not in data_of(without)["crystals"][0]
     add_to_samples(samples, relaxed)
     by_samples = page(monkeypatch, tmp_path / "b.html", flags[0])
-    assert data(by_folder) == data(by_samples)
+    assert data_of(by_folder) == data_of(by_samples)
     caption = (
         "atoms only moved downhill in the energy of an interatomic potential (ase:lab.Potential)"
     )
@@ -114,24 +115,45 @@ def test_the_folder_and_the_samples_tell_the_same(samples, tmp_path, monkeypatch
         assert "<b>0.250 Å</b>median RMSD<br><span>3 of 8</span>" in text
         assert "<b>37.5 %</b>above hull &lt; 0.1 eV/atom<br><span>3 of 8</span>" in text
 
-    # Numbers 1, 4 and 6 were rejected.
-    first, changed, failure = (data(by_folder)["relaxed"][i] for i in (0, 2, 3))
-    assert first["atoms"]["symbols"][:5] == ["Ba", "Ti", "O", "O", "O"]
-    assert (first["energy_gain"], first["rmsd"], first["decomposition"]) == (
-        0.0, 0.25, PHASES[0],
-    )  # fmt: skip
-    assert (changed["rmsd"], changed["energy_gain"], changed["steps"]) == (None, 0.375, 13)
-    compounds = [x["compounds_only"] for x in data(by_folder)["relaxed"]]
-    assert compounds == [True, True, True, False, False]
-    assert (failure["failure"], failure["atoms"]) == ("the cell explodes: 3e5 A^3", None)
+    # Numbers 1, 4 and 6 were rejected; 5 failed; 3 changed.
+    assert column(by_folder, "index") == [0, 2, 3, 5, 7]
+    assert column(by_folder, "energy_gain") == [0.0, 0.25, 0.375, None, 0.875]
+    assert column(by_folder, "displacement") == [0.25, 0.25, None, None, 0.25]
+    assert column(by_folder, "decomposes_into") == [PHASES[0]] * 3 + ["", PHASES[1]]
+    assert column(by_folder, "compounds_only") == [True, True, True, None, False]
+    assert column(by_folder, "steps") == [10, 12, 13, 12, 17]
+    assert column(by_folder, "not_relaxed")[3] == "the cell explodes: 3e5 A^3"
+    drawn = ["relaxed" in crystal for crystal in data_of(by_folder)["crystals"]]
+    assert drawn == [True, True, True, False, True]
 
 
-def test_crystals_that_are_not_relaxed_yet_are_counted_in_a_note(samples, tmp_path, monkeypatch):
+def test_the_stages_that_a_folder_counted_itself_are_shown(samples, tmp_path, monkeypatch):
+    counts = {"asked": 8, "below the hull & new": 3, "on the shortlist": 1}
+    steps = [{"stage": "s", "name": "n", "text": x, "count": n} for x, n in counts.items()]
+    (samples / "funnel.json").write_text(json.dumps({"steps": steps, "notes": []}))
+    text = page(monkeypatch, tmp_path / "page.html", f"--structures={samples}")
+    assert text.count('<span class="stage">') == 3
+    assert '<span class="stage">below the hull &amp; new</span>' in text
+    assert '<span class="bar" style="width: 37.5%"></span><span class="count">3</span>' in text
+
+
+def test_the_shortlist_is_shown_first(samples, tmp_path, monkeypatch):
+    assert read_ranks(samples) == read_ranks(tmp_path) == {}
+    add_columns(samples, {"rank": [None, None, 2, None, None, 1, None, None]})
+    assert read_ranks(samples) == read_ranks(samples / "samples.db") == {2: 2, 5: 1}
+    text = page(monkeypatch, tmp_path / "page.html", f"--structures={samples}")
+    assert column(text, "index") == [0, 2, 3, 5, 7]
+    assert column(text, "rank") == [None, 2, None, 1, None]
+    assert data_of(text)["order"][:2] == [3, 1]
+    assert "Order: the shortlist by rank, then the others, those without flags first" in text
+
+
+def test_crystals_that_are_not_relaxed_yet_are_counted_in_a_remark(samples, tmp_path, monkeypatch):
     add_to_samples(samples, relax(samples, tmp_path / "relaxed", last=3))
     text = page(monkeypatch, tmp_path / "page.html", f"--structures={samples}")
     # Not relaxed: 5 and 7.
     assert "2 crystals are not relaxed yet." in text
-    assert [x is None for x in data(text)["relaxed"]] == [False, False, False, True, True]
+    assert column(text, "converged") == [True, False, True, None, None]
     assert "<b>25.0 %</b>converged<br><span>2 of 8</span>" in text
 
 
@@ -190,9 +212,9 @@ def test_the_folder_of_other_crystals_is_refused(samples, tmp_path, monkeypatch)
 
 def test_relaxed_atoms_that_are_not_those_of_the_crystal_are_refused(samples, tmp_path):
     relaxed = relax(samples, tmp_path / "relaxed", last=7)
-    inputs = read_structures(samples)
-    swapped = inputs.structures[0]
+    swapped = read_structures(samples).structures[0]
     assert swapped is not None
+    require_same_atoms(swapped, relaxed[0])
     swapped[0], swapped[1] = "Ti", "Ba"
     with pytest.raises(UserError, match="sample 0 has other atoms"):
-        relaxed_entries(inputs, relaxed, 0.1)
+        require_same_atoms(swapped, relaxed[0])

@@ -1,17 +1,19 @@
-"""Shows generated crystals as one HTML file: scores, pictures, every structure in 3-D, CIF files.
+"""Shows generated crystals as one HTML file: table with filters, every structure in 3-D, files.
 
     python -m experiments.report --structures=samples/min --out=report.html --png=pictures
     python -m experiments.report --structures=FOLDER_OF_CIFS --dataset=mp20 --out=report.html
     python -m experiments.report --structures=x --relaxed=FOLDER_OF_RELAX --out=report.html
 
-The file needs no network. If the data set, an oracle for the property, or the oracle's weights are
-missing, the page notes it and shows the rest. Crystals that `experiments.relax` relaxed are shown
-both ways: give its folder as --relaxed, unless they are samples, whose samples.db holds it all.
+The file needs no network. If the training crystals, an oracle for the property, or the oracle's
+weights are missing, the page notes it and shows the rest. Crystals that `experiments.relax` relaxed
+are shown both ways: give its folder as --relaxed, unless they are samples, whose samples.db holds
+it all. If there is a funnel.json in the folder, the page shows its stages.
 """
 
 import dataclasses
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +37,12 @@ def parser() -> program.Parser:
     flags.add_argument(
         "--dataset", choices=list(KNOWN_DATASETS), help="compare with it (default: the model's)"
     )
-    flags.add_argument("--root", default="", help="folder with train, val and test csv or csv.gz")
+    flags.add_argument(
+        "--root",
+        default="",
+        help="where the training crystals are: of a known data set, the folder of its tables; of "
+        "your own data, as for training; without a model, a csv of crystals",
+    )
     flags.add_argument(
         "--symprec", type=float, default=0.1, help="symmetry, Angstrom (default: %(default)s)"
     )
@@ -55,7 +62,16 @@ def _find_model(stored: "StoredRequest | None") -> "TrainedModel | None":
 
 def main() -> None:
     """Entry point."""
-    flags = parser().parse_args()
+    write(sys.argv[1:])
+
+
+def write(arguments: Sequence[str]) -> None:
+    """Writes the page that these arguments of the command ask for.
+
+    Raises:
+      UserError: a mistake in them, or in what they name.
+    """
+    flags = parser().parse_args(arguments)
     from crystal_diffusion_jax.report.build import build
     from crystal_diffusion_jax.report.document import to_html
     from crystal_diffusion_jax.report.pictures import NAMES, to_png
@@ -77,8 +93,10 @@ def main() -> None:
         model.statistics if model and dataset == own else None,
         flags.root,
         flags.symprec,
-        command=commands.command("report", sys.argv[1:]),
+        command=commands.command("report", arguments),
         relaxed=flags.relaxed,
+        data=model.config.data if model and dataset == own else None,
+        train=model.training_crystals() if model and dataset == own else None,
     )
     if model and (banner := few.banner(model.statistics.num_crystals)):
         page = dataclasses.replace(page, banner=banner)
@@ -89,6 +107,6 @@ def main() -> None:
             print(f"picture: {file}")
         else:
             file.unlink(missing_ok=True)  # would be that of other crystals
-    for note in page.notes:
+    for note in (*page.notes, *page.remarks):
         print(f"note: {note}")
     print(f"report in {flags.out.resolve()}")

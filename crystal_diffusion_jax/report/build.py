@@ -1,31 +1,33 @@
 """Puts the report together: reads the crystals, scores them, collects notes on what is missing."""
 
 import functools
-import platform
+from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 
-from crystal_diffusion_jax import __version__
 from crystal_diffusion_jax.config import DataConfig
 from crystal_diffusion_jax.data.arrays import CrystalDataset, DatasetStatistics
 from crystal_diffusion_jax.data.datasets import DatasetSpec
-from crystal_diffusion_jax.data.load import load
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation.report import Report, evaluate
 from crystal_diffusion_jax.evaluation.success_rate import NAMES
-from crystal_diffusion_jax.oracles.domain import OUTSIDE
+from crystal_diffusion_jax.oracles import domain
 from crystal_diffusion_jax.oracles.predict import predict
+from crystal_diffusion_jax.potentials.relaxation import RelaxedCrystal
 from crystal_diffusion_jax.potentials.relaxed_samples import read_relaxed_samples
 from crystal_diffusion_jax.potentials.relaxed_store import read_relaxed, read_settings
-from crystal_diffusion_jax.report import cards, relaxed_cards
+from crystal_diffusion_jax.report import cards, credibility, phases, relaxed_cards
+from crystal_diffusion_jax.report.columns import columns
+from crystal_diffusion_jax.report.crystals import Known, crystals, element_counts
 from crystal_diffusion_jax.report.distribution import distribution
 from crystal_diffusion_jax.report.document import Page
-from crystal_diffusion_jax.report.entries import element_counts, entries
+from crystal_diffusion_jax.report.funnel import count_stages, read_funnel
+from crystal_diffusion_jax.report.goal import goal
 from crystal_diffusion_jax.report.pictures import pictures
-from crystal_diffusion_jax.report.relaxed import relaxed_entries
-from crystal_diffusion_jax.request import Request
+from crystal_diffusion_jax.report.shortlist import read_ranks
+from crystal_diffusion_jax.report.training import training_crystals
+from crystal_diffusion_jax.report.wording import asked_in_words, describe, versions
 from crystal_diffusion_jax.structures.reading import Inputs, read_structures
 from crystal_diffusion_jax.structures.store import StoredRequest
 
@@ -39,104 +41,176 @@ def build(
     symprec: float,
     command: str,
     relaxed: Path | None = None,
+    data: DataConfig | None = None,
+    train: CrystalDataset | None = None,
 ) -> Page:
     """The content of the page.
 
     Args:
       structures: the crystals, see `read_structures`.
       stored: the request that they were sampled for, None if unknown.
-      spec: the data set to compare with; None without an oracle for the property.
+      spec: the known data set to compare with; None without an oracle for the property.
       statistics: of its training split, as a model stores them; None if unknown.
-      root: folder of the data set, "" to look for it in the usual places.
+      root: where the training crystals are, "" to look where `data` says.
       symprec: tolerance of symmetry in Angstrom.
       command: the command that makes the page.
       relaxed: folder of `relax` with these crystals; None to look for them in their samples.db.
+      data: the training crystals to compare with, see `training_crystals`; None for those of
+        `spec`, or without it for what `root` names.
+      train: these crystals, if they came with the model; only used without a `root`.
 
     Raises:
-      UserError: the crystals cannot be read, `root` is given and holds no data, or `relaxed` holds
-        other crystals.
+      UserError: the crystals cannot be read, `root` is given and holds no data, `relaxed` holds
+        other crystals, or their funnel.json is damaged.
     """
     inputs = read_structures(structures)
+    stages = read_funnel(structures)
     if relaxed is None:
         outcomes, settings = read_relaxed_samples(structures)
     else:
         outcomes, settings = read_relaxed(relaxed, inputs), read_settings(relaxed)
     request = stored.request if stored else None
-    scores, train, notes = score(inputs, spec, root)
+    if data is None:
+        data = DataConfig(name=spec.name if spec else "")
+    notes: list[str] = []
+    if train is None or root:
+        train, notes = find_training(data, root, spec)
+    scores, missing = score(inputs, spec, train)
+    notes += missing
+    wanted = goal(spec, request)
+    rates = cards.headline(scores, wanted)
+    remarks, title, caption, shares = [], "", "", None
+    if spec is None:
+        remarks.append("There is no oracle for this property, so no predictions and success rates.")
     if inputs.failures:
-        notes.append(f"{len(inputs.failures)} crystals could not be read and are not shown.")
-    title, caption, shares, target = "", "", None, None
+        remarks.append(f"{len(inputs.failures)} crystals could not be read and are not shown.")
     if spec is not None and scores.success_rate:
-        title, caption = f"{spec.property_name}, {spec.unit}", cards.caption(spec)
-        target = request.target.get(spec.property_name) if request else None
+        title = f"{spec.property_name}, {spec.unit}"
+        caption = cards.caption(spec, wanted, domain.load(spec.name).error)
         quantiles = training_quantiles(spec, train, statistics)
-        if outside := scores.counts["outside_training"]:
-            notes.append(
-                f"{outside} crystals are {OUTSIDE}: they have no prediction and count as failures. "
-                "The table gives the reasons."
-            )
         thresholds = dict(zip(NAMES, spec.success_thresholds, strict=True))
-        shares = distribution(scores.values, quantiles, thresholds, target, title)
-    shown = entries(
-        inputs, train, symprec, scores.values, scores.valid, scores.novel, scores.failures
+        shares = distribution(
+            scores.values,
+            quantiles,
+            thresholds,
+            (wanted.low, wanted.high) if wanted else None,
+            title,
+        )
+    num = len(inputs.structures)
+    known = Known(
+        scores=scores,
+        asked=[wanted.asked] * num if wanted else asked_in_words(request, num),
+        differences=wanted.differences(scores.values) if wanted else np.full(num, np.nan),
+        relaxed_values=_relaxed_values(outcomes[:num], spec) if title else {},
+        train=train,
+        ranks=read_ranks(structures),
     )
-    relaxed_shown = relaxed_entries(inputs, outcomes, symprec) if settings else []
-    if not_relaxed := relaxed_shown.count(None):
-        notes.append(f"{not_relaxed} crystals are not relaxed yet.")
+    shown = crystals(inputs, outcomes, known, symprec)
+    if settings and (not_relaxed := sum(crystal.relaxed is None for crystal in shown)):
+        remarks.append(f"{not_relaxed} crystals are not relaxed yet.")
+    rule = credibility.credibility(spec, train)
+    flags = [rule.flags(crystal) for crystal in shown]
+    table, history = columns(shown, flags, title, spec.property_name if spec else "")
     folder = structures.parent if structures.suffix == ".db" else structures
     made = request.command(folder) if request else f"# crystals from {structures}"
     return Page(
         title=f"{len(shown)} generated crystals",
         subtitle=describe(request, spec) if request else "",
         notes=notes,
-        rates=cards.headline(scores, target),
-        caption=caption,
-        entries=shown,
+        remarks=remarks,
+        stages=stages or count_stages(scores, wanted, outcomes if settings else ()),
+        rates=rates | relaxed_cards.headline(shown, num),
+        captions=[caption, relaxed_cards.caption(settings) if settings else ""],
+        meanings=cards.MEANINGS | relaxed_cards.MEANINGS,
+        crystals=shown,
+        flags=flags,
+        flag_meanings=rule.meanings,
+        columns=table,
+        history=history,
+        order=credibility.order(shown, flags),
+        order_in_words=credibility.order_in_words(shown),
+        diagrams=_phase_diagrams(outcomes[:num], train if data.name == phases.DATASET else None),
         pictures=pictures(
-            shares, [entry.formula for entry in shown], element_counts(inputs.structures)
+            shares, [crystal.formula for crystal in shown], element_counts(inputs.structures)
         ),
-        property_title=title,
         command=f"{made}\n{command}",
-        versions=_versions(stored),
-        relaxed=relaxed_shown,
-        relaxed_scores=relaxed_cards.headline(relaxed_shown, len(inputs.structures)),
-        relaxed_caption=relaxed_cards.caption(settings) if settings else "",
+        versions=versions(stored),
     )
 
 
-def score(
-    inputs: Inputs, spec: DatasetSpec | None, root: str
-) -> tuple[Report, CrystalDataset | None, list[str]]:
-    """Scores, training set, and a sentence for each thing that is missing.
+def find_training(
+    data: DataConfig, root: str, spec: DatasetSpec | None
+) -> tuple[CrystalDataset | None, list[str]]:
+    """The training crystals, and a sentence if they are missing.
 
     Args:
-      inputs: the crystals.
-      spec: the data set to compare with; None without an oracle for the property.
-      root: folder of the data set, "" to look for it in the usual places.
+      data: which.
+      root: where they are, "" to look where `data` says.
+      spec: the known data set that the crystals are compared with.
 
     Raises:
       UserError: `root` is given and holds no data.
     """
-    if spec is None:
-        note = "There is no oracle for this property, so no predictions and no success rates."
-        return evaluate(inputs), None, [note]
-    train, test, notes = None, None, []
+    if not (data.name or data.properties or root):
+        return None, []
     try:
-        splits = load(DataConfig(name=spec.name, root=root))
-        train, test = splits["train"], splits.get("test")
+        return training_crystals(data, root), []
     except UserError as error:
         if root:
             raise
-        notes.append(
-            "Novelty, the nearest training crystals and the share of useful crystals are missing, "
-            f"because they need the data set. {error}"
-        )
+        return None, [
+            f"It is not known which crystals are in the training set: that needs its data. {error}"
+        ]
+
+
+def score(
+    inputs: Inputs, spec: DatasetSpec | None, train: CrystalDataset | None
+) -> tuple[Report, list[str]]:
+    """Scores, and a sentence if there are no predictions.
+
+    Args:
+      inputs: the crystals.
+      spec: the data set whose oracle is asked; None without one for the property.
+      train: the training crystals.
+    """
+    if spec is None:
+        return evaluate(inputs, train=train), []
     ask = functools.partial(predict, oracle=spec.name)
     try:
-        return evaluate(inputs, spec, train, test, ask), train, notes
+        return evaluate(inputs, spec, train, predict=ask), []
     except UserError as error:
-        notes.append(f"No predictions and no success rates: {error}")
-        return evaluate(inputs, train=train), train, notes
+        note = f"No predictions and no success rates: {error}"
+        return evaluate(inputs, train=train), [note]
+
+
+def _relaxed_values(
+    outcomes: Sequence[RelaxedCrystal], spec: DatasetSpec | None
+) -> dict[int, float]:
+    """Index -> prediction for each relaxed crystal, NaN where it is none."""
+    found = {
+        index: structure
+        for index, outcome in enumerate(outcomes)
+        if (structure := outcome.relaxation.structure) is not None
+    }
+    if spec is None or not found:
+        return {}
+    values = predict(list(found.values()), oracle=spec.name).values
+    return dict(zip(found, values.tolist(), strict=True))
+
+
+def _phase_diagrams(
+    outcomes: Sequence[RelaxedCrystal], train: CrystalDataset | None
+) -> list[phases.PhaseDiagramPicture]:
+    """Those that can be drawn, with the given training crystals of MP-20 or those on this machine.
+
+    No crystal has an energy above that hull if they are on neither.
+    """
+    found = phases.candidates(outcomes)
+    if not found:
+        return []
+    if train is None or phases.LABEL not in train.property_names:
+        train, _ = find_training(DataConfig(name=phases.DATASET), "", None)
+    return [] if train is None else phases.phase_diagrams(found, train)
 
 
 def training_quantiles(
@@ -146,37 +220,9 @@ def training_quantiles(
 
     These are the sorted labels, or else the stored quantiles.
     """
-    if train is not None:
-        return np.sort(train.properties[:, 0])
+    if train is not None and spec.property_name in train.property_names:
+        return np.sort(train.properties[:, train.property_names.index(spec.property_name)])
     if statistics is None:
         return None
     index = statistics.property_names.index(spec.property_name)
     return np.array(statistics.property_quantiles[index])
-
-
-def describe(request: Request, spec: DatasetSpec | None) -> str:
-    """The request in a sentence, with units where they are known."""
-    targets = []
-    for name, (low, high) in request.target.items():
-        unit = f" {spec.unit}" if spec is not None and name == spec.property_name else ""
-        values = f"{low:.6g} to {high:.6g}" if low < high else f"{low:.6g}"
-        values = request.classes.get(name, values)
-        targets.append(f"{name} = {values}{unit}")
-    options = [f"guidance {request.guidance:g}"] if request.guidance else []
-    options += ["balanced charges"] if request.charge_balance else []
-    return (
-        f"Requested from {request.model}: {', '.join(targets) or 'no particular property'}"
-        f"{' with ' if options else ''}{' and '.join(options)}."
-    )
-
-
-def _versions(stored: StoredRequest | None) -> str:
-    sampled = ""
-    if stored is not None:
-        versions = ", ".join(f"{name} {version}" for name, version in stored.versions.items())
-        digest = stored.request.model_sha256[:12]
-        sampled = f"Sampled with {versions}; weights {digest} (sha256). "
-    return (
-        f"{sampled}Report by crystal_diffusion_jax {__version__}, jax {jax.__version__}, numpy "
-        f"{np.__version__}, Python {platform.python_version()}, {platform.machine()}"
-    )

@@ -1,4 +1,4 @@
-"""The scores at the top of the page, and what their names mean."""
+"""The scores of the page that are not counts of its funnel, and what their names mean."""
 
 import dataclasses
 import html
@@ -8,19 +8,15 @@ import numpy as np
 
 from crystal_diffusion_jax.data.datasets import DatasetSpec
 from crystal_diffusion_jax.evaluation.intervals import Rate
-from crystal_diffusion_jax.evaluation.intervals import rate as rate_of
 from crystal_diffusion_jax.evaluation.report import Report
 from crystal_diffusion_jax.evaluation.success_rate import NAMES
+from crystal_diffusion_jax.report.goal import Goal
 
-_IN_RANGE = "valid, in the requested range"
-_USEFUL = "valid, SR5, unique, novel"
+_DIFFERENCE = "|predicted - asked|"
+_COMPOSITIONS = "unique compositions"
 MEANINGS = {
-    _IN_RANGE: "valid, and predicted within the requested range",
-    "valid": "no atoms closer than 0.5 A, and a composition whose charges can balance (SMACT)",
-    "unique": "different crystals (pymatgen's StructureMatcher), out of all",
-    "novel": "not in the training set: no training crystal is the same",
-    "unique compositions": "different reduced formulas, out of all crystals",
-    _USEFUL: "different crystals that are valid, reach SR5 and are novel, out of all",
+    _DIFFERENCE: "distance of the prediction from what was asked, where there is a prediction",
+    _COMPOSITIONS: "different reduced formulas, out of all crystals",
 }
 
 
@@ -43,58 +39,64 @@ class Median:
     n: int
 
 
-def headline(scores: Report, target: tuple[float, float] | None = None) -> dict[str, Rate]:
-    """Title -> rate, for everything that is known.
+def headline(scores: Report, goal: Goal | None) -> dict[str, Rate | Median]:
+    """Title -> score, for everything that is known.
+
+    A request for a value or a range is judged by the distance of the predictions from it; one for
+    the lowest values, and crystals that nothing was asked of, by SR5, SR10 and SR15.
 
     Args:
       scores: of the crystals.
-      target: lowest and highest requested value.
+      goal: what was asked of the property.
     """
-    rates = {}
-    if scores.success_rate and target is not None and target[0] < target[1]:
-        values = np.asarray(scores.values)
-        inside = (values >= target[0]) & (values <= target[1])  # False for NaN
-        rates[_IN_RANGE] = rate_of(inside & scores.valid)
-    rates |= scores.success_rate.get("single_valid", {})
-    rates["valid"] = scores.validity["both"]
-    for title, name in (
-        ("unique", "unique"),
-        ("novel", "novel"),
-        ("unique compositions", "unique_compositions"),
-    ):
-        if name in scores.diversity:
-            rates[title] = scores.diversity[name]
-    if scores.useful is not None:
-        rates[_USEFUL] = scores.useful
-    return rates
+    found: dict[str, Rate | Median] = {}
+    if scores.success_rate:
+        if goal is None or goal.lowest:
+            found |= scores.success_rate["single_valid"]
+        else:
+            known = goal.differences(scores.values)
+            known = known[np.isfinite(known)]
+            median = float(np.median(known)) if len(known) else None
+            found[_DIFFERENCE] = Median(median, goal.unit, 3, len(known), len(scores.values))
+    found[_COMPOSITIONS] = scores.diversity["unique_compositions"]
+    return found
 
 
-def caption(spec: DatasetSpec) -> str:
-    """What SR5, SR10 and SR15 mean."""
-    limits = ", ".join(f"{threshold:.4g}" for threshold in spec.success_thresholds)
+def caption(spec: DatasetSpec, goal: Goal | None, error: float) -> str:
+    """What the scores of predictions mean; the funnel says how a requested value is judged.
+
+    Args:
+      spec: the data set.
+      goal: what was asked of its property.
+      error: mean absolute error of the oracle on test crystals.
+    """
+    judged = ""
+    if goal is None or goal.lowest:
+        limits = ", ".join(f"{threshold:.4g}" for threshold in spec.success_thresholds)
+        judged = (
+            f"{', '.join(NAMES)}: valid, and predicted among the lowest 5, 10, 15 % of "
+            f"{spec.name}, i.e. {spec.property_name} of at most {limits} {spec.unit}. "
+        )
     return (
-        f"{', '.join(NAMES)}: valid, and predicted among the lowest 5, 10, 15 % of {spec.name}, "
-        f"i.e. {spec.property_name} of at most {limits} {spec.unit}. Predictions are those of the "
-        "oracle, a published property network, not of a calculation."
+        f"{judged}Predictions are those of the oracle, a published property network, not of a "
+        f"calculation; on test crystals of {spec.name} its mean error is {error:.2g} {spec.unit}."
     )
 
 
-def to_html(scores: Mapping[str, Rate | Median], meanings: Mapping[str, str]) -> str:
-    """A card for each score with its count, and the meaning of its title as a tooltip."""
+def to_html(scores: Mapping[str, Rate | Median]) -> str:
+    """A card for each score with its count."""
     return "".join(
-        f'<div class="card" title="{html.escape(meanings.get(title, ""))}">'
-        f"<b>{_value(score)}</b>{'median ' * isinstance(score, Median)}{html.escape(title)}<br>"
-        f"<span>{score.k} of {score.n}</span></div>"
+        f'<div class="card"><b>{_value(score)}</b>{"median " * isinstance(score, Median)}'
+        f"{html.escape(title)}<br><span>{score.k} of {score.n}</span></div>"
         for title, score in scores.items()
     )
 
 
-def meanings_to_html(scores: Mapping[str, Rate | Median], meanings: Mapping[str, str]) -> str:
-    """The meanings of all titles, as items of a list."""
+def meanings_to_html(meanings: Mapping[str, str]) -> str:
+    """Words and their meanings, as a list of definitions."""
     return "".join(
-        f"<li><b>{html.escape(title)}</b>: {html.escape(meanings[title])}.</li>"
-        for title in scores
-        if title in meanings
+        f"<dt>{html.escape(title)}</dt><dd>{html.escape(meaning)}</dd>"
+        for title, meaning in meanings.items()
     )
 
 

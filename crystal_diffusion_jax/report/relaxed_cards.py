@@ -8,7 +8,7 @@ from crystal_diffusion_jax.evaluation.intervals import Rate
 from crystal_diffusion_jax.potentials.hull import NEAR_HULL
 from crystal_diffusion_jax.potentials.relaxation import RelaxSettings
 from crystal_diffusion_jax.report.cards import Median
-from crystal_diffusion_jax.report.relaxed import RelaxedEntry
+from crystal_diffusion_jax.report.crystals import Crystal
 
 _CONVERGED = "converged"
 _GAIN = "energy gain"
@@ -21,7 +21,7 @@ MEANINGS = {
     _CONVERGED: "relaxed until the forces were as small as asked for, out of all",
     _GAIN: "energy per atom that the crystal loses as it relaxes, 0 in equilibrium",
     _RMSD: "how far the generated atoms are from their places in the relaxed crystal, root mean "
-    'square; "structure changed" where the two no longer match, which the median leaves out',
+    "square; the median leaves out crystals that became another structure",
     _VOLUME: "of the relaxed crystal against the generated one",
     _HULL: "energy per atom of the relaxed crystal above that of the best mixture of known phases "
     "of its composition, into which it decomposes. Elements among them mean that the compounds to "
@@ -32,16 +32,16 @@ MEANINGS = {
 }
 
 
-def headline(relaxed: Sequence[RelaxedEntry | None], num: int) -> dict[str, Rate | Median]:
+def headline(crystals: Sequence[Crystal], num: int) -> dict[str, Rate | Median]:
     """Title -> share or median; of the hull only if it is known for any crystal.
 
     Args:
-      relaxed: crystals, None for those that are not relaxed.
+      crystals: of the page; without any that was relaxed, there is no score.
       num: crystals that were asked for, of which all shares are.
     """
-    if not relaxed:
+    tried = [crystal.relaxed for crystal in crystals if crystal.relaxed is not None]
+    if not tried:
         return {}
-    tried = [crystal for crystal in relaxed if crystal is not None]
     found: dict[str, Rate | Median] = {
         _CONVERGED: Rate(sum(x.converged for x in tried), num),
         _GAIN: _median([x.energy_gain for x in tried], "eV/atom", 3, num),

@@ -1,0 +1,15 @@
+addTable();
+addFilters(refresh);
+refresh();
+byId("csv").onclick = () => download("crystals.csv", csv(chosen));
+byId("zip").onclick = () => download("crystals.zip", zip(allFiles(chosen)));
+byId("columns").append(...definitions(data.columns.filter((column) => column.about).map((column) => [column.title, column.about])));
+byId("diagrams").hidden = !data.diagrams.length;
+byId("system").append(...data.diagrams.map(({ system }) => make("option", system, { value: system })));
+byId("system").onchange = (event) => showDiagram(event.target.value);
+if (data.diagrams.length) showDiagram(data.diagrams[0].system);
+byId("crystal").hidden = !data.crystals.length;
+for (const figure of figures) control(figure.querySelector("canvas"), redraw);
+if (chosen.length) pick(chosen[0]);
+new ResizeObserver(redraw).observe(byId("crystal"));
+matchMedia("(prefers-color-scheme: dark)").onchange = redraw;
