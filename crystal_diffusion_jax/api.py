@@ -32,7 +32,7 @@ from crystal_diffusion_jax.config import DataConfig
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
 from crystal_diffusion_jax.errors import UserError, did_you_mean
 from crystal_diffusion_jax.potentials.relaxation import CHGNET, Relaxation, RelaxSettings
-from crystal_diffusion_jax.request import ANCESTRAL, Solver
+from crystal_diffusion_jax.request import Solver
 from crystal_diffusion_jax.runtime import compilation, devices
 from crystal_diffusion_jax.sampling.announcement import announcement
 from crystal_diffusion_jax.sampling.generate import generate
@@ -115,7 +115,7 @@ class Model:
         *,
         guidance: float = 0.0,
         seed: int = 0,
-        solver: Solver = ANCESTRAL,
+        solver: Solver | None = None,
         num_steps: int | None = None,
         renoising_steps: int | None = None,
         elements: str | Sequence[str] | None = None,
@@ -138,7 +138,8 @@ class Model:
             target.
           guidance: weight of classifier-free guidance; needs a target.
           seed: seed of all randomness.
-          solver: "ancestral", or "second_order" for a twentieth of the steps.
+          solver: "ancestral", or "second_order" for a twentieth of the steps; by default ancestral,
+            and second order where formulas are given.
           num_steps: steps of the reverse process; by default as trained, 50 in second order.
           renoising_steps: renoising steps at each time that decides on the structure, instead of
             the corrector; by default the model's, 0 in second order.

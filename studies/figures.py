@@ -24,6 +24,7 @@ from crystal_diffusion_jax.cli.request_flags import add_request_flags
 from crystal_diffusion_jax.data.datasets import DatasetSpec
 from crystal_diffusion_jax.errors import require_between
 from crystal_diffusion_jax.evaluation.success_rate import NAMES
+from crystal_diffusion_jax.request import ANCESTRAL
 from crystal_diffusion_jax.runtime.lock import exclusive
 from crystal_diffusion_jax.structures.limits import MAX_CRYSTALS
 from studies import measurement, plots, records
@@ -182,7 +183,7 @@ def main() -> None:
             for picture, labelled in requests.items()
         }
         records.write(record, head | summary(results, training) | {"measurements": done})
-        about = f"{Path(flags.model).name}, {flags.solver.replace('_', '-')} solver"
+        about = f"{Path(flags.model).name}, {(flags.solver or ANCESTRAL).replace('_', '-')} solver"
         about += ", balanced charges" if flags.charge_balance else ""
         for name, figure in pictures(results, training, spec, about).items():
             path = flags.out / f"{name}.png"

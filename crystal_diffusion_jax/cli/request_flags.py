@@ -4,7 +4,13 @@ import argparse
 from typing import Any
 
 from crystal_diffusion_jax.cli.program import Parser
-from crystal_diffusion_jax.request import ANCESTRAL, FEW_STEPS, SOLVERS, TEMPLATE_START_TIME
+from crystal_diffusion_jax.request import (
+    FEW_STEPS,
+    PREDICTION_RENOISING_STEPS,
+    PREDICTION_STEPS,
+    SOLVERS,
+    TEMPLATE_START_TIME,
+)
 
 # Keyword arguments of `sampling.resolve.resolve` -> those of `add_argument`.
 _FLAGS: dict[str, dict[str, Any]] = {
@@ -49,12 +55,13 @@ _FLAGS: dict[str, dict[str, Any]] = {
     },
     "solver": {
         "choices": SOLVERS,
-        "default": ANCESTRAL,
-        "help": "second_order is for few steps (default: %(default)s)",
+        "help": "second_order is for few steps (default: ancestral; second_order for formulas and "
+        "chemical systems, if the model knows formulas)",
     },
     "num_steps": {
         "type": int,
-        "help": f"sampling steps (default: as trained; {FEW_STEPS} with --solver=second_order)",
+        "help": f"sampling steps (default: as trained; {FEW_STEPS} with --solver=second_order; "
+        f"{PREDICTION_STEPS} for formulas)",
     },
     "corrector_step_size": {
         "type": float,
@@ -66,7 +73,8 @@ _FLAGS: dict[str, dict[str, Any]] = {
         "type": int,
         "metavar": "K",
         "help": "instead of the corrector, at the times that decide on the structure; 5 take "
-        "1.5 times the calls (default: the model's; 0 with --corrector_step_size or second_order)",
+        "1.5 times the calls (default: the model's; 0 with --corrector_step_size or second_order; "
+        f"{PREDICTION_RENOISING_STEPS} for formulas)",
     },
     "seed": {"type": int, "default": 0, "help": "seed of all noise (default: %(default)s)"},
     "elements": {"help": "only these elements, for example Ba,Ti,O (default: all)"},

@@ -10,7 +10,6 @@ from crystal_diffusion_jax.data.datasets import DatasetSpec
 from crystal_diffusion_jax.request import Request
 from crystal_diffusion_jax.structures.store import StoredRequest
 
-
 _MAX_FORMULAS = 10  # named in the sentence
 
 

@@ -21,17 +21,11 @@ def starting_cells(
     """The template that each crystal of a request starts from; None for pure noise.
 
     Raises:
-      UserError: the model came without its training crystals.
+      UserError: as `require_templates`.
     """
     if not request.start_time:
         return [None] * request.num
-    train = model.training_crystals()
-    if train is None:
-        raise UserError(
-            f"--start={TEMPLATE}: {request.model} came without its training crystals "
-            f"({training_crystals.FILE}), which would be the templates: take a model that has "
-            "them, or leave --start out"
-        )
+    train = require_templates(model, request.model)
     ranks: list[int] = []
     for first in range(0, request.num, request.num_each):
         so_far: Counter[bytes] = Counter()
@@ -39,6 +33,22 @@ def starting_cells(
             ranks.append(so_far[numbers.tobytes()])
             so_far[numbers.tobytes()] += 1
     return template_cells(compositions, ranks, train)
+
+
+def require_templates(model: TrainedModel, name: str) -> CrystalDataset:
+    """The training crystals of a model, which are the templates.
+
+    Raises:
+      UserError: it came without them.
+    """
+    train = model.training_crystals()
+    if train is None:
+        raise UserError(
+            f"--start={TEMPLATE}: {name} came without its training crystals "
+            f"({training_crystals.FILE}), which would be the templates: take a model that has "
+            "them, or leave --start out"
+        )
+    return train
 
 
 def template_cells(

@@ -1,5 +1,6 @@
 """A user's arguments -> a complete `Request`: defaults filled in, checked against the model."""
 
+import dataclasses
 import functools
 import math
 from typing import Any
@@ -14,10 +15,6 @@ from crystal_diffusion_jax.errors import UserError, require_between
 from crystal_diffusion_jax.models.denoiser import Denoiser
 from crystal_diffusion_jax.models.embeddings import Condition
 from crystal_diffusion_jax.request import (
-    ANCESTRAL,
-    FEW_STEPS,
-    FEW_STEPS_CORRECTOR,
-    SECOND_ORDER,
     Request,
     Solver,
     range_text,
@@ -26,14 +23,14 @@ from crystal_diffusion_jax.sampling import charges
 from crystal_diffusion_jax.sampling.compositions import chemical_system as system_of
 from crystal_diffusion_jax.sampling.conditions import allowed_species, crystal_sizes
 from crystal_diffusion_jax.sampling.formulas import AUTO, parse_start, requested_formulas
+from crystal_diffusion_jax.sampling.given import require_templates
 from crystal_diffusion_jax.sampling.neutrality import neutral_sizes
 from crystal_diffusion_jax.sampling.parse import parse_elements, parse_target, requested_classes
+from crystal_diffusion_jax.sampling.solver_settings import solver_settings
 from crystal_diffusion_jax.structures.compositions import common_oxidation_states
 from crystal_diffusion_jax.structures.limits import MAX_CRYSTALS
 from crystal_diffusion_jax.trained_model import TrainedModel
 
-# More take hours, and are surely a mistake.
-MAX_RENOISING_STEPS = 1000
 _MAX_TARGET_WARNINGS = 5
 
 
@@ -45,7 +42,7 @@ def resolve(
     num: int,
     seed: int = 0,
     guidance: float = 0.0,
-    solver: Solver = ANCESTRAL,
+    solver: Solver | None = None,
     num_steps: int | None = None,
     corrector_step_size: float | None = None,
     renoising_steps: int | None = None,
@@ -67,11 +64,8 @@ def resolve(
       target: see `parse.parse_target`.
       num: crystals of each formula, or of all without formulas; as all arguments not listed here,
         see `request.Request`.
-      num_steps: by default as trained, `FEW_STEPS` with the second-order solver.
-      corrector_step_size: by default that of the model's config, larger with the second-order
-        solver, 0 with renoising steps, which take the corrector's place.
-      renoising_steps: by default those of the model's config, 0 with the second-order solver or
-        a given `corrector_step_size`.
+      solver: as `num_steps`, `corrector_step_size` and `renoising_steps`, see
+        `solver_settings.solver_settings`.
       elements: symbols like "Ba,Ti,O".
       chemical_system: symbols like "Ba-Ti-O", instead of `elements`.
       formula: see `formulas.requested_formulas`.
@@ -84,35 +78,13 @@ def resolve(
     """
     check_weights(model, name)
     config, statistics = model.config, model.statistics
-    trained_steps = config.noise.num_steps
-    default_steps, default_step_size = trained_steps, config.sampling.corrector_step_size
-    if solver == SECOND_ORDER:
-        default_steps = min(FEW_STEPS, trained_steps)
-        few_step_size = FEW_STEPS_CORRECTOR * config.noise.frac_sigma_min**2
-        # Six digits, as people write it: 8e-06, not 8.000000000000001e-06.
-        default_step_size = float(f"{max(few_step_size, default_step_size):.6g}")
-    if renoising_steps is None:
-        own = config.sampling.renoising_steps
-        renoising_steps = own if solver == ANCESTRAL and corrector_step_size is None else 0
-    if renoising_steps:
-        default_step_size = 0.0
-    num_steps = default_steps if num_steps is None else num_steps
-    corrector_step_size = default_step_size if corrector_step_size is None else corrector_step_size
     for flag, value, low, high in (
         ("num", num, 1, MAX_CRYSTALS),
-        ("num_steps", num_steps, 1, trained_steps),
         ("seed", seed, 0, 2**31 - 1),
         ("guidance", guidance, -math.inf, math.inf),
-        ("corrector_step_size", corrector_step_size, 0, math.inf),
-        ("renoising_steps", renoising_steps, 0, MAX_RENOISING_STEPS),
         ("symprec", symprec, 0, math.inf),
     ):
         require_between(flag, value, low, high)
-    if corrector_step_size and renoising_steps:
-        raise UserError(
-            "--renoising_steps replace the corrector that --corrector_step_size is for: give only "
-            "one of them"
-        )
     _check_exclusive(
         elements=elements,
         chemical_system=chemical_system,
@@ -136,6 +108,10 @@ def resolve(
                 f"--target requests {property_name}, and so does a column of {formula}: leave one "
                 "of them out"
             )
+    predicts = bool(formulas) or (chemical_system is not None and model.predicts)
+    settings = solver_settings(
+        config, predicts, solver, num_steps, corrector_step_size, renoising_steps
+    )
     request = Request(
         model=name,
         model_sha256=model.weights_sha256,
@@ -143,10 +119,7 @@ def resolve(
         num=num * max(len(formulas), 1),
         seed=seed,
         guidance=float(guidance),
-        solver=solver,
-        num_steps=num_steps,
-        corrector_step_size=float(corrector_step_size),
-        renoising_steps=renoising_steps,
+        **dataclasses.asdict(settings),
         elements=parse_elements(elements, statistics.vocabulary, "elements"),
         chemical_system=parse_elements(chemical_system, statistics.vocabulary, "chemical_system"),
         num_atoms=num_atoms,
@@ -157,9 +130,11 @@ def resolve(
         formula=formula or "",
         formula_units=units,
         like=like or "",
-        start_time=parse_start(start, trained_steps, bool(formulas)),
+        start_time=parse_start(start, config.noise.num_steps, bool(formulas)),
     )
     _check_conditioning(model, request)
+    if request.start_time:
+        require_templates(model, name)
     crystal_sizes(request, model)  # checks num_atoms and compositions
     return request
 
