@@ -4,7 +4,8 @@ import argparse
 from typing import Any
 
 from crystal_diffusion_jax.cli.program import Parser
-from crystal_diffusion_jax.request import ANCESTRAL, FEW_STEPS, SOLVERS
+from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.request import ANCESTRAL, FEW_STEPS, SOLVERS, Part
 
 # Keyword arguments of `sampling.resolve.resolve` -> those of `add_argument`.
 _FLAGS: dict[str, dict[str, Any]] = {
@@ -78,6 +79,28 @@ def add_request_flags(parser: Parser, *names: str) -> None:
         default=100,
         help="crystals computed at once (default: %(default)s)",
     )
+
+
+def add_part(parser: Parser) -> None:
+    """Adds --part, a share of the request."""
+    parser.add_argument(
+        "--part",
+        type=parse_part,
+        metavar="I/N",
+        help="share I of N of the request, as one of N jobs; `merge` joins them",
+    )
+
+
+def parse_part(text: str) -> Part:
+    """The part that I/N stands for.
+
+    Raises:
+      UserError: it is not one.
+    """
+    number, slash, count = text.partition("/")
+    if slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count):
+        return Part(int(number), int(count))
+    raise UserError(f"--part={text}: give I/N with I from 1 to N, for example --part=1/4")
 
 
 def requested(flags: argparse.Namespace) -> dict[str, Any]:
