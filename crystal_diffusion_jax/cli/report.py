@@ -12,6 +12,7 @@ both ways: give its folder as --relaxed, unless they are samples, whose samples.
 import dataclasses
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,7 +56,16 @@ def _find_model(stored: "StoredRequest | None") -> "TrainedModel | None":
 
 def main() -> None:
     """Entry point."""
-    flags = parser().parse_args()
+    write(sys.argv[1:])
+
+
+def write(arguments: Sequence[str]) -> None:
+    """Writes the page that these arguments of the command ask for.
+
+    Raises:
+      UserError: a mistake in them, or in what they name.
+    """
+    flags = parser().parse_args(arguments)
     from crystal_diffusion_jax.report.build import build
     from crystal_diffusion_jax.report.document import to_html
     from crystal_diffusion_jax.report.pictures import NAMES, to_png
@@ -77,7 +87,7 @@ def main() -> None:
         model.statistics if model and dataset == own else None,
         flags.root,
         flags.symprec,
-        command=commands.command("report", sys.argv[1:]),
+        command=commands.command("report", arguments),
         relaxed=flags.relaxed,
     )
     if model and (banner := few.banner(model.statistics.num_crystals)):
