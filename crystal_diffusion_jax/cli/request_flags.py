@@ -4,7 +4,6 @@ import argparse
 from typing import Any
 
 from crystal_diffusion_jax.cli.program import Parser
-from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.request import ANCESTRAL, FEW_STEPS, SOLVERS, Part
 
 # Keyword arguments of `sampling.resolve.resolve` -> those of `add_argument`.
@@ -95,12 +94,14 @@ def parse_part(text: str) -> Part:
     """The part that I/N stands for.
 
     Raises:
-      UserError: it is not one.
+      ArgumentTypeError: it is not one.
     """
     number, slash, count = text.partition("/")
     if slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count):
         return Part(int(number), int(count))
-    raise UserError(f"--part={text}: give I/N with I from 1 to N, for example --part=1/4")
+    raise argparse.ArgumentTypeError(
+        f"{text} is not I/N with I from 1 to N, for example --part=1/4"
+    )
 
 
 def requested(flags: argparse.Namespace) -> dict[str, Any]:

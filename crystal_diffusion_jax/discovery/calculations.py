@@ -62,18 +62,20 @@ def write_inputs(folder: Path, structure: Structure) -> list[str]:
       structure: as `in_cell` gives it.
 
     Returns:
-      Why inputs are missing, of those that pymatgen cannot make for these elements.
+      Why inputs are missing: sets that know no pseudopotential of an element.
     """
     failures = []
     (folder / POSCAR).write_text(Poscar(structure).get_str(significant_figures=12))
     for kind in VASP_SETS:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # on pseudopotentials, for all but experts
-                files = kind(structure).get_input_set(potcar_spec=True)
-                files.write_input(folder / kind.__name__)
-        except Exception as error:  # of elements that a set does not know
-            failures.append(f"{kind.__name__}: {type(error).__name__}: {error}")
+        # pymatgen itself would name a pseudopotential that is not there.
+        symbols = {element.symbol for element in structure.composition}
+        if unknown := sorted(symbols - kind.CONFIG["POTCAR"].keys()):
+            failures.append(f"{kind.__name__} has no pseudopotential for {', '.join(unknown)}")
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on the age of pseudopotentials
+            files = kind(structure).get_input_set(potcar_spec=True)
+            files.write_input(folder / kind.__name__)
     atoms = to_ase(structure)
     ase.io.write(
         folder / ESPRESSO,
