@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+import crystal_diffusion_jax as cdj
 from crystal_diffusion_jax.cli import discover, program
 from crystal_diffusion_jax.discovery import funnel, pipeline, plan
 from crystal_diffusion_jax.discovery.plan import Plan, make_plan
+from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.potentials.relaxation import RelaxedCrystal
 from crystal_diffusion_jax.structures.store import read_values
 from tests import discoveries
@@ -381,3 +383,36 @@ def test_the_shortlist_of_a_stage_without_checks_starts_from_those_before() -> N
     assert funnel.passing(rows, funnel.up_to(chain, "judge")) == [0, 7]
     assert funnel.passing(rows, chain) == [7]
     assert [count for *_, count in funnel.counts(rows, chain, 9)] == [9, 3, 2, 1]
+
+
+def test_from_python_the_shortlist_is_a_table_with_the_crystals(
+    bench: Bench, whole: Path, tmp_path: Path
+) -> None:
+    said: list[str] = []
+
+    def discovered(**given: Any) -> Any:
+        return cdj.discover(
+            bench.model,
+            TARGET,
+            discoveries.NUM,
+            out=tmp_path / "out",
+            tolerance=TOLERANCE,
+            potential=discoveries.POTENTIAL,
+            log=said.append,
+            **given,
+        )
+
+    table = discovered(elements=None, seed=0)
+    rows = shortlist(whole)
+    assert list(table["index"]) == [int(row["index"]) for row in rows]
+    assert set(table.columns) - {"generated", "relaxed"} == rows[0].keys()
+    assert table["score"].tolist() == pytest.approx([float(row["score"]) for row in rows])
+    for index, generated, relaxed in table[["index", "generated", "relaxed"]].to_numpy():
+        assert generated == discoveries.crystal(index)
+        assert relaxed.volume == pytest.approx(0.97 * generated.volume)
+    assert "rank: 6 different after relaxing, 6 on the shortlist" in said
+    assert len(discovered(top=2)) == 2
+    with pytest.raises(UserError, match="differs in seed"):
+        discovered(seed=1)
+    with pytest.raises(TypeError, match="sead"):
+        discovered(sead=1)

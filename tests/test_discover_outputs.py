@@ -13,7 +13,7 @@ from pymatgen.core import Element, Lattice, Structure
 from pymatgen.io.vasp import Incar, Kpoints, Poscar
 
 from crystal_diffusion_jax.discovery import calculations
-from crystal_diffusion_jax.discovery.calculations import in_cell, write_inputs
+from crystal_diffusion_jax.discovery.calculations import in_cell, unknown_elements, write_inputs
 from crystal_diffusion_jax.potentials.relaxed_store import read_relaxed
 from crystal_diffusion_jax.structures.reading import read_structures
 from crystal_diffusion_jax.structures.vasp import read_poscar
@@ -81,7 +81,7 @@ def test_the_ase_database_holds_the_relaxed_crystals_with_the_table(out: Path) -
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("rutile")
     mixed = Structure.from_sites([RUTILE[i] for i in (2, 0, 3, 1, 4, 5)])
-    assert write_inputs(folder, in_cell(mixed, "as_relaxed", 0.1)) == []
+    write_inputs(folder, in_cell(mixed, "as_relaxed", 0.1))
     return folder
 
 
@@ -149,8 +149,9 @@ def test_cells_are_symmetrised_within_the_tolerance_and_left_alone_otherwise() -
 
 def test_an_element_without_a_pseudopotential_costs_only_that_set(tmp_path: Path) -> None:
     radium = Structure(Lattice.cubic(5.0), [Element("Ra"), Element("O")], [[0.0] * 3, [0.5] * 3])
-    failures = write_inputs(tmp_path, in_cell(radium, "as_relaxed", 0.1))
-    assert failures == ["MPRelaxSet has no pseudopotential for Ra"]
+    write_inputs(tmp_path, in_cell(radium, "as_relaxed", 0.1))
+    missing = [unknown_elements(kind, radium) for kind in calculations.VASP_SETS]
+    assert missing == [["Ra"], []]
     assert (tmp_path / "POSCAR").is_file()
     assert (tmp_path / "espresso.in").is_file()
     assert not (tmp_path / "MPRelaxSet").exists()

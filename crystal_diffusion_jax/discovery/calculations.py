@@ -10,13 +10,13 @@ from pathlib import Path
 import ase.io
 from pymatgen.core import Structure
 from pymatgen.io.vasp import Poscar
-from pymatgen.io.vasp.sets import MPRelaxSet, MPScanRelaxSet
+from pymatgen.io.vasp.sets import MPRelaxSet, MPScanRelaxSet, VaspInputSet
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from crystal_diffusion_jax.discovery.settings import Cell
 from crystal_diffusion_jax.structures.conversion import to_ase
 
-VASP_SETS = (MPRelaxSet, MPScanRelaxSet)
+VASP_SETS: tuple[type[VaspInputSet], ...] = (MPRelaxSet, MPScanRelaxSet)
 POSCAR = "POSCAR"
 ESPRESSO = "espresso.in"
 # Cutoffs in Ry and smearing as for most of the SSSP library's pseudopotentials (Prandini et al.,
@@ -54,28 +54,29 @@ def in_cell(structure: Structure, cell: Cell, symprec: float) -> Structure:
         return structure.get_sorted_structure()
 
 
-def write_inputs(folder: Path, structure: Structure) -> list[str]:
-    """Writes POSCAR, a folder for each of `VASP_SETS`, and espresso.in.
+def unknown_elements(kind: type[VaspInputSet], structure: Structure) -> list[str]:
+    """Symbols of the elements that a set names no pseudopotential for.
+
+    pymatgen itself would name one that does not exist.
+    """
+    symbols = {element.symbol for element in structure.composition}
+    return sorted(symbols - kind.CONFIG["POTCAR"].keys())
+
+
+def write_inputs(folder: Path, structure: Structure) -> None:
+    """Writes POSCAR, espresso.in, and a folder for each of `VASP_SETS` that knows the elements.
 
     Args:
       folder: exists.
       structure: as `in_cell` gives it.
-
-    Returns:
-      Why inputs are missing: sets that know no pseudopotential of an element.
     """
-    failures = []
     (folder / POSCAR).write_text(Poscar(structure).get_str(significant_figures=12))
     for kind in VASP_SETS:
-        # pymatgen itself would name a pseudopotential that is not there.
-        symbols = {element.symbol for element in structure.composition}
-        if unknown := sorted(symbols - kind.CONFIG["POTCAR"].keys()):
-            failures.append(f"{kind.__name__} has no pseudopotential for {', '.join(unknown)}")
-            continue
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on the age of pseudopotentials
-            files = kind(structure).get_input_set(potcar_spec=True)
-            files.write_input(folder / kind.__name__)
+        if not unknown_elements(kind, structure):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # on the age of pseudopotentials
+                files = kind(structure).get_input_set(potcar_spec=True)
+                files.write_input(folder / kind.__name__)
     atoms = to_ase(structure)
     ase.io.write(
         folder / ESPRESSO,
@@ -85,4 +86,3 @@ def write_inputs(folder: Path, structure: Structure) -> list[str]:
         pseudopotentials={symbol: f"{symbol}.UPF" for symbol in set(atoms.get_chemical_symbols())},
         kspacing=ESPRESSO_K_SPACING,
     )
-    return failures

@@ -15,7 +15,12 @@ import ase.db
 from pymatgen.core import Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
-from crystal_diffusion_jax.discovery.calculations import in_cell, write_inputs
+from crystal_diffusion_jax.discovery.calculations import (
+    VASP_SETS,
+    in_cell,
+    unknown_elements,
+    write_inputs,
+)
 from crystal_diffusion_jax.discovery.folder import (
     generated_structures,
     relaxed_structures,
@@ -70,6 +75,10 @@ def records(plan: Plan, out: Path) -> list[dict[str, Any]]:
             record |= {key: row.get(key) for key in (name, f"{name}{SUFFIX}")}
         record |= {name: row.get(f"relaxed_{name}") for name in _RELAXED}
         record |= {name: row.get(name) for name in ("new", f"new{SUFFIX}", "score", *TERMS)}
+        # Elements without a pseudopotential in a set, whose inputs are therefore missing.
+        for kind in VASP_SETS:
+            name = f"not_in_{kind.__name__}"
+            record[name] = " ".join(unknown_elements(kind, crystal)) or None
         record["folder"] = f"{FOLDER}/{_folder_name(index, crystal)}"
         found.append(record)
     return found
@@ -103,8 +112,7 @@ def export(plan: Plan, out: Path) -> None:
                 replace_text(folder / "generated.cif", to_cif(generated[index], symprec))
                 replace_text(folder / "relaxed.cif", to_cif(relaxed[index], symprec))
                 crystal = in_cell(relaxed[index], plan.settings.cell, symprec)
-                failures = write_inputs(folder, crystal)
-                record["inputs_missing"] = "; ".join(failures) or None
+                write_inputs(folder, crystal)
                 # ASE has the formula, and reserves its name.
                 known = {k: x for k, x in record.items() if x is not None and k != "formula"}
                 db.write(to_ase(crystal), **known)
