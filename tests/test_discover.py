@@ -16,7 +16,7 @@ from crystal_diffusion_jax.discovery import funnel, pipeline, plan
 from crystal_diffusion_jax.discovery.plan import Plan, make_plan
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.potentials.relaxation import RelaxedCrystal
-from crystal_diffusion_jax.structures.store import read_values
+from crystal_diffusion_jax.structures.store import Samples, read_values
 from tests import discoveries
 from tests.discoveries import GAIN, PREDICTED, SHIFT, TARGET, TOLERANCE, Bench
 from tests.tiny_run import perovskite
@@ -217,6 +217,21 @@ def test_a_kill_while_sampling_and_while_relaxing_loses_nothing(
     bench.run(out)
     assert files(out) == files(whole)
     assert len(bench.relaxed) == 9
+
+
+def test_a_kill_between_the_last_batch_and_the_export_loses_no_file(
+    bench: Bench, whole: Path, tmp_path: Path
+) -> None:
+    def killed(self: Samples) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Samples, "export", killed)
+        with pytest.raises(SystemExit):
+            bench.run(tmp_path / "cut")
+    assert not (tmp_path / "cut" / "samples.extxyz").exists()
+    bench.run(tmp_path / "cut")
+    assert files(tmp_path / "cut") == files(whole)
 
 
 def test_a_finished_folder_is_only_reported(bench: Bench, tmp_path: Path, capsys) -> None:

@@ -52,7 +52,13 @@ def checks(plan: Plan) -> list[Check]:
     if plan.tolerance is not None and plan.spec is not None:
         text = f"predicted within {plan.tolerance:g} {plan.spec.unit} of the target"
         add("screen", "in_tolerance", text, "in_tolerance")
-    add("screen", "unique", "unique", "unique")
+    compared = Check(
+        "screen",
+        "unique",
+        "unique",
+        lambda row: "same_as" not in row and "comparison_failure" not in row,
+    )
+    found.append(compared)
     if plan.known:
         add("screen", "new", not_in, "new")
     add("relax", "relaxed", "relaxed", "relaxed_converged")

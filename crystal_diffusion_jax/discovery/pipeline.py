@@ -96,12 +96,11 @@ def sample(
       UserError: the folder holds another request, or cannot be written.
     """
     samples = Samples(out, plan.request, part)
-    if samples.remaining():
-        try:
-            generate(model, plan.request, samples, batch_size, log)
-        finally:
-            if export():
-                samples.export()
+    try:
+        generate(model, plan.request, samples, batch_size, log)
+    finally:
+        if export():  # always, as a kill may have come before it
+            samples.export()
 
 
 def select(
@@ -140,7 +139,8 @@ def select(
     finished, changed = _Progress(out), False
     key: dict[str, Any] = {}
     log(funnel.write(out, plan, values(out), "sample"))
-    depends_on = plan.stages(Samples(out, plan.request, part).counts())
+    samples = Samples(out, plan.request, part)
+    depends_on = plan.stages(samples.counts())
     stages = list(depends_on)
     for place, stage in enumerate(stages):
         key = key | {stage: depends_on[stage]}
@@ -153,6 +153,8 @@ def select(
             changed = True
         if stage != "export":
             log(funnel.write(out, plan, values(out), stage))
+    if changed:
+        samples.export()  # once more, with what is known now
     return changed
 
 

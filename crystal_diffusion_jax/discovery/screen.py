@@ -26,8 +26,8 @@ def screen(inputs: Inputs, plan: Plan, progress: bool = True) -> Columns:
 
     Returns:
       Name -> value of every crystal, None for none: `valid` and `invalid_because`; the prediction
-      and `in_tolerance`; `unique` and `same_as`, the first crystal that is the same; `new` and
-      `known_as`.
+      and `in_tolerance`; `same_as`, the first crystal that is the same if it is another one; `new`
+      and `known_as`; `comparison_failure`.
 
     Raises:
       UserError: the oracle cannot be downloaded, or known crystals cannot be read.
@@ -47,10 +47,7 @@ def screen(inputs: Inputs, plan: Plan, progress: bool = True) -> Columns:
             close = {i: plan.miss(i, values[i]) <= plan.tolerance for i in passed}
             columns["in_tolerance"] = _column(close, num)
             passed = {i: structure for i, structure in passed.items() if close[i]}
-    compared = compare(passed, plan.known, progress)
-    unique = {i: compared.group.get(i) == i for i in passed}
-    columns["unique"] = _column(unique, num)
-    return columns | comparison_columns(compared, num, suffix="")
+    return columns | comparison_columns(compare(passed, plan.known, progress), num, suffix="")
 
 
 def predicted(
