@@ -10,13 +10,13 @@ from pathlib import Path
 import ase.io
 from pymatgen.core import Structure
 from pymatgen.io.vasp import Poscar
-from pymatgen.io.vasp.sets import MPRelaxSet, MPScanRelaxSet, VaspInputSet
+from pymatgen.io.vasp.sets import MPRelaxSet, MPScanRelaxSet
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from crystal_diffusion_jax.discovery.settings import Cell
 from crystal_diffusion_jax.structures.conversion import to_ase
 
-VASP_SETS: tuple[type[VaspInputSet], ...] = (MPRelaxSet, MPScanRelaxSet)
+VASP_SETS = (MPRelaxSet, MPScanRelaxSet)
 POSCAR = "POSCAR"
 ESPRESSO = "espresso.in"
 # Cutoffs in Ry and smearing as for most of the SSSP library's pseudopotentials (Prandini et al.,
@@ -54,7 +54,7 @@ def in_cell(structure: Structure, cell: Cell, symprec: float) -> Structure:
         return structure.get_sorted_structure()
 
 
-def unknown_elements(kind: type[VaspInputSet], structure: Structure) -> list[str]:
+def unknown_elements(kind: type[MPRelaxSet | MPScanRelaxSet], structure: Structure) -> list[str]:
     """Symbols of the elements that a set names no pseudopotential for.
 
     pymatgen itself would name one that does not exist.
