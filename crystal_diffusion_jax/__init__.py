@@ -13,8 +13,8 @@ The pipeline (paper: Takahara, Shibata, Mizoguchi, arXiv:2406.09263):
 Axes: B crystals, N atoms (padded), K species of the vocabulary, T noise steps, D width, H heads,
 M Fourier orders, P properties.
 
-From Python: `load`, `match`, `oracle`, `potential`, `relax` and `success_rate`, see `api`; the
-package alone imports no jax.
+From Python: `discover`, `load`, `match`, `oracle`, `potential`, `relax` and `success_rate`, see
+`api`; the package alone imports no jax.
 """
 
 import importlib
@@ -22,7 +22,15 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from crystal_diffusion_jax.api import load, match, oracle, potential, relax, success_rate
+    from crystal_diffusion_jax.api import (
+        discover,
+        load,
+        match,
+        oracle,
+        potential,
+        relax,
+        success_rate,
+    )
 
 # Before JAX is loaded. At every program read from the compilation cache XLA would print a page on
 # tuning preferences that it mistakes for missing instructions (jax-ml/jax#38445).
@@ -30,7 +38,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 __version__ = "0.1.0"
 
-__all__ = ["load", "match", "oracle", "potential", "relax", "success_rate"]
+__all__ = ["discover", "load", "match", "oracle", "potential", "relax", "success_rate"]
 
 
 def __getattr__(name: str) -> Any:

@@ -13,8 +13,8 @@ True
 `cdj.oracle("perov5").predict(crystals)` gives the predicted property of each crystal, and
 `cdj.success_rate(crystals, "perov5")["SR5"].value` the share that reaches the best 5 % of the data
 set. `cdj.relax(crystals)` moves atoms and cells downhill in energy, and
-`cdj.potential().predict(crystals)` gives energies and forces as they are. The weights of oracles
-and potential are downloaded once.
+`cdj.potential().predict(crystals)` gives energies and forces as they are. `cdj.discover(...)` does
+all of it and gives a table of the best. The weights of oracles and potential are downloaded once.
 """
 
 import dataclasses
@@ -42,6 +42,9 @@ from crystal_diffusion_jax.trained_model import TrainedModel
 
 # Only models are loaded with this module; the rest is imported when it is asked for.
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from crystal_diffusion_jax.discovery.settings import Cell
     from crystal_diffusion_jax.evaluation.intervals import Rate
     from crystal_diffusion_jax.evaluation.judging import Judgement
     from crystal_diffusion_jax.oracles.predict import Predictions
@@ -363,6 +366,90 @@ def success_rate(crystals: Crystals, dataset: str) -> "dict[str, Rate]":
         np.array([*valid, *[False] * rejected], bool),
         KNOWN_DATASETS[dataset].success_thresholds,
     )["single_valid"]
+
+
+def discover(
+    model: "Model | str | Path",
+    target: Asked | Mapping[str, Asked] | None = None,
+    num: int = 200,
+    top: int = 20,
+    *,
+    out: str | Path,
+    tolerance: float | None = None,
+    max_e_hull: float = 0.1,
+    per_formula: int = 3,
+    known: Sequence[str | Path] = (),
+    hull: str | None = None,
+    potential: str = CHGNET,
+    cell: "Cell" = "as_relaxed",
+    batch_size: int = 100,
+    progress: bool = False,
+    log: Callable[[str], None] = _to_stderr,
+    **request: Any,
+) -> "pd.DataFrame":
+    """From a request to a shortlist: samples, screens, relaxes, judges and ranks.
+
+    `experiments.discover` does the same and writes a page as well. After an interruption the same
+    call continues.
+
+    Args:
+      model: as for `load`, or loaded.
+      target: as in `Model.sample`.
+      num: crystals to sample.
+      top: crystals on the shortlist at most.
+      out: folder for everything, see docs/discover.md.
+      tolerance: as the following, see `discovery.settings.Settings`.
+      max_e_hull: eV/atom.
+      per_formula: crystals of one formula at most.
+      known: files or folders of crystals that are not new.
+      hull: known phases.
+      potential: that relaxes.
+      cell: of the input files for DFT.
+      batch_size: crystals sampled at once.
+      progress: show progress bars on stderr.
+      log: receives a line for each stage.
+      **request: further arguments of `Model.sample`, such as `guidance` or `elements`.
+
+    Returns:
+      The shortlist, best first, with the columns of shortlist.csv, and each crystal as pymatgen
+      structures: `generated`, and `relaxed` in the cell of the generated one.
+
+    Raises:
+      UserError: a request that does not fit the model or the folder; the message names the
+        command's flag.
+    """
+    import pandas as pd
+
+    from crystal_diffusion_jax.discovery import pipeline, shortlist
+    from crystal_diffusion_jax.discovery.plan import make_plan
+    from crystal_diffusion_jax.discovery.settings import Settings
+    from crystal_diffusion_jax.runtime.lock import exclusive
+    from crystal_diffusion_jax.structures.store import create_folder
+
+    files = tuple(str(file) for file in known)
+    settings = Settings(top, tolerance, max_e_hull, per_formula, files, hull, potential, cell)
+    loaded = model if isinstance(model, Model) else load(model)
+    given = dict(request)
+    for name in given.keys() & {"elements", "chemical_system"}:
+        given[name] = _joined(given[name])
+    asked = resolve(loaded.trained, loaded.name, _as_text(target), num=num, **given)
+    for sentence in warnings(asked, loaded.trained):
+        log(f"warning: {sentence}")
+    plan = make_plan(loaded.trained, asked, settings)
+    for note in plan.notes:
+        log(f"note: {note}")
+    folder = Path(out)
+    create_folder(folder)
+    with exclusive(folder, "--out", log):
+        pipeline.sample(loaded.trained, plan, folder, batch_size, log)
+        pipeline.select(plan, folder, log=log, progress=progress)
+        found = shortlist.records(plan, folder)
+        generated, relaxed = shortlist.structures(folder, found)
+    table = pd.DataFrame(found)
+    if found:
+        table["generated"] = [generated[record["index"]] for record in found]
+        table["relaxed"] = [relaxed[record["index"]] for record in found]
+    return table
 
 
 def match(

@@ -182,6 +182,26 @@ class Request:
 
 
 @dataclasses.dataclass(frozen=True)
+class Part:
+    """One of `count` shares of a request, for as many independent jobs.
+
+    Crystal i belongs to part 1 + i mod count. Its noise depends on the seed and i alone, and the
+    shapes of batches on the whole request, so all parts together are the request.
+
+    Attributes:
+      number: from 1 to `count`.
+      count: number of parts.
+    """
+
+    number: int
+    count: int
+
+    def members(self, num: int) -> np.ndarray:
+        """[num] bool, which crystals of a request belong to it."""
+        return np.arange(num) % self.count == self.number - 1
+
+
+@dataclasses.dataclass(frozen=True)
 class Trajectory:
     """States of one crystal in the reverse process; the last one is the crystal.
 

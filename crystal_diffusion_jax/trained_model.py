@@ -147,7 +147,7 @@ def load(path: Path | str) -> TrainedModel:
     Raises:
       UserError: the model does not exist, or its files are damaged or do not belong together.
     """
-    folder = _find(Path(path))
+    folder = _find(path)
     try:
         values = read_json(folder / "model.json", _MAX_DESCRIPTION)
         description = msgspec.convert(values, _Description)
@@ -167,8 +167,13 @@ def load(path: Path | str) -> TrainedModel:
     )
 
 
-def _find(path: Path) -> Path:
-    """The folder with the model.json of a path or a shipped model's name."""
+def _find(path: Path | str) -> Path:
+    """The folder with the model.json of a path or a shipped model's name, as `load` takes it.
+
+    Raises:
+      UserError: there is none.
+    """
+    path = Path(path)
     for folder in (path, path / "model", SHIPPED / path):
         with contextlib.suppress(OSError, ValueError):  # name too long, no access
             if (folder / "model.json").exists():

@@ -28,8 +28,8 @@ TABLE = (((1, 2), ((1, 20), (2, 50))),)
 
 
 @pytest.fixture
-def model(tiny_model):
-    return knowing(tiny_model, TABLE)
+def model(tiny_model, tmp_path):
+    return knowing(tiny_model, TABLE, folder=tmp_path)
 
 
 def write_csv(path: Path, header: Sequence[str], *rows: Sequence[object]) -> Path:
@@ -332,6 +332,11 @@ def test_a_start_is_a_time_of_the_diffusion(model):
     long = dataclasses.replace(model, config=config)
     request = resolve(long, "m", num=1, formula="TiO2", start="template", num_steps=10)
     assert request.start_time == TEMPLATE_START_TIME
+
+
+def test_a_start_needs_the_training_crystals(tiny_model):
+    with pytest.raises(UserError, match=r"^--start=template: m came without its training crystals"):
+        resolve(knowing(tiny_model, TABLE), "m", num=1, formula="TiO2", start="template")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""cli/hulls.py: the columns of --hull, from energies that make them known."""
+"""evaluation/hulls.py: the columns of --hull, from energies that make them known."""
 
 import math
 from pathlib import Path
@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from crystal_diffusion_jax.cli import hulls
 from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.evaluation import hulls
 from crystal_diffusion_jax.potentials import references
 from crystal_diffusion_jax.potentials.relaxation import Relaxation, RelaxedCrystal, failed
 from crystal_diffusion_jax.structures.reading import Inputs

@@ -22,6 +22,7 @@ BELOW_DATA = GROUND | {"runtime", "structures"}
 BELOW_MODEL = BELOW_DATA | {"data", "diffusion", "models"}
 BELOW_USE = BELOW_MODEL | {"denoising", "trained_model"}
 BELOW_EVALUATION = BELOW_DATA | {"data", "oracles", "potentials"}
+BELOW_DISCOVERY = BELOW_USE | BELOW_EVALUATION | {"sampling", "evaluation"}
 BELOW_API = (
     BELOW_USE
     | BELOW_EVALUATION
@@ -30,6 +31,7 @@ BELOW_API = (
         "sampling",
         "published_weights",
         "evaluation",
+        "discovery",
     }
 )
 MAY_IMPORT = {
@@ -51,6 +53,7 @@ MAY_IMPORT = {
     "oracles": {"errors", "runtime", "structures", "published_weights"},
     "potentials": {"errors", "runtime", "structures", "published_weights"},
     "evaluation": BELOW_EVALUATION,
+    "discovery": BELOW_DISCOVERY,
     "report": BELOW_EVALUATION | {"evaluation"},
     "api": BELOW_API,
     "cli": BELOW_API | {"api", "report"},
@@ -60,7 +63,9 @@ STUDIES = ("studies", "benchmarks")
 
 # The rest of the library, training and the sampler with it, runs on arrays.
 CRYSTALLOGRAPHY = {"pymatgen", "ase", "gemmi", "spglib", "smact", "matminer", "monty"}
-CRYSTALLOGRAPHY_ROOMS = {"structures", "data", "oracles", "potentials", "evaluation", "report"}
+CRYSTALLOGRAPHY_ROOMS = {
+    *("structures", "data", "oracles", "potentials", "evaluation", "discovery", "report"),
+}
 # Types in the signatures of the interface.
 CRYSTALLOGRAPHY_TYPES = {f"{LIBRARY}/api.py"}
 FLAG_PACKAGES = {"ml_collections", "absl"}

@@ -80,7 +80,7 @@ def test_crystals_without_a_target_have_none_in_the_table(tmp_path):
 
 
 @pytest.fixture
-def model(tiny_model, monkeypatch) -> api.Model:
+def model(tiny_model, monkeypatch, tmp_path) -> api.Model:
     """A model of cells of 2 to 20 atoms, whose sampler is replaced."""
 
     def generate(trained: Any, request: Any, sink: Any, *rest: Any) -> None:
@@ -96,7 +96,7 @@ def model(tiny_model, monkeypatch) -> api.Model:
         sink.add(SampledBatch(range(len(states)), states, 1.0, 1))
 
     monkeypatch.setattr(api, "generate", generate)
-    return api.Model(knowing(tiny_model), "m")
+    return api.Model(knowing(tiny_model, folder=tmp_path), "m")
 
 
 def test_python_asks_for_formulas_as_the_flags_do(model, tmp_path):

@@ -17,6 +17,7 @@ import crystal_diffusion_jax as cdj
 from crystal_diffusion_jax import api
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.oracles import weights
+from crystal_diffusion_jax.potentials import weights as potential_weights
 from crystal_diffusion_jax.structures.sampled_crystals import SampledCrystals
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
@@ -25,6 +26,7 @@ SMALLER = {
     "quickstart.ipynb": {"STEPS": 200},
     "sampling.ipynb": {"NUM": 16},
     "own_data.ipynb": {"STEPS": 300},
+    "discover.ipynb": {"NUM": 24},
 }
 
 
@@ -63,7 +65,7 @@ def test_every_notebook_is_tested_and_stored_without_outputs():
 # Types of the notebooks' variables.
 KINDS: dict[str, Any] = {"cdj": cdj, "model": api.Model}
 KINDS |= dict.fromkeys(("crystals", "swept", "chosen", "light", "heavy"), SampledCrystals)
-CALLS = {"quickstart.ipynb": 2, "sampling.ipynb": 8, "own_data.ipynb": 4}
+CALLS = {"quickstart.ipynb": 2, "sampling.ipynb": 8, "own_data.ipynb": 4, "discover.ipynb": 1}
 
 
 def code_of(name: str) -> ast.Module:
@@ -118,6 +120,20 @@ def test_sampling(tmp_path, monkeypatch):
     said = "\n".join(text_of(cell.get("outputs", [])) for cell in notebook.cells)
     assert re.search(r"'SR5': '\d+ of 16'", said)
     assert num_pictures(notebook) == 3
+
+
+@pytest.mark.slow
+def test_discover(tmp_path, monkeypatch):
+    try:
+        weights.prepare(progress=False)
+        potential_weights.prepare(progress=False)
+    except UserError as error:
+        pytest.skip(str(error))
+    notebook = executed("discover.ipynb", tmp_path, monkeypatch)
+    said = "\n".join(text_of(cell.get("outputs", [])) for cell in notebook.cells)
+    assert num_pictures(notebook) == 1
+    assert "ENCUT = 520" in said
+    assert list((tmp_path / "discover_example" / "shortlist").glob("*/MPRelaxSet/POTCAR.spec"))
 
 
 @pytest.mark.faults  # takes minutes; its steps are those of test_own_data.py

@@ -8,6 +8,8 @@ from crystal_diffusion_jax.errors import did_you_mean
 COMMANDS = {
     "train": "train a model, or resume a run",
     "sample": "generate crystals with a requested property",
+    "discover": "from a request to a shortlist: sample, screen, relax, rank, report",
+    "merge": "join the parts of one request",
     "evaluate": "score crystals against a data set",
     "match": "score predicted crystals against those of the same compositions",
     "report": "write a page about crystals: pictures, scores, tables",

@@ -11,14 +11,13 @@ are also added to its samples.db and samples.csv.
 import csv
 import io
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from crystal_diffusion_jax.cli import program
-from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS, DatasetSpec
+from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
 
 if TYPE_CHECKING:
     from crystal_diffusion_jax.oracles.predict import Predictions
@@ -34,19 +33,6 @@ def parser() -> program.Parser:
     return flags
 
 
-def predict_inputs(inputs: "Inputs", oracle: str) -> "Predictions":
-    """Predictions for all S crystals, including those without a structure."""
-    from crystal_diffusion_jax.oracles.predict import Predictions, predict
-
-    indices = [i for i, structure in enumerate(inputs.structures) if structure is not None]
-    readable = [structure for structure in inputs.structures if structure is not None]
-    predictions = predict(readable, oracle)
-    values = np.full(len(inputs.structures), np.nan)
-    values[indices] = predictions.values
-    failures = {indices[i]: reason for i, reason in predictions.failures.items()}
-    return Predictions(values, dict(sorted((inputs.failures | failures).items())))
-
-
 def to_csv(inputs: "Inputs", predictions: "Predictions", unit: str) -> str:
     """The csv's text; a crystal without a prediction has an empty cell and a reason."""
     text = io.StringIO()
@@ -58,26 +44,12 @@ def to_csv(inputs: "Inputs", predictions: "Predictions", unit: str) -> str:
     return text.getvalue()
 
 
-def prediction_columns(
-    spec: DatasetSpec, values: np.ndarray, failures: Mapping[int, str]
-) -> dict[str, list[float | str | None]]:
-    """Columns of samples.db.
-
-    Args:
-      spec: the data set, for the name of its property.
-      values: [S] predictions, NaN for none.
-      failures: why there is none, by index.
-    """
-    name = f"predicted_{spec.property_name}"
-    reasons = [failures.get(index) for index in range(len(values))]
-    return {name: values.tolist(), f"{name}_failure": reasons}
-
-
 def main() -> None:
     """Entry point."""
     flags = parser().parse_args()
     program.check_output(flags.out)
     from crystal_diffusion_jax.evaluation.checks import split_reason
+    from crystal_diffusion_jax.evaluation.predictions import predict_inputs, prediction_columns
     from crystal_diffusion_jax.structures.reading import read_structures
 
     spec = KNOWN_DATASETS[flags.oracle]

@@ -77,7 +77,7 @@ def summary(relaxed: Sequence[RelaxedCrystal]) -> list[str]:
 def main() -> None:
     """Entry point."""
     flags = parser().parse_args()
-    from crystal_diffusion_jax.cli.hulls import hull_columns
+    from crystal_diffusion_jax.evaluation.hulls import hull_columns
     from crystal_diffusion_jax.potentials.relax_folder import relax_into
     from crystal_diffusion_jax.potentials.relaxed_samples import sample_columns, sample_data
     from crystal_diffusion_jax.runtime.devices import keep_freed_memory

@@ -10,6 +10,7 @@ from crystal_diffusion_jax.request import (
     PREDICTION_STEPS,
     SOLVERS,
     TEMPLATE_START_TIME,
+    Part,
 )
 
 # Keyword arguments of `sampling.resolve.resolve` -> those of `add_argument`.
@@ -112,6 +113,30 @@ def add_request_flags(parser: Parser, *names: str) -> None:
         type=int,
         default=100,
         help="crystals computed at once (default: %(default)s)",
+    )
+
+
+def add_part(parser: Parser) -> None:
+    """Adds --part, a share of the request."""
+    parser.add_argument(
+        "--part",
+        type=parse_part,
+        metavar="I/N",
+        help="share I of N of the request, as one of N jobs; `merge` joins them",
+    )
+
+
+def parse_part(text: str) -> Part:
+    """The part that I/N stands for.
+
+    Raises:
+      ArgumentTypeError: it is not one.
+    """
+    number, slash, count = text.partition("/")
+    if slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count):
+        return Part(int(number), int(count))
+    raise argparse.ArgumentTypeError(
+        f"{text} is not I/N with I from 1 to N, for example --part=1/4"
     )
 
 

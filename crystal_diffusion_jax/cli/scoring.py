@@ -7,8 +7,6 @@ import json
 from collections.abc import Mapping
 
 from crystal_diffusion_jax.cli import program
-from crystal_diffusion_jax.cli.hulls import columns_of
-from crystal_diffusion_jax.cli.predict import prediction_columns
 from crystal_diffusion_jax.config import DataConfig
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS, DatasetSpec
@@ -21,6 +19,8 @@ from crystal_diffusion_jax.evaluation.fingerprints import (
     load_scaler,
     require_matminer,
 )
+from crystal_diffusion_jax.evaluation.hulls import columns_of
+from crystal_diffusion_jax.evaluation.predictions import prediction_columns
 from crystal_diffusion_jax.evaluation.relaxed import Relaxed, relaxed_scores
 from crystal_diffusion_jax.evaluation.report import Report, evaluate
 from crystal_diffusion_jax.evaluation.sets import Scored, score_controls

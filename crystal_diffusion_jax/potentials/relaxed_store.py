@@ -69,10 +69,14 @@ class RelaxedStore:
             )
 
     def remaining(self) -> list[int]:
-        """Indices of the crystals that have a structure and no outcome yet, ascending."""
+        """Indices of the crystals to relax that have no outcome yet, ascending.
+
+        One with a structure and a failure, for example one that a screen refused, is not relaxed.
+        """
         with database.changing(self._path, content=CONTENT) as db:
             done = {index for index, _ in database.row_ids(db)}
             done |= {index for (index,) in database.query(db, "SELECT crystal FROM failures")}
+        done |= self._inputs.failures.keys()
         structures = enumerate(self._inputs.structures)
         return [i for i, structure in structures if structure is not None and i not in done]
 

@@ -107,9 +107,10 @@ def generate(
         return sample, kept_times, calls * (2 if request.guidance else 1)
 
     remaining = np.array(sink.remaining(), dtype=np.int64)
-    begin, todo = time.monotonic(), len(remaining)
-    if trajectory is not None and todo < request.num:
-        log(f"{request.num - todo} crystals already exist and get no new trajectory")
+    begin, todo, done = time.monotonic(), len(remaining), sum(sink.counts())
+    total = done + todo  # those of the request that the sink wants
+    if trajectory is not None and done:
+        log(f"{done} crystals already exist and get no new trajectory")
     if todo:
         log("the first batch of each size compiles or loads the sampler, up to a minute")
     for rows, size, shape in batches(remaining, num_atoms, batch_size, started):
@@ -152,10 +153,10 @@ def generate(
         ]
         sink.add(SampledBatch(rows.tolist(), trajectories, time.monotonic() - start, calls))
         kept, rejected = sink.counts()
-        left = request.num - kept - rejected
+        left = total - kept - rejected
         rate = (todo - left) / (time.monotonic() - begin)
         log(
-            f"{request.num - left}/{request.num} crystals: {kept} written, {rejected} rejected, "
+            f"{total - left}/{total} crystals: {kept} written, {rejected} rejected, "
             f"{rate:.2f} crystals/s, {timedelta(seconds=round(left / rate))} left"
         )
 

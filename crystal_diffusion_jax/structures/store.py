@@ -27,7 +27,7 @@ from pymatgen.core import Structure
 
 from crystal_diffusion_jax import __version__
 from crystal_diffusion_jax.errors import UserError, printable
-from crystal_diffusion_jax.request import Request, SampledBatch, database_key
+from crystal_diffusion_jax.request import Part, Request, SampledBatch, database_key
 from crystal_diffusion_jax.runtime.lock import LOCK, OWNER, exclusive
 from crystal_diffusion_jax.structures import database, export
 from crystal_diffusion_jax.structures.conversion import (
@@ -68,14 +68,19 @@ def create_folder(out: Path, name: str = DATABASE, what: str = "samples") -> Non
 class Samples:
     """The folder of one sampling command, used by one process at a time (`lock.exclusive`)."""
 
-    def __init__(self, out: Path, request: Request) -> None:
+    def __init__(self, out: Path, request: Request, part: Part | None = None) -> None:
         """Creates the folder and its parents, or opens that of an earlier, equal request.
+
+        Args:
+          out: the folder.
+          request: the whole request.
+          part: sample only these crystals of it.
 
         Raises:
           UserError: `out` holds something else, is damaged, belongs to another request or cannot
             be written.
         """
-        self._out, self._request = out, request
+        self._out, self._request, self._part = out, request, part
         self._values, self._ids = request.values(), request.material_ids
         self._targets = request.targets()
         self._digest = hashlib.sha256(msgspec.json.encode(request)).hexdigest()[:20]
@@ -104,6 +109,8 @@ class Samples:
             done = [index for index, _ in database.row_ids(db)]
             done += [index for (index,) in database.query(db, "SELECT crystal FROM rejected")]
         missing[done] = False
+        if self._part is not None:
+            missing &= self._part.members(self._request.num)
         indices: list[int] = np.flatnonzero(missing).tolist()
         return indices
 
@@ -278,14 +285,36 @@ def add_columns(
     """
     path = path / DATABASE if path.is_dir() else path
     with exclusive(path.parent, "--structures", lambda line: None):
-        with database.changing(path) as db:
-            for index, row_id in database.row_ids(db):
-                values = {name: column[index] for name, column in columns.items()}
-                known = {name: x for name, x in values.items() if x is not None and x == x}
-                unknown = list(values.keys() - known)
-                db.update(row_id, delete_keys=unknown, data=(data or {}).get(index), **known)
-        with database.changing(path) as db:
-            export.write_csv(path.parent, database.crystals(db), database.value_names(db))
+        write_columns(path, columns, data)
+
+
+def write_columns(
+    path: Path,
+    columns: Mapping[str, Sequence[float | str | bool | None]],
+    data: Mapping[int, Mapping[str, np.ndarray]] | None = None,
+) -> None:
+    """`add_columns` for the command that is at work in the folder; `path` is the samples.db."""
+    with database.changing(path) as db:
+        for index, row_id in database.row_ids(db):
+            values = {name: column[index] for name, column in columns.items()}
+            known = {name: x for name, x in values.items() if x is not None and x == x}
+            unknown = list(values.keys() - known)
+            db.update(row_id, delete_keys=unknown, data=(data or {}).get(index), **known)
+    with database.changing(path) as db:
+        export.write_csv(path.parent, database.crystals(db), database.value_names(db))
+
+
+def read_values(path: Path) -> dict[int, dict[str, Any]]:
+    """Index of each written crystal -> its values by name, requested and added ones.
+
+    Args:
+      path: samples.db.
+
+    Raises:
+      UserError: it cannot be read or holds no samples.
+    """
+    with database.reading(path) as db:
+        return {crystal.index: crystal.values for crystal in database.crystals(db)}
 
 
 def _read(db: Any, row_id: int) -> Structure | str:

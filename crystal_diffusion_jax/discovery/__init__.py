@@ -1,0 +1,1 @@
+"""From a request to a shortlist: sample, screen, relax, judge, rank, export, in one folder."""
