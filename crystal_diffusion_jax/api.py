@@ -127,7 +127,7 @@ class Model:
         charge_balance: bool = False,
         formula: str | Path | Sequence[str] | None = None,
         formula_units: int | str | None = None,
-        like: str | None = None,
+        like: str | Path | None = None,
         start: str | None = None,
         batch_size: int = 100,
         log: Callable[[str], None] = _to_stderr,
@@ -143,9 +143,10 @@ class Model:
           seed: seed of all randomness.
           solver: "ancestral", or "second_order" for a twentieth of the steps; by default ancestral,
             and second order where formulas are given.
-          num_steps: steps of the reverse process; by default as trained, 50 in second order.
+          num_steps: steps of the reverse process; by default as trained, 50 in second order and
+            100 where formulas are given.
           renoising_steps: renoising steps at each time that decides on the structure, instead of
-            the corrector; by default the model's, 0 in second order.
+            the corrector; by default the model's, 0 in second order and 5 where formulas are given.
           elements: the allowed elements, as "Ba,Ti,O" or ["Ba", "Ti", "O"].
           chemical_system: like `elements`, as "Ba-Ti-O" or a list, and each of them must occur. A
             model that knows formulas draws neutral ones first; of another, crystals that lack an
@@ -181,7 +182,7 @@ class Model:
             "charge_balance": charge_balance,
             "formula": str(formula) if isinstance(formula, Path) else _joined(formula),
             "formula_units": None if formula_units is None else str(formula_units),
-            "like": like,
+            "like": None if like is None else str(like),
             "start": start,
         }
         request = resolve(self.trained, self.name, _as_text(target), **asked)

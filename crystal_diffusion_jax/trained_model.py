@@ -224,6 +224,18 @@ def example_target(
     return value if len(property_names) == 1 else f"{name}={value}"
 
 
+def example_request(
+    config: ExperimentConfig,
+    property_names: Sequence[str],
+    class_names: Mapping[str, Sequence[str]],
+) -> dict[str, object]:
+    """Flags of `sample` that a model accepts; FORMULA stands for a formula of the user's."""
+    if config.loss.species_given == 1:  # it never chose the species
+        return {"formula": "FORMULA", "num": 20}
+    target = example_target(config.model.conditioning, property_names, class_names)
+    return {"target": target, "num": 200}
+
+
 def model_card(model: TrainedModel) -> str:
     """README.md of a model: data, network, training, use."""
     config, statistics = model.config, model.statistics
@@ -249,16 +261,15 @@ def model_card(model: TrainedModel) -> str:
         for name, known in zip(statistics.property_names, statistics.num_known, strict=True)
         if known < count
     ]
-    target = example_target(
-        config.model.conditioning, statistics.property_names, statistics.class_names
-    )
-    example = {"model": ".", "target": target, "num": 200, "out": "../samples"}
+    example = example_request(config, statistics.property_names, statistics.class_names)
+    example = {"model": "."} | example | {"out": "../samples"}
+    formulas = "It predicts the structures of given formulas: --formula=FORMULA.\n"
     return f"""# Crystal diffusion model, data set {config.data.name or config.data.root}
 {banner}
 {model.num_parameters:,} parameters, conditioning {config.model.conditioning}, trained on {count:,}
 crystals of {" to ".join(map(str, sizes))} atoms and {elements} element{"s"[: elements - 1]}.
 Targets outside the training range of a property are extrapolations.
-
+{formulas if model.predicts else ""}
 | property | training range | mean | standard deviation |
 |---|---|---|---|
 {chr(10).join(rows)}

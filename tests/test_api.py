@@ -1,5 +1,6 @@
 """The Python interface: its documented examples run, and its crystals are those of the command."""
 
+import csv
 import dataclasses
 import doctest
 import functools
@@ -25,6 +26,7 @@ from crystal_diffusion_jax.structures.sampled_crystals import SampledCrystals
 from crystal_diffusion_jax.structures.store import read_samples
 from crystal_diffusion_jax.trained_model import TrainedModel
 from tests import make_tiny_model, tiny_run
+from tests.knowing_model import knowing
 
 # The request of the documented examples, and of all tests, so that its program is compiled once.
 NUM, STEPS = 4, 20
@@ -200,6 +202,27 @@ def test_lists_do_for_elements_and_ranges_and_a_chemical_system_is_held(model):
     assert system.request.chemical_system == ("Ba", "O", "Ti")
     assert len(system) + len(system.rejected) == NUM
     assert all(len(crystal.composition) == 3 for crystal in system)
+
+
+def test_formulas_are_a_list_a_text_or_the_path_of_a_table(tiny_model, tmp_path):
+    model = api.Model(knowing(tiny_model), "m")
+
+    def asked(**request: Any) -> Any:
+        short: dict[str, Any] = {"num_steps": STEPS, "renoising_steps": 0, "log": lambda line: None}
+        return model.sample(1, **short, **request).request
+
+    table = tmp_path / "wanted.csv"
+    table.write_text("formula,material_id\nBaO,a\nSrO,b\n")
+    listed = asked(formula=["BaO", "SrO"], formula_units=1)
+    assert listed == asked(formula="BaO,SrO", formula_units="1")
+    assert [each.formula for each in listed.formulas] == ["BaO", "SrO"]
+    assert asked(formula=table).material_ids == ["a", "b"]
+    crystal, own = tiny_run.perovskite("Sr", "Ti", 4.0), tmp_path / "own.csv"
+    with own.open("w", newline="") as file:
+        csv.writer(file).writerows([["material_id", "cif"], ["7", crystal.to(fmt="cif")]])
+    like = asked(like=own)
+    assert [each.formula for each in like.formulas] == ["SrTiO3"]
+    assert like == asked(like=str(own))
 
 
 def test_crystals_and_models_show_themselves_in_a_line(crystals):

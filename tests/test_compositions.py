@@ -187,6 +187,8 @@ def test_a_system_that_cannot_be_neutral_has_all_compositions_and_says_so(model)
     assert found is not None
     assert len(shares(found)) > 2
     assert warnings(resolve(model, "m", num=1, chemical_system="Ti-O"), model) == []
+    (warning,) = warnings(resolve(model, "m", num=1, chemical_system="Ti-O", num_atoms=4), model)
+    assert warning.startswith("no composition of the chemical system with 4 atoms is neutral")
 
 
 def test_an_element_alone_is_neutral(model):

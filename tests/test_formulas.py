@@ -5,6 +5,7 @@ import dataclasses
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -16,7 +17,14 @@ from crystal_diffusion_jax.config import LossConfig
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.chosen_rows import chosen_rows
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.request import TEMPLATE_START_TIME, FormulaRequest, Request, draw_values
+from crystal_diffusion_jax.request import (
+    ANCESTRAL,
+    SECOND_ORDER,
+    TEMPLATE_START_TIME,
+    FormulaRequest,
+    Request,
+    draw_values,
+)
 from crystal_diffusion_jax.sampling import formulas as module
 from crystal_diffusion_jax.sampling.compositions import compositions
 from crystal_diffusion_jax.sampling.resolve import resolve, warnings
@@ -394,3 +402,42 @@ def test_a_difference_of_many_formulas_is_one_short_line():
     (difference,) = many.differences(plain)
     assert difference.startswith("formulas (there []")
     assert len(difference) < 400
+
+
+def test_a_size_that_pandas_wrote_as_a_float_is_whole(tmp_path, model):
+    rows = [["TiO2", "6.0"], ["VO2", ""], ["CrO2", "12."]]
+    path = write_csv(tmp_path / "t.csv", ["formula", "num_atoms"], *rows)
+    request = resolve(model, "m", num=1, formula=str(path))
+    assert [each.formula_units for each in request.formulas] == [2, 0, 4]
+
+
+@pytest.mark.parametrize("size", ["6.5", "6.05", "-6", "6e0", "inf", "6.0.0", "\u0666"])
+def test_a_size_that_is_no_whole_number_is_refused(tmp_path, model, size):
+    path = write_csv(tmp_path / "t.csv", ["formula", "num_atoms"], ["TiO2", size])
+    with pytest.raises(UserError, match=r"row 1: num_atoms=.* must be a multiple of the 3 atoms"):
+        resolve(model, "m", num=1, formula=str(path))
+
+
+def test_a_model_that_was_always_given_the_formula_cannot_choose_one(model):
+    loss = dataclasses.replace(model.config.loss, species_given=1.0)
+    always = dataclasses.replace(model, config=dataclasses.replace(model.config, loss=loss))
+    free: list[dict[str, Any]] = [{}, {"elements": "Ti,O"}, {"target": "min"}]
+    for asked in free:
+        with pytest.raises(UserError, match=r"^m was only trained with .*give --formula, --like"):
+            resolve(always, "m", num=1, **asked)
+    assert resolve(always, "m", num=1, formula="TiO2").num == 1
+    assert resolve(always, "m", num=1, chemical_system="Ti-O").num == 1
+
+
+@pytest.mark.parametrize("asked", [{"formula": "TiO2"}, {"chemical_system": "Ti-O"}])
+def test_the_default_solver_by_its_name_has_the_same_settings(model, asked):
+    noise = dataclasses.replace(model.config.noise, num_steps=1000)
+    long = dataclasses.replace(model, config=dataclasses.replace(model.config, noise=noise))
+    default = resolve(long, "m", num=1, **asked)
+    assert (default.solver, default.num_steps) == (SECOND_ORDER, 100)
+    assert (default.renoising_steps, default.corrector_step_size) == (5, 0.0)
+    assert resolve(long, "m", num=1, solver=SECOND_ORDER, **asked) == default
+    paper = resolve(long, "m", num=1, solver=ANCESTRAL, **asked)
+    assert (paper.num_steps, paper.renoising_steps) == (1000, 0)
+    free = resolve(long, "m", num=1, solver=SECOND_ORDER)
+    assert (free.num_steps, free.renoising_steps) == (50, 0)

@@ -10,9 +10,11 @@ from crystal_diffusion_jax.data import training_crystals
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.diffusion.schedules import cosine_alpha_bar
 from crystal_diffusion_jax.request import ANCESTRAL, SECOND_ORDER
+from crystal_diffusion_jax.sampling import generate as generate_module
 from crystal_diffusion_jax.sampling.compositions import compositions
 from crystal_diffusion_jax.sampling.generate import generate
-from crystal_diffusion_jax.sampling.resolve import resolve
+from crystal_diffusion_jax.sampling.resolve import resolve, warnings
+from crystal_diffusion_jax.sampling.sampler import make_sampler
 from crystal_diffusion_jax.structures.sampled_crystals import CrystalsInMemory
 from tests.knowing_model import knowing
 from tests.reverse_process import closed_form_model
@@ -134,3 +136,39 @@ def test_the_flag_reaches_the_network(tiny_model):
     told = dataclasses.replace(model, params={**model.params, **vector})
     other = sampled(told, **asked).crystals()
     assert not np.allclose(plain[0].lattice.matrix, other[0].lattice.matrix, atol=1e-3)
+
+
+def test_a_sampler_that_loses_the_composition_is_found_out(model, monkeypatch):
+    def careless(*arguments, **options):
+        sample = make_sampler(*arguments, **options)
+
+        def with_another_atom(*inputs):
+            crystals = sample(*inputs)
+            other = (crystals.species[:, :1] + 1) % len(model.statistics.vocabulary)
+            return dataclasses.replace(crystals, species=crystals.species.at[:, :1].set(other))
+
+        return with_another_atom
+
+    monkeypatch.setattr(generate_module, "make_sampler", careless)
+    with pytest.raises(RuntimeError, match="did not keep the composition BaO"):
+        sampled(model, formula="BaO", formula_units="1")
+    with pytest.raises(RuntimeError, match="did not keep the composition"):
+        sampled(model, chemical_system="Ba-O")
+    assert len(sampled(model).crystals()) + len(sampled(model).crystals().rejected) == 3
+
+
+def test_crystals_that_start_from_noise_for_want_of_a_template_are_told(model):
+    """Rock salt is the only one, of two atoms."""
+
+    def told(**asked):
+        return warnings(resolve(model, "m", num=2, **asked), model)
+
+    assert told(formula="SrO,CaO", formula_units="1", start="template") == []
+    assert told(formula="SrTiO3", formula_units="1") == []
+    (sentence,) = told(formula="SrO,SrTiO3,BaTiO3", formula_units="1", start="template")
+    assert sentence == (
+        "--start=template: no training crystal has as many atoms of each element in the cell as "
+        "SrTiO3, BaTiO3: 4 of 6 crystals start from noise"
+    )
+    (sentence,) = told(formula="Sr2O2,Ca2O2,Mg2O2,Sr4,Ba4,Ti4", formula_units="1", start="template")
+    assert "Sr4, Ba4, 1 more: 12 of 12 crystals" in sentence

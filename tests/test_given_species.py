@@ -281,11 +281,13 @@ def test_a_started_chain_begins_with_the_noised_crystals(schedule):
         np.testing.assert_allclose(deviation.std(axis=0), std, rtol=5 / np.sqrt(2 * num))
 
 
-def test_a_started_chain_skips_the_times_above_its_start():
+def test_a_started_chain_begins_at_its_start_and_skips_the_times_above():
     times = sampling_times(1000, 100)
     np.testing.assert_array_equal(sampling_times(1000, 100, 300), times[times <= 300])
     np.testing.assert_array_equal(sampling_times(1000, 1000, 300), np.arange(300, -1, -1))
-    np.testing.assert_array_equal(sampling_times(1000, 10, 1), [100, 0])
+    np.testing.assert_array_equal(sampling_times(1000, 100, 305), [305, *times[times <= 300]])
+    np.testing.assert_array_equal(sampling_times(1000, 10, 1), [1, 0])
+    np.testing.assert_array_equal(sampling_times(1000, 1, 500), [500, 0])
     np.testing.assert_array_equal(sampling_times(1000, 10, 1000), sampling_times(1000, 10))
 
 

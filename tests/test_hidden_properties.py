@@ -20,7 +20,7 @@ from crystal_diffusion_jax.diffusion.schedules import noise_schedule
 from crystal_diffusion_jax.models.embeddings import Condition, PropertyEmbedding
 from crystal_diffusion_jax.sampling.conditions import condition_arrays
 from crystal_diffusion_jax.sampling.parse import parse_target
-from crystal_diffusion_jax.sampling.resolve import check_weights
+from crystal_diffusion_jax.sampling.weights import check_weights
 from crystal_diffusion_jax.trained_model import TrainedModel, shipped_names
 from crystal_diffusion_jax.training.loss import diffusion_loss, noise_batch
 from tests.smoke_run import CONFIG

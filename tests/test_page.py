@@ -25,6 +25,7 @@ from crystal_diffusion_jax.report.document import to_html
 from crystal_diffusion_jax.report.states import cell_of_largest_atom, closest_pair
 from crystal_diffusion_jax.report.training import training_crystals
 from crystal_diffusion_jax.report.wording import asked_in_words, describe
+from crystal_diffusion_jax.request import FormulaRequest
 from crystal_diffusion_jax.structures.reading import Inputs
 from crystal_diffusion_jax.structures.store import StoredRequest
 from tests.page_contents import (
@@ -410,6 +411,11 @@ def test_the_request_is_described_with_units_where_they_are_known():
     assert describe(balanced, None).endswith("with guidance 1 and balanced charges.")
     free = dataclasses.replace(REQUEST, target={}, guidance=0.0)
     assert describe(free, None) == "Requested from perov5_cds: no particular property."
+    formulas = FormulaRequest("TiO2"), FormulaRequest("VO2", target={"gap": (1.0, 1.0)})
+    mixed = dataclasses.replace(free, num=2 * len(formulas), formulas=formulas)
+    assert describe(mixed, None) == (
+        "Requested from perov5_cds: structures of TiO2, VO2, some with a gap of their own."
+    )
 
 
 def test_what_was_asked_of_properties_that_nothing_predicts_is_told_in_words():

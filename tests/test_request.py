@@ -22,8 +22,9 @@ from crystal_diffusion_jax.sampling.conditions import (
     condition_arrays,
 )
 from crystal_diffusion_jax.sampling.parse import parse_elements, parse_target
-from crystal_diffusion_jax.sampling.resolve import check_weights, resolve, warnings
+from crystal_diffusion_jax.sampling.resolve import resolve, warnings
 from crystal_diffusion_jax.sampling.sizes import draw_num_atoms
+from crystal_diffusion_jax.sampling.weights import check_weights
 
 REQUEST = Request("m", "ab", {}, 3, 0, 0.0, "ancestral", 50, 1e-6, 0)
 # Below it with another stream of random numbers: as seldom as five standard errors.

@@ -19,11 +19,18 @@ from pymatgen.io.cif import CifParser
 
 from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.request import Request, SampledBatch, Trajectory
+from crystal_diffusion_jax.request import FormulaRequest, Request, SampledBatch, Trajectory
 from crystal_diffusion_jax.runtime.lock import exclusive
 from crystal_diffusion_jax.structures.export import summary
 from crystal_diffusion_jax.structures.reading import read_structures
-from crystal_diffusion_jax.structures.store import Samples, add_columns, read_request, read_samples
+from crystal_diffusion_jax.structures.store import (
+    Samples,
+    add_columns,
+    read_material_ids,
+    read_request,
+    read_samples,
+    read_values,
+)
 
 REQUEST = Request(
     model="runs/perov5/model",
@@ -434,3 +441,15 @@ def test_the_summary_counts_distances_compositions_and_volumes(tmp_path):
         "3 unique compositions; most common: BaTiO3 2, C 1, LiF 1",
         "volume per atom: median 12.0 A^3, 6.0 to 13.0",
     ]
+
+
+def test_ids_that_look_like_numbers_are_exported_as_they_were_given(tmp_path):
+    ids = ("007", "1e5", "mp-1", "True")
+    formulas = tuple(FormulaRequest("BaTiO3", 1, own) for own in ids)
+    finish(tmp_path / "out", dataclasses.replace(REQUEST, target={}, formulas=formulas))
+    wanted = [own for own in ids for _ in range(2)]
+    with (tmp_path / "out" / "samples.csv").open(newline="") as file:
+        assert [row["material_id"] for row in csv.DictReader(file)] == wanted
+    path = tmp_path / "out" / "samples.db"
+    assert read_material_ids(path) == wanted
+    assert [values["material_id"] for values in read_values(path).values()] == wanted

@@ -228,6 +228,19 @@ def test_the_card_of_cells_of_one_size_names_it_once():
     assert "130\ncrystals of 5 atoms" in card
 
 
+@pytest.mark.parametrize("probability", [0.0, 0.5, 1.0])
+def test_the_card_says_whether_the_model_knows_formulas(probability):
+    model = made_up_model()
+    loss = dataclasses.replace(model.config.loss, species_given=probability)
+    config = dataclasses.replace(model.config, loss=loss)
+    card = trained_model.model_card(dataclasses.replace(model, config=config))
+    assert ("predicts the structures of given formulas" in card) == (probability > 0)
+    assert "extrapolations.\n\n|" in card or "--formula=FORMULA.\n\n|" in card
+    # One that never chose the species cannot be asked for a target alone.
+    assert ("sample --model=. --formula=FORMULA" in card) == (probability == 1)
+    assert ("sample --model=. --target=" in card) == (probability < 1)
+
+
 def test_the_card_of_own_data_names_their_place():
     model = made_up_model()
     data = dataclasses.replace(model.config.data, name="", root="my/table.csv")

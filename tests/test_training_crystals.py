@@ -10,7 +10,7 @@ from crystal_diffusion_jax import trained_model
 from crystal_diffusion_jax.data import training_crystals
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.sampling.given import given_crystals, template_cells
+from crystal_diffusion_jax.sampling.given import given_crystals, template_cells, without_template
 from crystal_diffusion_jax.structures.canonical import Cell
 from tests.test_batches import made_up
 from tests.test_trained_model import made_up_model
@@ -134,8 +134,18 @@ def test_templates_are_shared_out_among_the_crystals_of_a_composition():
     assert templates_of([bao], [0])[0].lattice[0, 0] in (4.0, 5.0)
 
 
+def test_the_search_for_templates_shows_its_progress(capsys):
+    templates_of([np.array([8, 38]), np.array([8, 8, 22]), np.array([8, 38])], [0, 0, 1])
+    said = capsys.readouterr().err
+    assert "templates: 100%" in said
+    assert "2/2" in said
+
+
 def test_without_a_training_crystal_of_the_anonymous_formula_there_is_no_template():
     assert template_cells([np.array([8, 22, 56])], [0], two_structures()) == [None]
+    wanted = [np.array(numbers) for numbers in ([8, 22, 56], [8, 56], [8, 8, 22], [8, 8])]
+    without = without_template(wanted, two_structures())
+    assert [numbers.tolist() for numbers in without] == [[8, 22, 56], [8, 8]]
 
 
 @pytest.mark.parametrize("scale", [False, True])

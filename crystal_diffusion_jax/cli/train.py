@@ -158,7 +158,7 @@ def load_and_train(config: ExperimentConfig) -> None:
     from crystal_diffusion_jax.data.load import load
     from crystal_diffusion_jax.runtime import processes
     from crystal_diffusion_jax.runtime.heartbeat import Heartbeat
-    from crystal_diffusion_jax.trained_model import example_target
+    from crystal_diffusion_jax.trained_model import example_request
     from crystal_diffusion_jax.training.loop import train
     from crystal_diffusion_jax.training.preemption import Preempted
 
@@ -177,11 +177,8 @@ def load_and_train(config: ExperimentConfig) -> None:
     if first:
         print(f"trained model: {folder}")
         train_split = splits["train"]
-        target = example_target(
-            config.model.conditioning, train_split.property_names, train_split.class_names
-        )
-        out = Path("samples", workdir.name)
-        given = {"model": workdir, "target": target, "num": 200, "out": out}
+        example = example_request(config, train_split.property_names, train_split.class_names)
+        given = {"model": workdir} | example | {"out": Path("samples", workdir.name)}
         print(f"sample from it with: {commands.next_command('sample', commands.flags(given))}")
 
 

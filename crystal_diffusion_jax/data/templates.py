@@ -80,6 +80,10 @@ class Templates:
             counts: (np.array(rows[counts]), np.array(elements[counts])) for counts in rows
         }
 
+    def __contains__(self, atomic_numbers: Sequence[int] | np.ndarray) -> bool:
+        """Whether there is a template for a cell with these [N] atomic numbers."""
+        return anonymous_formula(atomic_numbers) in self._groups
+
     def find(self, atomic_numbers: Sequence[int] | np.ndarray, k: int) -> list[Template]:
         """The k best templates for a cell, the best first; fewer if there are no more.
 
@@ -87,9 +91,9 @@ class Templates:
           atomic_numbers: [N] of the cell, in any order.
           k: at least 1.
         """
-        counts, elements = _anonymous(atomic_numbers)
-        if counts not in self._groups:
+        if atomic_numbers not in self:
             return []
+        counts, elements = _anonymous(atomic_numbers)
         rows, own = self._groups[counts]
         exchanges = np.array(_orders(counts, elements))  # [E, elements]
         distances = element_distances()

@@ -82,7 +82,7 @@ def sampling_times(
     Args:
       num_train_steps: T.
       num_sample_steps: S.
-      start: leave out the times above it, but for the last two; 0 keeps all.
+      start: begin with this time instead of the evenly spaced ones above it; 0 keeps all.
 
     Raises:
       ValueError: unless 1 <= num_sample_steps <= num_train_steps.
@@ -91,8 +91,9 @@ def sampling_times(
         raise ValueError(f"num_steps must be within 1..{num_train_steps}, not {num_sample_steps}")
     first = num_train_steps - (num_sample_steps < num_train_steps)
     times = np.round(np.linspace(first, 0, num_sample_steps + 1))
-    skipped = int(np.sum(times[:-2] > start)) if start else 0
-    return times[skipped:].astype(np.int32)
+    if 0 < start < first:
+        times = np.append(start, times[times < start])
+    return times.astype(np.int32)
 
 
 def per_crystal(

@@ -40,7 +40,9 @@ def describe(request: Request, spec: DatasetSpec | None) -> str:
     if len(formulas) > _MAX_FORMULAS:
         formulas[_MAX_FORMULAS:] = [f"{len(formulas) - _MAX_FORMULAS} more formulas"]
     if formulas:
-        targets.insert(0, f"structures of {', '.join(formulas)}")
+        own = dict.fromkeys(name for each in request.formulas for name in each.target)
+        each_its = f", some with a {' and a '.join(own)} of their own" if own else ""
+        targets.insert(0, f"structures of {', '.join(formulas)}{each_its}")
     options = [f"guidance {request.guidance:g}"] if request.guidance else []
     options += ["balanced charges"] if request.charge_balance else []
     return (

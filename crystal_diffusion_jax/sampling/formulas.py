@@ -1,6 +1,7 @@
 """Formulas as users write them: a list, a table, or the compositions of a data set."""
 
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +29,7 @@ AUTO = "auto"
 # The request is stored with all of them, and read at each batch.
 _MAX_FORMULAS = 20_000
 _MAX_NAMED = 5
+_WHOLE = re.compile(r"([0-9]{1,9})(?:\.0*)?")
 
 
 def requested_formulas(
@@ -216,7 +218,9 @@ def _units_of(formula: str, num_atoms: str, where: str) -> int:
         in_unit = sum(count for _, count in formula_counts(formula))
     except ValueError as error:
         raise UserError(f"{where}: {error}") from error
-    atoms = int(num_atoms) if num_atoms.isascii() and num_atoms.isdigit() else 0
+    # pandas writes whole numbers as 5.0 where other rows of the column are empty.
+    whole = _WHOLE.fullmatch(num_atoms)
+    atoms = int(whole[1]) if whole else 0
     if atoms < 1 or atoms % in_unit:
         raise UserError(
             f"{where}: num_atoms={printable(num_atoms)} must be a multiple of the {in_unit} atoms "

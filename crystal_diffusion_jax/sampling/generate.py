@@ -3,7 +3,7 @@
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Protocol
 
@@ -27,7 +27,7 @@ from crystal_diffusion_jax.sampling.given import given_crystals, starting_cells
 from crystal_diffusion_jax.sampling.renoising import num_renoised
 from crystal_diffusion_jax.sampling.sampler import Sampler, make_sampler
 from crystal_diffusion_jax.sampling.trajectory import recording, saved_steps
-from crystal_diffusion_jax.structures.compositions import common_oxidation_states
+from crystal_diffusion_jax.structures.compositions import cell_formula, common_oxidation_states
 from crystal_diffusion_jax.trained_model import TrainedModel
 
 
@@ -147,6 +147,8 @@ def generate(
             lattice, frac_coords, species = lattice[:, None], frac_coords[:, None], species[:, None]
         lattice = lattice * statistics.lattice_unit(num_atoms[rows])[:, None, None, None]
         atomic_numbers = np.array(statistics.vocabulary)[species]
+        if given is not None:
+            _check_compositions(atomic_numbers, [given[row] for row in rows])
         trajectories = [
             Trajectory(kept_times, lattice[i], frac_coords[i, :, :n], atomic_numbers[i, :, :n])
             for i, n in enumerate(num_atoms[rows])
@@ -159,6 +161,21 @@ def generate(
             f"{total - left}/{total} crystals: {kept} written, {rejected} rejected, "
             f"{rate:.2f} crystals/s, {timedelta(seconds=round(left / rate))} left"
         )
+
+
+def _check_compositions(atomic_numbers: np.ndarray, given: Sequence[np.ndarray]) -> None:
+    """Checks that all states have the species that were given, the promise of a formula.
+
+    Args:
+      atomic_numbers: [B, F, N] of the states.
+      given: [B] atomic numbers of each composition.
+
+    Raises:
+      RuntimeError: they do not, by a defect of the sampler.
+    """
+    for states, numbers in zip(atomic_numbers, given, strict=True):
+        if not np.all(states[:, : len(numbers)] == numbers):
+            raise RuntimeError(f"the sampler did not keep the composition {cell_formula(numbers)}")
 
 
 @jax.jit

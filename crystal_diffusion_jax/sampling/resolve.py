@@ -1,37 +1,27 @@
 """A user's arguments -> a complete `Request`: defaults filled in, checked against the model."""
 
 import dataclasses
-import functools
 import math
-from typing import Any
 
-import flax.traverse_util
-import jax
-import numpy as np
-
-from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.data.arrays import DatasetStatistics
 from crystal_diffusion_jax.errors import UserError, require_between
-from crystal_diffusion_jax.models.denoiser import Denoiser
-from crystal_diffusion_jax.models.embeddings import Condition
-from crystal_diffusion_jax.request import (
-    Request,
-    Solver,
-    range_text,
-)
+from crystal_diffusion_jax.request import TEMPLATE, Request, Solver, range_text
 from crystal_diffusion_jax.sampling import charges
 from crystal_diffusion_jax.sampling.compositions import chemical_system as system_of
+from crystal_diffusion_jax.sampling.compositions import compositions
 from crystal_diffusion_jax.sampling.conditions import allowed_species, crystal_sizes
 from crystal_diffusion_jax.sampling.formulas import AUTO, parse_start, requested_formulas
-from crystal_diffusion_jax.sampling.given import require_templates
+from crystal_diffusion_jax.sampling.given import require_templates, without_template
 from crystal_diffusion_jax.sampling.neutrality import neutral_sizes
 from crystal_diffusion_jax.sampling.parse import parse_elements, parse_target, requested_classes
 from crystal_diffusion_jax.sampling.solver_settings import solver_settings
-from crystal_diffusion_jax.structures.compositions import common_oxidation_states
+from crystal_diffusion_jax.sampling.weights import check_weights
+from crystal_diffusion_jax.structures.compositions import cell_formula, common_oxidation_states
 from crystal_diffusion_jax.structures.limits import MAX_CRYSTALS
 from crystal_diffusion_jax.trained_model import TrainedModel
 
 _MAX_TARGET_WARNINGS = 5
+_MAX_NAMED = 5  # cells without a template
 
 
 def resolve(
@@ -133,6 +123,11 @@ def resolve(
         start_time=parse_start(start, config.noise.num_steps, bool(formulas)),
     )
     _check_conditioning(model, request)
+    if config.loss.species_given == 1 and not predicts:
+        raise UserError(
+            f"{name} was only trained with the formula given (loss.species_given=1), so it cannot "
+            "choose one: give --formula, --like or --chemical_system"
+        )
     if request.start_time:
         require_templates(model, name)
     crystal_sizes(request, model)  # checks num_atoms and compositions
@@ -185,16 +180,34 @@ def warnings(request: Request, model: TrainedModel) -> list[str]:
         sentences[_MAX_TARGET_WARNINGS:] = [f"the same for {left} more targets"]
     if request.chemical_system and model.predicts:
         if not system_of(request, statistics).neutral:
+            sizes = request.num_atoms or "a possible number of"
             sentences.append(
-                "no composition of the chemical system with a possible number of atoms is neutral "
-                "by common oxidation states: compositions are drawn from all of them"
+                f"no composition of the chemical system with {sizes} atoms is neutral by common "
+                "oxidation states: compositions are drawn from all of them"
             )
     elif request.charge_balance and not _can_balance(request, statistics):
         sentences.append(
             "--charge_balance has no effect: common oxidation states of the elements that may "
             "appear never add up to zero"
         )
+    if request.start_time:
+        sentences += _without_template(request, model)
     return sentences
+
+
+def _without_template(request: Request, model: TrainedModel) -> list[str]:
+    """Says which crystals start from noise, though templates were asked for."""
+    cells = compositions(request, model) or []
+    found = without_template(cells, require_templates(model, request.model))
+    if not found:
+        return []
+    named = list(dict.fromkeys(map(cell_formula, found)))
+    if len(named) > _MAX_NAMED:
+        named[_MAX_NAMED:] = [f"{len(named) - _MAX_NAMED} more"]
+    return [
+        f"--start={TEMPLATE}: no training crystal has as many atoms of each element in the cell as "
+        f"{', '.join(named)}: {len(found)} of {request.num} crystals start from noise"
+    ]
 
 
 def _can_balance(request: Request, statistics: DatasetStatistics) -> bool:
@@ -221,55 +234,3 @@ def _check_conditioning(model: TrainedModel, request: Request) -> None:
             f"{request.model} was trained with condition_dropout=0, so it cannot sample without a "
             "target: request every property, with --guidance=0"
         )
-
-
-def check_weights(model: TrainedModel, name: str) -> None:
-    """Checks that the weights are finite and those of the network that the model describes.
-
-    Args:
-      model: the model.
-      name: path or name of the model as the user gave it.
-
-    Raises:
-      UserError: a weight is missing, superfluous, of another shape, NaN or infinite.
-    """
-    leaves = flax.traverse_util.flatten_dict(model.params, sep="/")
-    found = {weight: leaf.shape for weight, leaf in leaves.items()}
-    wanted = _weight_shapes(model.denoiser, len(model.statistics.property_names))
-    for weight in sorted(wanted | found):
-        if wanted.get(weight) != found.get(weight):
-            raise UserError(
-                f"--model={name} has weights of another network than its model.json describes: "
-                f"{weight} is {found.get(weight, 'missing')} there and "
-                f"{wanted.get(weight, 'absent')} in the network; copy the model again."
-            )
-    for weight, leaf in leaves.items():
-        if not np.isfinite(leaf).all():
-            raise UserError(
-                f"--model={name} has weights that are NaN or infinite, in {weight}: its training "
-                "diverged; use another model."
-            )
-
-
-# Cached: every request asks.
-@functools.lru_cache(maxsize=8)
-def _weight_shapes(denoiser: Denoiser, num_properties: int) -> dict[str, tuple[int, ...]]:
-    """Shape of each weight of a network by its path, without computing any."""
-    like: Any = jax.ShapeDtypeStruct
-    one = Crystals(
-        lattice=like((1, 3, 3), np.float32),
-        frac_coords=like((1, 1, 3), np.float32),
-        species=like((1, 1), np.int32),
-        mask=like((1, 1), bool),
-    )
-    condition = Condition(
-        values=like((1, num_properties), np.float32), present=like((1, num_properties), bool)
-    )
-    variables = jax.eval_shape(
-        lambda *inputs: denoiser.init(jax.random.key(0), *inputs),
-        one,
-        like((1,), np.int32),
-        condition,
-    )
-    leaves = flax.traverse_util.flatten_dict(variables["params"], sep="/")
-    return {weight: leaf.shape for weight, leaf in leaves.items()}

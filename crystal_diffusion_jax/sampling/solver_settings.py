@@ -42,13 +42,13 @@ def solver_settings(
       config: of the model.
       predicts: whether compositions are given.
       solver: by default ancestral, or second order where compositions are given.
-      num_steps: by default as trained; `FEW_STEPS` with the second-order solver, and
-        `PREDICTION_STEPS` where it is that for given compositions.
+      num_steps: by default as trained; with the second-order solver `FEW_STEPS`, and
+        `PREDICTION_STEPS` for given compositions.
       corrector_step_size: by default that of the config, larger with the second-order solver, 0
         with renoising steps, which take the corrector's place.
-      renoising_steps: by default those of the config with the ancestral solver, and
-        `PREDICTION_RENOISING_STEPS` where the solver is that for given compositions; 0 otherwise,
-        and with a given `corrector_step_size`.
+      renoising_steps: by default those of the config with the ancestral solver; with the
+        second-order solver 0, and `PREDICTION_RENOISING_STEPS` for given compositions; 0 with a
+        given `corrector_step_size`.
 
     Raises:
       UserError: a value out of range, or two that exclude each other; it names the flag.
@@ -56,13 +56,12 @@ def solver_settings(
     trained_steps = config.noise.num_steps
     default_steps, default_step_size = trained_steps, config.sampling.corrector_step_size
     default_renoising = config.sampling.renoising_steps
-    if solver is None and predicts:
-        default_steps, default_renoising = PREDICTION_STEPS, PREDICTION_RENOISING_STEPS
-    elif solver == SECOND_ORDER:
-        default_steps, default_renoising = FEW_STEPS, 0
     if solver is None:
         solver = SECOND_ORDER if predicts else ANCESTRAL
     if solver == SECOND_ORDER:
+        default_steps, default_renoising = FEW_STEPS, 0
+        if predicts:
+            default_steps, default_renoising = PREDICTION_STEPS, PREDICTION_RENOISING_STEPS
         few_step_size = FEW_STEPS_CORRECTOR * config.noise.frac_sigma_min**2
         # Six digits, as people write it: 8e-06, not 8.000000000000001e-06.
         default_step_size = float(f"{max(few_step_size, default_step_size):.6g}")

@@ -204,13 +204,17 @@ def crystals(database: Any, indices: Sequence[int] | None = None) -> Iterator[St
       sqlite3.DatabaseError: one is damaged.
     """
     wanted = None if indices is None else set(indices)
+    ids = stored_request(database).request.material_ids
     for index, row_id in row_ids(database):
         if wanted is not None and index not in wanted:
             continue
         with damage():
             row = database.get(id=row_id)
             structure = restore_structure(row.cell, row.data["frac_coords"], row.numbers)
-        yield StoredCrystal(index, structure, row.key_value_pairs)
+            values = dict(row.key_value_pairs)
+            if ids and ids[index]:
+                values["material_id"] = ids[index]  # ase.db has turned 007 into 7
+        yield StoredCrystal(index, structure, values)
 
 
 def value_names(database: Any) -> list[str]:
