@@ -14,6 +14,8 @@ from crystal_diffusion_jax.discovery.known import KnownCrystals, compare
 from crystal_diffusion_jax.discovery.plan import Plan, default_tolerance
 from crystal_diffusion_jax.discovery.rank import rank, terms
 from crystal_diffusion_jax.discovery.settings import Settings
+from crystal_diffusion_jax.oracles.domain import load
+from crystal_diffusion_jax.request import FormulaRequest
 from crystal_diffusion_jax.structures.csv_tables import read_rows
 from tests import discoveries
 from tests.test_store import REQUEST
@@ -70,6 +72,36 @@ def test_any_value_of_a_range_is_as_good() -> None:
     asked = plan(target=(0.5, 0.9))
     misses = [asked.miss(0, predicted) for predicted in (0.3, 0.5, 0.7, 0.9, 1.0)]
     assert misses == pytest.approx([0.2, 0, 0, 0, 0.1])
+
+
+def test_below_the_lowest_training_value_is_as_good_as_that() -> None:
+    lowest = load("perov5").values[0]
+    asked = plan(target=(lowest, lowest))
+    misses = [asked.miss(0, lowest + step) for step in (-0.4, 0.0, 0.3)]
+    assert misses == pytest.approx([0, 0, 0.3])
+
+
+def test_each_crystal_is_judged_by_what_was_asked_of_its_formula() -> None:
+    formulas = [
+        FormulaRequest("BaTiO3", target={"heat_ref": (0.5, 0.5)}),
+        FormulaRequest("SrTiO3", target={"heat_ref": (1.0, 1.5)}),
+        FormulaRequest("CaTiO3"),
+    ]
+    request = dataclasses.replace(REQUEST, target={}, num=6, formulas=tuple(formulas))
+    asked = dataclasses.replace(plan(), request=request)
+    misses = [asked.miss(index, 0.8) for index in range(6)]
+    assert misses == pytest.approx([0.3, 0.3, 0.2, 0.2, 0, 0])
+
+
+def test_another_content_of_the_file_with_the_hull_is_another_hull(tmp_path: Path) -> None:
+    file = tmp_path / "phases.csv"
+    file.write_text("one")
+    given = dataclasses.replace(plan(), hull_name=str(file))
+    before = given.stages((9, 0))
+    assert given.stages((9, 0)) == before
+    file.write_text("another")
+    after = given.stages((9, 0))
+    assert [stage for stage in before if before[stage] != after[stage]] == ["relax"]
 
 
 def ranks(rows: dict[int, dict[str, Any]], formulas: list[str], **settings: Any) -> list[Any]:

@@ -276,6 +276,14 @@ def test_crystals_compared_with_another_hull_get_no_phase_diagram(monkeypatch):
     assert phases.phase_diagrams(elsewhere, known_phases()) == []
 
 
+def test_a_system_of_which_no_phase_is_known_is_drawn_with_its_elements():
+    # Neither do MP-20's crystals of two and three elements have the elements themselves.
+    (picture,) = phases.phase_diagrams(
+        phases.candidates([outcome("Ag Cl", -0.5, above=-0.5)]), known_phases()
+    )
+    assert "On the hull, besides the elements: nothing." in picture.description
+
+
 def test_only_so_many_phase_diagrams_are_drawn_those_of_the_lowest_crystals_first():
     found = phases.candidates([outcome("Ca O", -2.0), outcome("Na O", -1.29)])
     (only,) = phases.phase_diagrams(found, known_phases(), most=1)

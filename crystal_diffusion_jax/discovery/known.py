@@ -44,7 +44,7 @@ class KnownCrystals:
 
     def digests(self) -> dict[str, str]:
         """Identifies the content of each file or folder of the user."""
-        return {file: _digest(Path(file)) for file in self._files}
+        return {file: digest(Path(file)) for file in self._files}
 
     def alike(self, structures: Iterable[Structure]) -> tuple[list[Structure], list[str]]:
         """The known crystals that share a composition with any of these, and what they are.
@@ -82,7 +82,8 @@ class KnownCrystals:
         return crystals
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """Identifies the content of a file, or of all files of a folder."""
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     parts = (f"{file.relative_to(path)} {file_sha256(file)}\n" for file in files)
     return hashlib.sha256("".join(parts).encode()).hexdigest()

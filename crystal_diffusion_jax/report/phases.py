@@ -140,6 +140,8 @@ def _phases(
     allowed = np.isin(train.atomic_numbers, [Element(symbol).Z for symbol in system])
     inside = np.logical_and.reduceat(allowed, train.offsets[:-1])
     rows = np.flatnonzero(inside)
+    if not len(rows):  # which np.split would take for one crystal without atoms
+        return []
     chosen = train.take(rows)
     numbers = np.split(chosen.atomic_numbers, chosen.offsets[1:-1])
     lowest: dict[str, tuple[list[int], float]] = {}
