@@ -14,6 +14,7 @@ from crystal_diffusion_jax.discovery.known import KnownCrystals, compare
 from crystal_diffusion_jax.discovery.plan import Plan, default_tolerance
 from crystal_diffusion_jax.discovery.rank import rank, terms
 from crystal_diffusion_jax.discovery.settings import Settings
+from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.oracles.domain import load
 from crystal_diffusion_jax.request import FormulaRequest
 from crystal_diffusion_jax.structures.csv_tables import read_rows
@@ -179,7 +180,22 @@ def test_files_of_known_crystals_are_of_any_kind(tmp_path: Path) -> None:
     found = compare(crystals, known, progress=False)
     assert found.known_as == {0: "mine: a.cif", 1: "mine: POSCAR", 2: "table.csv: my-1", 3: ""}
     assert found.group == {0: 0, 1: 1, 2: 2, 3: 3}
+    assert known.notes == []
     before = known.digests()
     (folder / "a.cif").rename(folder / "b.cif")
     assert known.digests()[str(table)] == before[str(table)]
     assert known.digests()[str(folder)] != before[str(folder)]
+
+
+def test_known_crystals_that_cannot_be_read_are_said_and_other_files_refused(
+    tmp_path: Path,
+) -> None:
+    perovskite("Ba", "Ti", 4.1).to(filename=str(tmp_path / "a.cif"))
+    (tmp_path / "b.cif").write_text("data_nothing\n")
+    known = KnownCrystals(None, (str(tmp_path),))
+    (note,) = known.notes
+    assert note.startswith(f"1 of 2 crystals of --known={tmp_path} cannot be read")
+    assert "the first, b.cif: " in note
+    (tmp_path / "notes.md").write_text("# nothing\n")
+    with pytest.raises(UserError, match=r"notes\.md is not among the kinds"):
+        KnownCrystals(None, (str(tmp_path / "notes.md"),))

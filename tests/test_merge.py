@@ -162,6 +162,7 @@ def test_mistakes_are_sentences(single: Path, tmp_path: Path, capsys) -> None:
     assert "is no part of the request of" in said
     assert "which differs in seed (there 0, now 1)" in said
     assert "is one of the parts" in refused(capsys, single, single)
+    assert "--parts names no folder" in refused(capsys, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     # A whole in which more crystals are than in the parts is not touched.
     sample_into(tmp_path / "part", "--part=1/2")

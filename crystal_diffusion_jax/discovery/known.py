@@ -22,7 +22,11 @@ _MAX_LABEL = 100
 
 
 class KnownCrystals:
-    """Any number of known crystals, which are read when they are needed first."""
+    """Any number of known crystals, those of a training set made structures as they are needed.
+
+    Attributes:
+      notes: a sentence for each file of which not all crystals could be read.
+    """
 
     def __init__(self, training: CrystalDataset | None, files: Sequence[str]) -> None:
         """Takes the crystals.
@@ -32,12 +36,15 @@ class KnownCrystals:
           files: of the user, of any kind that `read_structures` takes.
 
         Raises:
-          UserError: one does not exist.
+          UserError: one does not exist, or is none of these.
         """
         self._training, self._files = training, files
+        self._of_files: list[tuple[str, Structure]] = []
+        self.notes: list[str] = []
         for file in files:
             if not Path(file).exists():
                 raise UserError(f"--known={file} does not exist: give a file or folder of crystals")
+            self._read(file)
 
     def __bool__(self) -> bool:
         return self._training is not None or bool(self._files)
@@ -47,11 +54,7 @@ class KnownCrystals:
         return {file: digest(Path(file)) for file in self._files}
 
     def alike(self, structures: Iterable[Structure]) -> tuple[list[Structure], list[str]]:
-        """The known crystals that share a composition with any of these, and what they are.
-
-        Raises:
-          UserError: a file cannot be read.
-        """
+        """The known crystals that share a composition with any of these, and what they are."""
         wanted = {reduced_composition(structure.atomic_numbers) for structure in structures}
         found: list[Structure] = []
         labels: list[str] = []
@@ -71,15 +74,17 @@ class KnownCrystals:
         assert self._training is not None
         return rows_by_composition(self._training)
 
-    @functools.cached_property
-    def _of_files(self) -> list[tuple[str, Structure]]:
-        crystals = []
-        for file in self._files:
-            inputs = read_structures(Path(file))
-            for name, structure in zip(inputs.names, inputs.structures, strict=True):
-                if structure is not None:
-                    crystals.append((f"{Path(file).name}: {name}", structure))
-        return crystals
+    def _read(self, file: str) -> None:
+        inputs = read_structures(Path(file))
+        for name, structure in zip(inputs.names, inputs.structures, strict=True):
+            if structure is not None:
+                self._of_files.append((f"{Path(file).name}: {name}", structure))
+        if inputs.failures:
+            first, reason = next(iter(inputs.failures.items()))
+            self.notes.append(
+                f"{len(inputs.failures)} of {len(inputs.names)} crystals of --known={file} cannot "
+                f"be read and are not compared; the first, {inputs.names[first]}: {reason}"
+            )
 
 
 def digest(path: Path) -> str:

@@ -77,6 +77,8 @@ def merge(parts: Sequence[Path], out: Path) -> Samples:
 
 
 def _common_request(parts: Sequence[Path]) -> Request:
+    if not parts:
+        raise UserError("--parts names no folder: give those of `sample` or `discover`")
     requests = []
     for part in parts:
         if (stored := read_request(part)) is None:

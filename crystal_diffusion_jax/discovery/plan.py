@@ -141,6 +141,7 @@ def make_plan(model: TrainedModel, request: Request, settings: Settings, command
         notes.append(f"no target for {spec.property_name}: it is predicted but not checked")
     training, source = _training_crystals(model)
     known = KnownCrystals(training, settings.known)
+    notes += known.notes
     if training is None:
         notes.append(
             "the training crystals of this model are not there: whether a crystal is one of them "

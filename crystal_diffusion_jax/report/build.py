@@ -111,6 +111,8 @@ def build(
     if settings and num_relaxed < len(shown):
         why = "not relaxed: they failed a check before" if funnel else "not relaxed yet"
         remarks.append(f"{len(shown) - num_relaxed} crystals are {why}.")
+    if relaxed_cards.beside_elements_only(shown):
+        remarks.append(relaxed_cards.BESIDE_ELEMENTS)
     rule = credibility.credibility(spec, train)
     flags = [rule.flags(crystal) for crystal in shown]
     table, history = columns(shown, flags, title, spec.property_name if spec else "")

@@ -178,7 +178,9 @@ def _picture(
         if len(system) == 3:
             axes.set_aspect("equal", adjustable="box")
         else:  # pymatgen shows the hull alone
-            axes.set_ylim(top=max(axes.get_ylim()[1], *(_place(diagram, x)[1] for x in members)))
+            shown = [*axes.get_ylim(), *(_place(diagram, x)[1] for x in members)]
+            # Room for the names below the diamonds.
+            axes.set_ylim(min(shown) - 0.1 * (max(shown) - min(shown)), max(shown))
         for formula, one in best.items():
             axes.annotate(
                 f"{formula}, {one.energy_above_hull:+.3f}".replace("-", "\u2212"),

@@ -31,6 +31,23 @@ MEANINGS = {
     _STABLE: "the same, and compared with compounds only",
 }
 
+BESIDE_ELEMENTS = (
+    "Elements are among the phases that every crystal is compared with, as the data of the hull "
+    "lack compounds: to be near that hull, or below it, says little about stability."
+)
+
+
+def beside_elements_only(crystals: Sequence[Crystal]) -> bool:
+    """Whether a hull is known, and elements compete with every compound."""
+    known = [
+        crystal.relaxed.compounds_only
+        for crystal in crystals
+        if crystal.relaxed is not None
+        and crystal.relaxed.energy_above_hull is not None
+        and len(set(crystal.generated.symbols)) > 1
+    ]
+    return bool(known) and not any(known)
+
 
 def headline(crystals: Sequence[Crystal], num: int) -> dict[str, Rate | Median]:
     """Title -> share or median; of the hull only if it is known for any crystal.
