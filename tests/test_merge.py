@@ -11,10 +11,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from crystal_diffusion_jax.cli import merge, program, sample
-from crystal_diffusion_jax.request import FormulaRequest, Part
+from crystal_diffusion_jax.request import FormulaRequest, Part, Trajectory
 from crystal_diffusion_jax.sampling import generate
 from crystal_diffusion_jax.structures.store import (
     Samples,
@@ -147,10 +148,22 @@ def test_what_was_asked_of_the_crystals_of_a_formula_is_joined_too(tmp_path: Pat
 
 def test_joined_trajectories_are_those_of_the_parts(tmp_path: Path) -> None:
     for number in (1, 2):
-        sample_into(tmp_path / str(number), f"--part={number}/2", "--trajectory=2")
+        samples = Samples(tmp_path / str(number), REQUEST, Part(number, 2))
+        given = batch(samples.remaining())
+        states = [
+            Trajectory(
+                np.array([1, 0]),
+                *(
+                    np.repeat(array, 2, axis=0)
+                    for array in (one.lattice, one.frac_coords, one.atomic_numbers)
+                ),
+            )
+            for one in given.trajectories
+        ]
+        samples.add(dataclasses.replace(given, trajectories=states))
     join(tmp_path / "whole", tmp_path / "1", tmp_path / "2")
     names = {path.name for path in (tmp_path / "whole" / "trajectories").iterdir()}
-    assert names == {f"{index:05d}.extxyz" for index in range(NUM)}
+    assert names == {f"{index:05d}.extxyz" for index in range(REQUEST.num)}
 
 
 def test_mistakes_are_sentences(single: Path, tmp_path: Path, capsys) -> None:
