@@ -104,7 +104,7 @@ def test_the_funnel_is_what_counting_by_hand_gives(bench: Bench, tmp_path: Path,
         "shortlisted": 6,
     }
     said = capsys.readouterr().out
-    assert "sample: 14 asked for, 13 written\n" in said
+    assert "sample: 14 asked for, 13 written\nrejected: 1, non-finite numbers\n" in said
     assert (
         "screen: 12 valid, 11 predicted within 0.3 eV/cell of the target, 10 unique, "
         "9 not in the training set\n"
@@ -193,6 +193,7 @@ def test_the_page_says_what_became_of_each_crystal(
         pages.append((tmp_path / "page.html").read_text())
     assert data_of(pages[0]) == data_of(pages[1])
     assert ">4 crystals are not relaxed: they failed a check before.<" in pages[0]
+    assert ">1 crystals are not shown: rejected when sampled: non-finite numbers.<" in pages[0]
     assert "Shares are of those that passed the checks before." in pages[0]
     assert "<b>88.9 %</b>converged<br><span>8 of 9</span>" in pages[0]
     assert f"crystal-diffusion discover --model={trained_at(whole)} " in pages[0]

@@ -141,6 +141,8 @@ def select(
     key: dict[str, Any] = {}
     log(funnel.write(out, plan, values(out), "sample", part))
     samples = Samples(out, plan.request, part)
+    for reason, count in samples.reasons().items():
+        log(f"rejected: {count}, {reason}")
     depends_on = plan.stages(samples.counts())
     stages = list(depends_on)
     for place, stage in enumerate(stages):

@@ -1,7 +1,8 @@
 """Puts the report together: reads the crystals, scores them, collects notes on what is missing."""
 
 import functools
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from crystal_diffusion_jax.report.shortlist import read_failed_checks, read_rank
 from crystal_diffusion_jax.report.training import training_crystals
 from crystal_diffusion_jax.report.wording import asked_in_words, describe, versions
 from crystal_diffusion_jax.structures.reading import Inputs, read_structures
-from crystal_diffusion_jax.structures.store import StoredRequest
+from crystal_diffusion_jax.structures.store import NOT_SAMPLED, REJECTED, StoredRequest
 
 
 def build(
@@ -82,8 +83,7 @@ def build(
     remarks, title, caption, shares = [], "", "", None
     if spec is None:
         remarks.append("There is no oracle for this property, so no predictions and success rates.")
-    if inputs.failures:
-        remarks.append(f"{len(inputs.failures)} crystals could not be read and are not shown.")
+    remarks += _not_shown(inputs.failures.values())
     if spec is not None and scores.success_rate:
         title = f"{spec.property_name}, {spec.unit}"
         caption = cards.caption(spec, wanted, domain.load(spec.name).error)
@@ -144,6 +144,15 @@ def build(
         command=f"{made}\n{command}",
         versions=versions(stored),
     )
+
+
+def _not_shown(failures: Iterable[str]) -> list[str]:
+    """How many crystals are missing, in a sentence for each kind of reason."""
+    kinds: Counter[str] = Counter()
+    for reason in failures:
+        rejected, unsampled = reason.startswith(REJECTED), reason == NOT_SAMPLED
+        kinds[reason if rejected else "not sampled yet" if unsampled else "unreadable"] += 1
+    return [f"{count} crystals are not shown: {kind}." for kind, count in sorted(kinds.items())]
 
 
 def find_training(
