@@ -1,4 +1,4 @@
-# make demo        100 crystals of a model that comes with the package, scored: samples/demo/report.html
+# make demo        from a request to a shortlist, with a model of the package: discover/demo/report.html
 # make test        lint, types and the quick tests
 # make test-slow   the tests that train, kill and start programs; make test-faults: those of minutes
 # make docs        the site, into site/
@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
-.PHONY: install test lint types pytest test-slow test-faults coverage oracle demo docs clean
+.PHONY: install test lint types pytest test-slow test-faults coverage demo docs clean
 
 install: $(INSTALLED)
 
@@ -45,14 +45,11 @@ coverage: $(INSTALLED)
 test-faults: $(INSTALLED)
 	$(BIN)/python -m pytest -m faults
 
-# The oracle's weights; without them the demo goes on, and its report says so.
-oracle: $(INSTALLED)
-	@$(BIN)/python -m experiments.prepare --oracle || echo "note: the demo goes on without the oracle's weights; make demo fetches them when there is a connection"
-
-demo: oracle
-	$(BIN)/python -m experiments.sample --model=perov5_cds --target=min --guidance=1 --num=100 --out=samples/demo
-	$(BIN)/python -m experiments.report --structures=samples/demo --out=samples/demo/report.html
-	@echo "open samples/demo/report.html in a browser; the crystals are in samples/demo/cif"
+# First the networks that predict and relax, which are downloaded once: without them there is no demo.
+demo: $(INSTALLED)
+	$(BIN)/python -m experiments.prepare --oracle --potential
+	$(BIN)/python -m experiments.discover --model=perov5_cds --target=min --solver=second_order --num=100 --out=discover/demo
+	@echo "open discover/demo/report.html in a browser; inputs for DFT are in discover/demo/shortlist"
 
 docs: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'

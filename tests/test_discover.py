@@ -11,14 +11,16 @@ from typing import Any
 import pytest
 
 import crystal_diffusion_jax as cdj
-from crystal_diffusion_jax.cli import discover, program
+from crystal_diffusion_jax.cli import discover, program, report
 from crystal_diffusion_jax.discovery import funnel, pipeline, plan
 from crystal_diffusion_jax.discovery.plan import Plan, make_plan
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.potentials.relaxation import RelaxedCrystal
-from crystal_diffusion_jax.structures.store import Samples, read_values
+from crystal_diffusion_jax.report import build
+from crystal_diffusion_jax.structures.store import Samples, read_request, read_values
 from tests import discoveries
 from tests.discoveries import GAIN, PREDICTED, SHIFT, TARGET, TOLERANCE, Bench
+from tests.page_contents import data_of
 from tests.tiny_run import perovskite
 
 STAGES = ("screen", "relax", "judge", "rank", "export")
@@ -54,9 +56,9 @@ def shortlist(out: Path) -> list[dict[str, str]]:
 
 
 def files(out: Path) -> dict[str, bytes]:
-    """Everything but databases, which hold times of writing, and the lock."""
+    """Everything but databases, which hold times of writing, and the lock; OUT for the folder."""
     return {
-        str(path.relative_to(out)): path.read_bytes()
+        str(path.relative_to(out)): path.read_bytes().replace(str(out).encode(), b"OUT")
         for path in sorted(out.rglob("*"))
         if path.is_file() and path.suffix != ".db" and path.name != ".lock"
     }
@@ -102,7 +104,7 @@ def test_the_funnel_is_what_counting_by_hand_gives(bench: Bench, tmp_path: Path,
         "shortlisted": 6,
     }
     said = capsys.readouterr().out
-    assert "sample: 14 asked for, 13 written\n" in said
+    assert "sample: 14 asked for, 13 written\nrejected: 1, non-finite numbers\n" in said
     assert (
         "screen: 12 valid, 11 predicted within 0.3 eV/cell of the target, 10 unique, "
         "9 not in the training set\n"
@@ -160,6 +162,62 @@ def test_with_a_hull_crystals_far_above_it_leave_and_far_below_is_no_merit(
     bench.run(tmp_path / "out", "--max_e_hull=0.21")
     assert counts(tmp_path / "out")["near_hull"] == 6
     assert len(bench.relaxed) == done
+
+
+def test_a_kill_before_the_page_leaves_none_of_the_choice_before(
+    bench: Bench, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    bench.run(out)
+
+    def killed(arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "write", killed)
+        with pytest.raises(SystemExit):
+            bench.run(out, "--top=2")
+    assert not (out / "report.html").exists()
+    bench.run(out, "--top=2")
+    assert (out / "report.html").exists()
+
+
+def test_the_page_says_what_became_of_each_crystal(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "predict", discoveries.predict)
+    monkeypatch.setitem(PREDICTED, "SrHfO3", 0.8)  # the page predicts invalid crystals, too
+    pages = []
+    for flags in ([], [f"--relaxed={whole / 'relaxed'}"]):
+        report.write([f"--structures={whole}", f"--out={tmp_path / 'page.html'}", *flags])
+        pages.append((tmp_path / "page.html").read_text())
+    assert data_of(pages[0]) == data_of(pages[1])
+    assert ">4 crystals are not relaxed: they failed a check before.<" in pages[0]
+    assert ">1 crystals are not shown: rejected when sampled: non-finite numbers.<" in pages[0]
+    assert "Shares are of those that passed the checks before." in pages[0]
+    assert "<b>88.9 %</b>converged<br><span>8 of 9</span>" in pages[0]
+    assert f"crystal-diffusion discover --model={trained_at(whole)} " in pages[0]
+    assert 'class="note"' not in pages[0]
+    columns = {column["key"]: column["values"] for column in data_of(pages[0])["columns"]}
+    failed = dict(zip(columns["index"], columns["failed_check"], strict=True))
+    assert {index: text for index, text in failed.items() if text} == {
+        1: "unique",
+        3: "valid",
+        4: "not in the training set",
+        5: "predicted within 0.3 eV/cell of the target",
+        8: "relaxed",
+        9: "kept their structure",
+        11: "with a prediction after relaxing",
+    }
+    flags_of = dict(zip(columns["index"], columns["flags"], strict=True))
+    assert flags_of[5] == ""  # it was not tried, which is no failure of the potential
+    assert flags_of[8] == "cannot be relaxed"
+
+
+def trained_at(out: Path) -> str:
+    stored = read_request(out)
+    assert stored is not None
+    return stored.request.model
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

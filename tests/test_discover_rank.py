@@ -14,6 +14,9 @@ from crystal_diffusion_jax.discovery.known import KnownCrystals, compare
 from crystal_diffusion_jax.discovery.plan import Plan, default_tolerance
 from crystal_diffusion_jax.discovery.rank import rank, terms
 from crystal_diffusion_jax.discovery.settings import Settings
+from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.oracles.domain import load
+from crystal_diffusion_jax.request import FormulaRequest
 from crystal_diffusion_jax.structures.csv_tables import read_rows
 from tests import discoveries
 from tests.test_store import REQUEST
@@ -70,6 +73,36 @@ def test_any_value_of_a_range_is_as_good() -> None:
     asked = plan(target=(0.5, 0.9))
     misses = [asked.miss(0, predicted) for predicted in (0.3, 0.5, 0.7, 0.9, 1.0)]
     assert misses == pytest.approx([0.2, 0, 0, 0, 0.1])
+
+
+def test_below_the_lowest_training_value_is_as_good_as_that() -> None:
+    lowest = load("perov5").values[0]
+    asked = plan(target=(lowest, lowest))
+    misses = [asked.miss(0, lowest + step) for step in (-0.4, 0.0, 0.3)]
+    assert misses == pytest.approx([0, 0, 0.3])
+
+
+def test_each_crystal_is_judged_by_what_was_asked_of_its_formula() -> None:
+    formulas = [
+        FormulaRequest("BaTiO3", target={"heat_ref": (0.5, 0.5)}),
+        FormulaRequest("SrTiO3", target={"heat_ref": (1.0, 1.5)}),
+        FormulaRequest("CaTiO3"),
+    ]
+    request = dataclasses.replace(REQUEST, target={}, num=6, formulas=tuple(formulas))
+    asked = dataclasses.replace(plan(), request=request)
+    misses = [asked.miss(index, 0.8) for index in range(6)]
+    assert misses == pytest.approx([0.3, 0.3, 0.2, 0.2, 0, 0])
+
+
+def test_another_content_of_the_file_with_the_hull_is_another_hull(tmp_path: Path) -> None:
+    file = tmp_path / "phases.csv"
+    file.write_text("one")
+    given = dataclasses.replace(plan(), hull_name=str(file))
+    before = given.stages((9, 0))
+    assert given.stages((9, 0)) == before
+    file.write_text("another")
+    after = given.stages((9, 0))
+    assert [stage for stage in before if before[stage] != after[stage]] == ["relax"]
 
 
 def ranks(rows: dict[int, dict[str, Any]], formulas: list[str], **settings: Any) -> list[Any]:
@@ -147,7 +180,22 @@ def test_files_of_known_crystals_are_of_any_kind(tmp_path: Path) -> None:
     found = compare(crystals, known, progress=False)
     assert found.known_as == {0: "mine: a.cif", 1: "mine: POSCAR", 2: "table.csv: my-1", 3: ""}
     assert found.group == {0: 0, 1: 1, 2: 2, 3: 3}
+    assert known.notes == []
     before = known.digests()
     (folder / "a.cif").rename(folder / "b.cif")
     assert known.digests()[str(table)] == before[str(table)]
     assert known.digests()[str(folder)] != before[str(folder)]
+
+
+def test_known_crystals_that_cannot_be_read_are_said_and_other_files_refused(
+    tmp_path: Path,
+) -> None:
+    perovskite("Ba", "Ti", 4.1).to(filename=str(tmp_path / "a.cif"))
+    (tmp_path / "b.cif").write_text("data_nothing\n")
+    known = KnownCrystals(None, (str(tmp_path),))
+    (note,) = known.notes
+    assert note.startswith(f"1 of 2 crystals of --known={tmp_path} cannot be read")
+    assert "the first, b.cif: " in note
+    (tmp_path / "notes.md").write_text("# nothing\n")
+    with pytest.raises(UserError, match=r"notes\.md is not among the kinds"):
+        KnownCrystals(None, (str(tmp_path / "notes.md"),))

@@ -1,6 +1,7 @@
 """`--part` and `experiments.merge`: the parts of one request are what one job makes."""
 
 import csv
+import dataclasses
 import os
 import shutil
 import signal
@@ -10,12 +11,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from crystal_diffusion_jax.cli import merge, program, sample
-from crystal_diffusion_jax.request import Part
+from crystal_diffusion_jax.request import FormulaRequest, Part, Trajectory
 from crystal_diffusion_jax.sampling import generate
-from crystal_diffusion_jax.structures.store import Samples, read_request, read_samples
+from crystal_diffusion_jax.structures.store import (
+    Samples,
+    read_request,
+    read_samples,
+    read_values,
+)
 from tests import discoveries, make_tiny_model
 from tests.discoveries import Bench
 from tests.test_discover import files
@@ -122,12 +129,41 @@ def test_rejected_crystals_are_joined_with_their_reasons(tmp_path: Path) -> None
     assert whole.reasons() == Samples(tmp_path / "single", REQUEST).reasons()
 
 
+def test_what_was_asked_of_the_crystals_of_a_formula_is_joined_too(tmp_path: Path) -> None:
+    formulas = (
+        FormulaRequest("BaTiO3", material_id="mp-1", target={"gap": (1.0, 1.0)}),
+        FormulaRequest("BaTiO3", material_id="17"),
+    )
+    request = dataclasses.replace(REQUEST, formulas=formulas)
+    finish(tmp_path / "single", request)
+    for number in (1, 2):
+        samples = Samples(tmp_path / str(number), request, Part(number, 2))
+        samples.add(batch(samples.remaining()))
+    join(tmp_path / "whole", tmp_path / "1", tmp_path / "2")
+    values = read_values(tmp_path / "whole" / "samples.db")
+    assert values == read_values(tmp_path / "single" / "samples.db")
+    assert (values[0]["target_gap"], values[0]["material_id"]) == (1.0, "mp-1")
+    assert files(tmp_path / "whole") == files(tmp_path / "single")
+
+
 def test_joined_trajectories_are_those_of_the_parts(tmp_path: Path) -> None:
     for number in (1, 2):
-        sample_into(tmp_path / str(number), f"--part={number}/2", "--trajectory=2")
+        samples = Samples(tmp_path / str(number), REQUEST, Part(number, 2))
+        given = batch(samples.remaining())
+        states = [
+            Trajectory(
+                np.array([1, 0]),
+                *(
+                    np.repeat(array, 2, axis=0)
+                    for array in (one.lattice, one.frac_coords, one.atomic_numbers)
+                ),
+            )
+            for one in given.trajectories
+        ]
+        samples.add(dataclasses.replace(given, trajectories=states))
     join(tmp_path / "whole", tmp_path / "1", tmp_path / "2")
     names = {path.name for path in (tmp_path / "whole" / "trajectories").iterdir()}
-    assert names == {f"{index:05d}.extxyz" for index in range(NUM)}
+    assert names == {f"{index:05d}.extxyz" for index in range(REQUEST.num)}
 
 
 def test_mistakes_are_sentences(single: Path, tmp_path: Path, capsys) -> None:
@@ -139,6 +175,7 @@ def test_mistakes_are_sentences(single: Path, tmp_path: Path, capsys) -> None:
     assert "is no part of the request of" in said
     assert "which differs in seed (there 0, now 1)" in said
     assert "is one of the parts" in refused(capsys, single, single)
+    assert "--parts names no folder" in refused(capsys, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     # A whole in which more crystals are than in the parts is not touched.
     sample_into(tmp_path / "part", "--part=1/2")
@@ -162,7 +199,7 @@ def _other() -> Any:
 
 
 def test_parts_of_discover_are_the_single_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     bench = Bench.of(discoveries.write_model(tmp_path / "model"), monkeypatch)
     bench.run(tmp_path / "single")
@@ -176,6 +213,10 @@ def test_parts_of_discover_are_the_single_run(
                     bench.run(part, f"--part={number}/4")
         bench.run(part, f"--part={number}/4")
         assert not (part / "shortlist.csv").exists()
+    said = capsys.readouterr().out
+    assert "sample: 14 asked for, 13 written\n" in said
+    for share in ("4 asked for, 4", "4 asked for, 4", "3 asked for, 2", "3 asked for, 3"):
+        assert f"sample: {share} written\n" in said
     join(tmp_path / "whole", *parts)
     num_relaxed = len(bench.relaxed)
     bench.run(tmp_path / "whole")

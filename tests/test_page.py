@@ -58,7 +58,7 @@ def test_each_readable_crystal_has_symmetry_cell_and_scores(monkeypatch):
     assert (first.in_training, second.in_training) == (True, False)
     assert third.generated.space_group == "P6_3/mmc (194)"
     assert "_symmetry_space_group_name_H-M   Pm-3m" in first.generated.cif
-    assert shown.remarks == ["1 crystals could not be read and are not shown."]
+    assert shown.remarks == ["1 crystals are not shown: unreadable."]
     assert shown.notes == []
 
 
@@ -273,7 +273,7 @@ def test_crystals_without_an_oracle_are_shown_with_a_remark(tmp_path, monkeypatc
     )
     printed = capsys.readouterr().out
     assert "note: There is no oracle for this property" in printed
-    assert "1 crystals could not be read" in printed
+    assert "1 crystals are not shown: unreadable." in printed
     text = (tmp_path / "page.html").read_text()
     assert "BaTiO3" in text
     assert 'class="note"' not in text

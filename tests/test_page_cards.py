@@ -8,12 +8,12 @@ import pytest
 
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
 from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.evaluation.goal import Goal, goal
 from crystal_diffusion_jax.evaluation.report import Report, evaluate
 from crystal_diffusion_jax.evaluation.success_rate import success_rates
 from crystal_diffusion_jax.potentials.relaxation import Relaxation, RelaxedCrystal
 from crystal_diffusion_jax.report.cards import Median, caption, headline
-from crystal_diffusion_jax.report.funnel import Stage, count_stages, read_funnel
-from crystal_diffusion_jax.report.goal import Goal, goal
+from crystal_diffusion_jax.report.funnel import Funnel, Stage, count_stages, read_funnel
 from crystal_diffusion_jax.structures.reading import Inputs
 from tests.page_contents import PEROV5, REQUEST, perovskite
 
@@ -128,7 +128,7 @@ def test_the_stages_of_the_folder_are_read_and_a_damaged_file_is_refused(tmp_pat
     assert read_funnel(tmp_path) is None
     path = tmp_path / "funnel.json"
     path.write_text(json.dumps({"steps": [{"stage": "sample", "text": "asked for", "count": 100}]}))
-    expected = [Stage("asked for", 100)]
+    expected = Funnel([Stage("asked for", 100)], command="")
     assert read_funnel(tmp_path) == read_funnel(tmp_path / "samples.db") == expected
     for content in (
         "[1, 2]", '{"steps": [{"text": "asked", "count": -1}]}', '{"steps": [["asked"]]}', "{",

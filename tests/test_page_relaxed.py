@@ -124,6 +124,21 @@ def test_the_columns_tell_what_relaxing_did_and_the_flags_what_it_says(monkeypat
     assert "then by energy above the hull" in shown.order_in_words
 
 
+def test_a_hull_of_elements_is_said_to_be_one(monkeypatch):
+    shown = page(monkeypatch).crystals  # of the first and the last one the hull is known
+    assert not relaxed_cards.beside_elements_only(shown)
+    assert relaxed_cards.beside_elements_only(shown[1:])
+    assert not relaxed_cards.beside_elements_only(shown[1:-1])
+    # A crystal of one element has nothing else to compete with.
+    drawn = dataclasses.replace(shown[-1].generated, symbols=["C", "C"])
+    assert not relaxed_cards.beside_elements_only([dataclasses.replace(shown[-1], generated=drawn)])
+    outcomes = [outcome("Na Na O O", -1.2)]
+    outcomes[0] = dataclasses.replace(outcomes[0], decomposition="Na (0.500) + O2 (0.500)")
+    crystals = [each.relaxation.structure for each in outcomes]
+    said = page_of(monkeypatch, crystals, None, edge_oracle, outcomes).remarks
+    assert relaxed_cards.BESIDE_ELEMENTS in said
+
+
 USER = """
   const content = (id) => document.getElementById(id).textContent;
   const rows = () => all("#structures tbody tr");
@@ -274,6 +289,24 @@ def test_crystals_compared_with_another_hull_get_no_phase_diagram(monkeypatch):
     elsewhere = phases.candidates([outcome("Na Na O O", -1.2, above=0.3)])
     assert len(elsewhere) == 1
     assert phases.phase_diagrams(elsewhere, known_phases()) == []
+
+
+def test_a_system_of_which_no_phase_is_known_is_drawn_with_its_elements(monkeypatch):
+    # Neither do MP-20's crystals of two and three elements have the elements themselves.
+    limits: list[tuple[float, float]] = []
+    draw = phases.to_svg
+
+    def to_svg(figure: Any) -> str:
+        limits.append(figure.axes[0].get_ylim())
+        return draw(figure)
+
+    monkeypatch.setattr(phases, "to_svg", to_svg)
+    (picture,) = phases.phase_diagrams(
+        phases.candidates([outcome("Ag Cl", -1.5, above=-1.5)]), known_phases()
+    )
+    assert "On the hull, besides the elements: nothing." in picture.description
+    ((low, high),) = limits
+    assert low < -1.5 < 0 < high  # a crystal far below the hull is on the picture
 
 
 def test_only_so_many_phase_diagrams_are_drawn_those_of_the_lowest_crystals_first():

@@ -157,6 +157,19 @@ def test_a_script_needs_no_guard(tmp_path: Path) -> None:
     assert done.stdout == "once\n[1, 2]\n"
 
 
+def test_workers_that_are_stopped_as_they_start_print_nothing(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from crystal_diffusion_jax.runtime.workers import Workers\n"
+        "for _ in range(4):\n"
+        "    with Workers(abs, num_workers=12) as workers:\n"
+        "        print(list(workers.map([-1])))\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[1]\n" * 4
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.slow
 def test_a_hanging_worker_does_not_outlive_a_killed_program(tmp_path: Path) -> None:
     file = tmp_path / "pid"

@@ -8,14 +8,15 @@ The same command continues after an interruption; changed flags compute what dep
 """
 
 import math
+import sys
 from pathlib import Path
 
+from crystal_diffusion_jax import commands
 from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.cli.request_flags import ALL, add_part, add_request_flags, requested
 from crystal_diffusion_jax.cli.stopping import end_if_any, stopping_on_signals
 from crystal_diffusion_jax.errors import require_between
 
-REPORT = "report.html"
 # The others are for those who compare samplers.
 _REQUEST = tuple(
     name for name in ALL if name not in ("corrector_step_size", "renoising_steps", "symprec")
@@ -86,7 +87,7 @@ def main() -> None:
     model = trained_model.load(flags.model)
     request = resolve(model, str(flags.model), **requested(flags))
     announce(request, model)
-    plan = make_plan(model, request, settings)
+    plan = make_plan(model, request, settings, commands.command("discover", sys.argv[1:]))
     for note in plan.notes:
         print(f"note: {note}")
     devices.data_mesh()  # a device that cannot be used is an error before there is a folder
@@ -114,7 +115,7 @@ def main() -> None:
     if flags.part is not None:
         print(f"part {flags.part.number} of {flags.part.count} is done: join them with `merge`")
         return
-    page = flags.out / REPORT
+    page = flags.out / pipeline.PAGE
     if changed or not page.exists():
         report.write([f"--structures={flags.out}", f"--out={page}"])
     print(f"shortlist in {flags.out / 'shortlist.csv'}")

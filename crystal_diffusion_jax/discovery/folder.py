@@ -11,7 +11,6 @@ from crystal_diffusion_jax.structures.database import DATABASE
 from crystal_diffusion_jax.structures.store import read_samples, read_values
 
 RELAXED_FOLDER = "relaxed"
-NOT_CHOSEN = "not relaxed: it did not pass the screen"
 
 
 def values(out: Path) -> dict[int, dict[str, Any]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from crystal_diffusion_jax.discovery.judge import SUFFIX
 from crystal_diffusion_jax.discovery.plan import Plan
+from crystal_diffusion_jax.request import Part
 from crystal_diffusion_jax.runtime.files import replace_text
 
 FILE = "funnel.json"
@@ -95,6 +96,15 @@ def passing(rows: Rows, chain: list[Check]) -> list[int]:
     return [i for i, row in rows.items() if all(check.meets(row) for check in chain)]
 
 
+def failed_checks(rows: Rows, chain: list[Check]) -> dict[int, str]:
+    """Index -> the first check that a crystal does not meet, in words; none for one on the list."""
+    first = {
+        i: next((check.text for check in chain if not check.meets(row)), None)
+        for i, row in rows.items()
+    }
+    return {i: text for i, text in first.items() if text is not None}
+
+
 def counts(rows: Rows, chain: list[Check], asked: int) -> list[tuple[str, str, str, int]]:
     """Stage, name, words and number of crystals left, from those that were asked for on."""
     left = list(rows.values())
@@ -105,10 +115,13 @@ def counts(rows: Rows, chain: list[Check], asked: int) -> list[tuple[str, str, s
     return steps
 
 
-def write(out: Path, plan: Plan, rows: Rows, last_stage: str) -> str:
+def write(out: Path, plan: Plan, rows: Rows, last_stage: str, part: Part | None = None) -> str:
     """Writes funnel.json up to a stage; returns that stage as a line of text."""
-    steps = counts(rows, up_to(checks(plan), last_stage), plan.request.num)
+    num = plan.request.num
+    asked = num if part is None else int(part.members(num).sum())
+    steps = counts(rows, up_to(checks(plan), last_stage), asked)
     content = {
+        "command": plan.command,
         "steps": [
             {"stage": stage, "name": name, "text": text, "count": count}
             for stage, name, text, count in steps

@@ -22,7 +22,11 @@ _MAX_LABEL = 100
 
 
 class KnownCrystals:
-    """Any number of known crystals, which are read when they are needed first."""
+    """Any number of known crystals, those of a training set made structures as they are needed.
+
+    Attributes:
+      notes: a sentence for each file of which not all crystals could be read.
+    """
 
     def __init__(self, training: CrystalDataset | None, files: Sequence[str]) -> None:
         """Takes the crystals.
@@ -32,26 +36,25 @@ class KnownCrystals:
           files: of the user, of any kind that `read_structures` takes.
 
         Raises:
-          UserError: one does not exist.
+          UserError: one does not exist, or is none of these.
         """
         self._training, self._files = training, files
+        self._of_files: list[tuple[str, Structure]] = []
+        self.notes: list[str] = []
         for file in files:
             if not Path(file).exists():
                 raise UserError(f"--known={file} does not exist: give a file or folder of crystals")
+            self._read(file)
 
     def __bool__(self) -> bool:
         return self._training is not None or bool(self._files)
 
     def digests(self) -> dict[str, str]:
         """Identifies the content of each file or folder of the user."""
-        return {file: _digest(Path(file)) for file in self._files}
+        return {file: digest(Path(file)) for file in self._files}
 
     def alike(self, structures: Iterable[Structure]) -> tuple[list[Structure], list[str]]:
-        """The known crystals that share a composition with any of these, and what they are.
-
-        Raises:
-          UserError: a file cannot be read.
-        """
+        """The known crystals that share a composition with any of these, and what they are."""
         wanted = {reduced_composition(structure.atomic_numbers) for structure in structures}
         found: list[Structure] = []
         labels: list[str] = []
@@ -71,18 +74,21 @@ class KnownCrystals:
         assert self._training is not None
         return rows_by_composition(self._training)
 
-    @functools.cached_property
-    def _of_files(self) -> list[tuple[str, Structure]]:
-        crystals = []
-        for file in self._files:
-            inputs = read_structures(Path(file))
-            for name, structure in zip(inputs.names, inputs.structures, strict=True):
-                if structure is not None:
-                    crystals.append((f"{Path(file).name}: {name}", structure))
-        return crystals
+    def _read(self, file: str) -> None:
+        inputs = read_structures(Path(file))
+        for name, structure in zip(inputs.names, inputs.structures, strict=True):
+            if structure is not None:
+                self._of_files.append((f"{Path(file).name}: {name}", structure))
+        if inputs.failures:
+            first, reason = next(iter(inputs.failures.items()))
+            self.notes.append(
+                f"{len(inputs.failures)} of {len(inputs.names)} crystals of --known={file} cannot "
+                f"be read and are not compared; the first, {inputs.names[first]}: {reason}"
+            )
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """Identifies the content of a file, or of all files of a folder."""
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     parts = (f"{file.relative_to(path)} {file_sha256(file)}\n" for file in files)
     return hashlib.sha256("".join(parts).encode()).hexdigest()

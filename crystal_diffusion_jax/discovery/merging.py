@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from pymatgen.core import Structure
 
-from crystal_diffusion_jax.discovery.folder import NOT_CHOSEN, RELAXED_FOLDER, values
+from crystal_diffusion_jax.discovery.folder import RELAXED_FOLDER, values
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.potentials.relaxed_database import RELAXED, UNFINISHED
+from crystal_diffusion_jax.potentials.relaxed_database import NOT_CHOSEN, RELAXED, UNFINISHED
 from crystal_diffusion_jax.potentials.relaxed_store import (
     RelaxedStore,
     read_relaxed,
@@ -77,6 +77,8 @@ def merge(parts: Sequence[Path], out: Path) -> Samples:
 
 
 def _common_request(parts: Sequence[Path]) -> Request:
+    if not parts:
+        raise UserError("--parts names no folder: give those of `sample` or `discover`")
     requests = []
     for part in parts:
         if (stored := read_request(part)) is None:
@@ -130,7 +132,7 @@ def _structure(row: Any) -> Structure:
 
 def _write(out: Path, request: Request, joined: _Sampled) -> None:
     """Adds what is missing, in one transaction."""
-    names = ["index", *map(database_key, request.target)]
+    names = {"index", "material_id", *map(database_key, request.values())}
     with database.changing(out / DATABASE) as db:
         rejected = dict(database.query(db, "SELECT crystal, reason FROM rejected"))
         present = {index for index, _ in database.row_ids(db)}
@@ -141,7 +143,7 @@ def _write(out: Path, request: Request, joined: _Sampled) -> None:
             )
         for index in sorted(joined.rows.keys() - present):
             row = joined.rows[index]
-            asked = {name: row.key_value_pairs[name] for name in names}
+            asked = {name: x for name, x in row.key_value_pairs.items() if name in names}
             data = {"frac_coords": np.asarray(row.data["frac_coords"], np.float64)}
             db.write(row, key_value_pairs=asked, data=data)
         for index in sorted(joined.rejected.keys() - rejected.keys()):

@@ -18,7 +18,6 @@ from typing import Any
 
 from crystal_diffusion_jax.discovery import funnel, shortlist
 from crystal_diffusion_jax.discovery.folder import (
-    NOT_CHOSEN,
     RELAXED_FOLDER,
     relaxed_structures,
     values,
@@ -28,6 +27,7 @@ from crystal_diffusion_jax.discovery.plan import Plan
 from crystal_diffusion_jax.discovery.rank import rank
 from crystal_diffusion_jax.discovery.screen import screen
 from crystal_diffusion_jax.potentials.relax_folder import relax_into
+from crystal_diffusion_jax.potentials.relaxed_database import NOT_CHOSEN
 from crystal_diffusion_jax.potentials.relaxed_samples import sample_columns, sample_data
 from crystal_diffusion_jax.request import Part
 from crystal_diffusion_jax.runtime.files import MAX_DESCRIPTION_BYTES, read_json, replace_text
@@ -39,6 +39,7 @@ from crystal_diffusion_jax.structures.store import Samples, write_columns
 from crystal_diffusion_jax.trained_model import TrainedModel
 
 STAGES_FILE = "stages.json"
+PAGE = "report.html"  # which the command writes when all stages are finished
 
 Log = Callable[[str], None]
 
@@ -138,8 +139,10 @@ def select(
         work = {stage: work[stage] for stage in ("screen", "relax")}
     finished, changed = _Progress(out), False
     key: dict[str, Any] = {}
-    log(funnel.write(out, plan, values(out), "sample"))
+    log(funnel.write(out, plan, values(out), "sample", part))
     samples = Samples(out, plan.request, part)
+    for reason, count in samples.reasons().items():
+        log(f"rejected: {count}, {reason}")
     depends_on = plan.stages(samples.counts())
     stages = list(depends_on)
     for place, stage in enumerate(stages):
@@ -148,11 +151,12 @@ def select(
             continue
         if not finished.is_finished(stage, key) or not _is_there(stage, out):
             finished.begin(stage, stages[place + 1 :])
+            (out / PAGE).unlink(missing_ok=True)  # else a kill would leave that of other choices
             work[stage]()
             finished.finish(stage, key)
             changed = True
         if stage != "export":
-            log(funnel.write(out, plan, values(out), stage))
+            log(funnel.write(out, plan, values(out), stage, part))
     if changed:
         samples.export()  # once more, with what is known now
     return changed
@@ -211,5 +215,7 @@ def _rank(plan: Plan, out: Path) -> None:
     candidates = _passing(plan, out, "judge")
     crystals = relaxed_structures(out, candidates)
     formulas = {i: reduced_formula(crystal.atomic_numbers) for i, crystal in crystals.items()}
-    columns = rank(values(out), candidates, formulas, plan.request.num, plan)
-    write_columns(out / DATABASE, columns)
+    num = plan.request.num
+    write_columns(out / DATABASE, rank(values(out), candidates, formulas, num, plan))
+    failed = funnel.failed_checks(values(out), funnel.checks(plan))
+    write_columns(out / DATABASE, {"failed_check": [failed.get(index) for index in range(num)]})

@@ -42,6 +42,7 @@ CONTENT = Content(
     ),
 )
 UNFINISHED = "not relaxed: the relaxing command has not finished"
+NOT_CHOSEN = "not relaxed: it did not pass the screen"  # of `discover`
 # Numbers of a `RelaxedCrystal` beside its relaxation.
 MEASURED = ("rmsd", "volume_change", "formation_energy_per_atom", "energy_above_hull")
 MAX_REASON = 400

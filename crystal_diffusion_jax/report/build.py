@@ -1,7 +1,8 @@
 """Puts the report together: reads the crystals, scores them, collects notes on what is missing."""
 
 import functools
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from crystal_diffusion_jax.config import DataConfig
 from crystal_diffusion_jax.data.arrays import CrystalDataset, DatasetStatistics
 from crystal_diffusion_jax.data.datasets import DatasetSpec
 from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.evaluation.goal import goal
 from crystal_diffusion_jax.evaluation.report import Report, evaluate
 from crystal_diffusion_jax.evaluation.success_rate import NAMES
 from crystal_diffusion_jax.oracles import domain
@@ -23,13 +25,12 @@ from crystal_diffusion_jax.report.crystals import Known, crystals, element_count
 from crystal_diffusion_jax.report.distribution import distribution
 from crystal_diffusion_jax.report.document import Page
 from crystal_diffusion_jax.report.funnel import count_stages, read_funnel
-from crystal_diffusion_jax.report.goal import goal
 from crystal_diffusion_jax.report.pictures import pictures
-from crystal_diffusion_jax.report.shortlist import read_ranks
+from crystal_diffusion_jax.report.shortlist import read_failed_checks, read_ranks
 from crystal_diffusion_jax.report.training import training_crystals
 from crystal_diffusion_jax.report.wording import asked_in_words, describe, versions
 from crystal_diffusion_jax.structures.reading import Inputs, read_structures
-from crystal_diffusion_jax.structures.store import StoredRequest
+from crystal_diffusion_jax.structures.store import NOT_SAMPLED, REJECTED, StoredRequest
 
 
 def build(
@@ -64,7 +65,7 @@ def build(
         other crystals, or their funnel.json is damaged.
     """
     inputs = read_structures(structures)
-    stages = read_funnel(structures)
+    funnel = read_funnel(structures)
     if relaxed is None:
         outcomes, settings = read_relaxed_samples(structures)
     else:
@@ -82,8 +83,7 @@ def build(
     remarks, title, caption, shares = [], "", "", None
     if spec is None:
         remarks.append("There is no oracle for this property, so no predictions and success rates.")
-    if inputs.failures:
-        remarks.append(f"{len(inputs.failures)} crystals could not be read and are not shown.")
+    remarks += _not_shown(inputs.failures.values())
     if spec is not None and scores.success_rate:
         title = f"{spec.property_name}, {spec.unit}"
         caption = cards.caption(spec, wanted, domain.load(spec.name).error)
@@ -104,23 +104,31 @@ def build(
         relaxed_values=_relaxed_values(outcomes[:num], spec) if title else {},
         train=train,
         ranks=read_ranks(structures),
+        failed_checks=read_failed_checks(structures),
     )
     shown = crystals(inputs, outcomes, known, symprec)
-    if settings and (not_relaxed := sum(crystal.relaxed is None for crystal in shown)):
-        remarks.append(f"{not_relaxed} crystals are not relaxed yet.")
+    num_relaxed = sum(crystal.relaxed is not None for crystal in shown)
+    if settings and num_relaxed < len(shown):
+        why = "not relaxed: they failed a check before" if funnel else "not relaxed yet"
+        remarks.append(f"{len(shown) - num_relaxed} crystals are {why}.")
+    if relaxed_cards.beside_elements_only(shown):
+        remarks.append(relaxed_cards.BESIDE_ELEMENTS)
     rule = credibility.credibility(spec, train)
     flags = [rule.flags(crystal) for crystal in shown]
     table, history = columns(shown, flags, title, spec.property_name if spec else "")
     folder = structures.parent if structures.suffix == ".db" else structures
     made = request.command(folder) if request else f"# crystals from {structures}"
+    if funnel and funnel.command:
+        made = funnel.command
+    stages = funnel.stages if funnel else count_stages(scores, wanted, outcomes if settings else ())
     return Page(
         title=f"{len(shown)} generated crystals",
         subtitle=describe(request, spec) if request else "",
         notes=notes,
         remarks=remarks,
-        stages=stages or count_stages(scores, wanted, outcomes if settings else ()),
-        rates=rates | relaxed_cards.headline(shown, num),
-        captions=[caption, relaxed_cards.caption(settings) if settings else ""],
+        stages=stages,
+        rates=rates | relaxed_cards.headline(shown, num_relaxed if funnel else num),
+        captions=[caption, relaxed_cards.caption(settings, bool(funnel)) if settings else ""],
         meanings=cards.MEANINGS | relaxed_cards.MEANINGS,
         crystals=shown,
         flags=flags,
@@ -136,6 +144,15 @@ def build(
         command=f"{made}\n{command}",
         versions=versions(stored),
     )
+
+
+def _not_shown(failures: Iterable[str]) -> list[str]:
+    """How many crystals are missing, in a sentence for each kind of reason."""
+    kinds: Counter[str] = Counter()
+    for reason in failures:
+        rejected, unsampled = reason.startswith(REJECTED), reason == NOT_SAMPLED
+        kinds[reason if rejected else "not sampled yet" if unsampled else "unreadable"] += 1
+    return [f"{count} crystals are not shown: {kind}." for kind, count in sorted(kinds.items())]
 
 
 def find_training(

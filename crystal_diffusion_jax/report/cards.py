@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from crystal_diffusion_jax.data.datasets import DatasetSpec
+from crystal_diffusion_jax.evaluation.goal import Goal
 from crystal_diffusion_jax.evaluation.intervals import Rate
 from crystal_diffusion_jax.evaluation.report import Report
 from crystal_diffusion_jax.evaluation.success_rate import NAMES
-from crystal_diffusion_jax.report.goal import Goal
 
 _DIFFERENCE = "|predicted - asked|"
 _COMPOSITIONS = "unique compositions"

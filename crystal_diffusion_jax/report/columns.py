@@ -118,6 +118,8 @@ def columns(
     add("formula", "formula", None, lambda x: x.formula)
     add("index", "no.", 0, lambda x: x.index, "place among the crystals that were asked for")
     add("rank", "rank", 0, lambda x: x.rank, "place on the shortlist")
+    add("failed_check", "failed check", None, lambda x: x.failed_check,
+        "the first stage of the funnel that the crystal did not reach")  # fmt: skip
     found.append(TableColumn(
         "flags", "flags", "signs that the crystal is not to be believed, explained below the table",
         None, True, [text[id(crystal)] for crystal in crystals],

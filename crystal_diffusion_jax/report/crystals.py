@@ -14,7 +14,7 @@ from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation.report import Report
 from crystal_diffusion_jax.potentials.relaxation import RelaxedCrystal
-from crystal_diffusion_jax.potentials.relaxed_database import UNFINISHED
+from crystal_diffusion_jax.potentials.relaxed_database import NOT_CHOSEN, UNFINISHED
 from crystal_diffusion_jax.report.states import State, beside, cell_of_largest_atom, rounded, state
 from crystal_diffusion_jax.structures.compositions import reduced_formula
 from crystal_diffusion_jax.structures.reading import Inputs
@@ -72,6 +72,7 @@ class Crystal:
       generated: the structure.
       relaxed: None if it was not relaxed.
       rank: place on the shortlist, from 1; None if it is not on one.
+      failed_check: what kept it off the shortlist, "" if nothing did or there is none.
     """
 
     index: int
@@ -86,6 +87,7 @@ class Crystal:
     generated: State
     relaxed: RelaxedEntry | None
     rank: int | None
+    failed_check: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +101,7 @@ class Known:
       relaxed_values: index -> prediction for the relaxed crystal.
       train: the training crystals, None if unknown.
       ranks: index -> place on the shortlist.
+      failed_checks: index -> what kept the crystal off it.
     """
 
     scores: Report
@@ -107,6 +110,7 @@ class Known:
     relaxed_values: Mapping[int, float]
     train: CrystalDataset | None
     ranks: Mapping[int, int]
+    failed_checks: Mapping[int, str]
 
 
 def crystals(
@@ -154,6 +158,7 @@ def crystals(
                     structure, outcome, known.relaxed_values.get(index, np.nan), symprec
                 ),
                 rank=known.ranks.get(index),
+                failed_check=known.failed_checks.get(index, ""),
             )
         )
     return found
@@ -162,7 +167,7 @@ def crystals(
 def _relaxed(
     initial: Structure, outcome: RelaxedCrystal | None, value: float, symprec: float
 ) -> RelaxedEntry | None:
-    if outcome is None or outcome.relaxation.failure == UNFINISHED:
+    if outcome is None or outcome.relaxation.failure in (UNFINISHED, NOT_CHOSEN):
         return None
     final, relaxation = outcome.relaxation.structure, outcome.relaxation
     drawn = None

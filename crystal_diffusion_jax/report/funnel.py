@@ -12,10 +12,10 @@ import msgspec
 import numpy as np
 
 from crystal_diffusion_jax.errors import UserError, printable
+from crystal_diffusion_jax.evaluation.goal import Goal
 from crystal_diffusion_jax.evaluation.report import Report
 from crystal_diffusion_jax.potentials.hull import NEAR_HULL
 from crystal_diffusion_jax.potentials.relaxation import RelaxedCrystal
-from crystal_diffusion_jax.report.goal import Goal
 from crystal_diffusion_jax.runtime.files import MAX_RECORD_BYTES, read_text
 
 FUNNEL = "funnel.json"
@@ -41,10 +41,24 @@ class _Step(msgspec.Struct):
 
 class _File(msgspec.Struct):
     steps: list[_Step]
+    command: str = ""
 
 
-def read_funnel(structures: Path) -> list[Stage] | None:
-    """The stages in the funnel.json beside the crystals; None if there is none.
+@dataclasses.dataclass(frozen=True)
+class Funnel:
+    """What funnel.json says.
+
+    Attributes:
+      stages: in their order.
+      command: that chose the crystals, "" if unknown.
+    """
+
+    stages: Sequence[Stage]
+    command: str
+
+
+def read_funnel(structures: Path) -> Funnel | None:
+    """The funnel.json beside the crystals; None if there is none.
 
     Args:
       structures: folder of the crystals, or a file in it.
@@ -56,15 +70,15 @@ def read_funnel(structures: Path) -> list[Stage] | None:
     if not path.is_file():
         return None
     try:
-        found = msgspec.json.decode(read_text(path, MAX_RECORD_BYTES), type=_File).steps
-        if any(step.count < 0 for step in found):
+        found = msgspec.json.decode(read_text(path, MAX_RECORD_BYTES), type=_File)
+        if any(step.count < 0 for step in found.steps):
             raise ValueError("a count is negative")
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path} cannot be read ({printable(str(error), 200)}): remove it, and the page counts "
             "what it can itself."
         ) from error
-    return [Stage(step.text, step.count) for step in found]
+    return Funnel([Stage(step.text, step.count) for step in found.steps], found.command)
 
 
 def count_stages(

@@ -140,6 +140,8 @@ def _phases(
     allowed = np.isin(train.atomic_numbers, [Element(symbol).Z for symbol in system])
     inside = np.logical_and.reduceat(allowed, train.offsets[:-1])
     rows = np.flatnonzero(inside)
+    if not len(rows):  # which np.split would take for one crystal without atoms
+        return []
     chosen = train.take(rows)
     numbers = np.split(chosen.atomic_numbers, chosen.offsets[1:-1])
     lowest: dict[str, tuple[list[int], float]] = {}
@@ -176,7 +178,9 @@ def _picture(
         if len(system) == 3:
             axes.set_aspect("equal", adjustable="box")
         else:  # pymatgen shows the hull alone
-            axes.set_ylim(top=max(axes.get_ylim()[1], *(_place(diagram, x)[1] for x in members)))
+            shown = [*axes.get_ylim(), *(_place(diagram, x)[1] for x in members)]
+            # Room for the names below the diamonds.
+            axes.set_ylim(min(shown) - 0.1 * (max(shown) - min(shown)), max(shown))
         for formula, one in best.items():
             axes.annotate(
                 f"{formula}, {one.energy_above_hull:+.3f}".replace("-", "\u2212"),

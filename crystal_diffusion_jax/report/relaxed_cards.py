@@ -18,7 +18,7 @@ _NEAR = f"above hull < {NEAR_HULL:g} eV/atom"
 _STABLE = "stable"
 _HULL = "energy above hull"
 MEANINGS = {
-    _CONVERGED: "relaxed until the forces were as small as asked for, out of all",
+    _CONVERGED: "relaxed until the forces were as small as asked for",
     _GAIN: "energy per atom that the crystal loses as it relaxes, 0 in equilibrium",
     _RMSD: "how far the generated atoms are from their places in the relaxed crystal, root mean "
     "square; the median leaves out crystals that became another structure",
@@ -26,10 +26,27 @@ MEANINGS = {
     _HULL: "energy per atom of the relaxed crystal above that of the best mixture of known phases "
     "of its composition, into which it decomposes. Elements among them mean that the compounds to "
     "compare with are not known, so the median leaves such crystals out",
-    _NEAR: "less than that above the hull, or below it, once relaxed, out of all; also those "
-    "that are compared with elements for lack of known compounds",
-    _STABLE: "the same, and compared with compounds only, out of all",
+    _NEAR: "less than that above the hull, or below it, once relaxed; also those that "
+    "are compared with elements for lack of known compounds",
+    _STABLE: "the same, and compared with compounds only",
 }
+
+BESIDE_ELEMENTS = (
+    "Elements are among the phases that every crystal is compared with, as the data of the hull "
+    "lack compounds: to be near that hull, or below it, says little about stability."
+)
+
+
+def beside_elements_only(crystals: Sequence[Crystal]) -> bool:
+    """Whether a hull is known, and elements compete with every compound."""
+    known = [
+        crystal.relaxed.compounds_only
+        for crystal in crystals
+        if crystal.relaxed is not None
+        and crystal.relaxed.energy_above_hull is not None
+        and len(set(crystal.generated.symbols)) > 1
+    ]
+    return bool(known) and not any(known)
 
 
 def headline(crystals: Sequence[Crystal], num: int) -> dict[str, Rate | Median]:
@@ -37,7 +54,7 @@ def headline(crystals: Sequence[Crystal], num: int) -> dict[str, Rate | Median]:
 
     Args:
       crystals: of the page; without any that was relaxed, there is no score.
-      num: crystals that were asked for, of which all shares are.
+      num: crystals of which all shares are.
     """
     tried = [crystal.relaxed for crystal in crystals if crystal.relaxed is not None]
     if not tried:
@@ -67,13 +84,19 @@ def _median(values: Sequence[float | None], unit: str, decimals: int, num: int) 
     )
 
 
-def caption(settings: RelaxSettings) -> str:
-    """What was done to the crystals, and what it says about them."""
+def caption(settings: RelaxSettings, screened: bool) -> str:
+    """What was done to the crystals, and what it says about them.
+
+    Args:
+      settings: of relaxing.
+      screened: only those were relaxed that had passed checks before.
+    """
+    of = "those that passed the checks before" if screened else "all that were asked for"
     moved = "atoms only" if settings.fixed_cell else "atoms and cell"
     return (
         f"Relaxed: {moved} moved downhill in the energy of an interatomic potential "
         f"({settings.potential}) until no force exceeds {settings.fmax:g} eV/Å, in at most "
-        f"{settings.max_steps} steps. A crystal that the potential holds to be in equilibrium "
-        "gains little energy and moves little. Neither this nor an energy above the hull is a "
-        "calculation with DFT."
+        f"{settings.max_steps} steps. Shares are of {of}. A crystal that the potential holds to be "
+        "in equilibrium gains little energy and moves little. Neither this nor an energy above the "
+        "hull is a calculation with DFT."
     )

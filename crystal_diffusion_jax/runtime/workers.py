@@ -203,7 +203,13 @@ class _Context(multiprocessing.context.ForkServerContext):
 
 
 _CONTEXT = _Context()
-_CONTEXT.set_forkserver_preload(["pymatgen.core.local_env", "pymatgen.analysis.structure_matcher"])
+_CONTEXT.set_forkserver_preload(
+    [
+        "pymatgen.core.local_env",
+        "pymatgen.analysis.structure_matcher",
+        "crystal_diffusion_jax.runtime.worker_server",
+    ]
+)
 _function: Callable[[Any], Any]  # of this worker
 
 

@@ -39,6 +39,10 @@ from crystal_diffusion_jax.structures.database import DATABASE, StoredRequest
 from crystal_diffusion_jax.structures.limits import MAX_NAME
 from crystal_diffusion_jax.structures.sampled_crystals import rejection
 
+# In place of crystals that were asked for.
+REJECTED = "rejected when sampled"  # and why
+NOT_SAMPLED = "not sampled: the sampling command has not finished"
+
 
 def create_folder(out: Path, name: str = DATABASE, what: str = "samples") -> None:
     """Creates the folder of --out, or accepts one that is empty or holds a database.
@@ -231,12 +235,12 @@ def read_samples(path: Path) -> list[Structure | str]:
         results: list[Any] = [None] * database.stored_request(db).request.num
         found = [(index, _read(db, row_id)) for index, row_id in database.row_ids(db)]
         for index, reason in database.query(db, "SELECT crystal, reason FROM rejected"):
-            found.append((index, f"rejected when sampled: {printable(str(reason), 300)}"))
+            found.append((index, f"{REJECTED}: {printable(str(reason), 300)}"))
         for index, result in found:
             if not 0 <= index < len(results) or results[index] is not None:
                 raise sqlite3.DatabaseError(f"crystal {index} occurs twice or was not requested")
             results[index] = result
-    return [result or "not sampled: the sampling command has not finished" for result in results]
+    return [result or NOT_SAMPLED for result in results]
 
 
 def read_material_ids(path: Path) -> list[str]:

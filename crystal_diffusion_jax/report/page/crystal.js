@@ -1,6 +1,6 @@
 // The one crystal that is looked at: 3-D, history, facts and files.
 const FACTS = [
-  "asked", "difference", "energy_above_hull", "compounds_only", "decomposes_into", "formation_energy", "energy_gain",
+  "failed_check", "asked", "difference", "energy_above_hull", "compounds_only", "decomposes_into", "formation_energy", "energy_gain",
   "displacement", "kept_structure", "volume_change", "converged", "steps", "not_relaxed", "valid", "reason",
   "in_training_set", "nearest_training_crystal", "name",
 ];

@@ -37,7 +37,7 @@ function makeRow({ place, formula, others, member }) {
   for (const { key, decimals, values } of shown) {
     const isName = key === "formula", content = text(values[place], decimals);
     const cell = row.appendChild(make(isName ? "th" : "td", isName ? "" : content, isName ? { scope: "row" } : {}));
-    cell.className = decimals !== null ? "number" : key === "flags" ? "flags" : "";
+    cell.className = decimals !== null ? "number" : ["flags", "failed_check"].includes(key) ? key : "";
     if (!isName) continue;
     cell.append(make("button", formula, { className: "pick", "aria-label": `Show ${formula}, number ${valueOf("index", place)}` }));
     if (others) cell.append(make("button", `+ ${others}`, {

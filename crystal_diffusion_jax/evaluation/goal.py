@@ -68,7 +68,11 @@ def goal(spec: DatasetSpec | None, request: Request | None) -> Goal | None:
     """What was asked of the data set's property; None if nothing was, or if it is another one."""
     if spec is None or request is None or spec.property_name not in request.target:
         return None
-    low, high = request.target[spec.property_name]
+    return goal_of(spec, *request.target[spec.property_name])
+
+
+def goal_of(spec: DatasetSpec, low: float, high: float) -> Goal:
+    """What a request for a range of the data set's property means."""
     smallest, largest = domain.load(spec.name).values
     return Goal(
         low=low,
