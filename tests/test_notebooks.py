@@ -27,6 +27,7 @@ SMALLER = {
     "sampling.ipynb": {"NUM": 16},
     "own_data.ipynb": {"STEPS": 300},
     "discover.ipynb": {"NUM": 24},
+    "prediction.ipynb": {"NUM": 4},
 }
 
 
@@ -65,7 +66,8 @@ def test_every_notebook_is_tested_and_stored_without_outputs():
 # Types of the notebooks' variables.
 KINDS: dict[str, Any] = {"cdj": cdj, "model": api.Model}
 KINDS |= dict.fromkeys(("crystals", "swept", "chosen", "light", "heavy"), SampledCrystals)
-CALLS = {"quickstart.ipynb": 2, "sampling.ipynb": 8, "own_data.ipynb": 4, "discover.ipynb": 1}
+CALLS = {"quickstart.ipynb": 2, "sampling.ipynb": 8, "own_data.ipynb": 4}
+CALLS |= {"discover.ipynb": 1, "prediction.ipynb": 4}
 
 
 def code_of(name: str) -> ast.Module:
@@ -134,6 +136,19 @@ def test_discover(tmp_path, monkeypatch):
     assert num_pictures(notebook) == 1
     assert "ENCUT = 520" in said
     assert list((tmp_path / "discover_example" / "shortlist").glob("*/MPRelaxSet/POTCAR.spec"))
+
+
+@pytest.mark.slow
+def test_prediction(tmp_path, monkeypatch):
+    try:
+        potential_weights.prepare(progress=False)
+    except UserError as error:
+        pytest.skip(str(error))
+    notebook = executed("prediction.ipynb", tmp_path, monkeypatch)
+    said = "\n".join(text_of(cell.get("outputs", [])) for cell in notebook.cells)
+    assert "4 crystals of mp20_csp (TiO2 4)" in said
+    assert re.search(r"displacement from rutile: \{.*\}", said)
+    assert re.search(r"crystal \d: -\d+\.\d{3} eV/atom", said)
 
 
 @pytest.mark.faults  # takes minutes; its steps are those of test_own_data.py
