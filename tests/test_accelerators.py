@@ -184,6 +184,7 @@ SAMPLERS: list[dict[str, Any]] = [
     {"solver": SECOND_ORDER, "use_guidance": True, "renoising_steps": 2},
     {"oxidation_states": OXIDATION_STATES},
     {"oxidation_states": OXIDATION_STATES, "use_guidance": True, "solver": SECOND_ORDER},
+    {"start": 3, "use_guidance": True, "solver": SECOND_ORDER, "renoising_steps": 2},
 ]
 
 
@@ -195,7 +196,11 @@ def test_sampling(options: dict[str, Any]) -> None:
     crystals, values, present = shapes(5, ROWS)
     number = jax.ShapeDtypeStruct((), jnp.float32)
     allowed = jax.ShapeDtypeStruct((NUM_SPECIES,), bool)
-    request = (keys(ROWS), crystals.mask, Condition(values, present), number, number, allowed)
+    # A chain that starts from crystals is given them with their species.
+    given_crystals = crystals if "start" in options else None
+    told = jax.ShapeDtypeStruct((ROWS,), bool) if given_crystals is not None else None
+    condition = Condition(values, present, told)
+    request = (keys(ROWS), crystals.mask, condition, number, number, allowed, given_crystals)
     assert problems(sampler, weights(denoiser), *request) == []
 
 

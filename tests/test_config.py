@@ -24,7 +24,7 @@ CONFIGS = sorted(
     for path in (Path(__file__).parent.parent / "configs").glob("*.py")
     if path.stem != "__init__"
 )
-PAPERS = [name for name in CONFIGS if not name.startswith("own_data")]
+PAPERS = [name for name in CONFIGS if name.endswith(("_cdi", "_cds"))]
 
 
 def from_file(name: str, variant: str = "") -> dict[str, Any]:

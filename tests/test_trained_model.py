@@ -166,8 +166,8 @@ def test_an_old_name_is_told_the_present_one():
 
 
 def test_a_misspelt_name_is_told_the_right_one():
-    with pytest.raises(UserError, match=r"perov5_csd is neither .*did you mean perov5_cds\?"):
-        trained_model.load("perov5_csd")
+    with pytest.raises(UserError, match=r"perov5_cdsi is neither .*did you mean perov5_cds\?"):
+        trained_model.load("perov5_cdsi")
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"format_version": 1}', "\x00\x01"])
