@@ -250,7 +250,7 @@ def test_the_command_measures_draws_and_repeats_nothing(tmp_path, monkeypatch, c
         (["--num=3"], "--num=3 must be"),
         (["--batch_size=0"], "--batch_size=0"),
         (["--seed=-1"], "--seed=-1"),
-        (["--model=perov5_csd"], "did you mean perov5_cds"),
+        (["--model=perov5_cdsi"], "did you mean perov5_cds"),
     ],
 )
 def test_a_mistake_ends_with_one_sentence(arguments, fragment, tmp_path, monkeypatch, capsys):

@@ -239,8 +239,8 @@ def test_weights_that_do_not_fit_the_network_are_refused(tmp_path, damage):
 
 
 def test_a_misspelt_model_gets_a_suggestion_and_creates_no_folder(tmp_path):
-    config = _starting_from("perov5_csd")
-    with pytest.raises(UserError, match=r"perov5_csd is neither.*did you mean perov5_cds"):
+    config = _starting_from("perov5_cdsi")
+    with pytest.raises(UserError, match=r"perov5_cdsi is neither.*did you mean perov5_cds"):
         train(config, splits(), tmp_path / "run", lambda line: None)
     assert not (tmp_path / "run").exists()
 

@@ -108,6 +108,7 @@ def test_python_asks_for_formulas_as_the_flags_do(model, tmp_path):
     assert list(crystals.rejected) == [1]
     assert crystals.material_ids == []
     assert crystals.request.start_time == 9
+    assert lines.pop(0).startswith("warning: --start=template: no training crystal has")
     assert lines == ["TiO2: 3 atoms in the cell (Z = 1)", "LiMnO2: 4 atoms in the cell (Z = 1)"]
     text = model.sample(2, formula="TiO2,LiMnO2", formula_units="1", start="template:9")
     assert text.request == crystals.request

@@ -24,7 +24,7 @@ MISTAKES = [
     ("sample", "--model=perov5_cds --out=OUT min", "unrecognized arguments: min"),
     ("sample", "--model=perov5_cds --out=OUT --solver=secondorder", "mean second_order?"),
     ("sample", "--model=perov5_cds --out=OUT --num=1e3", "--num"),
-    ("sample", "--model=perov5_csd --out=OUT", "did you mean perov5_cds?"),
+    ("sample", "--model=perov5_cdsi --out=OUT", "did you mean perov5_cds?"),
     ("sample", "--model=Perov5_CDI --out=OUT", "did you mean perov5_cdi?"),
     ("sample", "--model=mp20_cdi_ranks --out=OUT", "mp20_cdi_ranks is now mp20_cdi"),
     ("sample", "--model=FOLDER --out=OUT", "FOLDER is neither a folder with a trained model"),

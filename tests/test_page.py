@@ -338,6 +338,12 @@ LOWEST = dataclasses.replace(REQUEST, target={"heat_ref": (-0.3284636917,) * 2})
 
 
 @pytest.fixture
+def _model_without_crystals(monkeypatch):
+    """A model of which the training crystals were removed."""
+    monkeypatch.setattr(trained_model.TrainedModel, "training_crystals", lambda self: None)
+
+
+@pytest.fixture
 def _samples_without_data(tmp_path, monkeypatch):
     """A folder of samples, and neither data set nor cache."""
     monkeypatch.delenv("CRYSTAL_DIFFUSION_DATA", raising=False)
@@ -348,6 +354,17 @@ def _samples_without_data(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("_samples_without_data")
+def test_what_is_new_is_known_from_the_crystals_that_come_with_the_model(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(build, "predict", volume_oracle)
+    out = tmp_path / "page.html"
+    run(monkeypatch, f"--structures={tmp_path / 'my samples'}", f"--out={out}")
+    assert '<span class="stage">not in the training set</span>' in out.read_text()
+    assert "in the training set" not in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("_samples_without_data", "_model_without_crystals")
 def test_without_the_data_set_everything_else_is_shown(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(build, "predict", volume_oracle)
     out = tmp_path / "page.html"

@@ -5,11 +5,12 @@ from typing import Any
 
 from crystal_diffusion_jax.cli.program import Parser
 from crystal_diffusion_jax.request import (
+    ANCESTRAL,
     FEW_STEPS,
     PREDICTION_RENOISING_STEPS,
     PREDICTION_STEPS,
+    SECOND_ORDER,
     SOLVERS,
-    TEMPLATE_START_TIME,
     Part,
 )
 
@@ -17,78 +18,66 @@ from crystal_diffusion_jax.request import (
 _FLAGS: dict[str, dict[str, Any]] = {
     "target": {
         "default": "none",
-        "help": 'requested property: "min" or "max" of the training data, a value in the '
-        "property's unit, a range LOWEST:HIGHEST (drawn uniformly for each crystal), the name of a "
-        'class, or "none"; for several properties NAME=VALUE,NAME=VALUE (default: %(default)s)',
+        "help": "requested property: min, max, a value, a range LOWEST:HIGHEST, a class or none; "
+        "of several NAME=VALUE,NAME=VALUE (default: %(default)s)",
     },
     "num": {
         "type": int,
         "default": 200,
-        "help": "number of crystals, with --formula or --like of each formula (default: "
-        "%(default)s)",
+        "help": "number of crystals, of each formula if they are given (default: %(default)s)",
     },
     "formula": {
         "metavar": "FORMULAS",
-        "help": "only crystals of these, for example TiO2,LiMnO2, or a csv with a column formula "
-        "and, if you like, num_atoms, material_id and properties, which are targets of their row",
+        "help": "only these, as TiO2,LiMnO2, or those of a csv with a column formula",
     },
     "formula_units": {
         "metavar": "Z",
-        "help": 'formula units, as written, in the cell; "auto" draws them as in the training data '
-        "(default: auto)",
+        "help": "of the formula, in the cell; auto draws them (default: auto)",
     },
     "like": {
         "metavar": "DATA",
-        "help": "only crystals with the compositions and cell sizes of a data set, DATASET:SPLIT "
-        "or the path of a csv; with :N at its end of N of them, those that match --num=N chooses",
+        "help": "formulas of DATASET:SPLIT or a csv; with :N at the end of N of them",
     },
     "start": {
-        "metavar": "TEMPLATE",
-        "help": '"template" starts from training crystals with exchanged elements instead of '
-        f"noise, at diffusion time {TEMPLATE_START_TIME}; template:T at time T; needs --formula or "
-        "--like",
+        "metavar": "START",
+        "help": "template or template:T: not noise, but known crystals, elements exchanged",
     },
     "guidance": {
         "type": float,
         "default": 0.0,
-        "help": "weight of classifier-free guidance; 0, as in the paper, disables it (default: "
-        "%(default)s)",
+        "help": "weight of classifier-free guidance; 0 disables it (default: %(default)s)",
     },
     "solver": {
         "choices": SOLVERS,
-        "help": "second_order is for few steps (default: ancestral; second_order for formulas and "
-        "chemical systems, if the model knows formulas)",
+        "metavar": "SOLVER",
+        "help": f"{ANCESTRAL} (default), or {SECOND_ORDER} (default for formulas)",
     },
     "num_steps": {
         "type": int,
-        "help": f"sampling steps (default: as trained; {FEW_STEPS} with --solver=second_order; "
-        f"{PREDICTION_STEPS} for formulas)",
+        "help": f"sampling steps (default: as trained; {SECOND_ORDER} {FEW_STEPS}, formulas "
+        f"{PREDICTION_STEPS})",
     },
     "corrector_step_size": {
         "type": float,
         "metavar": "H",
-        "help": "step size of the corrector; 0 disables it and saves half of the calls (default: "
-        "the model's; with second_order at least 0.32 frac_sigma_min^2)",
+        "help": "step size of the corrector; 0 disables it (default: the model's)",
     },
     "renoising_steps": {
         "type": int,
         "metavar": "K",
-        "help": "instead of the corrector, at the times that decide on the structure; 5 take "
-        "1.5 times the calls (default: the model's; 0 with --corrector_step_size or second_order; "
-        f"{PREDICTION_RENOISING_STEPS} for formulas)",
+        "help": "instead of the corrector (default: the model's; for formulas "
+        f"{PREDICTION_RENOISING_STEPS})",
     },
     "seed": {"type": int, "default": 0, "help": "seed of all noise (default: %(default)s)"},
     "elements": {"help": "only these elements, for example Ba,Ti,O (default: all)"},
     "chemical_system": {
         "metavar": "SYSTEM",
-        "help": "only these elements, and each of them, for example Ba-Ti-O; a model that knows "
-        "formulas draws neutral ones first, of another crystals that lack an element are rejected",
+        "help": "only these elements, and each of them, for example Ba-Ti-O",
     },
     "num_atoms": {"type": int, "help": "atoms per crystal (default: as in the training data)"},
     "charge_balance": {
         "action": "store_true",
-        "help": "draw species whose oxidation states can add up to zero, in cells of which that is "
-        "possible",
+        "help": "draw species whose oxidation states can add up to zero",
     },
     "symprec": {
         "type": float,

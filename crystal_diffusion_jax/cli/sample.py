@@ -30,7 +30,7 @@ def parser() -> program.Parser:
         "--model",
         type=Path,
         required=True,
-        help="model folder, workdir of a training, or name of a shipped model",
+        help="model folder, workdir of a training, or shipped model",
     )
     flags.add_argument("--out", type=Path, required=True, help="folder for the crystals")
     add_request_flags(flags, *ALL)
