@@ -96,6 +96,16 @@ def test_crystals_start_from_templates_where_there_are_any(model):
         np.testing.assert_allclose(crystal.frac_coords, same[index].frac_coords, atol=1e-5)
 
 
+def test_compositions_of_a_chemical_system_start_from_templates_too(model):
+    asked: dict[str, Any] = {"chemical_system": "O-Sr", "num": 4, "num_atoms": 2}
+    asked |= {"num_steps": model.config.noise.num_steps, "start": "template:1"}
+    crystals = sampled(model, **asked).crystals()
+    assert crystals.formulas == ["SrO"] * 4
+    for crystal in crystals:
+        sites = {site.specie.symbol: site.frac_coords for site in crystal}
+        np.testing.assert_allclose((sites["Sr"] - sites["O"]) % 1, 0.5, atol=0.1)
+
+
 def test_a_property_of_some_formulas_alone_is_absent_in_the_others(model, tmp_path):
     name = model.statistics.property_names[0]
     table = tmp_path / "t.csv"

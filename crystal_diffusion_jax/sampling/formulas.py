@@ -78,22 +78,23 @@ def requested_formulas(
     return tuple(found)
 
 
-def parse_start(text: str | None, num_steps: int, with_formulas: bool) -> int:
+def parse_start(text: str | None, num_steps: int, predicts: bool) -> int:
     """Reads "template" or "template:T" into the time at which crystals start; None is 0, noise.
 
     Args:
       text: the flag.
       num_steps: steps of the model's diffusion.
-      with_formulas: whether formulas are asked for.
+      predicts: whether compositions are given, or drawn from a chemical system.
 
     Raises:
       UserError: it is neither, or there is no formula to find a template for.
     """
     if text is None:
         return 0
-    if not with_formulas:
+    if not predicts:
         raise UserError(
-            f"--start={text}: templates are found by formula: give --formula or --like, too"
+            f"--start={text}: templates are found by formula: give --formula or --like, too, or "
+            "--chemical_system and a model that knows formulas"
         )
     kind, colon, time = text.partition(":")
     start = int(time) if time.isascii() and time.isdigit() else 0

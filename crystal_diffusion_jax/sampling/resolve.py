@@ -120,7 +120,7 @@ def resolve(
         formula=formula or "",
         formula_units=units,
         like=like or "",
-        start_time=parse_start(start, config.noise.num_steps, bool(formulas)),
+        start_time=parse_start(start, config.noise.num_steps, predicts),
     )
     _check_conditioning(model, request)
     if config.loss.species_given == 1 and not predicts:
