@@ -198,7 +198,7 @@ def test_sampling(options: dict[str, Any]) -> None:
     allowed = jax.ShapeDtypeStruct((NUM_SPECIES,), bool)
     # A chain that starts from crystals is given them with their species.
     given_crystals = crystals if "start" in options else None
-    told = jax.ShapeDtypeStruct((ROWS,), bool) if given_crystals is not None else None
+    told: Any = jax.ShapeDtypeStruct((ROWS,), bool) if given_crystals is not None else None
     condition = Condition(values, present, told)
     request = (keys(ROWS), crystals.mask, condition, number, number, allowed, given_crystals)
     assert problems(sampler, weights(denoiser), *request) == []
