@@ -50,7 +50,7 @@ def run(tmp_path: Path, *flags: str) -> tuple[dict[str, Any], str]:
     return report, page
 
 
-@pytest.mark.slow
+@pytest.mark.faults  # takes minutes
 def test_a_quick_run_measures_everything(tmp_path: Path) -> None:
     report, page = run(tmp_path)
     assert (report["skipped"], report["failed"]) == ([], {})

@@ -23,7 +23,7 @@ def trained(folder: Path, kind: str, num_crystals: int = 1_000_000) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.slow
+@pytest.mark.faults  # takes minutes
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 def test_a_million_crystals_train_in_little_memory_and_with_the_same_losses(tmp_path: Path) -> None:
     maps, memory = (trained(tmp_path / kind, kind) for kind in ("maps", "memory"))

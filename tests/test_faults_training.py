@@ -411,7 +411,7 @@ cli.run(train.main)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_run_that_is_killed_twice_ends_the_same(tmp_path, undisturbed):
     workdir = tmp_path / "run"
     for step, wait in (("10", True), ("20", False)):

@@ -104,7 +104,7 @@ def num_pictures(notebook: Any) -> int:
     return sum("image/png" in output.get("data", {}) for output in outputs)
 
 
-@pytest.mark.slow
+@pytest.mark.faults  # takes a minute
 def test_quickstart(tmp_path, monkeypatch):
     notebook = executed("quickstart.ipynb", tmp_path, monkeypatch)
     said = "\n".join(text_of(cell.get("outputs", [])) for cell in notebook.cells)

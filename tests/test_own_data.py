@@ -209,7 +209,7 @@ def test_the_documented_commands_from_the_table_to_the_page(tmp_path):
     assert_page_without_oracle(tmp_path / "page.html", "band_gap = 1.5")
 
 
-@pytest.mark.slow
+@pytest.mark.faults  # takes a minute
 def test_few_crystals_are_fine_tuned_from_the_shipped_model(tmp_path):
     """The route that the page names first, for ten steps: sane crystals of the elements given."""
     (tmp_path / "mine").mkdir()
