@@ -304,6 +304,8 @@ def test_like_takes_compositions_sizes_and_ids_of_the_chosen_rows(model, monkeyp
     ]
     assert request.target == {}
     assert "2 of 6 crystals do not fit the model and are left out: radon (" in caplog.text
+    with pytest.raises(UserError, match=r"^--like=perov5:test:99 has only \d+ rows"):
+        resolve(model, "m", num=1, like="perov5:test:99")
     some = resolve(model, "m", num=1, like="perov5:test:3")
     wanted = ["abcd"[row] for row in chosen_rows(6, 3) if row < 4]
     assert some.material_ids == wanted

@@ -233,6 +233,10 @@ def _units_of(formula: str, num_atoms: str, where: str) -> int:
 def _of_data(text: str, model: TrainedModel) -> list[FormulaRequest]:
     """The compositions of the chosen rows of a data set; those that do not fit are left out."""
     dataset, num = _data(text)
+    if num > len(dataset):
+        raise UserError(
+            f"--like={text} has only {len(dataset)} rows: ask for fewer, or leave :N out"
+        )
     offsets, found, left_out = dataset.offsets, [], []
     for row in chosen_rows(len(dataset), num):
         numbers = np.asarray(dataset.atomic_numbers[offsets[row] : offsets[row + 1]])
