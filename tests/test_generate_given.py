@@ -8,11 +8,13 @@ import pytest
 
 from crystal_diffusion_jax.data import training_crystals
 from crystal_diffusion_jax.data.arrays import CrystalDataset
+from crystal_diffusion_jax.data.templates import Templates
 from crystal_diffusion_jax.diffusion.schedules import cosine_alpha_bar
 from crystal_diffusion_jax.request import ANCESTRAL
 from crystal_diffusion_jax.sampling import generate as generate_module
 from crystal_diffusion_jax.sampling.compositions import compositions
 from crystal_diffusion_jax.sampling.generate import generate
+from crystal_diffusion_jax.sampling.given import starting_cells
 from crystal_diffusion_jax.sampling.resolve import resolve, warnings
 from crystal_diffusion_jax.sampling.sampler import make_sampler
 from crystal_diffusion_jax.structures.sampled_crystals import CrystalsInMemory
@@ -94,6 +96,30 @@ def test_crystals_start_from_templates_where_there_are_any(model):
     assert others.keys() == same.keys()
     for index, crystal in others.items():
         np.testing.assert_allclose(crystal.frac_coords, same[index].frac_coords, atol=1e-5)
+
+
+def test_templates_are_searched_for_what_is_left_and_are_those_of_the_whole(model, monkeypatch):
+    asked: dict[str, Any] = {"formula": "SrO,BaO,SrTiO3", "formula_units": "1"}
+    request = resolve(model, "m", num=3, start="template:5", **asked)
+    wanted = compositions(request, model)
+    assert wanted is not None
+    started, cells = starting_cells(request, model, wanted, range(9))
+    assert started.tolist() == [True] * 6 + [False] * 3
+    assert list(cells) == list(range(6))
+    searched: list[list[int]] = []
+    find = Templates.find
+
+    def counted(self: Templates, numbers: Any, k: int) -> Any:
+        searched.append(list(numbers))
+        return find(self, numbers, k)
+
+    monkeypatch.setattr(Templates, "find", counted)
+    same, rest = starting_cells(request, model, wanted, [4, 8])
+    assert searched == [[8, 56]]
+    np.testing.assert_array_equal(same, started)
+    assert list(rest) == [4]
+    np.testing.assert_array_equal(rest[4].frac_coords, cells[4].frac_coords)
+    assert starting_cells(request, model, wanted, [])[1] == {}
 
 
 def test_compositions_of_a_chemical_system_start_from_templates_too(model):

@@ -27,6 +27,7 @@ from crystal_diffusion_jax.sampling.given import given_crystals, starting_cells
 from crystal_diffusion_jax.sampling.renoising import num_renoised
 from crystal_diffusion_jax.sampling.sampler import Sampler, make_sampler
 from crystal_diffusion_jax.sampling.trajectory import recording, saved_steps
+from crystal_diffusion_jax.structures.canonical import Cell
 from crystal_diffusion_jax.structures.compositions import cell_formula, common_oxidation_states
 from crystal_diffusion_jax.trained_model import TrainedModel
 
@@ -74,8 +75,10 @@ def generate(
     values = request.values()
     num_atoms = crystal_sizes(request, model)
     given = compositions(request, model)
-    cells = [None] * request.num if given is None else starting_cells(request, model, given)
-    started = np.array([cell is not None for cell in cells])
+    remaining = np.array(sink.remaining(), dtype=np.int64)
+    started, cells = np.zeros(request.num, bool), dict[int, Cell]()
+    if given is not None:
+        started, cells = starting_cells(request, model, given, remaining.tolist())
     allowed = allowed_species(request.allowed_elements, statistics.vocabulary)
     use_corrector = request.corrector_step_size != 0
     mesh = devices.data_mesh()
@@ -106,7 +109,6 @@ def generate(
         calls += num_renoised(times[:-1], model.config.noise) * request.renoising_steps
         return sample, kept_times, calls * (2 if request.guidance else 1)
 
-    remaining = np.array(sink.remaining(), dtype=np.int64)
     begin, todo, done = time.monotonic(), len(remaining), sum(sink.counts())
     total = done + todo  # those of the request that the sink wants
     if trajectory is not None and done:
@@ -122,7 +124,7 @@ def generate(
         known = None
         if given is not None:
             known = given_crystals(
-                [given[row] for row in filled], [cells[row] for row in filled], size, statistics
+                [given[row] for row in filled], [cells.get(row) for row in filled], size, statistics
             )
         states = sample(
             model.params,

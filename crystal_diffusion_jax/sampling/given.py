@@ -17,23 +17,41 @@ from crystal_diffusion_jax.trained_model import TrainedModel
 
 
 def starting_cells(
-    request: Request, model: TrainedModel, compositions: Sequence[np.ndarray]
-) -> list[Cell | None]:
-    """The template that each crystal of a request starts from; None for pure noise.
+    request: Request,
+    model: TrainedModel,
+    compositions: Sequence[np.ndarray],
+    remaining: Sequence[int],
+) -> tuple[np.ndarray, dict[int, Cell]]:
+    """Which crystals of a request start from a template, and the templates of those to sample.
+
+    Args:
+      request: the request.
+      model: the model.
+      compositions: [num] atomic numbers of each cell, ascending.
+      remaining: indices of the crystals to sample, as the search takes its time.
+
+    Returns:
+      [num] bool, False for pure noise; index -> template.
 
     Raises:
       UserError: as `require_templates`.
     """
     if not request.start_time:
-        return [None] * request.num
+        return np.zeros(request.num, bool), {}
     train = require_templates(model, request.model)
+    templates = Templates(train)
+    started = np.array([numbers in templates for numbers in compositions])
     ranks: list[int] = []
     for first in range(0, request.num, request.num_each):
         so_far: Counter[bytes] = Counter()
         for numbers in compositions[first : first + request.num_each]:
             ranks.append(so_far[numbers.tobytes()])
             so_far[numbers.tobytes()] += 1
-    return template_cells(compositions, ranks, train)
+    wanted = [index for index in remaining if started[index]]
+    cells = template_cells(
+        [compositions[index] for index in wanted], [ranks[index] for index in wanted], templates
+    )
+    return started, dict(zip(wanted, cells, strict=True))
 
 
 def require_templates(model: TrainedModel, name: str) -> CrystalDataset:
@@ -59,35 +77,31 @@ def without_template(compositions: Sequence[np.ndarray], train: CrystalDataset) 
 
 
 def template_cells(
-    compositions: Sequence[np.ndarray], ranks: Sequence[int], train: CrystalDataset
-) -> list[Cell | None]:
+    compositions: Sequence[np.ndarray], ranks: Sequence[int], templates: Templates
+) -> list[Cell]:
     """A template for each crystal, its atoms in the order of the composition.
 
     The crystals of one composition share its templates, the best first, from the beginning again
     when they run out.
 
     Args:
-      compositions: [num] atomic numbers of each cell, ascending.
-      ranks: [num] number of each crystal among those of its composition.
-      train: the training crystals.
+      compositions: [n] atomic numbers of each cell, ascending, all of them in `templates`.
+      ranks: [n] number of each crystal among those of its composition.
+      templates: the training crystals.
 
     Returns:
-      [num] cells; None where no training crystal has the anonymous formula.
+      [n] cells.
     """
-    templates = Templates(train)
     wanted = [
         (tuple(numbers.tolist()), rank) for numbers, rank in zip(compositions, ranks, strict=True)
     ]
     highest = dict(sorted(wanted))  # the highest rank of each comes last
     found: dict[tuple[int, ...], list[Cell]] = {}
     # About 15 compositions a second.
-    for composition, rank in tqdm(highest.items(), desc="templates"):
+    for composition, rank in tqdm(highest.items(), desc="templates", disable=not highest):
         best = templates.find(composition, rank + 1)
         found[composition] = [_sorted(each.cell) for each in best]
-    return [
-        found[composition][rank % len(found[composition])] if found[composition] else None
-        for composition, rank in wanted
-    ]
+    return [found[composition][rank % len(found[composition])] for composition, rank in wanted]
 
 
 def _sorted(cell: Cell) -> Cell:
