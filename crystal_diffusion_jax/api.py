@@ -121,6 +121,7 @@ class Model:
         solver: Solver | None = None,
         num_steps: int | None = None,
         renoising_steps: int | None = None,
+        averaging_rounds: int | None = None,
         elements: str | Sequence[str] | None = None,
         chemical_system: str | Sequence[str] | None = None,
         num_atoms: int | None = None,
@@ -147,6 +148,7 @@ class Model:
             100 where formulas are given.
           renoising_steps: renoising steps at each time that decides on the structure, instead of
             the corrector; by default the model's, 0 in second order and 5 where formulas are given.
+          averaging_rounds: rounds of averaged denoising at the end; by default the model's.
           elements: the allowed elements, as "Ba,Ti,O" or ["Ba", "Ti", "O"].
           chemical_system: like `elements`, as "Ba-Ti-O" or a list, and each of them must occur. A
             model that knows formulas draws neutral ones first; of another, crystals that lack an
@@ -177,6 +179,7 @@ class Model:
             "solver": solver,
             "num_steps": num_steps,
             "renoising_steps": renoising_steps,
+            "averaging_rounds": averaging_rounds,
             "elements": _joined(elements),
             "chemical_system": _joined(chemical_system),
             "num_atoms": num_atoms,

@@ -121,6 +121,8 @@ class DenoiserConfig:
       num_radial_features: radial functions of the distances between atoms, which the pair MLPs then
         see together with the time, and which give forces on atoms and cell (`models.neighbours`);
         0, the paper's choice, disables them. Needs scale_by_num_atoms.
+      fade_images: let these functions fade out beyond one cell vector, so that none jumps where two
+        atoms are half a cell apart.
       num_rank_features: cosines of a property's rank in the training data, embedded with its value
         (`models.embeddings.rank_features`); 0, the paper's choice, disables them.
       dtype: of the activations in the blocks: "float32", or "bfloat16" for accelerators with fast
@@ -136,6 +138,7 @@ class DenoiserConfig:
     pair_hidden_width: int = 64
     mean_free_score: bool = True
     num_radial_features: int = 0
+    fade_images: bool = False
     num_rank_features: int = 0
     dtype: str = "float32"
 
@@ -280,17 +283,20 @@ class SamplingConfig:
         units.
       renoising_steps: steps of renoising at each time that decides on the structure, which replace
         the corrector, see `sampling.renoising`; 0 uses the paper's corrector.
+      averaging_rounds: rounds of averaged denoising at the end, see `sampling.averaging`; 0, the
+        paper's choice, ends with the last step.
       sizes_by_property: draw numbers of atoms from p(N | requested property); False draws them
         from p(N) of the training data.
     """
 
     corrector_step_size: float = 1e-6
     renoising_steps: int = 0
+    averaging_rounds: int = 0
     sizes_by_property: bool = True
 
     def __post_init__(self) -> None:
         """Rejects negative steps."""
-        _check_range(self, "corrector_step_size", "renoising_steps", least=0)
+        _check_range(self, "corrector_step_size", "renoising_steps", "averaging_rounds", least=0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -74,6 +74,8 @@ class Request:
       corrector_step_size: step size of the Langevin corrector; 0 disables it.
       renoising_steps: renoising steps at each time that decides on the structure
         (`sampling.renoising`); 0 disables them.
+      averaging_rounds: rounds of averaged denoising at the end (`sampling.averaging`); 0 disables
+        it.
       elements: symbols of the allowed elements, None for all that the model knows.
       chemical_system: like `elements`, and each of them in each crystal.
       num_atoms: atoms in every crystal, None to draw it as in the training data.
@@ -100,6 +102,7 @@ class Request:
     num_steps: int
     corrector_step_size: float
     renoising_steps: int
+    averaging_rounds: int = 0
     elements: tuple[str, ...] | None = None
     chemical_system: tuple[str, ...] | None = None
     num_atoms: int | None = None

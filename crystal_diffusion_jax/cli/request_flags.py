@@ -68,6 +68,11 @@ _FLAGS: dict[str, dict[str, Any]] = {
         "help": "instead of the corrector (default: the model's; for formulas "
         f"{PREDICTION_RENOISING_STEPS})",
     },
+    "averaging_rounds": {
+        "type": int,
+        "metavar": "K",
+        "help": "of averaged denoising at the end (default: the model's)",
+    },
     "seed": {"type": int, "default": 0, "help": "seed of all noise (default: %(default)s)"},
     "elements": {"help": "only these elements, for example Ba,Ti,O (default: all)"},
     "chemical_system": {

@@ -12,7 +12,7 @@ from crystal_diffusion_jax.diffusion import joint, second_order
 from crystal_diffusion_jax.diffusion.joint import Denoise
 from crystal_diffusion_jax.diffusion.schedules import NoiseSchedule
 from crystal_diffusion_jax.request import ANCESTRAL, SECOND_ORDER, Solver
-from crystal_diffusion_jax.sampling import renoising
+from crystal_diffusion_jax.sampling import averaging, renoising
 
 # The current crystals, and the estimate carried along by the second-order solver.
 State = tuple[Crystals, second_order.CleanEstimate | None]
@@ -30,6 +30,7 @@ def reverse_chain(
     solver: Solver = ANCESTRAL,
     use_corrector: bool = True,
     renoising_steps: int = 0,
+    averaging_rounds: int = 0,
     given: Crystals | None = None,
     start: int | Array | None = None,
 ) -> tuple[State, Step]:
@@ -79,7 +80,14 @@ def reverse_chain(
             crystals, previous = second_order.step(
                 here, crystals, prediction, previous, t, s, schedule
             )
-        return (joint.wrapped(with_given_species(crystals)), previous), None
+        crystals = joint.wrapped(with_given_species(crystals))
+        if averaging_rounds:
+            rounds = jnp.where(interval[1] == 0, averaging_rounds, 0)
+            keys_now = fold(fold(keys, interval[0]), 3)
+            crystals = joint.wrapped(
+                averaging.averaged(denoise, keys_now, crystals, rounds, schedule)
+            )
+        return (crystals, previous), None
 
     def with_given_species(crystals: Crystals) -> Crystals:
         return crystals if given is None else dataclasses.replace(crystals, species=given.species)

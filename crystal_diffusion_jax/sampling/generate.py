@@ -16,6 +16,7 @@ from crystal_diffusion_jax.data.buckets import bucket_sizes
 from crystal_diffusion_jax.diffusion.schedules import sampling_times
 from crystal_diffusion_jax.request import Request, SampledBatch, Trajectory
 from crystal_diffusion_jax.runtime import devices
+from crystal_diffusion_jax.sampling import averaging
 from crystal_diffusion_jax.sampling.chain import last_state
 from crystal_diffusion_jax.sampling.compositions import compositions
 from crystal_diffusion_jax.sampling.conditions import (
@@ -94,6 +95,7 @@ def generate(
             request.solver,
             use_corrector,
             request.renoising_steps,
+            request.averaging_rounds,
             # Given species are not drawn.
             common_oxidation_states(statistics.vocabulary)
             if request.charge_balance and given is None
@@ -107,6 +109,7 @@ def generate(
             kept_times = times[saved_steps(len(times) - 1, trajectory)]
         calls = (len(times) - 1) * (2 if use_corrector else 1)
         calls += num_renoised(times[:-1], model.config.noise) * request.renoising_steps
+        calls += averaging.CALLS * request.averaging_rounds
         return sample, kept_times, calls * (2 if request.guidance else 1)
 
     begin, todo, done = time.monotonic(), len(remaining), sum(sink.counts())

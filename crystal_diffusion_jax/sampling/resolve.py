@@ -36,6 +36,7 @@ def resolve(
     num_steps: int | None = None,
     corrector_step_size: float | None = None,
     renoising_steps: int | None = None,
+    averaging_rounds: int | None = None,
     elements: str | None = None,
     chemical_system: str | None = None,
     num_atoms: int | None = None,
@@ -54,7 +55,7 @@ def resolve(
       target: see `parse.parse_target`.
       num: crystals of each formula, or of all without formulas; as all arguments not listed here,
         see `request.Request`.
-      solver: as `num_steps`, `corrector_step_size` and `renoising_steps`, see
+      solver: as `num_steps`, `corrector_step_size`, `renoising_steps` and `averaging_rounds`, see
         `solver_settings.solver_settings`.
       elements: symbols like "Ba,Ti,O".
       chemical_system: symbols like "Ba-Ti-O", instead of `elements`.
@@ -100,7 +101,13 @@ def resolve(
             )
     predicts = bool(formulas) or (chemical_system is not None and model.predicts)
     settings = solver_settings(
-        config, predicts, solver, num_steps, corrector_step_size, renoising_steps
+        config,
+        predicts,
+        solver,
+        num_steps,
+        corrector_step_size,
+        renoising_steps,
+        averaging_rounds,
     )
     request = Request(
         model=name,

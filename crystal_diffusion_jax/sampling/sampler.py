@@ -73,6 +73,7 @@ def make_sampler(
     solver: Solver = ANCESTRAL,
     use_corrector: bool = True,
     renoising_steps: int = 0,
+    averaging_rounds: int = 0,
     oxidation_states: tuple[tuple[int, ...], ...] | None = None,
     start: int = 0,
     process: Process = last_state,
@@ -141,6 +142,7 @@ def make_sampler(
                 solver,
                 use_corrector,
                 renoising_steps,
+                averaging_rounds,
                 given,
                 times[0] if start else None,
             )

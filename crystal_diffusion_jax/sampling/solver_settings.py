@@ -16,6 +16,7 @@ from crystal_diffusion_jax.request import (
 
 # More take hours, and are surely a mistake.
 MAX_RENOISING_STEPS = 1000
+MAX_AVERAGING_ROUNDS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +27,7 @@ class SolverSettings:
     num_steps: int
     corrector_step_size: float
     renoising_steps: int
+    averaging_rounds: int
 
 
 def solver_settings(
@@ -35,6 +37,7 @@ def solver_settings(
     num_steps: int | None,
     corrector_step_size: float | None,
     renoising_steps: int | None,
+    averaging_rounds: int | None,
 ) -> SolverSettings:
     """Fills in the settings that are None.
 
@@ -49,6 +52,7 @@ def solver_settings(
       renoising_steps: by default those of the config with the ancestral solver; with the
         second-order solver 0, and `PREDICTION_RENOISING_STEPS` for given compositions; 0 with a
         given `corrector_step_size`.
+      averaging_rounds: by default those of the config.
 
     Raises:
       UserError: a value out of range, or two that exclude each other; it names the flag.
@@ -69,6 +73,8 @@ def solver_settings(
         renoising_steps = default_renoising if corrector_step_size is None else 0
     if renoising_steps:
         default_step_size = 0.0
+    if averaging_rounds is None:
+        averaging_rounds = config.sampling.averaging_rounds
     if num_steps is None:
         num_steps = min(default_steps, trained_steps)
     if corrector_step_size is None:
@@ -76,9 +82,12 @@ def solver_settings(
     require_between("num_steps", num_steps, 1, trained_steps)
     require_between("corrector_step_size", corrector_step_size, 0, float("inf"))
     require_between("renoising_steps", renoising_steps, 0, MAX_RENOISING_STEPS)
+    require_between("averaging_rounds", averaging_rounds, 0, MAX_AVERAGING_ROUNDS)
     if corrector_step_size and renoising_steps:
         raise UserError(
             "--renoising_steps replace the corrector that --corrector_step_size is for: give only "
             "one of them"
         )
-    return SolverSettings(solver, num_steps, float(corrector_step_size), renoising_steps)
+    return SolverSettings(
+        solver, num_steps, float(corrector_step_size), renoising_steps, averaging_rounds
+    )
