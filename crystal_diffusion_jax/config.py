@@ -121,8 +121,6 @@ class DenoiserConfig:
       num_radial_features: radial functions of the distances between atoms, which the pair MLPs then
         see together with the time, and which give forces on atoms and cell (`models.neighbours`);
         0, the paper's choice, disables them. Needs scale_by_num_atoms.
-      fade_images: let these functions fade out beyond one cell vector, so that none jumps where two
-        atoms are half a cell apart.
       num_rank_features: cosines of a property's rank in the training data, embedded with its value
         (`models.embeddings.rank_features`); 0, the paper's choice, disables them.
       dtype: of the activations in the blocks: "float32", or "bfloat16" for accelerators with fast
@@ -138,7 +136,6 @@ class DenoiserConfig:
     pair_hidden_width: int = 64
     mean_free_score: bool = True
     num_radial_features: int = 0
-    fade_images: bool = False
     num_rank_features: int = 0
     dtype: str = "float32"
 

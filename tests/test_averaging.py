@@ -122,16 +122,16 @@ def with_default(model: TrainedModel, rounds: int) -> TrainedModel:
     ],
 )
 def test_a_request_takes_the_models_rounds_unless_it_says_how_many(
-    model, default, asked: dict[str, Any], rounds
+    tiny_model: TrainedModel, default: int, asked: dict[str, Any], rounds: int
 ):
-    request = resolve(with_default(model, default), "m", num=1, **asked)
+    request = resolve(with_default(tiny_model, default), "m", num=1, **asked)
     assert request.averaging_rounds == rounds
 
 
 @pytest.mark.parametrize("rounds", [-1, 1001])
-def test_rounds_out_of_range_are_refused(model, rounds):
+def test_rounds_out_of_range_are_refused(tiny_model: TrainedModel, rounds: int):
     with pytest.raises(UserError, match=f"--averaging_rounds={rounds} must be within 0 .. 1000"):
-        resolve(model, "m", num=1, averaging_rounds=rounds)
+        resolve(tiny_model, "m", num=1, averaging_rounds=rounds)
 
 
 def test_a_config_refuses_negative_rounds():

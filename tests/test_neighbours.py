@@ -21,25 +21,16 @@ def crystals() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return rng.random((2, 4, 3)), lattice, mask
 
 
-neighbours_from = jax.jit(find_neighbours, static_argnums=(3, 4))
+neighbours_from = jax.jit(find_neighbours, static_argnums=3)
 
 
-def neighbours_of(
-    frac_coords: np.ndarray, lattice: np.ndarray, mask: np.ndarray, fade_images: bool = False
-) -> Neighbours:
+def neighbours_of(frac_coords: np.ndarray, lattice: np.ndarray, mask: np.ndarray) -> Neighbours:
     arrays = (frac_coords.astype(np.float32), lattice.astype(np.float32), mask.astype(bool))
-    return neighbours_from(*arrays, NUM_RADIAL, fade_images)
+    return neighbours_from(*arrays, NUM_RADIAL)
 
 
-def features(
-    frac_coords: np.ndarray, lattice: np.ndarray, mask: np.ndarray, fade_images: bool = False
-) -> np.ndarray:
-    return np.asarray(neighbours_of(frac_coords, lattice, mask, fade_images).pairs)
-
-
-def fading(offset: np.ndarray) -> float:
-    beyond = np.clip(2.0 * (np.abs(offset) - 1.0), 0.0, 1.0)
-    return float(np.prod((1.0 - beyond**2) ** 2))
+def features(frac_coords: np.ndarray, lattice: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    return np.asarray(neighbours_of(frac_coords, lattice, mask).pairs)
 
 
 def bump(distance: float, centre: float) -> float:
@@ -47,10 +38,9 @@ def bump(distance: float, centre: float) -> float:
     return max(0.0, 1.0 - ((distance - centre) / width) ** 2) ** 2
 
 
-@pytest.mark.parametrize("fade_images", [False, True])
-def test_features_are_sums_over_the_27_nearest_images(fade_images):
+def test_features_are_sums_over_the_27_nearest_images():
     frac_coords, lattice, mask = crystals()
-    found = features(frac_coords, lattice, mask, fade_images).reshape(2, 4, 4, NUM_RADIAL, 4).swapaxes(-1, -2)
+    found = features(frac_coords, lattice, mask).reshape(2, 4, 4, NUM_RADIAL, 4).swapaxes(-1, -2)
     centres = [CUTOFF * m / NUM_RADIAL for m in range(1, NUM_RADIAL + 1)]
     for b, count in enumerate(NUM_ATOMS):
         unit = count ** (1 / 3)
@@ -63,7 +53,7 @@ def test_features_are_sums_over_the_27_nearest_images(fade_images):
                 offset = nearest + image
                 distance = float(np.linalg.norm(cell.get_cartesian_coords(offset)))
                 for m, centre in enumerate(centres):
-                    weight = bump(distance, centre) * (fading(offset) if fade_images else 1.0)
+                    weight = bump(distance, centre)
                     expected[:, m] += weight * np.array([1.0, *(unit * offset)])
             np.testing.assert_allclose(found[b, i, j], expected, rtol=1e-4, atol=1e-4)
 
@@ -77,19 +67,6 @@ def test_neither_orientation_nor_shifts_nor_other_cells_of_an_atom_matter(handed
     moved[:, 1] += [1, -2, 3]
     after = features(moved, lattice @ rotation * handedness, mask)
     np.testing.assert_allclose(after, before, atol=1e-4)
-
-
-@pytest.mark.parametrize("fade_images", [False, True])
-def test_atoms_half_a_cell_apart_see_no_jump_if_images_fade(fade_images):
-    frac_coords = np.zeros((2, 2, 3))
-    frac_coords[:, 1] = [0.5, 0.2, 0.3]
-    frac_coords[0, 1, 0] -= 1e-5
-    frac_coords[1, 1, 0] += 1e-5
-    lattice = np.stack([0.5 * np.eye(3)] * 2)  # shorter than the cutoff
-    before, after = features(frac_coords, lattice, np.ones((2, 2)), fade_images)
-    assert (np.abs(after - before).max() > 0.1) != fade_images
-    if fade_images:
-        np.testing.assert_allclose(after, before, atol=1e-3)
 
 
 def test_the_swapped_pair_has_the_same_distances_and_opposite_directions():

@@ -130,11 +130,7 @@ class Denoiser(nn.Module):
         of_crystal = gram_features(crystals.lattice)
         if config.num_radial_features:
             neighbours = find_neighbours(
-                crystals.frac_coords,
-                crystals.lattice,
-                mask,
-                config.num_radial_features,
-                config.fade_images,
+                crystals.frac_coords, crystals.lattice, mask, config.num_radial_features
             )
             features = jnp.concatenate([features, neighbours.pairs], axis=-1)
             of_crystal = jnp.concatenate([of_crystal, time], axis=-1)

@@ -40,10 +40,6 @@ class Neighbours:
     matrix, hence not on the cell's orientation. The sums per atom, over all j and k, are divided by
     1 + 2 c_m^2 + sum R_m, so that they stay of order 1 in the dense cells of pure noise.
 
-    In cells shorter than the cutoff, the image at d + k = 3/2 along an axis is replaced by that at
-    -3/2 when d passes 1/2, where atoms of symmetric crystals sit. Faded images have a further
-    factor, 1 up to |d + k| = 1 and 0 from 3/2 on along every axis, so that nothing jumps.
-
     Attributes:
       pairs: sum_k R_m(r) and sum_k R_m(r) u; 4 M features.
       pull: sum R_m(r) u: a force along the bonds, in lattice coordinates.
@@ -60,7 +56,6 @@ def find_neighbours(
     lattice: Float[Array, "crystals 3 3"],
     mask: Bool[Array, "crystals atoms"],
     num_radial_features: int,
-    fade_images: bool = False,
 ) -> Neighbours:
     """Sums over pairs and their periodic images, in M = `num_radial_features` shells.
 
@@ -85,8 +80,6 @@ def find_neighbours(
     centres = spacing * jnp.arange(1, num_radial_features + 1)
     steps = (distance[..., None, :] - centres[:, None]) / (1.5 * spacing)  # [B, i, j, M, 27]
     radial = jnp.square(jnp.maximum(0.0, 1.0 - jnp.square(steps)))
-    if fade_images:
-        radial *= stored(_fading(nearest))[..., None, :]
     summed = jnp.matmul(radial, jnp.asarray(_SUMS), precision=jax.lax.Precision.HIGHEST)
     count, first, second = summed[..., :1], summed[..., 1:4], summed[..., 4:]  # [B, i, j, M, _]
     near = nearest[..., None, :]
@@ -103,16 +96,6 @@ def find_neighbours(
         pull=share * unit * jnp.sum(real * direction, axis=2),
         strain=share * jnp.square(unit) / squared_centres * jnp.sum(real * product, axis=2),
     )
-
-
-def _fading(
-    nearest: Float[Array, "crystals atoms atoms 3"],
-) -> Float[Array, "crystals atoms atoms 27"]:
-    """The product over axes of (1 - x^2)^2, x = 2 (|d + k| - 1) clipped to [0, 1], per image."""
-    beyond = jnp.clip(2.0 * (jnp.abs(nearest[..., None] + np.arange(-1.0, 2.0)) - 1.0), 0.0, 1.0)
-    a, b, c = jnp.moveaxis(jnp.square(1.0 - jnp.square(beyond)), -2, 0)
-    product = a[..., :, None, None] * b[..., None, :, None] * c[..., None, None, :]
-    return product.reshape(*nearest.shape[:-1], len(_IMAGES))
 
 
 def virial(

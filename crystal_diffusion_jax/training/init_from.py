@@ -79,7 +79,7 @@ def _architecture(config: ExperimentConfig) -> dict[str, Any]:
         f"{section}.{name}": value
         for section in ("model", "noise")
         for name, value in fields[section].items()
-        if name not in ("dtype", "fade_images")  # of activations and features, not of weights
+        if name != "dtype"  # of activations
     }
 
 
