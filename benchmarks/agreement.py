@@ -20,10 +20,10 @@ from jax import Array
 from jax.sharding import AxisType, Mesh
 
 from benchmarks.speed import random_batch
+from crystal_diffusion_jax.config import SECOND_ORDER
 from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.diffusion.schedules import noise_schedule
 from crystal_diffusion_jax.models.embeddings import Condition
-from crystal_diffusion_jax.request import SECOND_ORDER
 from crystal_diffusion_jax.runtime import devices
 from crystal_diffusion_jax.sampling.sampler import make_sampler
 from crystal_diffusion_jax.structures.conversion import cell_defect, minimum_distance, to_structure

@@ -19,18 +19,13 @@ import numpy as np
 from pymatgen.core import Structure
 
 from crystal_diffusion_jax import trained_model
+from crystal_diffusion_jax.config import ANCESTRAL, SECOND_ORDER, Solver
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
 from crystal_diffusion_jax.evaluation.success_rate import success_rates
 from crystal_diffusion_jax.evaluation.validity import is_valid
 from crystal_diffusion_jax.oracles.predict import predict
 from crystal_diffusion_jax.report import pictures
-from crystal_diffusion_jax.request import (
-    ANCESTRAL,
-    FEW_STEPS_CORRECTOR,
-    SECOND_ORDER,
-    Solver,
-    draw_values,
-)
+from crystal_diffusion_jax.request import FEW_STEPS_CORRECTOR, draw_values
 from crystal_diffusion_jax.runtime import devices
 from crystal_diffusion_jax.runtime.files import replace_text
 from crystal_diffusion_jax.sampling.conditions import condition_arrays

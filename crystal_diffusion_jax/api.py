@@ -28,11 +28,10 @@ import numpy as np
 from pymatgen.core import Structure
 
 from crystal_diffusion_jax import trained_model
-from crystal_diffusion_jax.config import DataConfig
+from crystal_diffusion_jax.config import DataConfig, Solver
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
 from crystal_diffusion_jax.errors import UserError, did_you_mean
 from crystal_diffusion_jax.potentials.relaxation import CHGNET, Relaxation, RelaxSettings
-from crystal_diffusion_jax.request import Solver
 from crystal_diffusion_jax.runtime import compilation, devices
 from crystal_diffusion_jax.sampling.announcement import announcement
 from crystal_diffusion_jax.sampling.generate import generate
@@ -118,6 +117,7 @@ class Model:
         *,
         guidance: float = 0.0,
         seed: int = 0,
+        sampler: str | None = None,
         solver: Solver | None = None,
         num_steps: int | None = None,
         renoising_steps: int | None = None,
@@ -142,13 +142,13 @@ class Model:
             target.
           guidance: weight of classifier-free guidance; needs a target.
           seed: seed of all randomness.
-          solver: "ancestral", or "second_order" for a twentieth of the steps; by default ancestral,
-            and second order where formulas are given.
-          num_steps: steps of the reverse process; by default as trained, 50 in second order and
-            100 where formulas are given.
+          sampler: "paper" for the paper's 1000 steps of predictor and corrector; by default the
+            model's own settings, or those for formulas. The following arguments change one each.
+          solver: "ancestral", the paper's, or "second_order" for a twentieth of the steps.
+          num_steps: steps of the reverse process.
           renoising_steps: renoising steps at each time that decides on the structure, instead of
-            the corrector; by default the model's, 0 in second order and 5 where formulas are given.
-          averaging_rounds: rounds of averaged denoising at the end; by default the model's.
+            the corrector.
+          averaging_rounds: rounds of averaged denoising at the end.
           elements: the allowed elements, as "Ba,Ti,O" or ["Ba", "Ti", "O"].
           chemical_system: like `elements`, as "Ba-Ti-O" or a list, and each of them must occur. A
             model that knows formulas draws neutral ones first; of another, crystals that lack an
@@ -176,6 +176,7 @@ class Model:
             "num": num,
             "seed": seed,
             "guidance": guidance,
+            "sampler": sampler,
             "solver": solver,
             "num_steps": num_steps,
             "renoising_steps": renoising_steps,

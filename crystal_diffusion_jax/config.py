@@ -9,7 +9,7 @@ import inspect
 import math
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -98,6 +98,12 @@ class NoiseConfig:
 CONDITIONINGS = ("none", "cdi", "cds")
 
 DTYPES = ("float32", "bfloat16")
+
+# The paper's predictor, and the same with extrapolated predictions (`diffusion.second_order`).
+ANCESTRAL: Final = "ancestral"
+SECOND_ORDER: Final = "second_order"
+Solver = Literal["ancestral", "second_order"]
+SOLVERS: tuple[Solver, ...] = (ANCESTRAL, SECOND_ORDER)
 
 # Far more than crystals need. The network is traced to find the shapes of the weights, which must
 # not take minutes for a forged model.json.
@@ -276,6 +282,8 @@ class SamplingConfig:
     """Defaults of the sampler, stored with the model.
 
     Attributes:
+      solver: "ancestral", the paper's, or "second_order" (`diffusion.second_order`).
+      num_steps: steps of the reverse process; 0 for one at each time of the noise.
       corrector_step_size: step size of the Langevin corrector at t = 1, in squared fractional
         units.
       renoising_steps: steps of renoising at each time that decides on the structure, which replace
@@ -286,13 +294,18 @@ class SamplingConfig:
         from p(N) of the training data.
     """
 
+    solver: str = ANCESTRAL
+    num_steps: int = 0
     corrector_step_size: float = 1e-6
     renoising_steps: int = 0
     averaging_rounds: int = 0
     sizes_by_property: bool = True
 
     def __post_init__(self) -> None:
-        """Rejects negative steps."""
+        """Rejects unknown solvers and negative steps."""
+        if self.solver not in SOLVERS:
+            raise ValueError(f"solver must be one of {SOLVERS}, not {self.solver!r}")
+        _check_range(self, "num_steps", least=0)
         _check_range(self, "corrector_step_size", "renoising_steps", "averaging_rounds", least=0)
 
 

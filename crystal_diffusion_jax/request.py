@@ -7,19 +7,17 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 import numpy as np
 
 from crystal_diffusion_jax import commands
+from crystal_diffusion_jax.config import Solver
 from crystal_diffusion_jax.errors import printable
 
-# The paper's predictor, and the same with extrapolated predictions (`diffusion.second_order`).
-ANCESTRAL: Final = "ancestral"
-SECOND_ORDER: Final = "second_order"
-Solver = Literal["ancestral", "second_order"]
-SOLVERS: tuple[Solver, ...] = (ANCESTRAL, SECOND_ORDER)
+# The sampler of the paper: all times of the noise, ancestral steps, its corrector.
+PAPER: Final = "paper"
 # With this many second-order steps, and a corrector of this share of frac_sigma_min^2, crystals are
 # as good as those of the whole chain (docs/appendix/few_step_sampling.md).
 FEW_STEPS = 50

@@ -21,10 +21,10 @@ from matplotlib.figure import Figure
 from crystal_diffusion_jax import api
 from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.cli.request_flags import add_request_flags
+from crystal_diffusion_jax.config import ANCESTRAL
 from crystal_diffusion_jax.data.datasets import DatasetSpec
 from crystal_diffusion_jax.errors import require_between
 from crystal_diffusion_jax.evaluation.success_rate import NAMES
-from crystal_diffusion_jax.request import ANCESTRAL
 from crystal_diffusion_jax.runtime.lock import exclusive
 from crystal_diffusion_jax.structures.limits import MAX_CRYSTALS
 from studies import measurement, plots, records

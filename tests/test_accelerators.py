@@ -24,6 +24,8 @@ from crystal_diffusion_jax.config import (
     CONDITIONINGS,
     MUON,
     OPTIMIZERS,
+    SECOND_ORDER,
+    SOLVERS,
     DenoiserConfig,
     LossConfig,
     NoiseConfig,
@@ -35,7 +37,6 @@ from crystal_diffusion_jax.models.denoiser import Denoiser
 from crystal_diffusion_jax.models.embeddings import Condition
 from crystal_diffusion_jax.oracles import dimenet
 from crystal_diffusion_jax.oracles.batching import BatchShape, CrystalGraph, pad
-from crystal_diffusion_jax.request import SECOND_ORDER, SOLVERS
 from crystal_diffusion_jax.runtime import devices
 from crystal_diffusion_jax.sampling.sampler import make_sampler
 from crystal_diffusion_jax.sampling.trajectory import recording

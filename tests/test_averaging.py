@@ -8,13 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from crystal_diffusion_jax.config import SamplingConfig
+from crystal_diffusion_jax.config import SECOND_ORDER, SamplingConfig
 from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.diffusion import coordinates
 from crystal_diffusion_jax.diffusion.joint import Prediction
 from crystal_diffusion_jax.diffusion.schedules import per_crystal, sampling_times
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.request import SECOND_ORDER
 from crystal_diffusion_jax.sampling.averaging import CALLS, averaged
 from crystal_diffusion_jax.sampling.resolve import resolve
 from crystal_diffusion_jax.trained_model import TrainedModel

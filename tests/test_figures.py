@@ -12,10 +12,10 @@ from pymatgen.core import Structure
 
 from crystal_diffusion_jax import api, trained_model
 from crystal_diffusion_jax.cli import program
+from crystal_diffusion_jax.config import ANCESTRAL
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.oracles.predict import Predictions
-from crystal_diffusion_jax.request import ANCESTRAL
 from studies import figures, measurement, plots
 from studies.figures import make_requests, pictures, summary
 from studies.measurement import Arguments, Measurement, Training, dataset_of, score

@@ -13,18 +13,11 @@ import pytest
 
 from crystal_diffusion_jax.cli import sample
 from crystal_diffusion_jax.cli.request_flags import requested
-from crystal_diffusion_jax.config import LossConfig
+from crystal_diffusion_jax.config import ANCESTRAL, SECOND_ORDER, LossConfig
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.chosen_rows import chosen_rows
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.request import (
-    ANCESTRAL,
-    SECOND_ORDER,
-    TEMPLATE_START_TIME,
-    FormulaRequest,
-    Request,
-    draw_values,
-)
+from crystal_diffusion_jax.request import TEMPLATE_START_TIME, FormulaRequest, Request, draw_values
 from crystal_diffusion_jax.sampling import formulas as module
 from crystal_diffusion_jax.sampling.compositions import compositions
 from crystal_diffusion_jax.sampling.resolve import resolve, warnings

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from crystal_diffusion_jax.config import ANCESTRAL
 from crystal_diffusion_jax.crystals import Crystals
-from crystal_diffusion_jax.request import ANCESTRAL, Request
+from crystal_diffusion_jax.request import Request
 from crystal_diffusion_jax.sampling.generate import batches, generate
 from crystal_diffusion_jax.structures.store import Samples, read_samples
 from crystal_diffusion_jax.trained_model import TrainedModel

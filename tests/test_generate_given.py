@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from crystal_diffusion_jax.config import ANCESTRAL
 from crystal_diffusion_jax.data import training_crystals
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.templates import Templates
 from crystal_diffusion_jax.diffusion.schedules import cosine_alpha_bar
-from crystal_diffusion_jax.request import ANCESTRAL
 from crystal_diffusion_jax.sampling import generate as generate_module
 from crystal_diffusion_jax.sampling.compositions import compositions
 from crystal_diffusion_jax.sampling.generate import generate

@@ -9,14 +9,20 @@ import pytest
 from jax import Array
 
 from crystal_diffusion_jax import denoising
-from crystal_diffusion_jax.config import CONDITIONINGS, DenoiserConfig, LossConfig, NoiseConfig
+from crystal_diffusion_jax.config import (
+    ANCESTRAL,
+    CONDITIONINGS,
+    SECOND_ORDER,
+    DenoiserConfig,
+    LossConfig,
+    NoiseConfig,
+)
 from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.diffusion import joint, species
 from crystal_diffusion_jax.diffusion.joint import Prediction
 from crystal_diffusion_jax.diffusion.schedules import noise_schedule, sampling_times
 from crystal_diffusion_jax.models.denoiser import Denoiser
 from crystal_diffusion_jax.models.embeddings import Condition
-from crystal_diffusion_jax.request import ANCESTRAL, SECOND_ORDER
 from crystal_diffusion_jax.runtime import devices
 from crystal_diffusion_jax.sampling.chain import reverse_chain
 from crystal_diffusion_jax.sampling.guidance import guided

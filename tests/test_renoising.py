@@ -8,13 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from crystal_diffusion_jax.config import NoiseConfig, SamplingConfig
+from crystal_diffusion_jax.config import ANCESTRAL, SECOND_ORDER, NoiseConfig, SamplingConfig
 from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.diffusion import coordinates, second_order
 from crystal_diffusion_jax.diffusion.joint import Prediction
 from crystal_diffusion_jax.diffusion.schedules import sampling_times
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.request import ANCESTRAL, SECOND_ORDER
 from crystal_diffusion_jax.sampling.renoising import num_renoised, renoise
 from crystal_diffusion_jax.sampling.resolve import resolve
 from crystal_diffusion_jax.trained_model import TrainedModel

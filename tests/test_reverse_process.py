@@ -10,6 +10,7 @@ import pytest
 from jax import Array
 from scipy import stats
 
+from crystal_diffusion_jax.config import ANCESTRAL, SECOND_ORDER, Solver
 from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.diffusion import wrapped_normal
 from crystal_diffusion_jax.diffusion.joint import Denoise, Prediction
@@ -18,7 +19,6 @@ from crystal_diffusion_jax.diffusion.schedules import (
     cosine_alpha_bar,
     sampling_times,
 )
-from crystal_diffusion_jax.request import ANCESTRAL, SECOND_ORDER, Solver
 from tests.reverse_process import reverse_process
 
 NUM_SPECIES = 4

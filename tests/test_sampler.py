@@ -14,12 +14,11 @@ import numpy as np
 import pytest
 from jax import Array
 
-from crystal_diffusion_jax.config import DenoiserConfig, NoiseConfig, SamplingConfig
+from crystal_diffusion_jax.config import SECOND_ORDER, DenoiserConfig, NoiseConfig, SamplingConfig
 from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.diffusion.joint import Prediction
 from crystal_diffusion_jax.models.denoiser import Denoiser
 from crystal_diffusion_jax.models.embeddings import Condition
-from crystal_diffusion_jax.request import SECOND_ORDER
 from crystal_diffusion_jax.runtime import devices
 from crystal_diffusion_jax.sampling.guidance import guided, mark_undefined_species
 from crystal_diffusion_jax.sampling.sampler import Sampler, make_sampler

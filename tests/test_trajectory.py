@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from jax import Array
 
+from crystal_diffusion_jax.config import ANCESTRAL, SECOND_ORDER
 from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.diffusion import second_order
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.request import ANCESTRAL, SECOND_ORDER, Trajectory
+from crystal_diffusion_jax.request import Trajectory
 from crystal_diffusion_jax.sampling import trajectory
 from crystal_diffusion_jax.sampling.chain import State, last_state
 from crystal_diffusion_jax.sampling.generate import generate

@@ -12,8 +12,9 @@ from pymatgen.core import Element, Lattice, Structure
 
 from crystal_diffusion_jax import config as config_module
 from crystal_diffusion_jax import trained_model
+from crystal_diffusion_jax.config import ANCESTRAL
 from crystal_diffusion_jax.oracles.predict import Predictions
-from crystal_diffusion_jax.request import ANCESTRAL, Request
+from crystal_diffusion_jax.request import Request
 from crystal_diffusion_jax.structures.sampled_crystals import SampledCrystals
 from crystal_diffusion_jax.trained_model import TrainedModel
 from crystal_diffusion_jax.training.checkpoints import Checkpoints

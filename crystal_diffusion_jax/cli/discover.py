@@ -19,7 +19,9 @@ from crystal_diffusion_jax.errors import require_between
 
 # The others are for those who compare samplers.
 _REQUEST = tuple(
-    name for name in ALL if name not in ("corrector_step_size", "renoising_steps", "symprec")
+    name
+    for name in ALL
+    if name not in ("corrector_step_size", "renoising_steps", "averaging_rounds", "symprec")
 )
 
 

@@ -4,13 +4,11 @@ import argparse
 from typing import Any
 
 from crystal_diffusion_jax.cli.program import Parser
+from crystal_diffusion_jax.config import ANCESTRAL, SECOND_ORDER, SOLVERS
 from crystal_diffusion_jax.request import (
-    ANCESTRAL,
-    FEW_STEPS,
+    PAPER,
     PREDICTION_RENOISING_STEPS,
     PREDICTION_STEPS,
-    SECOND_ORDER,
-    SOLVERS,
     Part,
 )
 
@@ -40,22 +38,26 @@ _FLAGS: dict[str, dict[str, Any]] = {
     },
     "start": {
         "metavar": "START",
-        "help": "template or template:T: not noise, but known crystals, elements exchanged",
+        "help": "template or template:T: from known crystals, with elements exchanged",
     },
     "guidance": {
         "type": float,
         "default": 0.0,
         "help": "weight of classifier-free guidance; 0 disables it (default: %(default)s)",
     },
+    "sampler": {
+        "choices": (PAPER,),
+        "metavar": "SAMPLER",
+        "help": f"{PAPER}: its 1000 predictor-corrector steps (default: the model's)",
+    },
     "solver": {
         "choices": SOLVERS,
         "metavar": "SOLVER",
-        "help": f"{ANCESTRAL} (default), or {SECOND_ORDER} (default for formulas)",
+        "help": f"{ANCESTRAL} or {SECOND_ORDER} (default: the model's)",
     },
     "num_steps": {
         "type": int,
-        "help": f"sampling steps (default: as trained; {SECOND_ORDER} {FEW_STEPS}, formulas "
-        f"{PREDICTION_STEPS})",
+        "help": f"sampling steps (default: the model's; for formulas {PREDICTION_STEPS})",
     },
     "corrector_step_size": {
         "type": float,

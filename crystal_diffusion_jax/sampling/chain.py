@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from crystal_diffusion_jax.config import ANCESTRAL, SECOND_ORDER, Solver
 from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.diffusion import joint, second_order
 from crystal_diffusion_jax.diffusion.joint import Denoise
 from crystal_diffusion_jax.diffusion.schedules import NoiseSchedule
-from crystal_diffusion_jax.request import ANCESTRAL, SECOND_ORDER, Solver
 from crystal_diffusion_jax.sampling import averaging, renoising
 
 # The current crystals, and the estimate carried along by the second-order solver.

@@ -3,9 +3,10 @@
 import dataclasses
 import math
 
+from crystal_diffusion_jax.config import Solver
 from crystal_diffusion_jax.data.arrays import DatasetStatistics
 from crystal_diffusion_jax.errors import UserError, require_between
-from crystal_diffusion_jax.request import TEMPLATE, Request, Solver, range_text
+from crystal_diffusion_jax.request import TEMPLATE, Request, range_text
 from crystal_diffusion_jax.sampling import charges
 from crystal_diffusion_jax.sampling.compositions import chemical_system as system_of
 from crystal_diffusion_jax.sampling.compositions import compositions
@@ -32,6 +33,7 @@ def resolve(
     num: int,
     seed: int = 0,
     guidance: float = 0.0,
+    sampler: str | None = None,
     solver: Solver | None = None,
     num_steps: int | None = None,
     corrector_step_size: float | None = None,
@@ -55,8 +57,7 @@ def resolve(
       target: see `parse.parse_target`.
       num: crystals of each formula, or of all without formulas; as all arguments not listed here,
         see `request.Request`.
-      solver: as `num_steps`, `corrector_step_size`, `renoising_steps` and `averaging_rounds`, see
-        `solver_settings.solver_settings`.
+      sampler: like the five after it, see `solver_settings.solver_settings`.
       elements: symbols like "Ba,Ti,O".
       chemical_system: symbols like "Ba-Ti-O", instead of `elements`.
       formula: see `formulas.requested_formulas`.
@@ -103,6 +104,7 @@ def resolve(
     settings = solver_settings(
         config,
         predicts,
+        sampler,
         solver,
         num_steps,
         corrector_step_size,

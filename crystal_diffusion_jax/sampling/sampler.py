@@ -10,13 +10,12 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from crystal_diffusion_jax import denoising
-from crystal_diffusion_jax.config import NoiseConfig
+from crystal_diffusion_jax.config import ANCESTRAL, NoiseConfig, Solver
 from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.diffusion.joint import Prediction
 from crystal_diffusion_jax.diffusion.schedules import noise_schedule, sampling_times
 from crystal_diffusion_jax.models.denoiser import Denoiser
 from crystal_diffusion_jax.models.embeddings import Condition
-from crystal_diffusion_jax.request import ANCESTRAL, Solver
 from crystal_diffusion_jax.runtime import parallel
 from crystal_diffusion_jax.sampling import charges
 from crystal_diffusion_jax.sampling.chain import State, Step, last_state, reverse_chain

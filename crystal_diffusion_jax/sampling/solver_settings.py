@@ -1,17 +1,15 @@
-"""The defaults of the solver: the model's, those for few steps, and those for given formulas."""
+"""The defaults of the solver: the model's, the paper's, and those for few steps or formulas."""
 
 import dataclasses
 
-from crystal_diffusion_jax.config import ExperimentConfig
+from crystal_diffusion_jax.config import ANCESTRAL, SECOND_ORDER, ExperimentConfig, Solver
 from crystal_diffusion_jax.errors import UserError, require_between
 from crystal_diffusion_jax.request import (
-    ANCESTRAL,
     FEW_STEPS,
     FEW_STEPS_CORRECTOR,
+    PAPER,
     PREDICTION_RENOISING_STEPS,
     PREDICTION_STEPS,
-    SECOND_ORDER,
-    Solver,
 )
 
 # More take hours, and are surely a mistake.
@@ -33,6 +31,7 @@ class SolverSettings:
 def solver_settings(
     config: ExperimentConfig,
     predicts: bool,
+    sampler: str | None,
     solver: Solver | None,
     num_steps: int | None,
     corrector_step_size: float | None,
@@ -44,41 +43,70 @@ def solver_settings(
     Args:
       config: of the model.
       predicts: whether compositions are given.
-      solver: by default ancestral, or second order where compositions are given.
-      num_steps: by default as trained; with the second-order solver `FEW_STEPS`, and
-        `PREDICTION_STEPS` for given compositions.
+      sampler: "paper" for the paper's predictor and corrector at all times of the noise, unless
+        another argument says otherwise; None for the defaults below.
+      solver: by default the model's, or second order where compositions are given.
+      num_steps: by default the model's with the model's solver; with the other one `FEW_STEPS` in
+        second order, and all times of the noise in ancestral steps; `PREDICTION_STEPS` for given
+        compositions.
       corrector_step_size: by default that of the config, larger with the second-order solver, 0
         with renoising steps, which take the corrector's place.
-      renoising_steps: by default those of the config with the ancestral solver; with the
-        second-order solver 0, and `PREDICTION_RENOISING_STEPS` for given compositions; 0 with a
-        given `corrector_step_size`.
-      averaging_rounds: by default those of the config.
+      renoising_steps: by default the model's with the model's solver or the ancestral one, else 0;
+        `PREDICTION_RENOISING_STEPS` for given compositions; 0 with a given `corrector_step_size`.
+      averaging_rounds: by default the model's.
 
     Raises:
       UserError: a value out of range, or two that exclude each other; it names the flag.
     """
-    trained_steps = config.noise.num_steps
-    default_steps, default_step_size = trained_steps, config.sampling.corrector_step_size
-    default_renoising = config.sampling.renoising_steps
+    trained_steps, own = config.noise.num_steps, config.sampling
+    own_solver: Solver = SECOND_ORDER if own.solver == SECOND_ORDER else ANCESTRAL
+    if sampler not in (None, PAPER):
+        raise UserError(f"--sampler={sampler} is unknown; {PAPER} is the only one with a name")
+    default = SolverSettings(
+        solver=own_solver,
+        num_steps=own.num_steps or trained_steps,
+        corrector_step_size=own.corrector_step_size,
+        renoising_steps=own.renoising_steps,
+        averaging_rounds=own.averaging_rounds,
+    )
+    if sampler == PAPER:
+        default = dataclasses.replace(
+            default,
+            solver=ANCESTRAL,
+            num_steps=trained_steps,
+            renoising_steps=0,
+            averaging_rounds=0,
+        )
+    elif predicts:
+        default = dataclasses.replace(
+            default,
+            solver=SECOND_ORDER,
+            num_steps=PREDICTION_STEPS,
+            renoising_steps=PREDICTION_RENOISING_STEPS,
+        )
+    if solver == ANCESTRAL and default.solver != ANCESTRAL:
+        default = dataclasses.replace(
+            default, num_steps=trained_steps, renoising_steps=own.renoising_steps
+        )
+    if solver == SECOND_ORDER and default.solver != SECOND_ORDER:
+        default = dataclasses.replace(default, num_steps=FEW_STEPS, renoising_steps=0)
     if solver is None:
-        solver = SECOND_ORDER if predicts else ANCESTRAL
+        solver = default.solver
+    step_size = default.corrector_step_size
     if solver == SECOND_ORDER:
-        default_steps, default_renoising = FEW_STEPS, 0
-        if predicts:
-            default_steps, default_renoising = PREDICTION_STEPS, PREDICTION_RENOISING_STEPS
         few_step_size = FEW_STEPS_CORRECTOR * config.noise.frac_sigma_min**2
         # Six digits, as people write it: 8e-06, not 8.000000000000001e-06.
-        default_step_size = float(f"{max(few_step_size, default_step_size):.6g}")
+        step_size = float(f"{max(few_step_size, step_size):.6g}")
     if renoising_steps is None:
-        renoising_steps = default_renoising if corrector_step_size is None else 0
+        renoising_steps = default.renoising_steps if corrector_step_size is None else 0
     if renoising_steps:
-        default_step_size = 0.0
-    if averaging_rounds is None:
-        averaging_rounds = config.sampling.averaging_rounds
+        step_size = 0.0
     if num_steps is None:
-        num_steps = min(default_steps, trained_steps)
+        num_steps = min(default.num_steps, trained_steps)
     if corrector_step_size is None:
-        corrector_step_size = default_step_size
+        corrector_step_size = step_size
+    if averaging_rounds is None:
+        averaging_rounds = default.averaging_rounds
     require_between("num_steps", num_steps, 1, trained_steps)
     require_between("corrector_step_size", corrector_step_size, 0, float("inf"))
     require_between("renoising_steps", renoising_steps, 0, MAX_RENOISING_STEPS)
