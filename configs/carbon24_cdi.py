@@ -39,7 +39,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.training.ema_decay = 0.9995
     config.training.tail_oversampling = 4
     config.sampling.corrector_step_size = 1e-5
-    config.sampling.renoising_steps = 5
+    config.sampling.update(renoising_steps=5, averaging_rounds=4)
 
     match variant:
         case "":
@@ -50,11 +50,10 @@ def get_config(variant: str = "") -> ConfigDict:
             config.model.update(width=64, num_blocks=3)
             config.training.update(num_steps=26_000, optimizer="adam", ema_decay=0.999)
             config.training.tail_oversampling = 1
-            config.sampling.renoising_steps = 0
             config.model.mean_free_score = False
             config.loss.species_cross_entropy = 0.0
             config.loss.condition_dropout = 0.0
-            config.sampling.sizes_by_property = False
+            config.sampling.update(renoising_steps=0, averaging_rounds=0, sizes_by_property=False)
         case "smoke":
             config.training.optimizer = "adam"
             config.noise.num_steps = 50

@@ -30,6 +30,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.conditioning = "cdi"
     config.training.num_steps = 26_000
     config.sampling.corrector_step_size = 1e-6
+    config.sampling.update(solver="second_order", num_steps=50)
 
     match variant:
         case "":
@@ -38,7 +39,7 @@ def get_config(variant: str = "") -> ConfigDict:
             config.model.mean_free_score = False
             config.loss.species_cross_entropy = 0.0
             config.loss.condition_dropout = 0.0
-            config.sampling.sizes_by_property = False
+            config.sampling.update(solver="ancestral", num_steps=0, sizes_by_property=False)
         case "smoke":
             config.noise.num_steps = 50
             config.model.update(width=16, pair_hidden_width=16, num_blocks=1, num_heads=2)

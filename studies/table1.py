@@ -17,7 +17,7 @@ import time
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
@@ -25,6 +25,8 @@ from crystal_diffusion_jax import __version__, trained_model
 from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.runtime.files import MAX_RECORD_BYTES, read_json
+from crystal_diffusion_jax.sampling.solver_settings import solver_settings
+from crystal_diffusion_jax.trained_model import TrainedModel
 from studies import records, table1_rows
 from studies.table1_columns import estimates, spreads
 from studies.table1_rows import (
@@ -71,7 +73,7 @@ def parser() -> program.Parser:
     flags.add_argument("--out", type=Path, required=True, help="Markdown file")
     flags.add_argument("--models", help="separated by commas (default: all shipped ones)")
     flags.add_argument("--guidance", help="weights, separated by commas (default: 0)")
-    flags.add_argument("--renoising_steps", help="numbers, as in sample (default: the model's)")
+    flags.add_argument("--sampler", choices=("paper",), help="as in sample (default: the model's)")
     flags.add_argument("--charge_balance", action="store_true", help="as in sample")
     flags.add_argument(
         "--num", type=int, help="crystals of each seed (default: 1000 of Perov-5, 300 of others)"
@@ -99,7 +101,7 @@ def parser() -> program.Parser:
 def rows(
     models: str | None,
     guidance: str | None,
-    renoising_steps: str | None,
+    sampler: Literal["paper"] | None,
     charge_balance: bool = False,
 ) -> Sequence[Row]:
     """The requested rows, those of the page by default.
@@ -107,12 +109,9 @@ def rows(
     Raises:
       UserError: a model is missing or has no oracle, or a list of numbers has something else.
     """
-    if models is guidance is renoising_steps is None and not charge_balance:
+    if models is guidance is sampler is None and not charge_balance:
         return PAGE
     weights = records.numbers("guidance", guidance or "0", float)
-    steps: list[int] | list[None] = [None]
-    if renoising_steps is not None:
-        steps = records.numbers("renoising_steps", renoising_steps, int)
     found = []
     for name in models.split(",") if models else trained_model.shipped_names():
         dataset: Any = trained_model.load(name).config.data.name
@@ -121,11 +120,7 @@ def rows(
                 f"--models: {name} was trained on {dataset!r}, for which there is no oracle; there "
                 f"is one for {', '.join(PUBLISHED)}"
             )
-        found += [
-            Row(name, dataset, weight, number, charge_balance)
-            for weight in weights
-            for number in steps
-        ]
+        found += [Row(name, dataset, weight, sampler, charge_balance) for weight in weights]
     return found
 
 
@@ -178,15 +173,10 @@ def _run(name: str, *arguments: str) -> None:
 
 
 def about(dataset: str, table: Sequence[Measured]) -> str:
-    """What crystals the models of one data set were trained on, and how they renoise."""
+    """What crystals the models of one data set were trained on."""
     sizes = sorted({each.trained_on for each in table})
     part = f"{PART[dataset]} " if dataset in PART else ""
-    text = f"Our models are trained on {' or '.join(f'{n:,}' for n in sizes)} {part}crystals."
-    defaults = {each.row.model: each.renoising_steps for each in table if each.renoising_steps}
-    for number in sorted(set(defaults.values())):
-        names = " and ".join(f"`{name}`" for name, steps in defaults.items() if steps == number)
-        text += f" The default of {names} is `--renoising_steps={number}`."
-    return text
+    return f"Our models are trained on {' or '.join(f'{n:,}' for n in sizes)} {part}crystals."
 
 
 def page(table: Table) -> str:
@@ -200,10 +190,17 @@ def page(table: Table) -> str:
     return text + f"Made by `python -m studies.table1` on {made_with}.\n"
 
 
-def is_measured(row: Row, weights_sha256: str, num: int, flags: Namespace, table: Table) -> bool:
+def settings_of(row: Row, model: TrainedModel) -> str:
+    """The settings of the sampler with which a row is measured, in words."""
+    asked = (None,) * 5  # all others as the sampler has them
+    return str(solver_settings(model.config, False, row.sampler, *asked))
+
+
+def is_measured(row: Row, model: TrainedModel, num: int, flags: Namespace, table: Table) -> bool:
     """Whether a table has a row with at least as many crystals and seeds as requested."""
+    wanted = (row, model.weights_sha256, settings_of(row, model), flags.first_seed)
     return any(
-        (each.row, each.weights_sha256, each.first_seed) == (row, weights_sha256, flags.first_seed)
+        (each.row, each.weights_sha256, each.sampler, each.first_seed) == wanted
         and each.num >= num
         and each.seeds >= flags.seeds
         and bool(each.beside_controls) >= bool(flags.num_relaxed)
@@ -219,12 +216,12 @@ def main() -> None:
         if value is not None and value < low:
             raise UserError(f"--{name}={value} must be at least {low}")
     rows_file = records.file_beside(flags.out, ".md")
-    requested = rows(flags.models, flags.guidance, flags.renoising_steps, flags.charge_balance)
+    requested = rows(flags.models, flags.guidance, flags.sampler, flags.charge_balance)
     table = table1_rows.read(rows_file)
     for row in requested:
         model = trained_model.load(row.model)
         num = flags.num or NUM[row.dataset]
-        if is_measured(row, model.weights_sha256, num, flags, table):
+        if is_measured(row, model, num, flags, table):
             print(f"{row.title} is in {rows_file}")
             continue
         seeds = range(flags.first_seed, flags.first_seed + flags.seeds)
@@ -244,7 +241,7 @@ def main() -> None:
             weights_sha256=model.weights_sha256,
             # As stored in the model: the local data set may be another split of the same crystals.
             trained_on=sum(n for _, n in model.statistics.num_atoms_histogram),
-            renoising_steps=model.config.sampling.renoising_steps,
+            sampler=settings_of(row, model),
             columns=spreads(scores),
             beside_controls=estimates(beside) if flags.num_relaxed else {},
         )

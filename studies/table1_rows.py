@@ -55,22 +55,22 @@ class Row:
       model: name of a shipped model, or a model folder.
       dataset: data set whose oracle and thresholds apply.
       guidance: weight of classifier-free guidance.
-      renoising_steps: as in `sample`; None for the model's default.
+      sampler: as in `sample`; None for the model's own.
       charge_balance: as in `sample`.
     """
 
     model: str
     dataset: Literal["perov5", "carbon24", "mp20"]
     guidance: float
-    renoising_steps: int | None = None
+    sampler: Literal["paper"] | None = None
     charge_balance: bool = False
 
     @property
     def flags(self) -> list[str]:
         """Flags of `sample` other than model, guidance, number and seed."""
         flags = []
-        if self.renoising_steps is not None:
-            flags.append(f"--renoising_steps={self.renoising_steps}")
+        if self.sampler is not None:
+            flags.append(f"--sampler={self.sampler}")
         if self.charge_balance:
             flags.append("--charge_balance")
         return flags
@@ -86,15 +86,19 @@ class Row:
 # What docs/table1.md shows.
 PAGE = (
     Row("perov5_cdi", "perov5", 0.0),
+    Row("perov5_cdi", "perov5", 0.0, sampler="paper"),
     Row("perov5_cds", "perov5", 0.0),
-    Row("perov5_cds", "perov5", 0.0, renoising_steps=5),
+    Row("perov5_cds", "perov5", 0.0, sampler="paper"),
     Row("perov5_cds", "perov5", 0.5),
     Row("perov5_csp", "perov5", 0.0),
     Row("carbon24_cdi", "carbon24", 0.0),
     Row("carbon24_cds", "carbon24", 0.0),
     Row("mp20_cdi", "mp20", 0.0, charge_balance=True),
+    Row("mp20_cdi", "mp20", 0.0, sampler="paper", charge_balance=True),
     Row("mp20_cds", "mp20", 0.0, charge_balance=True),
+    Row("mp20_cds", "mp20", 0.0, sampler="paper", charge_balance=True),
     Row("mp20_csp", "mp20", 0.0, charge_balance=True),
+    Row("mp20_csp", "mp20", 0.0, sampler="paper", charge_balance=True),
 )
 
 
@@ -111,7 +115,7 @@ class Measured:
       made_with: machine and versions.
       weights_sha256: hash of the model's weights.
       trained_on: number of crystals the model was trained on.
-      renoising_steps: the model's default.
+      sampler: its settings, in words (`SolverSettings`).
       columns: see `spreads`.
       beside_controls: scores of the first crystals of the first seed, before and after relaxing;
         see `estimates`. Empty if none were relaxed.
@@ -125,7 +129,7 @@ class Measured:
     made_with: str
     weights_sha256: str
     trained_on: int
-    renoising_steps: int
+    sampler: str
     columns: dict[str, Spread]
     beside_controls: dict[str, Estimate]
 
@@ -200,12 +204,13 @@ def markdown(dataset: str, table: Table) -> str:
             cells.append(str(each.columns[below]))
             lines.append(_line(f"**{each.row.title}**, {definition}", cells))
     others = [column for column in RATES if not column.startswith("SR") and column != below]
-    lines += ["", _line("", [*others, "seeds x crystals, on"]), "|---" * (len(others) + 2) + "|"]
+    headers = [*others, "seeds x crystals, on", "sampler"]
+    lines += ["", _line("", headers), "|---" * (len(headers) + 1) + "|"]
     for each in measured:
         cells = [str(each.columns[column]) for column in others]
         last = each.first_seed + each.seeds - 1
         seeds = f"{each.first_seed}-{last}" if each.seeds > 1 else str(last)
-        cells.append(f"{seeds} x {each.num:,}, {each.date}")
+        cells += [f"{seeds} x {each.num:,}, {each.date}", each.sampler]
         lines.append(_line(each.row.title, cells))
     sets = {each.row.title: each.beside_controls for each in measured if each.beside_controls}
     sets |= {

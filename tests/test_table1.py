@@ -14,6 +14,7 @@ import pytest
 from crystal_diffusion_jax import trained_model
 from crystal_diffusion_jax.errors import UserError
 from studies import records, table1
+from studies.table1 import settings_of
 from studies.table1_columns import RATES, RELAXED, SCORES, Estimate, Spread, estimates, spreads
 from studies.table1_rows import (
     PAGE,
@@ -79,6 +80,9 @@ def relaxed_scores(rate: float, num: int = 100) -> dict[str, Any]:
     return one(rate) | {"controls": controls}
 
 
+CDS = Row("perov5_cds", "perov5", 0.0)
+
+
 def measured(row: Row, rate: float | None, num: int = 1000) -> Measured:
     return Measured(
         row=row,
@@ -89,7 +93,7 @@ def measured(row: Row, rate: float | None, num: int = 1000) -> Measured:
         made_with="2 cores",
         weights_sha256=trained_model.load(row.model).weights_sha256,
         trained_on=100,
-        renoising_steps=0,
+        sampler=settings_of(row, trained_model.load(row.model)),
         columns=spreads([scores(rate, num)]),
         beside_controls={} if rate is None else estimates(relaxed_scores(rate)),
     )
@@ -140,11 +144,11 @@ def test_the_page_has_every_published_row_and_every_column_of_ours():
 
 
 def test_rows_are_all_combinations_of_the_requested_values():
-    assert table1.rows("perov5_cds,mp20_cds", "0,2", "5") == [
-        Row("perov5_cds", "perov5", 0.0, 5),
-        Row("perov5_cds", "perov5", 2.0, 5),
-        Row("mp20_cds", "mp20", 0.0, 5),
-        Row("mp20_cds", "mp20", 2.0, 5),
+    assert table1.rows("perov5_cds,mp20_cds", "0,2", "paper") == [
+        Row("perov5_cds", "perov5", 0.0, "paper"),
+        Row("perov5_cds", "perov5", 2.0, "paper"),
+        Row("mp20_cds", "mp20", 0.0, "paper"),
+        Row("mp20_cds", "mp20", 2.0, "paper"),
     ]
     assert table1.rows("perov5_cds", None, None) == [Row("perov5_cds", "perov5", 0.0, None)]
     assert {row.model for row in table1.rows(None, "1", None)} == set(trained_model.shipped_names())
@@ -166,19 +170,17 @@ def test_the_page_has_shipped_models_only_and_samples_as_a_user_would(
         assert trained_model.load(row.model).config.data.name == row.dataset
         assert f"--model={row.model}" in flags
         assert f"--guidance={row.guidance:g}" in flags
-        steps = [flag for flag in flags if flag.startswith("--renoising_steps")]
-        wanted = row.renoising_steps
-        assert steps == ([] if wanted is None else [f"--renoising_steps={wanted}"])
+        assert ("--sampler=paper" in flags) == (row.sampler == "paper")
         assert ("--charge_balance" in flags) == row.charge_balance
         assert "--seed=1000" in flags
         assert f"--num={1000 if row.dataset == 'perov5' else 300}" in flags
     page = (tmp_path / "page.md").read_text()
-    assert "| **perov5_cds, guidance 0, --renoising_steps=5**, single | 0.500 |" in page
-    assert "The default of `carbon24_cdi` and `carbon24_cds` is `--renoising_steps=5`." in page
+    assert "| **perov5_cds, guidance 0, --sampler=paper**, single | 0.500 |" in page
+    assert "| 1000 ancestral steps, corrector 1e-06 |" in page
     title = "mp20_cdi, binary and ternary, guidance 0, --charge_balance"
     assert f"| **{title}**, single | 0.500 |" in page
     assert "trained on 12,258 binary and ternary crystals" in page
-    assert f"| 1000 x 1,000, {datetime.date.today()} |" in page
+    assert f"| 1000 x 1,000, {datetime.date.today()} | 50 second-order steps, " in page
     assert "control" not in page.partition("## perov5")[2]
 
 
@@ -284,25 +286,29 @@ def test_damaged_scores_are_named(tmp_path, monkeypatch, content):
 
 
 @pytest.mark.usefixtures("commands")
-def test_a_row_of_other_weights_is_measured_again(tmp_path, monkeypatch):
+@pytest.mark.parametrize("differs", [{"weights_sha256": "0"}, {"sampler": "3 leaps"}])
+def test_a_row_of_other_weights_or_another_sampler_is_measured_again(
+    tmp_path, monkeypatch, differs
+):
     out = tmp_path / "table.md"
-    old = dataclasses.replace(measured(PAGE[1], 0.125), weights_sha256="0")
+    old = dataclasses.replace(measured(CDS, 0.125), **differs)
     records.write(out.with_suffix(".json"), Table([old], []))
     finished(tmp_path / "work" / "perov5_cds_guidance0_seed1000", 0.5)
     run(monkeypatch, "--models=perov5_cds", "--seeds=1", f"--out={out}", f"--work={tmp_path}/work")
     (row,) = read(out.with_suffix(".json")).rows
     assert row.columns["valid"].mean == 0.5
-    assert row.weights_sha256 == trained_model.load("perov5_cds").weights_sha256
+    model = trained_model.load("perov5_cds")
+    assert (row.weights_sha256, row.sampler) == (model.weights_sha256, settings_of(CDS, model))
 
 
 def test_a_page_needs_no_model_of_the_rows_it_has_already(tmp_path, monkeypatch):
     out = tmp_path / "table.md"
     gone = dataclasses.replace(
-        measured(PAGE[0], 0.125), row=Row("runs/gone", "perov5", 0.0), renoising_steps=3
+        measured(PAGE[0], 0.125), row=Row("runs/gone", "perov5", 0.0), sampler="3 leaps"
     )
-    records.write(out.with_suffix(".json"), Table([gone, measured(PAGE[1], 0.5)], []))
+    records.write(out.with_suffix(".json"), Table([gone, measured(CDS, 0.5)], []))
     run(monkeypatch, "--models=perov5_cds", "--seeds=1", f"--out={out}")
-    assert "The default of `runs/gone` is `--renoising_steps=3`." in out.read_text()
+    assert "| 3 leaps |" in out.read_text()
 
 
 @pytest.mark.usefixtures("commands")
@@ -310,7 +316,7 @@ def test_rows_of_an_earlier_command_stay_on_the_page_and_are_not_measured_again(
     tmp_path, monkeypatch, capsys
 ):
     out = tmp_path / "table.md"
-    former = [measured(Row("carbon24_cdi", "carbon24", 0.0), 0.25), measured(PAGE[1], 0.125)]
+    former = [measured(Row("carbon24_cdi", "carbon24", 0.0), 0.25), measured(CDS, 0.125)]
     records.write(out.with_suffix(".json"), Table(former, []))
 
     finished(tmp_path / "work" / "perov5_cds_guidance2_seed1000", 0.5)

@@ -8,6 +8,7 @@ from crystal_diffusion_jax.request import (
     FEW_STEPS,
     FEW_STEPS_CORRECTOR,
     PAPER,
+    PREDICTION_AVERAGING_ROUNDS,
     PREDICTION_RENOISING_STEPS,
     PREDICTION_STEPS,
 )
@@ -26,6 +27,17 @@ class SolverSettings:
     corrector_step_size: float
     renoising_steps: int
     averaging_rounds: int
+
+    def __str__(self) -> str:
+        """For example "1000 ancestral steps, corrector 1e-06"."""
+        parts = [f"{self.num_steps} {self.solver} steps".replace("_", "-")]
+        if self.corrector_step_size:
+            parts.append(f"corrector {self.corrector_step_size:g}")
+        if self.renoising_steps:
+            parts.append(f"{self.renoising_steps} renoising steps")
+        if self.averaging_rounds:
+            parts.append(f"{self.averaging_rounds} rounds of averaging")
+        return ", ".join(parts)
 
 
 def solver_settings(
@@ -53,7 +65,8 @@ def solver_settings(
         with renoising steps, which take the corrector's place.
       renoising_steps: by default the model's with the model's solver or the ancestral one, else 0;
         `PREDICTION_RENOISING_STEPS` for given compositions; 0 with a given `corrector_step_size`.
-      averaging_rounds: by default the model's.
+      averaging_rounds: by default the model's; `PREDICTION_AVERAGING_ROUNDS` for given
+        compositions.
 
     Raises:
       UserError: a value out of range, or two that exclude each other; it names the flag.
@@ -83,6 +96,7 @@ def solver_settings(
             solver=SECOND_ORDER,
             num_steps=PREDICTION_STEPS,
             renoising_steps=PREDICTION_RENOISING_STEPS,
+            averaging_rounds=PREDICTION_AVERAGING_ROUNDS,
         )
     if solver == ANCESTRAL and default.solver != ANCESTRAL:
         default = dataclasses.replace(
