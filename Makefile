@@ -48,7 +48,7 @@ test-faults: $(INSTALLED)
 # First the networks that predict and relax, which are downloaded once: without them there is no demo.
 demo: $(INSTALLED)
 	$(BIN)/python -m experiments.prepare --oracle --potential
-	$(BIN)/python -m experiments.discover --model=perov5_cds --target=min --solver=second_order --num=100 --out=discover/demo
+	$(BIN)/python -m experiments.discover --model=perov5_cds --target=min --num=100 --out=discover/demo
 	@echo "open discover/demo/report.html in a browser; inputs for DFT are in discover/demo/shortlist"
 
 docs: $(INSTALLED)

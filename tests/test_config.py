@@ -43,6 +43,7 @@ def values() -> dict[str, Any]:
 VARIANTS = [(name, variant) for name in CONFIGS for variant in ("", "smoke")]
 VARIANTS += [(name, "paper") for name in PAPERS]
 VARIANTS += [(name, "pretrain") for name in ("carbon24_cds", "mp20_cdi")]
+VARIANTS += [("carbon24_cds", "ranks")]
 
 
 @pytest.mark.parametrize(("name", "variant"), VARIANTS)

@@ -222,6 +222,13 @@ def test_a_model_with_another_architecture_is_refused(tmp_path, section, changes
         load_initial_model(_starting_from(str(tmp_path / "m")))
 
 
+@pytest.mark.parametrize("stage", ["pretrain", "ranks"])
+def test_a_stage_that_is_still_to_train_is_told_with_its_command(stage):
+    command = f"--config=configs/carbon24_cds.py:{stage} --workdir=runs/gone/carbon24_cds_{stage}"
+    with pytest.raises(UserError, match=f"not a trained model yet: train it first.*{command}"):
+        load_initial_model(_starting_from(f"runs/gone/carbon24_cds_{stage}"))
+
+
 @pytest.mark.parametrize("damage", ["missing element", "nan", "unknown"])
 def test_weights_that_do_not_fit_the_network_are_refused(tmp_path, damage):
     data = with_elements(ELEMENTS)

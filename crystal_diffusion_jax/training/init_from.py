@@ -18,6 +18,8 @@ from crystal_diffusion_jax.runtime import processes
 from crystal_diffusion_jax.trained_model import TrainedModel
 from crystal_diffusion_jax.training.step import Unflatten
 
+# Variants of the configs in this package that train what others begin with.
+_STAGES = ("pretrain", "ranks")
 # The property embedding: one row for each property.
 _PROPERTIES = "property/"
 # The vector of crystals with given species (`models.denoiser`).
@@ -46,9 +48,10 @@ def load_initial_model(config: ExperimentConfig) -> TrainedModel | None:
             return trained_model.load(init_from)
         except UserError as error:
             name = Path(init_from).name
-            if not name.endswith("_pretrain"):
+            experiment, _, stage = name.rpartition("_")
+            if stage not in _STAGES:
                 raise UserError(f"training.init_from: {error}") from error
-            first = {"config": f"{name.removesuffix('_pretrain')}:pretrain", "workdir": init_from}
+            first = {"config": f"{experiment}:{stage}", "workdir": init_from}
             raise UserError(
                 f"training.init_from={init_from} is not a trained model yet: train it first, with "
                 f"{commands.next_command('train', commands.flags(first))}"
