@@ -23,6 +23,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.loss.species_given = 0.5
     config.training.init_from = "mp20_cdi"
     config.training.num_steps = 7_000
+    config.sampling.update(
+        solver="second_order", num_steps=100, renoising_steps=5, averaging_rounds=4
+    )
 
     match variant:
         case "":
