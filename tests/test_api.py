@@ -205,7 +205,7 @@ def test_lists_do_for_elements_and_ranges_and_a_chemical_system_is_held(model):
 
 
 def test_formulas_are_a_list_a_text_or_the_path_of_a_table(tiny_model, tmp_path, monkeypatch):
-    monkeypatch.setattr(api, "generate", lambda *_: None)
+    monkeypatch.setattr("crystal_diffusion_jax.api.model.generate", lambda *_: None)
     model = api.Model(knowing(tiny_model), "m")
 
     def asked(**request: Any) -> Any:

@@ -67,7 +67,7 @@ CRYSTALLOGRAPHY_ROOMS = {
     *("structures", "data", "oracles", "potentials", "evaluation", "discovery", "report"),
 }
 # Types in the signatures of the interface.
-CRYSTALLOGRAPHY_TYPES = {f"{LIBRARY}/api.py"}
+CRYSTALLOGRAPHY_TYPES = {f"{LIBRARY}/api/arguments.py"}
 FLAG_PACKAGES = {"ml_collections", "absl"}
 FLAG_PLACES = (f"{LIBRARY}/cli/train.py", "configs/")
 JAX_PACKAGES = {"jax", "flax", "optax", "orbax"}

@@ -95,7 +95,7 @@ def model(tiny_model, monkeypatch, tmp_path) -> api.Model:
         states = [Trajectory(np.zeros(1, int), *(x[None] for x in one)) for one in crystals]
         sink.add(SampledBatch(range(len(states)), states, 1.0, 1))
 
-    monkeypatch.setattr(api, "generate", generate)
+    monkeypatch.setattr("crystal_diffusion_jax.api.model.generate", generate)
     return api.Model(knowing(tiny_model, folder=tmp_path), "m")
 
 

@@ -1,0 +1,91 @@
+"""What callers may give, and how it becomes what the library takes."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import ase
+from pymatgen.core import Structure
+
+from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.structures.sampled_crystals import SampledCrystals
+
+# Imported when it is asked for.
+if TYPE_CHECKING:
+    from crystal_diffusion_jax.structures.reading import Inputs
+
+# Target of one property: a value, "min" or "max", (lowest, highest), or the name of a class.
+Asked = float | str | tuple[float, float] | list[float]
+Crystal = Structure | ase.Atoms
+# One or several, or the path of files that hold them.
+Crystals = Crystal | Sequence[Crystal] | str | Path
+
+
+def to_stderr(line: str) -> None:
+    """Where progress lines go by default."""
+    print(line, file=sys.stderr)
+
+
+def joined(symbols: str | Sequence[str] | None) -> str | None:
+    """A list as the flags take it, separated by commas."""
+    return symbols if symbols is None or isinstance(symbols, str) else ",".join(symbols)
+
+
+def as_text(target: Asked | Mapping[str, Asked] | None) -> str:
+    """The target as the flag `--target` takes it, so that both are checked alike."""
+
+    def one(asked: Asked) -> str:
+        if isinstance(asked, tuple | list):
+            if len(asked) != 2:
+                raise UserError(f"target={asked!r}: a range is (lowest, highest)")
+            low, high = asked
+            return f"{float(low)!r}:{float(high)!r}"
+        return asked if isinstance(asked, str) else repr(float(asked))
+
+    if target is None:
+        return "none"
+    if isinstance(target, Mapping):
+        return ",".join(f"{name}={one(asked)}" for name, asked in target.items()) or "none"
+    return one(target)
+
+
+def as_structures(crystals: Crystals) -> list[Structure]:
+    """One or several crystals, or a file of them, as pymatgen structures.
+
+    Raises:
+      UserError: a file that cannot be read, or a crystal that cannot be used.
+    """
+    if isinstance(crystals, str | Path):
+        from crystal_diffusion_jax.structures.reading import read_structures
+
+        inputs = read_structures(Path(crystals))
+        for index, reason in inputs.failures.items():
+            raise UserError(f"{crystals}: {inputs.names[index]} cannot be used: {reason}")
+        return [structure for structure in inputs.structures if structure is not None]
+    several = [crystals] if isinstance(crystals, Structure | ase.Atoms) else crystals
+    from crystal_diffusion_jax.structures.conversion import from_ase
+
+    return [from_ase(one) if isinstance(one, ase.Atoms) else one for one in several]
+
+
+def as_inputs(crystals: Crystal | Sequence[Crystal], material_ids: Sequence[str]) -> "Inputs":
+    """Crystals and the references that they answer."""
+    from crystal_diffusion_jax.structures.reading import Inputs
+
+    if isinstance(crystals, SampledCrystals) and crystals.request.material_ids and not material_ids:
+        asked: list[Structure | None] = [None] * crystals.request.num
+        for index, structure in zip(crystals.indices, crystals, strict=True):
+            asked[index] = structure
+        names = [f"sample {index}" for index in range(len(asked))]
+        failures = {
+            index: f"rejected when sampled: {reason}" for index, reason in crystals.rejected.items()
+        }
+        return Inputs(asked, names, failures, crystals.request.material_ids)
+    structures = as_structures(crystals)
+    if material_ids and len(material_ids) != len(structures):
+        raise UserError(
+            f"{len(material_ids)} material_ids for {len(structures)} crystals: give each one"
+        )
+    names = [f"crystal {index}" for index in range(len(structures))]
+    return Inputs([*structures], names, {}, list(material_ids))
