@@ -43,12 +43,12 @@ class SolverSettings:
 def solver_settings(
     config: ExperimentConfig,
     predicts: bool,
-    sampler: str | None,
-    solver: Solver | None,
-    num_steps: int | None,
-    corrector_step_size: float | None,
-    renoising_steps: int | None,
-    averaging_rounds: int | None,
+    sampler: str | None = None,
+    solver: Solver | None = None,
+    num_steps: int | None = None,
+    corrector_step_size: float | None = None,
+    renoising_steps: int | None = None,
+    averaging_rounds: int | None = None,
 ) -> SolverSettings:
     """Fills in the settings that are None.
 
