@@ -74,6 +74,11 @@ def test_an_unknown_sampler_is_refused():
         settings(PLAIN, sampler="best")
 
 
+def test_an_unknown_solver_is_refused():
+    with pytest.raises(UserError, match="--solver=second-order is unknown; it is ancestral or"):
+        settings(PLAIN, solver="second-order")
+
+
 @pytest.mark.parametrize(
     ("field", "value", "sentence"),
     [

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from crystal_diffusion_jax.config import ANCESTRAL, SECOND_ORDER, ExperimentConfig, Solver
+from crystal_diffusion_jax.config import ANCESTRAL, SECOND_ORDER, SOLVERS, ExperimentConfig, Solver
 from crystal_diffusion_jax.errors import UserError, require_between
 from crystal_diffusion_jax.request import (
     FEW_STEPS,
@@ -69,12 +69,15 @@ def solver_settings(
         compositions.
 
     Raises:
-      UserError: a value out of range, or two that exclude each other; it names the flag.
+      UserError: an unknown name, a value out of range, or two that exclude each other; it names
+        the flag.
     """
     trained_steps, own = config.noise.num_steps, config.sampling
     own_solver: Solver = SECOND_ORDER if own.solver == SECOND_ORDER else ANCESTRAL
     if sampler not in (None, PAPER):
         raise UserError(f"--sampler={sampler} is unknown; {PAPER} is the only one with a name")
+    if solver not in (None, *SOLVERS):
+        raise UserError(f"--solver={solver} is unknown; it is {' or '.join(SOLVERS)}")
     default = SolverSettings(
         solver=own_solver,
         num_steps=own.num_steps or trained_steps,
