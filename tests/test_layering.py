@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "crystals": set(),
     "commands": set(),
     "config": {"errors"},
-    "request": {"errors", "commands"},
+    "request": {"errors", "commands", "config"},
     "runtime": {"errors"},
     "structures": GROUND | {"runtime"},
     "data": BELOW_DATA,
