@@ -21,11 +21,11 @@ from matplotlib.figure import Figure
 from crystal_diffusion_jax import api
 from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.cli.request_flags import add_request_flags
-from crystal_diffusion_jax.config import ANCESTRAL
 from crystal_diffusion_jax.data.datasets import DatasetSpec
 from crystal_diffusion_jax.errors import require_between
 from crystal_diffusion_jax.evaluation.success_rate import NAMES
 from crystal_diffusion_jax.runtime.lock import exclusive
+from crystal_diffusion_jax.sampling.solver_settings import solver_settings
 from crystal_diffusion_jax.structures.limits import MAX_CRYSTALS
 from studies import measurement, plots, records
 from studies.measurement import Arguments, Measurement, Training
@@ -74,7 +74,7 @@ def make_requests(
       training: the property in its training set.
       weights: guidance weights.
       targets: number of requested values, which share `num` crystals.
-      common: num, seed, solver and charge_balance.
+      common: all other arguments, of which `num` crystals and `seed` are of one request.
     """
 
     def ask(target: float, guidance: float = 0.0, **others: Any) -> Arguments:
@@ -149,8 +149,11 @@ def main() -> None:
     model = api.load(flags.model)
     spec = measurement.dataset_of(model.trained, flags.model)
     training = measurement.training_of(model.trained.statistics, spec)
-    names = ("num", "seed", "solver", "charge_balance")
-    common = {name: getattr(flags, name) for name in names}
+    settings = solver_settings(model.trained.config, False, solver=flags.solver)
+    common = {name: getattr(flags, name) for name in ("num", "seed", "charge_balance")}
+    # The model's own settings may change while its weights stay.
+    names = ("solver", "num_steps", "renoising_steps", "averaging_rounds")
+    common |= {name: getattr(settings, name) for name in names}
     requests = make_requests(training, weights, flags.targets, common)
     record = flags.out / RECORD
     program.check_output(record)
@@ -183,7 +186,7 @@ def main() -> None:
             for picture, labelled in requests.items()
         }
         records.write(record, head | summary(results, training) | {"measurements": done})
-        about = f"{Path(flags.model).name}, {(flags.solver or ANCESTRAL).replace('_', '-')} solver"
+        about = f"{Path(flags.model).name}, {settings.solver.replace('_', '-')} solver"
         about += ", balanced charges" if flags.charge_balance else ""
         for name, figure in pictures(results, training, spec, about).items():
             path = flags.out / f"{name}.png"

@@ -192,8 +192,7 @@ def page(table: Table) -> str:
 
 def settings_of(row: Row, model: TrainedModel) -> str:
     """The settings of the sampler with which a row is measured, in words."""
-    asked = (None,) * 5  # all others as the sampler has them
-    return str(solver_settings(model.config, False, row.sampler, *asked))
+    return str(solver_settings(model.config, False, row.sampler))
 
 
 def is_measured(row: Row, model: TrainedModel, num: int, flags: Namespace, table: Table) -> bool:

@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from crystal_diffusion_jax.config import SECOND_ORDER, SamplingConfig
+from crystal_diffusion_jax.config import SECOND_ORDER, NoiseConfig, SamplingConfig
 from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.diffusion import coordinates
 from crystal_diffusion_jax.diffusion.joint import Prediction
-from crystal_diffusion_jax.diffusion.schedules import per_crystal, sampling_times
+from crystal_diffusion_jax.diffusion.schedules import noise_schedule, per_crystal, sampling_times
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.sampling.averaging import CALLS, averaged
+from crystal_diffusion_jax.sampling.renoising import num_renoised
 from crystal_diffusion_jax.sampling.resolve import resolve
 from crystal_diffusion_jax.trained_model import TrainedModel
 from tests.reverse_process import reverse_process
@@ -102,6 +103,72 @@ def test_the_network_is_called_for_it_after_the_last_step_alone(schedule, rounds
     jax.effects_barrier()
     chain = [t for t in times[:-1].tolist() for _ in range(1 + use_corrector)]
     assert seen == chain + [TIME] * CALLS * rounds
+
+
+@pytest.mark.parametrize("start", [None, 24])
+def test_no_key_of_a_chain_serves_twice(monkeypatch, start):
+    seen: dict[str, list[tuple[int, ...]]] = {}
+
+    def watch(name: str) -> None:
+        original, keys = getattr(jax.random, name), seen.setdefault(name, [])
+
+        def watched(key: jax.Array, *how: Any) -> jax.Array:
+            jax.debug.callback(lambda data: keys.append(tuple(data.tolist())), key_data(key))
+            return original(key, *how)
+
+        monkeypatch.setattr(jax.random, name, watched)
+
+    key_data = jax.random.key_data
+    for name in ("normal", "uniform", "gumbel", "randint", "fold_in", "split"):
+        watch(name)
+
+    def denoise(crystals: Crystals, t: jax.Array) -> Prediction:
+        logits = jnp.zeros((*crystals.species.shape, 3))
+        return Prediction(crystals.lattice, jnp.zeros_like(crystals.frac_coords), logits)
+
+    noise, mask = NoiseConfig(num_steps=50), jnp.ones((2, 3), bool)
+    times = sampling_times(50, 2, start or 0)
+    given = None
+    if start:
+        given = Crystals(jnp.ones((2, 3, 3)), jnp.zeros((2, 3, 3)), jnp.ones((2, 3), int), mask)
+
+    @jax.jit
+    def run(keys: jax.Array) -> Crystals:
+        schedule = noise_schedule(noise)
+        options: Any = {"renoising_steps": 2, "averaging_rounds": 2, "given": given, "start": start}
+        asked = denoise, keys, mask, 3, jnp.asarray(times), 1e-6, schedule, SECOND_ORDER
+        return reverse_process(*asked, **options)
+
+    run(jax.vmap(jax.random.key)(jnp.arange(2))).lattice.block_until_ready()
+    jax.effects_barrier()
+    # At the time before the averaging all roles have their turn.
+    assert num_renoised(times[-2:-1], noise) == 1
+    parents = {key for name in ("fold_in", "split") for key in seen.pop(name)}
+    drawn = [key for keys in seen.values() for key in keys]
+    # Lattice, coordinates and species of pure noise, or of given crystals without species; in each
+    # step coordinates twice, lattice and species; then coordinates, then lattice and coordinates.
+    assert len(drawn) == 2 * ((2 if start else 3) + 4 * (len(times) - 1) + 2 + 2 * CALLS * 2)
+    assert len(set(drawn)) == len(drawn)
+    assert parents.isdisjoint(drawn)
+
+
+def test_the_network_is_traced_once_for_chain_and_averaging(schedule):
+    traces = []
+
+    @jax.jit
+    def denoise(crystals: Crystals, t: jax.Array) -> Prediction:
+        traces.append(t)
+        nothing = jnp.zeros_like(crystals.frac_coords)
+        return Prediction(crystals.lattice, nothing, nothing)
+
+    def run(keys: jax.Array) -> Crystals:
+        times, mask = jnp.asarray(sampling_times(1000, 7)), jnp.ones((2, 3), bool)
+        return reverse_process(
+            denoise, keys, mask, 3, times, 1e-6, schedule, averaging_rounds=2, renoising_steps=1
+        )
+
+    jax.jit(run).trace(jax.random.split(jax.random.key(0), 2))
+    assert len(traces) == 1
 
 
 def with_default(model: TrainedModel, rounds: int) -> TrainedModel:

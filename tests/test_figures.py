@@ -225,7 +225,8 @@ def test_the_command_measures_draws_and_repeats_nothing(tmp_path, monkeypatch, c
         "conditioning.png",
         "guidance.png",
     }
-    content = json.loads((out / "figures.json").read_text())
+    record = out / "figures.json"
+    content = json.loads(record.read_text())
     assert content["property"] == {"name": "heat_ref", "unit": "eV/cell"}
     assert content["conditioning"]["num"] == 2
     assert len(content["measurements"]) == 5
@@ -239,6 +240,13 @@ def test_the_command_measures_draws_and_repeats_nothing(tmp_path, monkeypatch, c
     run(monkeypatch, *arguments, "--charge_balance")
     assert len(calls) == 6 + 5
     assert balances == [False] * 6 + [True] * 5
+    # Measurements name the settings of the sampler, which the model may change.
+    run(monkeypatch, *arguments, "--solver=second_order")  # that of the model
+    assert len(calls) == 6 + 5
+    run(monkeypatch, *arguments, "--solver=ancestral")
+    assert len(calls) == 6 + 5 + 5
+    settings = [each["arguments"] for each in json.loads(record.read_text())["measurements"]]
+    assert [each["num_steps"] for each in settings] == [50] * 10 + [1000] * 5
 
 
 @pytest.mark.parametrize(

@@ -100,12 +100,27 @@ def test_the_batch_size_does_not_change_the_crystals(model, tmp_path):
 
 
 # Of four times 49, 37, 24 and 12 of 50, where sigma is 0.005 * 100^((t - 1) / 49), only 24, of
-# 0.043, is between those of sigma 0.125 and 0.02: three renoising steps are three calls more.
+# 0.043, is between those of sigma 0.125 and 0.02: three renoising steps are three calls more. Each
+# round of averaging is sixteen.
 @pytest.mark.parametrize(
-    ("corrector_step_size", "renoising_steps", "calls"), [(1e-6, 0, 8), (0.0, 0, 4), (0.0, 3, 7)]
+    ("corrector_step_size", "renoising_steps", "averaging_rounds", "guidance", "calls"),
+    [
+        (1e-6, 0, 0, 0.0, 8),
+        (0.0, 0, 0, 0.0, 4),
+        (0.0, 3, 0, 0.0, 7),
+        (0.0, 3, 2, 0.0, 39),
+        (0.0, 3, 2, 1.0, 78),
+    ],
 )
 def test_counts_and_network_calls_are_reported(
-    model, tmp_path, monkeypatch, corrector_step_size, renoising_steps, calls
+    model,
+    tmp_path,
+    monkeypatch,
+    corrector_step_size,
+    renoising_steps,
+    averaging_rounds,
+    guidance,
+    calls,
 ):
     def cubes(params, keys, mask, *_) -> Crystals:
         """In place of the sampler: cells of which every second one has no volume."""
@@ -116,7 +131,12 @@ def test_counts_and_network_calls_are_reported(
         "crystal_diffusion_jax.sampling.generate.make_sampler", lambda *_, **__: cubes
     )
     request = request_for(
-        5, num_steps=4, corrector_step_size=corrector_step_size, renoising_steps=renoising_steps
+        5,
+        num_steps=4,
+        corrector_step_size=corrector_step_size,
+        renoising_steps=renoising_steps,
+        averaging_rounds=averaging_rounds,
+        guidance=guidance,
     )
     lines: list[str] = []
     run(model, tmp_path, request, batch_size=2, log=lines.append)

@@ -224,9 +224,15 @@ def test_a_model_with_another_architecture_is_refused(tmp_path, section, changes
 
 @pytest.mark.parametrize("stage", ["pretrain", "ranks"])
 def test_a_stage_that_is_still_to_train_is_told_with_its_command(stage):
-    command = f"--config=configs/carbon24_cds.py:{stage} --workdir=runs/gone/carbon24_cds_{stage}"
+    command = f"--config=carbon24_cds:{stage} --workdir=runs/gone/carbon24_cds_{stage}"
     with pytest.raises(UserError, match=f"not a trained model yet: train it first.*{command}"):
         load_initial_model(_starting_from(f"runs/gone/carbon24_cds_{stage}"))
+
+
+@pytest.mark.parametrize("name", ["pretrain", "ranks", "_ranks"])
+def test_a_missing_model_that_no_config_trains_has_no_command(name):
+    with pytest.raises(UserError, match=r"training\.init_from: .*neither a folder with a trained"):
+        load_initial_model(_starting_from(f"runs/gone/{name}"))
 
 
 @pytest.mark.parametrize("damage", ["missing element", "nan", "unknown"])

@@ -301,6 +301,12 @@ def test_a_request_comes_back_from_json():
         assert msgspec.json.decode(text, type=Request) == request
 
 
+def test_a_request_of_a_version_without_averaging_has_none():
+    stored = msgspec.to_builtins(REQUEST)
+    del stored["averaging_rounds"]
+    assert msgspec.convert(stored, Request).averaging_rounds == 0
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -333,6 +339,7 @@ def test_json_of_another_type_is_refused_with_the_field(field, value):
         {"target": "min", "guidance": 1.5, "solver": "second_order", "num_steps": 7},
         {"target": f"{1 / 3!r}:1", "elements": "Ba,Ti,O", "renoising_steps": 3},
         {"chemical_system": "Ba-Ti-O", "num_atoms": 5, "charge_balance": True, "symprec": 0.0},
+        {"sampler": "paper", "averaging_rounds": 2},
     ],
 )
 def test_the_command_of_a_request_repeats_it(tiny_model, asked):

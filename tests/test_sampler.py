@@ -132,10 +132,10 @@ def test_without_the_corrector_crystals_are_those_of_a_corrector_step_of_size_ze
 @pytest.mark.parametrize(
     "options",
     [
-        {"use_corrector": True},
+        {"use_corrector": True, "averaging_rounds": 1},
         pytest.param({"solver": SECOND_ORDER, "renoising_steps": 1}, marks=pytest.mark.slow),
     ],
-    ids=["corrector", "second order and relaxation"],
+    ids=["corrector and averaging", "second order and relaxation"],
 )
 def test_a_crystal_depends_neither_on_its_batch_nor_on_its_padding(options):
     draw = sampler(**options)

@@ -22,9 +22,7 @@ THOROUGH = SamplingConfig(corrector_step_size=1e-5, renoising_steps=5, averaging
 
 
 def settings(sampling: SamplingConfig, predicts: bool = False, **asked: Any) -> SolverSettings:
-    names = ("sampler", *(field.name for field in dataclasses.fields(SolverSettings)))
-    config = ExperimentConfig(sampling=sampling)
-    return solver_settings(config, predicts, **{**dict.fromkeys(names), **asked})
+    return solver_settings(ExperimentConfig(sampling=sampling), predicts, **asked)
 
 
 @pytest.mark.parametrize(
@@ -68,13 +66,17 @@ def test_given_compositions_have_settings_of_their_own(
 
 def test_a_model_of_few_times_takes_no_more_steps_than_these():
     config = ExperimentConfig(noise=NoiseConfig(num_steps=30), sampling=FAST)
-    names = ("sampler", *(field.name for field in dataclasses.fields(SolverSettings)))
-    assert solver_settings(config, False, **dict.fromkeys(names)).num_steps == 30
+    assert solver_settings(config, False).num_steps == 30
 
 
 def test_an_unknown_sampler_is_refused():
     with pytest.raises(UserError, match="--sampler=best is unknown; paper is the only one"):
         settings(PLAIN, sampler="best")
+
+
+def test_an_unknown_solver_is_refused():
+    with pytest.raises(UserError, match="--solver=second-order is unknown; it is ancestral or"):
+        settings(PLAIN, solver="second-order")
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,8 @@ def averaged(
       The batch, coordinates not wrapped.
     """
     time = max(1, round(_TIME * (schedule.sigma.shape[0] - 1)))
-    t = jnp.full(crystals.mask.shape[:1], time)
+    # Not weakly typed like a Python number, for which the network would be traced once more.
+    t = jnp.full(crystals.mask.shape[:1], time, jnp.int32)
     fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
 
     def one_round(index: Array, crystals: Crystals) -> Crystals:

@@ -39,8 +39,8 @@ def reverse_chain(
     Each crystal's noise depends on its own key alone, not on its batch.
 
     Args:
-      denoise: (crystals, t [B]) -> Prediction; called once per step, and once more for the
-        corrector and for each renoising step.
+      denoise: (crystals, t [B]) -> Prediction; called once per step, once more for the corrector
+        and for each renoising step, and `averaging.CALLS` times for each round of averaging.
       keys: [B] PRNG keys.
       mask: [B, N] real atoms.
       num_species: K.
@@ -73,19 +73,18 @@ def reverse_chain(
             crystals, previous = renoising.renoise(
                 denoise, fold(here, 2), crystals, previous, t, renoising_steps, schedule
             )
-        prediction, here = denoise(crystals, t), fold(here, 1)
+        prediction = denoise(crystals, t)
         if previous is None:
-            crystals = joint.predictor_step(here, crystals, prediction, t, s, schedule)
+            crystals = joint.predictor_step(fold(here, 1), crystals, prediction, t, s, schedule)
         else:
             crystals, previous = second_order.step(
-                here, crystals, prediction, previous, t, s, schedule
+                fold(here, 1), crystals, prediction, previous, t, s, schedule
             )
         crystals = joint.wrapped(with_given_species(crystals))
         if averaging_rounds:
             rounds = jnp.where(interval[1] == 0, averaging_rounds, 0)
-            keys_now = fold(fold(keys, interval[0]), 3)
             crystals = joint.wrapped(
-                averaging.averaged(denoise, keys_now, crystals, rounds, schedule)
+                averaging.averaged(denoise, fold(here, 3), crystals, rounds, schedule)
             )
         return (crystals, previous), None
 

@@ -85,10 +85,11 @@ def make_sampler(
       num_steps: S, at most T.
       use_guidance: also evaluate the unconditional branch; without it `guidance` is ignored.
       mesh: the devices; their number must divide the batch.
-      solver: solver of the predictor, see `request.SOLVERS`.
+      solver: solver of the predictor, see `config.SOLVERS`.
       use_corrector: begin each step with a corrector step; without it `corrector_step_size` is
         ignored.
       renoising_steps: steps before the predictor, see `renoising.renoise`; 0 disables them.
+      averaging_rounds: rounds after the last step, see `averaging.averaged`; 0 disables them.
       oxidation_states: [K] oxidation states of each species, for neutral crystals, see `charges`;
         None disables charge balance.
       start: leave out the times above it, and begin with the given crystals, noised; 0 begins with

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from crystal_diffusion_jax.config import ANCESTRAL, SECOND_ORDER, ExperimentConfig, Solver
+from crystal_diffusion_jax.config import ANCESTRAL, SECOND_ORDER, SOLVERS, ExperimentConfig, Solver
 from crystal_diffusion_jax.errors import UserError, require_between
 from crystal_diffusion_jax.request import (
     FEW_STEPS,
@@ -43,12 +43,12 @@ class SolverSettings:
 def solver_settings(
     config: ExperimentConfig,
     predicts: bool,
-    sampler: str | None,
-    solver: Solver | None,
-    num_steps: int | None,
-    corrector_step_size: float | None,
-    renoising_steps: int | None,
-    averaging_rounds: int | None,
+    sampler: str | None = None,
+    solver: Solver | None = None,
+    num_steps: int | None = None,
+    corrector_step_size: float | None = None,
+    renoising_steps: int | None = None,
+    averaging_rounds: int | None = None,
 ) -> SolverSettings:
     """Fills in the settings that are None.
 
@@ -69,12 +69,15 @@ def solver_settings(
         compositions.
 
     Raises:
-      UserError: a value out of range, or two that exclude each other; it names the flag.
+      UserError: an unknown name, a value out of range, or two that exclude each other; it names
+        the flag.
     """
     trained_steps, own = config.noise.num_steps, config.sampling
     own_solver: Solver = SECOND_ORDER if own.solver == SECOND_ORDER else ANCESTRAL
     if sampler not in (None, PAPER):
         raise UserError(f"--sampler={sampler} is unknown; {PAPER} is the only one with a name")
+    if solver not in (None, *SOLVERS):
+        raise UserError(f"--solver={solver} is unknown; it is {' or '.join(SOLVERS)}")
     default = SolverSettings(
         solver=own_solver,
         num_steps=own.num_steps or trained_steps,

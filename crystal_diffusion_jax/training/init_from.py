@@ -49,7 +49,7 @@ def load_initial_model(config: ExperimentConfig) -> TrainedModel | None:
         except UserError as error:
             name = Path(init_from).name
             experiment, _, stage = name.rpartition("_")
-            if stage not in _STAGES:
+            if not experiment or stage not in _STAGES:
                 raise UserError(f"training.init_from: {error}") from error
             first = {"config": f"{experiment}:{stage}", "workdir": init_from}
             raise UserError(
