@@ -70,6 +70,7 @@ CHAINS: dict[str, dict[str, Any]] = {
     "guidance": {"use_guidance": True},
     "renoising": {"use_corrector": False, "renoising_steps": 2},
     "second order": {"solver": SECOND_ORDER},
+    "averaging": {"use_corrector": False, "averaging_rounds": 1},
 }
 
 

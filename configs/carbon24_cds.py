@@ -13,7 +13,7 @@ Takes 1 h 18 min on two busy cores of an AMD EPYC, 1 h 06 min on one, and 28 min
 Intel Xeon. Expected on 3,362 training crystals (55 % of the official split), seed 0, at
 --target=min: validation loss 0.692, SR5 / SR10 / SR15 0.345 / 0.540 / 0.545 after the first stage,
 0.689 and 0.415 / 0.595 / 0.610 after the second (200 crystals, without averaged denoising), 0.687
-and SCORES after the third (docs/table1.md).
+and 0.573 / 0.667 / 0.667 after the third (300 crystals, as sampled by default).
 
 Variants:
   "": what the shipped model of this name was trained with.

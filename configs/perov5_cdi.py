@@ -3,8 +3,8 @@
     python -m experiments.train --config=configs/perov5_cdi.py --workdir=runs/perov5_cdi
 
 Takes 14 min on two cores of an AMD EPYC. Expected on 6,572 training crystals (58 % of the official
-split), seed 0: validation loss 0.578; 1,000 crystals at --target=min --solver=second_order: SR5 /
-SR10 / SR15 0.946 / 0.975 / 0.989.
+split), seed 0: validation loss 0.578; 1,000 crystals at --target=min: SR5 / SR10 / SR15 0.950 /
+0.981 / 0.986.
 
 Variants:
   "": what the shipped model of this name was trained with.

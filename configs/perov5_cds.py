@@ -3,8 +3,8 @@
     python -m experiments.train --config=configs/perov5_cds.py --workdir=runs/perov5_cds
 
 Takes 21 min on one core of an AMD EPYC. Expected on 6,572 training crystals (58 % of the official
-split), seed 0: validation loss 0.571; 1,000 crystals at --target=min, mean of three sampling seeds:
-SR5 / SR10 / SR15 0.967 / 0.989 / 0.994 (SR5 0.959 to 0.977).
+split), seed 0: validation loss 0.571; 1,000 crystals at --target=min: SR5 / SR10 / SR15 0.970 /
+0.989 / 0.997; with --sampler=paper, mean of three sampling seeds: 0.967 / 0.989 / 0.994.
 
 Variants:
   "": what the shipped model of this name was trained with.
