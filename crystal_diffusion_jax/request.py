@@ -22,11 +22,9 @@ PAPER: Final = "paper"
 # as good as those of the whole chain (docs/appendix/few_step_sampling.md).
 FEW_STEPS = 50
 FEW_STEPS_CORRECTOR = 0.32
-# Structures of given compositions take more steps, renoising ones and averaging
-# (docs/prediction.md).
+# Structures of given compositions take more steps, and renoising ones (docs/prediction.md).
 PREDICTION_STEPS = 100
 PREDICTION_RENOISING_STEPS = 5
-PREDICTION_AVERAGING_ROUNDS = 4
 # Diffusion time at which crystals begin that start from a template.
 TEMPLATE_START_TIME = 300
 TEMPLATE: Final = "template"

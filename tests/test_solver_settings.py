@@ -52,8 +52,8 @@ def test_what_is_not_asked_for_is_the_models_or_the_papers(
 @pytest.mark.parametrize(
     ("sampling", "asked", "expected"),
     [
-        (PLAIN, {}, (SECOND_ORDER, 100, 0.0, 5, 4)),
-        (FAST, {}, (SECOND_ORDER, 100, 0.0, 5, 4)),
+        (PLAIN, {}, (SECOND_ORDER, 100, 0.0, 5, 0)),
+        (FAST, {}, (SECOND_ORDER, 100, 0.0, 5, 2)),
         (THOROUGH, {"solver": ANCESTRAL}, (ANCESTRAL, 1000, 0.0, 5, 4)),
         (THOROUGH, {"sampler": PAPER}, (ANCESTRAL, 1000, 1e-5, 0, 0)),
     ],

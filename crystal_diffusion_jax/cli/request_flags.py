@@ -7,7 +7,6 @@ from crystal_diffusion_jax.cli.program import Parser
 from crystal_diffusion_jax.config import ANCESTRAL, SECOND_ORDER, SOLVERS
 from crystal_diffusion_jax.request import (
     PAPER,
-    PREDICTION_AVERAGING_ROUNDS,
     PREDICTION_RENOISING_STEPS,
     PREDICTION_STEPS,
     Part,
@@ -74,8 +73,7 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "averaging_rounds": {
         "type": int,
         "metavar": "K",
-        "help": "of averaged denoising (default: the model's; for formulas "
-        f"{PREDICTION_AVERAGING_ROUNDS})",
+        "help": "of averaged denoising at the end (default: the model's)",
     },
     "seed": {"type": int, "default": 0, "help": "seed of all noise (default: %(default)s)"},
     "elements": {"help": "only these elements, for example Ba,Ti,O (default: all)"},

@@ -8,7 +8,6 @@ from crystal_diffusion_jax.request import (
     FEW_STEPS,
     FEW_STEPS_CORRECTOR,
     PAPER,
-    PREDICTION_AVERAGING_ROUNDS,
     PREDICTION_RENOISING_STEPS,
     PREDICTION_STEPS,
 )
@@ -65,8 +64,7 @@ def solver_settings(
         with renoising steps, which take the corrector's place.
       renoising_steps: by default the model's with the model's solver or the ancestral one, else 0;
         `PREDICTION_RENOISING_STEPS` for given compositions; 0 with a given `corrector_step_size`.
-      averaging_rounds: by default the model's; `PREDICTION_AVERAGING_ROUNDS` for given
-        compositions.
+      averaging_rounds: by default the model's.
 
     Raises:
       UserError: an unknown name, a value out of range, or two that exclude each other; it names
@@ -99,7 +97,6 @@ def solver_settings(
             solver=SECOND_ORDER,
             num_steps=PREDICTION_STEPS,
             renoising_steps=PREDICTION_RENOISING_STEPS,
-            averaging_rounds=PREDICTION_AVERAGING_ROUNDS,
         )
     if solver == ANCESTRAL and default.solver != ANCESTRAL:
         default = dataclasses.replace(
