@@ -181,7 +181,7 @@ SAMPLERS: list[dict[str, Any]] = [
     {},
     {"use_guidance": True, "num_steps": 4},
     {"use_corrector": False, "renoising_steps": 2, "process": recording(3)},
-    {"solver": SECOND_ORDER, "num_steps": 4},
+    {"solver": SECOND_ORDER, "num_steps": 4, "averaging_rounds": 2},
     {"solver": SECOND_ORDER, "use_guidance": True, "renoising_steps": 2},
     {"oxidation_states": OXIDATION_STATES},
     {"oxidation_states": OXIDATION_STATES, "use_guidance": True, "solver": SECOND_ORDER},
