@@ -1,7 +1,7 @@
 """Averaged denoising: the last errors of cells and positions, averaged away.
 
-Not in the paper. A finished crystal has the errors that the last steps left: Carbon-24's cells miss
-those of the training set by about a percent, which decides on their energies. Noise crystals again
+Not in the paper. A finished crystal has the errors that the last steps left, and small strains of
+the cell decide on the energies of Carbon-24 (docs/appendix/recipes.md). Noise crystals again
 up to an early time, several times, and predict the clean ones: their mean is a crystal whose errors
 the network has corrected, without the error of any single prediction.
 """
@@ -18,7 +18,7 @@ from crystal_diffusion_jax.diffusion.joint import Denoise
 from crystal_diffusion_jax.diffusion.schedules import NoiseSchedule
 
 # Share of the chain's times at which predictions are averaged, and how many of them: t = 4 of 1000.
-# From t = 30 on the predicted cells differ in orientation, and their mean is too small.
+# With much noise the predicted cells differ in orientation, and their mean is too small.
 _TIME = 0.004
 CALLS = 16
 
