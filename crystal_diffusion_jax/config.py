@@ -290,6 +290,9 @@ class SamplingConfig:
         the corrector, see `sampling.renoising`; 0 uses the paper's corrector.
       averaging_rounds: rounds of averaged denoising at the end, see `sampling.averaging`; 0, the
         paper's choice, ends with the last step.
+      start_time: diffusion time at which crystals begin from templates, which are training crystals
+        with other elements, see `sampling.placing`; 0, the paper's choice, begins from noise. Needs
+        loss.species_given.
       sizes_by_property: draw numbers of atoms from p(N | requested property); False draws them
         from p(N) of the training data.
     """
@@ -299,6 +302,7 @@ class SamplingConfig:
     corrector_step_size: float = 1e-6
     renoising_steps: int = 0
     averaging_rounds: int = 0
+    start_time: int = 0
     sizes_by_property: bool = True
 
     def __post_init__(self) -> None:
@@ -307,6 +311,7 @@ class SamplingConfig:
             raise ValueError(f"solver must be one of {SOLVERS}, not {self.solver!r}")
         _check_range(self, "num_steps", least=0)
         _check_range(self, "corrector_step_size", "renoising_steps", "averaging_rounds", least=0)
+        _check_range(self, "start_time", least=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -340,6 +345,11 @@ class ExperimentConfig:
             raise ValueError(
                 f"model.num_radial_features={self.model.num_radial_features} needs "
                 "scale_by_num_atoms=True: its distances are in units that grow as N^(1/3)"
+            )
+        if self.sampling.start_time > 0 and self.loss.species_given == 0:
+            raise ValueError(
+                f"sampling.start_time={self.sampling.start_time} needs loss.species_given above 0: "
+                "atoms are placed again with their species given"
             )
 
 

@@ -25,9 +25,10 @@ FEW_STEPS_CORRECTOR = 0.32
 # Structures of given compositions take more steps, and renoising ones (docs/prediction.md).
 PREDICTION_STEPS = 100
 PREDICTION_RENOISING_STEPS = 5
-# Diffusion time at which crystals begin that start from a template.
-TEMPLATE_START_TIME = 300
+# Diffusion time at which crystals begin that start from a template, unless the model has its own.
+TEMPLATE_START_TIME = 100
 TEMPLATE: Final = "template"
+NOISE: Final = "noise"
 
 _MAX_DIFFERENCE = 300  # characters of a field in a message: there may be thousands of formulas
 
@@ -74,6 +75,8 @@ class Request:
         (`sampling.renoising`); 0 disables them.
       averaging_rounds: rounds of averaged denoising at the end (`sampling.averaging`); 0 disables
         it.
+      start_time: diffusion time at which crystals begin from templates, those without a given
+        formula after their composition was drawn (`sampling.placing`); 0 to begin from noise.
       elements: symbols of the allowed elements, None for all that the model knows.
       chemical_system: like `elements`, and each of them in each crystal.
       num_atoms: atoms in every crystal, None to draw it as in the training data.
@@ -87,7 +90,6 @@ class Request:
       formula: the list or the table of the formulas, as it was given; "" for none.
       formula_units: as it was given: "auto" or a number; "" without `formula`.
       like: the data that the formulas are those of, as they were given; "" for none.
-      start_time: diffusion time at which crystals begin from templates; 0 to begin from noise.
     """
 
     model: str
@@ -101,6 +103,7 @@ class Request:
     corrector_step_size: float
     renoising_steps: int
     averaging_rounds: int = 0
+    start_time: int = 0
     elements: tuple[str, ...] | None = None
     chemical_system: tuple[str, ...] | None = None
     num_atoms: int | None = None
@@ -111,7 +114,6 @@ class Request:
     formula: str = ""
     formula_units: str = ""
     like: str = ""
-    start_time: int = 0
 
     def __post_init__(self) -> None:
         """Raises ValueError unless each formula has as many crystals."""
@@ -170,8 +172,7 @@ class Request:
             field.name: getattr(self, field.name) for field in dataclasses.fields(self)
         }
         values |= {"num": self.num_each, "formulas": None, "start_time": None}
-        if self.start_time:
-            values["start"] = f"{TEMPLATE}:{self.start_time}"
+        values["start"] = f"{TEMPLATE}:{self.start_time}" if self.start_time else NOISE
         values |= {
             name: ",".join(value) for name, value in values.items() if isinstance(value, tuple)
         }

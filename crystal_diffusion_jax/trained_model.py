@@ -37,6 +37,7 @@ OLD_NAMES = {
     "carbon24_cds_ranks": "carbon24_cds",
     "mp20_cdi_plus": "mp20_cdi",
     "mp20_cdi_ranks": "mp20_cdi",
+    "mp20_csp": "mp20_cdi",
     "mp20_cds_plus": "mp20_cds",
 }
 

@@ -116,9 +116,9 @@ class Model:
             training data.
           like: "perov5:test", "perov5:test:300" or the path of a csv of crystals: their
             compositions and cell sizes. Instead of `formula`.
-          start: "template" or "template:300" starts at that diffusion time from training crystals
-            with exchanged elements; by default from noise. Needs `formula` or `like`, or
-            `chemical_system` and a model that knows formulas.
+          start: "noise", or "template" or "template:300", which starts at that diffusion time from
+            training crystals with exchanged elements, after the composition was drawn if it is not
+            given. By default the model's. Templates need a model that knows formulas.
           batch_size: maximum number of crystals computed at once.
           log: receives progress lines; by default they go to stderr.
 

@@ -38,7 +38,8 @@ _FLAGS: dict[str, dict[str, Any]] = {
     },
     "start": {
         "metavar": "START",
-        "help": "template or template:T: from known crystals, with elements exchanged",
+        "help": "noise, template or template:T, known crystals with other elements (default: the "
+        "model's)",
     },
     "guidance": {
         "type": float,

@@ -98,7 +98,7 @@ def sample(
         reasons = "".join(f"; {why}: {count}" for why, count in samples.reasons().items())
     print(
         f"{written} of {request.num} crystals in {flags.out} ({rejected} rejected{reasons}), "
-        f"{seconds:.0f} s, {calls} network calls per crystal"
+        f"{seconds:.0f} s, up to {calls} network calls per crystal"
     )
     for line in summary(flags.out / CSV):
         print(line)

@@ -15,7 +15,7 @@ from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS, SPLITS
 from crystal_diffusion_jax.data.load import load, load_table
 from crystal_diffusion_jax.data.values import MISSING
 from crystal_diffusion_jax.errors import UserError, did_you_mean, printable
-from crystal_diffusion_jax.request import TEMPLATE, TEMPLATE_START_TIME, FormulaRequest
+from crystal_diffusion_jax.request import FormulaRequest
 from crystal_diffusion_jax.sampling.parse import parse_value, requested_classes
 from crystal_diffusion_jax.sampling.sizes import known_sizes
 from crystal_diffusion_jax.structures.compositions import SYMBOLS, cell_formula, formula_counts
@@ -76,34 +76,6 @@ def requested_formulas(
             f"{len(found)} formulas are more than one request takes, {_MAX_FORMULAS}: divide them"
         )
     return tuple(found)
-
-
-def parse_start(text: str | None, num_steps: int, predicts: bool) -> int:
-    """Reads "template" or "template:T" into the time at which crystals start; None is 0, noise.
-
-    Args:
-      text: the flag.
-      num_steps: steps of the model's diffusion.
-      predicts: whether compositions are given, or drawn from a chemical system.
-
-    Raises:
-      UserError: it is neither, or there is no formula to find a template for.
-    """
-    if text is None:
-        return 0
-    if not predicts:
-        raise UserError(
-            f"--start={text}: templates are found by formula: give --formula or --like, too, or "
-            "--chemical_system and a model that knows formulas"
-        )
-    kind, colon, time = text.partition(":")
-    start = int(time) if time.isascii() and time.isdigit() else 0
-    if kind != TEMPLATE or (colon and not 1 <= start <= num_steps):
-        raise UserError(
-            f"--start={text} must be {TEMPLATE} or {TEMPLATE}:T, with T a diffusion time from 1 to "
-            f"{num_steps}"
-        )
-    return start or min(TEMPLATE_START_TIME, num_steps)
 
 
 def _units(text: str) -> int:

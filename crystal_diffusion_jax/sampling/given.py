@@ -11,7 +11,7 @@ from crystal_diffusion_jax.data import training_crystals
 from crystal_diffusion_jax.data.arrays import CrystalDataset, DatasetStatistics
 from crystal_diffusion_jax.data.templates import Templates
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.request import TEMPLATE, Request
+from crystal_diffusion_jax.request import NOISE, TEMPLATE, Request
 from crystal_diffusion_jax.structures.canonical import Cell
 from crystal_diffusion_jax.trained_model import TrainedModel
 
@@ -65,7 +65,7 @@ def require_templates(model: TrainedModel, name: str) -> CrystalDataset:
         raise UserError(
             f"--start={TEMPLATE}: {name} came without its training crystals "
             f"({training_crystals.FILE}), which would be the templates: take a model that has "
-            "them, or leave --start out"
+            f"them, or give --start={NOISE}"
         )
     return train
 

@@ -11,7 +11,7 @@ from crystal_diffusion_jax.sampling import charges
 from crystal_diffusion_jax.sampling.compositions import chemical_system as system_of
 from crystal_diffusion_jax.sampling.compositions import compositions
 from crystal_diffusion_jax.sampling.conditions import allowed_species, crystal_sizes
-from crystal_diffusion_jax.sampling.formulas import AUTO, parse_start, requested_formulas
+from crystal_diffusion_jax.sampling.formulas import AUTO, requested_formulas
 from crystal_diffusion_jax.sampling.given import require_templates, without_template
 from crystal_diffusion_jax.sampling.neutrality import neutral_sizes
 from crystal_diffusion_jax.sampling.parse import parse_elements, parse_target, requested_classes
@@ -57,13 +57,12 @@ def resolve(
       target: see `parse.parse_target`.
       num: crystals of each formula, or of all without formulas; as all arguments not listed here,
         see `request.Request`.
-      sampler: like the five after it, see `solver_settings.solver_settings`.
+      sampler: like the five after it and `start`, see `solver_settings.solver_settings`.
       elements: symbols like "Ba,Ti,O".
       chemical_system: symbols like "Ba-Ti-O", instead of `elements`.
       formula: see `formulas.requested_formulas`.
       formula_units: the same; by default "auto".
       like: the same.
-      start: see `formulas.parse_start`; by default from noise.
 
     Raises:
       UserError: something that does not fit the model; it names the flag.
@@ -110,7 +109,13 @@ def resolve(
         corrector_step_size,
         renoising_steps,
         averaging_rounds,
+        start,
     )
+    if settings.start_time and not model.predicts:
+        raise UserError(
+            f"--start={start}: {name} never saw a crystal's formula while it was trained "
+            "(loss.species_given=0), so it cannot place given atoms in a template"
+        )
     request = Request(
         model=name,
         model_sha256=model.weights_sha256,
@@ -129,7 +134,6 @@ def resolve(
         formula=formula or "",
         formula_units=units,
         like=like or "",
-        start_time=parse_start(start, config.noise.num_steps, predicts),
     )
     _check_conditioning(model, request)
     if config.loss.species_given == 1 and not predicts:

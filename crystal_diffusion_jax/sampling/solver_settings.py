@@ -7,9 +7,12 @@ from crystal_diffusion_jax.errors import UserError, require_between
 from crystal_diffusion_jax.request import (
     FEW_STEPS,
     FEW_STEPS_CORRECTOR,
+    NOISE,
     PAPER,
     PREDICTION_RENOISING_STEPS,
     PREDICTION_STEPS,
+    TEMPLATE,
+    TEMPLATE_START_TIME,
 )
 
 # More take hours, and are surely a mistake.
@@ -26,6 +29,7 @@ class SolverSettings:
     corrector_step_size: float
     renoising_steps: int
     averaging_rounds: int
+    start_time: int = 0
 
     def __str__(self) -> str:
         """For example "1000 ancestral steps, corrector 1e-06"."""
@@ -36,6 +40,8 @@ class SolverSettings:
             parts.append(f"{self.renoising_steps} renoising steps")
         if self.averaging_rounds:
             parts.append(f"{self.averaging_rounds} rounds of averaging")
+        if self.start_time:
+            parts.append(f"from templates at time {self.start_time}")
         return ", ".join(parts)
 
 
@@ -48,6 +54,7 @@ def solver_settings(
     corrector_step_size: float | None = None,
     renoising_steps: int | None = None,
     averaging_rounds: int | None = None,
+    start: str | None = None,
 ) -> SolverSettings:
     """Fills in the settings that are None.
 
@@ -65,6 +72,7 @@ def solver_settings(
       renoising_steps: by default the model's with the model's solver or the ancestral one, else 0;
         `PREDICTION_RENOISING_STEPS` for given compositions; 0 with a given `corrector_step_size`.
       averaging_rounds: by default the model's.
+      start: "noise", "template" or "template:T"; by default the model's.
 
     Raises:
       UserError: an unknown name, a value out of range, or two that exclude each other; it names
@@ -82,6 +90,7 @@ def solver_settings(
         corrector_step_size=own.corrector_step_size,
         renoising_steps=own.renoising_steps,
         averaging_rounds=own.averaging_rounds,
+        start_time=min(own.start_time, trained_steps),
     )
     if sampler == PAPER:
         default = dataclasses.replace(
@@ -90,6 +99,7 @@ def solver_settings(
             num_steps=trained_steps,
             renoising_steps=0,
             averaging_rounds=0,
+            start_time=0,
         )
     elif predicts:
         default = dataclasses.replace(
@@ -131,5 +141,25 @@ def solver_settings(
             "one of them"
         )
     return SolverSettings(
-        solver, num_steps, float(corrector_step_size), renoising_steps, averaging_rounds
+        solver,
+        num_steps,
+        float(corrector_step_size),
+        renoising_steps,
+        averaging_rounds,
+        default.start_time if start is None else _start_time(start, config),
     )
+
+
+def _start_time(text: str, config: ExperimentConfig) -> int:
+    """Reads "noise", "template" or "template:T" into the time at which crystals start."""
+    if text == NOISE:
+        return 0
+    num_steps = config.noise.num_steps
+    kind, colon, time = text.partition(":")
+    start = int(time) if time.isascii() and time.isdigit() else 0
+    if kind != TEMPLATE or (colon and not 1 <= start <= num_steps):
+        raise UserError(
+            f"--start={text} must be {NOISE}, {TEMPLATE} or {TEMPLATE}:T, with T a diffusion time "
+            f"from 1 to {num_steps}"
+        )
+    return start or min(config.sampling.start_time or TEMPLATE_START_TIME, num_steps)
