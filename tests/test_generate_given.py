@@ -11,7 +11,7 @@ from crystal_diffusion_jax.data import training_crystals
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.templates import Templates
 from crystal_diffusion_jax.diffusion.schedules import cosine_alpha_bar
-from crystal_diffusion_jax.sampling import generate as generate_module
+from crystal_diffusion_jax.sampling import chains as chains_module
 from crystal_diffusion_jax.sampling.compositions import compositions
 from crystal_diffusion_jax.sampling.generate import generate
 from crystal_diffusion_jax.sampling.given import starting_cells
@@ -185,7 +185,7 @@ def test_a_sampler_that_loses_the_composition_is_found_out(model, monkeypatch):
 
         return with_another_atom
 
-    monkeypatch.setattr(generate_module, "make_sampler", careless)
+    monkeypatch.setattr(chains_module, "make_sampler", careless)
     with pytest.raises(RuntimeError, match="did not keep the composition BaO"):
         sampled(model, formula="BaO", formula_units="1")
     with pytest.raises(RuntimeError, match="did not keep the composition"):

@@ -100,11 +100,12 @@ def template_cells(
     # About 15 compositions a second.
     for composition, rank in tqdm(highest.items(), desc="templates", disable=not highest):
         best = templates.find(composition, rank + 1)
-        found[composition] = [_sorted(each.cell) for each in best]
+        found[composition] = [sorted_cell(each.cell) for each in best]
     return [found[composition][rank % len(found[composition])] for composition, rank in wanted]
 
 
-def _sorted(cell: Cell) -> Cell:
+def sorted_cell(cell: Cell) -> Cell:
+    """The same crystal, its atoms in the order of their atomic numbers."""
     order = np.argsort(cell.atomic_numbers, kind="stable")
     return Cell(cell.lattice, cell.frac_coords[order], cell.atomic_numbers[order])
 

@@ -3,9 +3,10 @@
 On MP-20 a crystal's composition comes out right more often than its structure: the network has
 learnt which elements go together, and little about rare arrangements of many atoms. So the chain
 is run for the composition alone, with the property that is asked for, until the training set has a
-cell with as many atoms of each element; then the atoms are placed in it again, as for a formula,
-from that template on. A composition without a template after `MAX_DRAWS` draws is placed again
-from the crystal that the last of them made.
+near template for it: a cell with as many atoms of each element, and these not too far from the ones
+that they replace. The atoms are then placed again, as for a formula, from that template on. A
+composition without one after `MAX_DRAWS` draws is placed again from the crystal that the last of
+them made.
 """
 
 import dataclasses
@@ -16,10 +17,13 @@ from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.templates import Templates
 from crystal_diffusion_jax.request import Request, Trajectory
 from crystal_diffusion_jax.sampling.chains import Chains, States
-from crystal_diffusion_jax.sampling.given import template_cells
+from crystal_diffusion_jax.sampling.given import sorted_cell
 from crystal_diffusion_jax.structures.canonical import Cell
 
 MAX_DRAWS = 8
+# Mean distance between exchanged elements (`data.templates`) up to which a template is near. Chosen
+# on MP-20 (docs/appendix/recipes.md): beyond 2, crystals relax further than those of the chain.
+MAX_COST = 1.5
 # Streams of a crystal's random numbers: this one, and from the next on one for each draw.
 _PLACING = 0
 
@@ -37,18 +41,12 @@ class Placing:
         """
         self._chains, self._request = chains, request
         self._templates = Templates(train)
+        self._found: dict[tuple[int, ...], Cell | None] = {}
 
     def run(self, rows: np.ndarray, size: int, shape: int) -> States:
         """Samples one batch; the arguments are those of `Chains.run`."""
         drawn = self._drawn(rows, size, shape)
-        cells = [_last_cell(each) for each in drawn.trajectories]
-        known = [i for i, cell in enumerate(cells) if cell.atomic_numbers in self._templates]
-        # The best template of each: other crystals of the same composition are not known here.
-        found = template_cells(
-            [cells[i].atomic_numbers for i in known], [0] * len(known), self._templates
-        )
-        for i, cell in zip(known, found, strict=True):
-            cells[i] = cell
+        cells = [self._template(states) or _last_cell(states) for states in drawn.trajectories]
         placed = self._chains.run(
             rows,
             size,
@@ -65,38 +63,40 @@ class Placing:
         return States(trajectories, drawn.calls + placed.calls)
 
     def _drawn(self, rows: np.ndarray, size: int, shape: int) -> States:
-        """The first draw of each crystal whose composition has a template, else the last one.
+        """The first draw of each crystal whose composition has a near template, else the last one.
 
         Draws of which one is enough are made together where the batch has room for them.
         """
         found: dict[int, Trajectory] = {}
         calls = made = 0
-        missing = np.arange(len(rows))
-        while len(missing) and made < MAX_DRAWS:
+        missing = list(range(len(rows)))
+        while missing and made < MAX_DRAWS:
             together = min(max(shape // len(missing), 1), MAX_DRAWS - made)
             places = np.tile(missing, together)
             draws = made + np.repeat(np.arange(together), len(missing))
             states = self._chains.run(rows[places], size, shape, streams=_PLACING + 1 + draws)
-            for place, trajectory in zip(places.tolist(), states.trajectories, strict=True):
-                if place not in found or not self._has_template(found[place]):
-                    found[place] = trajectory
+            for place, drawn in zip(places.tolist(), states.trajectories, strict=True):
+                if place not in found or self._template(found[place]) is None:
+                    found[place] = drawn
             made += together
             calls += states.calls
-            missing = np.array(
-                [place for place, states in found.items() if not self._has_template(states)],
-                np.int64,
-            )
+            missing = [place for place in missing if self._template(found[place]) is None]
         return States([found[place] for place in range(len(rows))], calls)
 
-    def _has_template(self, states: Trajectory) -> bool:
-        return states.atomic_numbers[-1] in self._templates
+    def _template(self, states: Trajectory) -> Cell | None:
+        """The best template of a crystal's composition, if it is near."""
+        numbers = np.sort(states.atomic_numbers[-1])
+        key = tuple(numbers.tolist())
+        if key not in self._found:
+            # The same for all crystals of a composition: how many there are is not known here.
+            best = self._templates.find(numbers, 1)
+            near = bool(best) and best[0].cost <= MAX_COST
+            self._found[key] = sorted_cell(best[0].cell) if near else None
+        return self._found[key]
 
 
 def _last_cell(states: Trajectory) -> Cell:
-    """The crystal at the end, its atoms sorted by atomic number."""
-    numbers = states.atomic_numbers[-1]
-    order = np.argsort(numbers, kind="stable")
-    return Cell(states.lattice[-1], states.frac_coords[-1][order], numbers[order])
+    return sorted_cell(Cell(states.lattice[-1], states.frac_coords[-1], states.atomic_numbers[-1]))
 
 
 def _joined(first: Trajectory, second: Trajectory) -> Trajectory:
