@@ -32,6 +32,7 @@ SHIPPED = Path(__file__).parent / "checkpoints"
 # Former names of models and configs -> their replacements.
 OLD_NAMES = {
     "perov5_cds_plus": "perov5_cds",
+    "perov5_csp": "perov5_cds",
     "carbon24_cdi_plus": "carbon24_cdi",
     "carbon24_cds_plus": "carbon24_cds",
     "carbon24_cds_ranks": "carbon24_cds",

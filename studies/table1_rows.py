@@ -90,14 +90,11 @@ PAGE = (
     Row("perov5_cds", "perov5", 0.0),
     Row("perov5_cds", "perov5", 0.0, sampler="paper"),
     Row("perov5_cds", "perov5", 0.5),
-    Row("perov5_csp", "perov5", 0.0),
-    Row("perov5_csp", "perov5", 0.0, sampler="paper"),
     Row("carbon24_cdi", "carbon24", 0.0),
     Row("carbon24_cds", "carbon24", 0.0),
     Row("mp20_cdi", "mp20", 0.0, charge_balance=True),
+    Row("mp20_cdi", "mp20", 0.0, sampler="paper", charge_balance=True),
     Row("mp20_cds", "mp20", 0.0, charge_balance=True),
-    Row("mp20_csp", "mp20", 0.0, charge_balance=True),
-    Row("mp20_csp", "mp20", 0.0, sampler="paper", charge_balance=True),
 )
 
 
