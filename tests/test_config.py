@@ -171,7 +171,7 @@ def test_a_number_where_a_section_belongs_is_named(values):
         ("training", "learning_rate", float("inf")),
         ("training", "final_learning_rate", float("nan")),
         ("training", "ema_decay", 1.0),
-        ("training", "warmup_steps", 26_000),
+        ("training", "warmup_steps", 40_000),
         ("training", "checkpoint_every", 150),
         ("sampling", "corrector_step_size", -1e-6),
         ("sampling", "corrector_step_size", float("nan")),
