@@ -146,7 +146,7 @@ def test_prediction(tmp_path, monkeypatch):
         pytest.skip(str(error))
     notebook = executed("prediction.ipynb", tmp_path, monkeypatch)
     said = "\n".join(text_of(cell.get("outputs", [])) for cell in notebook.cells)
-    assert "4 crystals of mp20_csp (TiO2 4)" in said
+    assert "4 crystals of mp20_cdi (TiO2 4)" in said
     assert re.search(r"displacement from rutile: \{.*\}", said)
     assert re.search(r"crystal \d: -\d+\.\d{3} eV/atom", said)
 
