@@ -208,7 +208,8 @@ class Trajectory:
     """States of one crystal in the reverse process; the last one is the crystal.
 
     Attributes:
-      times: [F] diffusion time of each state, decreasing to 0.
+      times: [F] diffusion time of each state, decreasing to 0; where the atoms were placed again
+        (`sampling.placing`) those of both chains, one after the other.
       lattice: [F, 3, 3] cell vectors as rows, in Angstrom.
       frac_coords: [F, N, 3].
       atomic_numbers: [F, N] int.
@@ -228,7 +229,8 @@ class SampledBatch:
       indices: index of each crystal in the request.
       trajectories: one per crystal; only the last state unless more were requested.
       seconds: wall time.
-      calls_per_crystal: evaluations of the network for each crystal; guidance takes two at a time.
+      calls_per_crystal: evaluations of the network for a crystal, at most; guidance takes two at a
+        time.
     """
 
     indices: Sequence[int]

@@ -24,6 +24,7 @@ from crystal_diffusion_jax.cli.request_flags import add_request_flags
 from crystal_diffusion_jax.data.datasets import DatasetSpec
 from crystal_diffusion_jax.errors import require_between
 from crystal_diffusion_jax.evaluation.success_rate import NAMES
+from crystal_diffusion_jax.request import NOISE, TEMPLATE
 from crystal_diffusion_jax.runtime.lock import exclusive
 from crystal_diffusion_jax.sampling.solver_settings import solver_settings
 from crystal_diffusion_jax.structures.limits import MAX_CRYSTALS
@@ -154,6 +155,7 @@ def main() -> None:
     # The model's own settings may change while its weights stay.
     names = ("solver", "num_steps", "renoising_steps", "averaging_rounds")
     common |= {name: getattr(settings, name) for name in names}
+    common["start"] = f"{TEMPLATE}:{settings.start_time}" if settings.start_time else NOISE
     requests = make_requests(training, weights, flags.targets, common)
     record = flags.out / RECORD
     program.check_output(record)

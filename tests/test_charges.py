@@ -248,7 +248,7 @@ def test_a_request_for_balance_reaches_the_sampler(tiny_model, monkeypatch, bala
     def asked(*arguments: Any, **named: Any) -> None:
         raise AskedError(inspect.signature(make_sampler).bind(*arguments, **named).arguments)
 
-    monkeypatch.setattr("crystal_diffusion_jax.sampling.generate.make_sampler", asked)
+    monkeypatch.setattr("crystal_diffusion_jax.sampling.chains.make_sampler", asked)
     with pytest.raises(AskedError) as found:
         cdj.load(FOLDER).sample(2, 0.9, charge_balance=balance, log=lambda line: None)
     known = common_oxidation_states(tiny_model.statistics.vocabulary)

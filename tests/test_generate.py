@@ -25,7 +25,7 @@ def model(tiny_model) -> TrainedModel:
 @pytest.fixture
 def quick(monkeypatch) -> None:
     """For tests of what happens around the sampler."""
-    monkeypatch.setattr("crystal_diffusion_jax.sampling.generate.make_sampler", quick_sampler)
+    monkeypatch.setattr("crystal_diffusion_jax.sampling.chains.make_sampler", quick_sampler)
 
 
 def request_for(num: int, num_steps: int = 3, **changes: Any) -> Request:
@@ -128,7 +128,7 @@ def test_counts_and_network_calls_are_reported(
         return Crystals(lattice, jnp.zeros((*mask.shape, 3)), jnp.zeros(mask.shape, int), mask)
 
     monkeypatch.setattr(
-        "crystal_diffusion_jax.sampling.generate.make_sampler", lambda *_, **__: cubes
+        "crystal_diffusion_jax.sampling.chains.make_sampler", lambda *_, **__: cubes
     )
     request = request_for(
         5,

@@ -10,10 +10,16 @@ from crystal_diffusion_jax.config import ExperimentConfig, LossConfig, SamplingC
 from crystal_diffusion_jax.data import training_crystals
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.request import Trajectory
-from crystal_diffusion_jax.sampling.chains import Chains, States, crystal_keys, crystal_streams
+from crystal_diffusion_jax.sampling.chains import (
+    Chains,
+    States,
+    crystal_keys,
+    crystal_streams,
+    steps_of,
+)
 from crystal_diffusion_jax.sampling.generate import generate
 from crystal_diffusion_jax.sampling.placing import MAX_DRAWS, Placing
-from crystal_diffusion_jax.sampling.resolve import resolve
+from crystal_diffusion_jax.sampling.resolve import resolve, warnings
 from crystal_diffusion_jax.structures.sampled_crystals import CrystalsInMemory
 from tests.knowing_model import knowing
 from tests.reverse_process import closed_form_model
@@ -95,7 +101,7 @@ def test_others_are_drawn_again_together_until_one_has_a_template(model):
     states, chains = placed(drawn, 4, model)
     assert chains.rounds == [[(1, 0), (2, 0), (3, 0), (4, 0)], [(2, 1), (2, 2), (2, 3), (2, 4)]]
     assert states.trajectories[1].atomic_numbers[-1].tolist() == [8, 38]
-    assert states.calls == 2 * 100 + 7
+    assert states.calls == (1 + 4) * 100 + 7
 
 
 def test_a_composition_without_a_template_is_placed_from_the_crystal_that_was_drawn(model):
@@ -194,6 +200,30 @@ def test_a_model_says_where_its_crystals_start(model):
     assert time(start="template:3") == time(sampler="paper", start="template:3") == 3
     assert time(start="noise") == time(sampler="paper") == 0
     assert resolve(model, "m", num=1).start_time == 0
+
+
+def test_a_model_without_its_training_crystals_starts_from_noise_and_says_so(tiny_model, model):
+    sampling = SamplingConfig(start_time=7)
+    known = knowing(tiny_model)
+    config = dataclasses.replace(known.config, sampling=sampling)
+    bare = dataclasses.replace(known, config=config)
+    request = resolve(bare, "m", num=1)
+    assert request.start_time == 0
+    (sentence,) = warnings(request, bare)
+    assert sentence.startswith("m came without its training crystals (training_crystals.npz)")
+    with pytest.raises(UserError, match="--start=template: m came without its training crystals"):
+        resolve(bare, "m", num=1, start="template")
+    whole = dataclasses.replace(model, config=config)
+    assert warnings(resolve(whole, "m", num=1, start="noise"), whole) == []
+
+
+def test_a_crystal_from_a_template_goes_through_two_chains(model):
+    def steps(**asked: Any) -> list[int]:
+        return steps_of(resolve(model, "m", num=1, **asked), model)
+
+    assert steps(num_steps=10) == [10]
+    assert steps(num_steps=10, start="template:5") == [10, 1]
+    assert steps(num_steps=50, start="template:5") == [50, 5]
 
 
 def test_a_start_needs_a_network_that_was_given_species(tiny_model):

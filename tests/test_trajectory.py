@@ -216,8 +216,10 @@ def test_ase_reads_whatever_cell_the_noise_has(lattice, tmp_path):
 
 def test_too_many_states_are_refused_before_the_work():
     sizes = np.full(100_000, 5)
-    trajectory.check_size(100, 1000, sizes)
+    trajectory.check_size(100, [1000], sizes)
     with pytest.raises(UserError, match=r"101 states of 100000 crystals with 500000 atoms"):
-        trajectory.check_size(10, 1000, sizes)
+        trajectory.check_size(10, [1000], sizes)
     with pytest.raises(UserError, match="--trajectory=0 must be at least 1"):
-        trajectory.check_size(0, 1000, sizes)
+        trajectory.check_size(0, [1000], sizes)
+    with pytest.raises(UserError, match=r"22 states of 100000 crystals"):
+        trajectory.check_size(100, [1000, 1000], sizes)

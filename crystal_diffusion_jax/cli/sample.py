@@ -72,6 +72,7 @@ def sample(
     from crystal_diffusion_jax.runtime import devices
     from crystal_diffusion_jax.runtime.lock import exclusive
     from crystal_diffusion_jax.sampling import trajectory
+    from crystal_diffusion_jax.sampling.chains import steps_of
     from crystal_diffusion_jax.sampling.conditions import crystal_sizes
     from crystal_diffusion_jax.sampling.generate import generate
     from crystal_diffusion_jax.sampling.resolve import resolve
@@ -83,7 +84,9 @@ def sample(
     request = resolve(model, str(flags.model), **requested(flags))
     announce(request, model)
     if flags.trajectory is not None:
-        trajectory.check_size(flags.trajectory, request.num_steps, crystal_sizes(request, model))
+        trajectory.check_size(
+            flags.trajectory, steps_of(request, model), crystal_sizes(request, model)
+        )
     devices.data_mesh()  # a device that cannot be used is an error before there is a folder
     # Before the lock leaves its file in a folder that holds something else.
     create_folder(flags.out)

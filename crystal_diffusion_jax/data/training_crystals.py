@@ -1,6 +1,6 @@
 """The training crystals that travel with a model, in a compact file beside its weights.
 
-They say whether a generated crystal is in the training set, and are templates for given formulas.
+They say whether a generated crystal is in the training set, and are the templates.
 Coordinates are rounded to 1/65536 of a cell vector, lattices and properties to float32.
 """
 

@@ -29,7 +29,7 @@ class States:
 
     Attributes:
       trajectories: [n] states of each crystal.
-      calls: evaluations of the network for each crystal; guidance takes two at a time.
+      calls: evaluations of the network for a crystal, at most; guidance takes two at a time.
     """
 
     trajectories: list[Trajectory]
@@ -170,6 +170,13 @@ class Chains:
         calls += averaging.CALLS * averaging_rounds
         kept = [-1] if trajectory is None else saved_steps(len(times) - 1, trajectory)
         return sample, times[kept], calls * (2 if request.guidance else 1)
+
+
+def steps_of(request: Request, model: TrainedModel) -> list[int]:
+    """Steps of the chains that a crystal goes through, at most: from noise, and from a template."""
+    starts = [0, request.start_time] if request.start_time else [0]
+    trained_steps = model.config.noise.num_steps
+    return [len(sampling_times(trained_steps, request.num_steps, start)) - 1 for start in starts]
 
 
 def _check_compositions(atomic_numbers: np.ndarray, given: Sequence[np.ndarray]) -> None:

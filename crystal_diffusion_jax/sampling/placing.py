@@ -79,7 +79,7 @@ class Placing:
                 if place not in found or self._template(found[place]) is None:
                     found[place] = drawn
             made += together
-            calls += states.calls
+            calls += states.calls * together
             missing = [place for place in missing if self._template(found[place]) is None]
         return States([found[place] for place in range(len(rows))], calls)
 

@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 from crystal_diffusion_jax.config import Solver
+from crystal_diffusion_jax.data import training_crystals
 from crystal_diffusion_jax.data.arrays import DatasetStatistics
 from crystal_diffusion_jax.errors import UserError, require_between
 from crystal_diffusion_jax.request import TEMPLATE, Request, range_text
@@ -111,6 +112,8 @@ def resolve(
         averaging_rounds,
         start,
     )
+    if settings.start_time and start is None and model.training_crystals() is None:
+        settings = dataclasses.replace(settings, start_time=0)
     if settings.start_time and not model.predicts:
         raise UserError(
             f"--start={start}: {name} never saw a crystal's formula while it was trained "
@@ -205,6 +208,11 @@ def warnings(request: Request, model: TrainedModel) -> list[str]:
         )
     if request.start_time:
         sentences += _without_template(request, model)
+    elif model.config.sampling.start_time and model.training_crystals() is None:
+        sentences.append(
+            f"{request.model} came without its training crystals ({training_crystals.FILE}), which "
+            "are its templates: crystals start from noise, and come out further from relaxed"
+        )
     return sentences
 
 

@@ -61,8 +61,8 @@ def solver_settings(
     Args:
       config: of the model.
       predicts: whether compositions are given.
-      sampler: "paper" for the paper's predictor and corrector at all times of the noise, unless
-        another argument says otherwise; None for the defaults below.
+      sampler: "paper" for the paper's predictor and corrector at all times of the noise, from pure
+        noise, unless another argument says otherwise; None for the defaults below.
       solver: by default the model's, or second order where compositions are given.
       num_steps: by default the model's with the model's solver; with the other one `FEW_STEPS` in
         second order, and all times of the noise in ancestral steps; `PREDICTION_STEPS` for given

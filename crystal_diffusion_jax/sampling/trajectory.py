@@ -5,6 +5,7 @@ the states between segments are held, and the crystals are the same up to roundi
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -62,12 +63,12 @@ def recording(every: int) -> Process:
     return process
 
 
-def check_size(every: int, num_steps: int, num_atoms: np.ndarray) -> None:
+def check_size(every: int, steps: Sequence[int], num_atoms: np.ndarray) -> None:
     """Refuses trajectories that would fill memory or disk.
 
     Args:
       every: K.
-      num_steps: S.
+      steps: S of each chain that a crystal goes through.
       num_atoms: [num] of each crystal.
 
     Raises:
@@ -75,7 +76,7 @@ def check_size(every: int, num_steps: int, num_atoms: np.ndarray) -> None:
     """
     if every < 1:
         raise UserError(f"--trajectory={every} must be at least 1: every K-th step is kept")
-    frames = len(saved_steps(num_steps, every))
+    frames = sum(len(saved_steps(num_steps, every)) for num_steps in steps)
     atoms = int(np.sum(num_atoms, dtype=np.int64))
     if frames * atoms > MAX_ATOM_LINES:
         raise UserError(
