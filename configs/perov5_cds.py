@@ -43,6 +43,7 @@ def get_config(variant: str = "") -> ConfigDict:
             config.loss.update(species_cross_entropy=0.0, condition_dropout=0.0, species_given=0.0)
             config.sampling.update(solver="ancestral", num_steps=0, sizes_by_property=False)
         case "smoke":
+            config.loss.species_given = 0.0
             config.noise.num_steps = 50
             config.model.update(width=16, pair_hidden_width=16, num_blocks=1, num_heads=2)
             config.training.update(num_steps=10, batch_size=32, warmup_steps=5)
