@@ -38,8 +38,7 @@ _FLAGS: dict[str, dict[str, Any]] = {
     },
     "start": {
         "metavar": "START",
-        "help": "noise, template or template:T, known crystals with other elements (default: the "
-        "model's)",
+        "help": "noise, template or template:T (default: the model's)",
     },
     "guidance": {
         "type": float,
