@@ -218,7 +218,9 @@ def warnings(request: Request, model: TrainedModel) -> list[str]:
 
 def _without_template(request: Request, model: TrainedModel) -> list[str]:
     """Says which crystals start from noise, though templates were asked for."""
-    cells = compositions(request, model) or []
+    cells = compositions(request, model)
+    if cells is None:  # drawn until they have a template, see `placing`
+        return []
     found = without_template(cells, require_templates(model, request.model))
     if not found:
         return []
