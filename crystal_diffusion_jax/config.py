@@ -310,8 +310,8 @@ class SamplingConfig:
         if self.solver not in SOLVERS:
             raise ValueError(f"solver must be one of {SOLVERS}, not {self.solver!r}")
         _check_range(self, "num_steps", least=0)
-        _check_range(self, "corrector_step_size", "renoising_steps", "averaging_rounds", least=0)
-        _check_range(self, "start_time", least=0)
+        _check_range(self, "corrector_step_size", "renoising_steps", least=0)
+        _check_range(self, "averaging_rounds", "start_time", least=0)
 
 
 @dataclasses.dataclass(frozen=True)
