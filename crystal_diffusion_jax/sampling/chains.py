@@ -85,8 +85,8 @@ class Chains:
           streams: [n] which of its streams of random numbers each crystal takes; None for that of
             crystals which are sampled once.
           given: [n] ascending atomic numbers of each crystal; None to leave them to the model.
-          cells: [n] crystals to start from if `start` is not 0, their atoms in that order, else None;
-            read if compositions are given.
+          cells: [n] crystals to start from if `start` is not 0, their atoms in that order, else
+            None; read if compositions are given.
           start: diffusion time at which crystals start from `cells`; 0 to start from noise.
           averaging_rounds: as in the request.
 
