@@ -84,6 +84,24 @@ def test_weights_that_the_model_lacks_are_fresh(tmp_path):
         np.testing.assert_array_equal(leaf, expected.get(name, fresh[name]))
 
 
+@pytest.mark.parametrize(("before", "after"), [("cdi", "cds"), ("cds", "cdi")])
+def test_another_conditioning_takes_all_but_the_layers_where_the_condition_enters(
+    tmp_path, before, after
+):
+    data = with_elements(ELEMENTS)
+    networks = [dataclasses.replace(NETWORK, conditioning=name) for name in (before, after)]
+    expected = shipped(tmp_path / "m", networks[0], data)
+    config = _starting_from(str(tmp_path / "m"))
+    load_initial_model(dataclasses.replace(config, model=networks[1]))
+    fresh, found = started(tmp_path / "m", networks[1], data)
+    enters = {"cdi": "input/", "cds": "/qkv_condition/"}
+    for name, leaf in found.items():
+        source = fresh if enters[after] in name else expected
+        np.testing.assert_array_equal(leaf, source[name], err_msg=name)
+    assert {name for name in expected.keys() - found.keys() if enters[before] not in name} == set()
+    assert any(enters[after] in name for name in found.keys() - expected.keys())
+
+
 def test_elements_are_matched_by_atomic_number_and_new_ones_are_fresh(tmp_path):
     expected = shipped(tmp_path / "m", NETWORK, with_elements((1, 6, 8, 14, 26)))
     fresh, found = started(tmp_path / "m", NETWORK, with_elements((6, 7, 26)))
@@ -207,7 +225,7 @@ def shipped_params(folder: Path, data: DatasetStatistics) -> Any:
     ("section", "changes", "named"),
     [
         ("model", {"width": 32}, "model.width=32, the config 16"),
-        ("model", {"conditioning": "cdi"}, "model.conditioning='cdi', the config 'cds'"),
+        ("model", {"conditioning": "none"}, "model.conditioning='none', the config 'cds'"),
         ("model", {"num_rank_features": 4}, "model.num_rank_features=4, the config 0"),
         ("noise", {"frac_sigma_max": 0.4}, "noise.frac_sigma_max=0.4, the config 0.5"),
     ],

@@ -24,6 +24,8 @@ _STAGES = ("pretrain", "ranks")
 _PROPERTIES = "property/"
 # The vector of crystals with given species (`models.denoiser`).
 _GIVEN = "species_given"
+# Layers of one conditioning alone: where the condition meets the atoms (`models.denoiser`).
+_INPUT, _IN_BLOCKS = "input/", "/qkv_condition/"
 # Weights with an axis over the elements of the vocabulary, and that axis.
 _BY_ELEMENT = {
     "species/Dense_0/kernel": 0,
@@ -36,8 +38,8 @@ def load_initial_model(config: ExperimentConfig) -> TrainedModel | None:
     """The model that `training.init_from` names; None if it is empty.
 
     Raises:
-      UserError: no such model, its network or noise schedule differs from the config's (only rank
-        features may be added), or the processes hold different copies of it.
+      UserError: no such model, its network or noise schedule differs from the config's (but rank
+        features may be added, and cdi become cds or the reverse), or the processes hold different copies of it.
     """
     init_from = config.training.init_from
     if not init_from:
@@ -66,6 +68,8 @@ def load_initial_model(config: ExperimentConfig) -> TrainedModel | None:
     expected, found = _architecture(config), _architecture(model.config)
     if not model.config.model.num_rank_features:
         del found["model.num_rank_features"], expected["model.num_rank_features"]
+    if "none" not in (config.model.conditioning, model.config.model.conditioning):
+        del found["model.conditioning"], expected["model.conditioning"]
     for name, value in found.items():
         if value != expected[name]:
             raise UserError(
@@ -112,10 +116,13 @@ def warm_start(
         statistics.vocabulary, model.statistics.vocabulary, return_indices=True
     )
     merged = dict(fresh)
-    # Ranks may be added, see `load_initial_model`, and given species begin or cease to be told.
-    missing = fresh.keys() - trained.keys() - {f"{_PROPERTIES}by_rank", _GIVEN}
+    # Ranks may be added, given species begin or cease to be told, and the conditioning change.
+    exchanged = {_GIVEN}
+    if any(_INPUT in name for name in fresh) != (model.config.model.conditioning != "cds"):
+        exchanged |= {k for k in fresh.keys() ^ trained.keys() if _INPUT in k or _IN_BLOCKS in k}
+    missing = fresh.keys() - trained.keys() - {f"{_PROPERTIES}by_rank"} - exchanged
     for name, leaf in {**trained, **dict.fromkeys(missing, np.nan)}.items():
-        if name == _GIVEN and name not in fresh:
+        if name in exchanged and name not in fresh:
             continue
         shape = list(fresh[name].shape) if name in fresh else None
         axis = _BY_ELEMENT.get(name)
