@@ -53,7 +53,7 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "solver": {
         "choices": SOLVERS,
         "metavar": "SOLVER",
-        "help": f"{ANCESTRAL} or {SECOND_ORDER} (default: the model's)",
+        "help": f"{ANCESTRAL} or {SECOND_ORDER} (default: the model's; for formulas the latter)",
     },
     "num_steps": {
         "type": int,

@@ -133,4 +133,6 @@ def _program(mesh: Mesh) -> Callable[[Mapping[str, Array], GraphBatch], Array]:
     def one_batch(parameters: Mapping[str, Array], row: GraphBatch) -> Array:
         return forward(parameters, jax.tree.map(lambda array: array[0], row))[None]
 
-    return jax.jit(parallel.map_rows(one_batch, 1, mesh))
+    return jax.jit(
+        parallel.map_rows(one_batch, 1, mesh), compiler_options=devices.compiler_options()
+    )

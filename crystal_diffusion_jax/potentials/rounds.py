@@ -16,6 +16,7 @@ from crystal_diffusion_jax.potentials.batching import AtomBatch
 from crystal_diffusion_jax.potentials.chgnet import Outputs, bond_vectors
 from crystal_diffusion_jax.potentials.fire import Frame, Inertia
 from crystal_diffusion_jax.potentials.neighbours import CUTOFF, SHORT_CUTOFF, SKIN
+from crystal_diffusion_jax.runtime import devices
 
 # A bond may be shorter than its cutoff by this share of it before it must be in a list: its weight
 # is below 0.005.
@@ -196,7 +197,7 @@ def _is_stale(
 @functools.cache
 def compiled(potential: Potential) -> Callable[..., Round]:
     """`run` with this potential, compiled once for each shape."""
-    return jax.jit(functools.partial(run, potential))
+    return jax.jit(functools.partial(run, potential), compiler_options=devices.compiler_options())
 
 
 def _longest(frame: Frame, vectors: Float[Array, "atoms 3"]) -> Float[Array, " crystals"]:

@@ -113,6 +113,15 @@ def by_batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
 
 
+def compiler_options() -> dict[str, int]:
+    """Compiler options of the large programs: on CPUs, LLVM's first level of optimisation.
+
+    XLA chooses the loops itself; what LLVM adds from the second level on takes a quarter of the
+    time to compile and makes no program faster (measured, benchmarks/README.md).
+    """
+    return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
+
+
 def options_to_run_once() -> dict[str, int | bool]:
     """Compiler options of a program that runs once: on CPUs, half the time for little optimised."""
     if jax.default_backend() != "cpu":

@@ -16,7 +16,7 @@ from crystal_diffusion_jax.diffusion.joint import Prediction
 from crystal_diffusion_jax.diffusion.schedules import noise_schedule, sampling_times
 from crystal_diffusion_jax.models.denoiser import Denoiser
 from crystal_diffusion_jax.models.embeddings import Condition
-from crystal_diffusion_jax.runtime import parallel
+from crystal_diffusion_jax.runtime import devices, parallel
 from crystal_diffusion_jax.sampling import charges
 from crystal_diffusion_jax.sampling.chain import State, Step, last_state, reverse_chain
 from crystal_diffusion_jax.sampling.guidance import (
@@ -155,4 +155,4 @@ def make_sampler(
         )
         return crystals
 
-    return jax.jit(sample)
+    return jax.jit(sample, compiler_options=devices.compiler_options())

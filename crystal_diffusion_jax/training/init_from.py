@@ -39,7 +39,8 @@ def load_initial_model(config: ExperimentConfig) -> TrainedModel | None:
 
     Raises:
       UserError: no such model, its network or noise schedule differs from the config's (but rank
-        features may be added, and cdi become cds or the reverse), or the processes hold different copies of it.
+        features may be added, and cdi become cds or the reverse), or the processes hold different
+        copies of it.
     """
     init_from = config.training.init_from
     if not init_from:

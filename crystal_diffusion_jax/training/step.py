@@ -154,6 +154,7 @@ def make_train_steps(
         in_shardings=(replicated, devices.by_batch(mesh, axis=1), replicated),
         out_shardings=replicated,
         donate_argnums=0,
+        compiler_options=devices.compiler_options(),
     )
 
 
@@ -189,6 +190,7 @@ def make_evaluation_step(
         evaluation_step,
         in_shardings=(replicated, devices.by_batch(mesh), replicated),
         out_shardings=replicated,
+        compiler_options=devices.compiler_options(),
     )
 
 
