@@ -18,7 +18,6 @@ from crystal_diffusion_jax.config import CONDITIONINGS, DenoiserConfig
 from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.models.denoiser import Denoiser
 from crystal_diffusion_jax.models.embeddings import Condition
-from crystal_diffusion_jax.runtime import devices
 from tests.smoke_run import drawn_params
 
 # The largest error that a symmetry may show in float32: of outputs of up to 12, each after some 130
@@ -279,9 +278,13 @@ def test_the_optimised_network_computes_what_the_plain_one_does():
     network = denoiser("cdi", "paper")
     params = {"params": drawn_params(network, size=2.0)}
     arguments = (params, base_crystals(), TIMES, base_condition())
-    options = [devices.options_to_run_once(), devices.compiler_options()]
-    plain, optimised = (jax.jit(network.apply, compiler_options=o)(*arguments) for o in options)
-    assert_equal_outputs(optimised, plain)
+    options = [
+        {"xla_backend_optimization_level": level, "xla_llvm_disable_expensive_passes": level == 0}
+        for level in (0, 1, 3)
+    ]
+    plain, *optimised = (jax.jit(network.apply, compiler_options=o)(*arguments) for o in options)
+    for outputs in optimised:
+        assert_equal_outputs(outputs, plain)
 
 
 @pytest.mark.parametrize("mean_free", [True, False])

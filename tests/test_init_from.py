@@ -242,9 +242,9 @@ def test_a_model_with_another_architecture_is_refused(tmp_path, section, changes
 
 @pytest.mark.parametrize("stage", ["pretrain", "ranks"])
 def test_a_stage_that_is_still_to_train_is_told_with_its_command(stage):
-    command = f"--config=carbon24_cds:{stage} --workdir=runs/gone/carbon24_cds_{stage}"
+    command = f"--config=mp20_cdi:{stage} --workdir=runs/gone/mp20_cdi_{stage}"
     with pytest.raises(UserError, match=f"not a trained model yet: train it first.*{command}"):
-        load_initial_model(_starting_from(f"runs/gone/carbon24_cds_{stage}"))
+        load_initial_model(_starting_from(f"runs/gone/mp20_cdi_{stage}"))
 
 
 @pytest.mark.parametrize("name", ["pretrain", "ranks", "_ranks"])

@@ -116,10 +116,14 @@ def by_batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
 def compiler_options() -> dict[str, int]:
     """Compiler options of the large programs: on CPUs, LLVM's first level of optimisation.
 
-    XLA chooses the loops itself; what LLVM adds from the second level on takes a quarter of the
-    time to compile and makes no program faster (measured, benchmarks/README.md).
+    XLA chooses the loops itself. What LLVM adds from the second level on takes a quarter of the
+    time to compile the sampler, and programs run as fast without it (benchmarks/README.md). A user
+    who wants fewer optimisations still (`JAX_DISABLE_MOST_OPTIMIZATIONS`) gets these.
     """
-    return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
+    fewer = jax.config.values["jax_disable_most_optimizations"]
+    if fewer or jax.default_backend() != "cpu":
+        return {}
+    return {"xla_backend_optimization_level": 1}
 
 
 def options_to_run_once() -> dict[str, int | bool]:

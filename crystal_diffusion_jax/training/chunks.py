@@ -104,7 +104,8 @@ def _fastest(
             break
         choice = round(default * factor)
         program = parallel.sum_over_rows(gradient, per_crystal, mesh, choice)
-        programs[choice] = jax.jit(program).lower(params, rows).compile()
+        compiled = jax.jit(program, compiler_options=devices.compiler_options())
+        programs[choice] = compiled.lower(params, rows).compile()
     seconds = dict.fromkeys(programs, math.inf)
     for _ in range(_REPEATS):
         for choice, program in programs.items():

@@ -69,7 +69,7 @@ def load_initial_model(config: ExperimentConfig) -> TrainedModel | None:
     expected, found = _architecture(config), _architecture(model.config)
     if not model.config.model.num_rank_features:
         del found["model.num_rank_features"], expected["model.num_rank_features"]
-    if "none" not in (config.model.conditioning, model.config.model.conditioning):
+    if {config.model.conditioning, model.config.model.conditioning} == {"cdi", "cds"}:
         del found["model.conditioning"], expected["model.conditioning"]
     for name, value in found.items():
         if value != expected[name]:
@@ -117,10 +117,15 @@ def warm_start(
         statistics.vocabulary, model.statistics.vocabulary, return_indices=True
     )
     merged = dict(fresh)
-    # Ranks may be added, given species begin or cease to be told, and the conditioning change.
+    # Ranks may be added, given species may begin or cease to be told, the conditioning may change.
     exchanged = {_GIVEN}
-    if any(_INPUT in name for name in fresh) != (model.config.model.conditioning != "cds"):
-        exchanged |= {k for k in fresh.keys() ^ trained.keys() if _INPUT in k or _IN_BLOCKS in k}
+    is_cds = not any(name.startswith(_INPUT) for name in fresh)
+    if is_cds != (model.config.model.conditioning == "cds"):
+        exchanged |= {
+            name
+            for name in fresh.keys() ^ trained.keys()
+            if name.startswith(_INPUT) or _IN_BLOCKS in name
+        }
     missing = fresh.keys() - trained.keys() - {f"{_PROPERTIES}by_rank"} - exchanged
     for name, leaf in {**trained, **dict.fromkeys(missing, np.nan)}.items():
         if name in exchanged and name not in fresh:
@@ -158,8 +163,8 @@ def _property_rows(
 
     A property that the model knows keeps its meaning, though the z-scores of the new data have
     another mean and deviation (its ranks are those among the new data). A new one has no effect,
-    whether it is given or hidden, until it is trained: the network then computes what the model
-    does when nothing is asked.
+    whether it is given or hidden, until it is trained: with the same conditioning, the network then
+    computes what the model does when nothing is asked.
 
     Args:
       fresh: weights by name.
