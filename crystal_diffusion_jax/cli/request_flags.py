@@ -53,7 +53,7 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "solver": {
         "choices": SOLVERS,
         "metavar": "SOLVER",
-        "help": f"{ANCESTRAL} or {SECOND_ORDER} (default: the model's; for formulas the latter)",
+        "help": f"{ANCESTRAL} or, as for formulas, {SECOND_ORDER} (default: the model's)",
     },
     "num_steps": {
         "type": int,
