@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import jax
+import pytest
 
 from crystal_diffusion_jax.runtime import devices
 
@@ -29,6 +30,18 @@ np.testing.assert_array_equal(placed, rows_by_step)
 assert devices.local_part(mesh) == range(8)
 print(devices.describe())
 """
+
+
+@pytest.mark.parametrize(
+    ("fewer", "options"), [(False, {"xla_backend_optimization_level": 1}), (True, {})]
+)
+def test_large_programs_do_not_undo_a_wish_for_fewer_optimisations(fewer, options):
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", fewer)
+    try:
+        assert devices.compiler_options() == (options if jax.default_backend() == "cpu" else {})
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
 
 
 def test_the_mesh_holds_every_device_along_one_axis():
