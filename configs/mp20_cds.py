@@ -8,9 +8,9 @@ shipped one has seen crystals of the official validation and test splits.
 
     python -m experiments.train --config=configs/mp20_cds.py --workdir=runs/mp20_cds
 
-Takes 1 h 16 min on one core of an Intel Xeon, after those of `mp20_cdi`. Expected on 12,258 binary
-and ternary training crystals (45 % of the official split; this config does not select them), seed
-0: validation loss 1.642; docs/table1.md has the success rates.
+Takes 1 h 16 min on one core of an Intel Xeon, besides the training of `mp20_cdi`. Expected on
+12,258 binary and ternary training crystals (45 % of the official split; this config does not select
+them), seed 0: validation loss 1.642; docs/table1.md has the success rates.
 
 Variants:
   "": what the shipped model of this name was trained with.
