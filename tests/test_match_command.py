@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pymatgen.core import Structure
 from pymatgen.io.cif import CifWriter
@@ -17,6 +18,12 @@ from crystal_diffusion_jax.cli import match as program
 from crystal_diffusion_jax.cli import program as cli
 from crystal_diffusion_jax.data import load as data_load
 from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.potentials.relaxation import (
+    Relaxation,
+    RelaxedCrystal,
+    RelaxSettings,
+)
+from crystal_diffusion_jax.potentials.relaxed_store import RelaxedStore
 from crystal_diffusion_jax.structures.reading import read_structures
 from crystal_diffusion_jax.structures.store import Samples, add_columns
 from tests.test_prediction import BARIUM, CHLORIDE, SALT, SWAPPED, dataset, perovskite
@@ -98,6 +105,28 @@ def test_templates_alone_from_csv_files(tmp_path, run) -> None:
     assert content["templates"]["scores"]["match"]["1"]["k"] == 1
 
 
+def test_relaxed_predictions_of_a_folder(tmp_path, run, capsys) -> None:
+    predictions = write_csv(tmp_path / "p.csv", [("a", cif(SWAPPED)), ("b", "no crystal")])
+    found = read_structures(predictions)
+    settings = RelaxSettings("ase:tests.odd_calculators.Nothing")
+    store = RelaxedStore(tmp_path, found, settings)
+    outcome = Relaxation(BARIUM, -1.0, -2.0, 7, True, np.zeros(len(BARIUM)), None)
+    store.add([(0, RelaxedCrystal(found.names[0], outcome))])
+    out = tmp_path / "match.json"
+    flags = ("--dataset=perov5", f"--relaxed={tmp_path}", f"--out={out}")
+    assert run(f"--structures={predictions}", *flags) == 0
+    content = strictly(out)
+    assert content["predictions"]["scores"]["match"]["1"]["k"] == 0
+    matched = content["relaxed"]["scores"]["match"]["1"]
+    assert (matched["k"], matched["n"]) == (1, 2)
+    assert "relaxed, lowest energy first" in capsys.readouterr().out
+    assert run(*flags) == 2
+    assert "--relaxed needs --structures" in capsys.readouterr().err
+    other = write_csv(tmp_path / "other.csv", [("a", cif(BARIUM))])
+    assert run(f"--structures={other}", *flags) == 2
+    assert "holds the relaxation of other crystals" in capsys.readouterr().err
+
+
 def test_unknown_ids_and_bad_values_end_in_one_sentence(tmp_path, run, capsys) -> None:
     predictions = write_csv(tmp_path / "p.csv", [("a", cif(BARIUM)), ("aa", cif(SALT))])
     good = (f"--structures={predictions}", "--dataset=perov5", f"--out={tmp_path / 'm.json'}")
@@ -132,6 +161,12 @@ def test_the_python_interface_is_the_same(monkeypatch: pytest.MonkeyPatch) -> No
     assert outcome.predictions.scores["match"][1].value == 1
     assert outcome.templates is not None
     assert cdj.match([SALT], "perov5", templates=False).templates is None
+    relaxed = [Relaxation(SALT, -1.0, -1.0, 0, True, np.zeros(2), None)]
+    judged = cdj.match([CHLORIDE], "perov5", material_ids=["b"], relaxed=relaxed)
+    assert judged.relaxed is not None
+    assert judged.relaxed.scores["match"][1].value == 1
+    with pytest.raises(UserError, match="1 relaxations for 2 crystals"):
+        cdj.match([BARIUM, SALT], "perov5", relaxed=relaxed)
     with pytest.raises(UserError, match="2 material_ids for 1 crystals"):
         cdj.match([SALT], "perov5", material_ids=["a", "b"])
     with pytest.raises(UserError, match="perov5 has no split 'val'"):

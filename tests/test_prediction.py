@@ -19,6 +19,7 @@ from crystal_diffusion_jax.evaluation.displacements import displacements
 from crystal_diffusion_jax.evaluation.intervals import Rate
 from crystal_diffusion_jax.evaluation.judging import judge
 from crystal_diffusion_jax.evaluation.prediction import Judged, PredictionScores, references, score
+from crystal_diffusion_jax.potentials.relaxation import Relaxation, failed
 from crystal_diffusion_jax.structures.reading import Inputs
 
 SITES = np.array([[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]])
@@ -285,6 +286,42 @@ def test_templates_find_a_crystal_of_the_same_kind() -> None:
     scored = template_scores(known, train, [1, 4], progress=False)
     assert scored.scores["match"] == {1: Rate(1, 2), 4: Rate(1, 2)}
     assert scored.predictions == (1, 4)
+
+
+def relaxation(structure: Structure, energy_per_atom: float) -> Relaxation:
+    return Relaxation(structure, energy_per_atom, energy_per_atom, 0, True, np.zeros(0), None)
+
+
+def test_relaxed_predictions_are_ranked_by_energy() -> None:
+    # Four predictions of one row; the third relaxes to the reference.
+    ids = ["id-0"] * 4
+    predicted = inputs([SWAPPED] * 4, ids)
+
+    def best(*energies: float, k: int = 1) -> Rate | None:
+        relaxed = [
+            failed("the cell exploded"),
+            relaxation(SWAPPED, energies[0]),
+            relaxation(BARIUM, energies[1]),
+            relaxation(SWAPPED, energies[2]),
+        ]
+        outcome = judge(
+            predicted, dataset([BARIUM]), None, "", ks=[k], progress=False, relaxed=relaxed
+        )
+        assert outcome.predictions is not None
+        assert outcome.predictions.scores["match"][k] == Rate(0, 1)
+        assert outcome.relaxed is not None
+        found = outcome.relaxed.scores["match"][k]
+        assert isinstance(found, Rate)
+        return found
+
+    assert best(-1.0, -2.0, -1.5) == Rate(1, 1)
+    assert best(-3.0, -2.0, -1.5) == Rate(0, 1)
+    assert best(-3.0, -2.0, -1.5, k=2) == Rate(1, 1)
+    # The failure is the last of the four, though it is the first prediction.
+    assert best(-3.0, 2.0, -1.5, k=2) == Rate(0, 1)
+    assert best(-3.0, 2.0, -1.5, k=3) == Rate(1, 1)
+    unrelaxed = judge(predicted, dataset([BARIUM]), None, "", progress=False)
+    assert unrelaxed.relaxed is None
 
 
 def test_all_together() -> None:

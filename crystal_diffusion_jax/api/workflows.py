@@ -15,7 +15,7 @@ from crystal_diffusion_jax.api.arguments import (
 from crystal_diffusion_jax.api.model import Model, load
 from crystal_diffusion_jax.config import DataConfig
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.potentials.relaxation import CHGNET
+from crystal_diffusion_jax.potentials.relaxation import CHGNET, Relaxation, failed
 from crystal_diffusion_jax.sampling.resolve import resolve, warnings
 
 # Imported when it is asked for.
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from crystal_diffusion_jax.discovery.settings import Cell
     from crystal_diffusion_jax.evaluation.judging import Judgement
+    from crystal_diffusion_jax.structures.reading import Inputs
 
 
 def discover(
@@ -116,6 +117,7 @@ def match(
     split: str = "test",
     *,
     material_ids: Sequence[str] = (),
+    relaxed: Sequence[Relaxation] | str | Path | None = None,
     k: Sequence[int] = (1,),
     num: int = 0,
     templates: bool = True,
@@ -134,6 +136,8 @@ def match(
         `Model.sample` have their own if they were sampled `like` a data set or from a csv with
         ids; rejected crystals count as failures then. Others without ids answer the references of
         their composition.
+      relaxed: what `relax` returned for the crystals, or a folder that `experiments.relax` made of
+        them: the relaxed crystals are scored, too, those of the lowest energy first.
       k: numbers of predictions of which the best counts.
       num: only so many references, drawn once and for all; 0 for all.
       templates: also score the templates from the training split.
@@ -159,4 +163,26 @@ def match(
     if split not in splits:
         raise UserError(f"{dataset} has no split {split!r}, only {', '.join(splits)}")
     train = splits["train"] if templates else None
-    return judge(inputs, splits[split], train, f"{dataset} {split}", num, k, progress)
+    outcomes = _outcomes(relaxed, inputs)
+    place = f"{dataset} {split}"
+    return judge(inputs, splits[split], train, place, num, k, progress, relaxed=outcomes)
+
+
+def _outcomes(
+    relaxed: Sequence[Relaxation] | str | Path | None, inputs: "Inputs"
+) -> list[Relaxation] | None:
+    """One for each of the crystals, of which `relax` was given those that there are."""
+    if relaxed is None:
+        return None
+    if isinstance(relaxed, str | Path):
+        from crystal_diffusion_jax.potentials.relaxed_store import read_relaxed
+
+        return [each.relaxation for each in read_relaxed(Path(relaxed), inputs)]
+    known = sum(structure is not None for structure in inputs.structures)
+    if len(relaxed) != known:
+        raise UserError(f"{len(relaxed)} relaxations for {known} crystals: give one for each")
+    remaining = iter(relaxed)
+    return [
+        failed("rejected when sampled") if structure is None else next(remaining)
+        for structure in inputs.structures
+    ]

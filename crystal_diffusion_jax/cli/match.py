@@ -8,7 +8,9 @@ The predictions are a folder of `sample`, or those of any program: a csv with co
 the reference that a row answers, and cif; several rows of one id are several predictions for it.
 Without ids, crystals answer the references of their composition. The baseline in the same table
 are training crystals of the same anonymous formula with their elements exchanged; without
---structures it stands alone. The scores go into a JSON file and, as a table, to stdout.
+--structures it stands alone. With --relaxed, a folder that `relax` made of the predictions, the
+relaxed crystals are scored, too, those of the lowest energy first. The scores go into a JSON file
+and, as a table, to stdout.
 """
 
 import argparse
@@ -32,6 +34,7 @@ def parser() -> program.Parser:
     """The flags."""
     flags = program.Parser(prog="python -m experiments.match", description=__doc__)
     program.add_structures(flags, required=False)
+    flags.add_argument("--relaxed", type=Path, help="folder of `relax` with the same crystals")
     flags.add_argument(
         "--dataset", choices=list(KNOWN_DATASETS), help="with the references and training crystals"
     )
@@ -100,16 +103,22 @@ def main() -> None:
     flags = parser().parse_args()
     from crystal_diffusion_jax.evaluation.judging import judge
     from crystal_diffusion_jax.evaluation.prediction_summary import to_json, to_table
+    from crystal_diffusion_jax.potentials.relaxed_store import read_relaxed
     from crystal_diffusion_jax.structures.reading import read_structures
 
     ks = parse_ks(flags.k)
     require_between("num", flags.num, 0, MAX_CRYSTALS)
     program.check_output(flags.out)
+    if flags.relaxed and not flags.structures:
+        raise UserError("--relaxed needs --structures: give the crystals that were relaxed")
     inputs = None if flags.structures is None else read_structures(flags.structures)
+    relaxed = None
+    if flags.relaxed:
+        relaxed = [each.relaxation for each in read_relaxed(flags.relaxed, inputs)]
     dataset, train, place = datasets(flags)
     if inputs is None and train is None:
         raise UserError("there is nothing to score: give --structures, or --train for templates")
-    outcome = judge(inputs, dataset, train, place, flags.num, ks)
+    outcome = judge(inputs, dataset, train, place, flags.num, ks, relaxed=relaxed)
     structures = None if flags.structures is None else str(flags.structures)
     content = to_json(outcome, structures)
     program.write_output(flags.out, json.dumps(content, indent=1, allow_nan=False) + "\n")

@@ -12,6 +12,8 @@
   predictions      {"predictions": {"min", "max"} for one reference, "composition": rate, "scores":
                    {name: {k: score}}, "volume_error": statistic, "failures": {"count", "list":
                    [{"index", "name", "reason"}]}}; null for the templates alone. See `prediction`
+  relaxed          the same of the relaxed predictions, those of the lowest energy first; null if
+                   there are none
   templates        the same of the templates, the best first; null without training crystals
   leakage          {"composition", "anonymous", "template"}, see `baseline`; null likewise
 
@@ -70,6 +72,7 @@ def to_json(outcome: Judgement, structures: str | None) -> dict[str, Any]:
         "matcher": {"ltol": LTOL, "stol": STOL, "angle_tol": ANGLE_TOL, "tight": TIGHT},
         "counts": dict(outcome.counts),
         "predictions": _of(outcome.predictions, outcome.names),
+        "relaxed": _of(outcome.relaxed, outcome.names),
         "templates": _of(outcome.templates, []),
         "leakage": None
         if outcome.leakage is None
@@ -98,8 +101,12 @@ def _of(scored: PredictionScores | None, names: Sequence[str]) -> dict[str, Any]
 
 
 def to_table(outcome: Judgement) -> str:
-    """The scores as text, one a line, with predictions and templates side by side."""
-    sets = {"predictions": outcome.predictions, "templates": outcome.templates}
+    """The scores as text, one a line, the sets side by side."""
+    sets = {
+        "predictions": outcome.predictions,
+        "relaxed, lowest energy first": outcome.relaxed,
+        "templates": outcome.templates,
+    }
     present = {title: scored for title, scored in sets.items() if scored is not None}
     lines = [f"{'':<34}" + "".join(f"{title:<38}" for title in present)]
     rows: dict[str, list[Score | None]] = {}
@@ -129,7 +136,7 @@ def to_table(outcome: Judgement) -> str:
     for title, scored in present.items():
         if scored.failures:
             lines.append(f"{len(scored.failures)} {title} count as no match:")
-            names = outcome.names if scored is outcome.predictions else []
+            names = [] if scored is outcome.templates else outcome.names
             some = list(scored.failures.items())[:_MAX_FAILURES]
             lines += [
                 f"  {names[index] if names else f'template {index}'}: {reason}"
