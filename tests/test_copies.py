@@ -1,6 +1,8 @@
-"""data/copies.py and split.py: copies of one crystal, found and never parted."""
+"""data/copies.py, split.py, unique.py: copies of one crystal, found, never parted, left out."""
 
+import dataclasses
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,11 +13,15 @@ from pymatgen.core import Lattice, Structure
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial.transform import Rotation
 
+from crystal_diffusion_jax.config import DataConfig
 from crystal_diffusion_jax.data import copies
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.copies import find_copies
+from crystal_diffusion_jax.data.load import load
 from crystal_diffusion_jax.data.split import random_split
+from crystal_diffusion_jax.data.unique import write_unique
 from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.evaluation.diversity import dataset_structures
 
 PEROVSKITE = np.array([[0, 0, 0], [1, 1, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1]]) / 2
 CENTRED = np.array([[0.0, 0.0, 0.0], [0.5, 0.5, 0.5]])
@@ -125,3 +131,52 @@ def test_without_copies_the_split_is_a_permutation_cut_in_two() -> None:
     np.testing.assert_array_equal(parts["val"], np.sort(order[:5]))
     np.testing.assert_array_equal(parts["test"], np.sort(order[5:15]))
     np.testing.assert_array_equal(parts["train"], np.sort(order[15:]))
+
+
+def test_the_unique_crystals_are_the_first_of_each_group(tmp_path: Path) -> None:
+    # Two of the three crystals of val are copies of crystals in train.
+    train = [copy(PROTOTYPES[which], seed) for seed, which in enumerate((0, 1, 0, 2))]
+    val = [copy(PROTOTYPES[which], 9 + seed) for seed, which in enumerate((3, 1, 0))]
+    folder = tmp_path / "unique"
+    splits = {"train": named(dataset(train)), "val": named(dataset(val))}
+    assert write_unique(splits, folder, progress=False) == {"train": 3, "val": 1}
+    found = load(DataConfig(root=str(folder), properties=("energy", "kind")), progress=False)
+    for split, rows in (("train", [0, 1, 3]), ("val", [0])):
+        original = splits[split].take(np.array(rows))
+        np.testing.assert_array_equal(found[split].material_ids, original.material_ids)
+        for name in ("energy", "kind"):
+            np.testing.assert_array_equal(values(found[split], name), values(original, name))
+    originals = [train[row] for row in (0, 1, 3)] + val[:1]
+    reread = [each for split in ("train", "val") for each in dataset_structures(found[split])]
+    for one, other in zip(originals, reread, strict=True):
+        assert one.composition == other.composition
+        assert one.volume == pytest.approx(other.volume, rel=1e-5)
+        assert StructureMatcher(scale=False, ltol=1e-3, stol=1e-3).fit(one, other)
+
+
+def test_what_cannot_be_written_without_copies_is_refused(tmp_path: Path) -> None:
+    both = {"train": dataset([TITANATE]), "val": dataset([copy(TITANATE, 1)])}
+    with pytest.raises(UserError, match="all crystals of val are copies of earlier ones"):
+        write_unique(both, tmp_path / "unique", progress=False)
+    assert not (tmp_path / "unique").exists()
+    (tmp_path / "mine.csv").touch()
+    with pytest.raises(UserError, match="is not an empty folder: choose another"):
+        write_unique(both, tmp_path, progress=False)
+
+
+def named(crystals: CrystalDataset) -> CrystalDataset:
+    """With a number that one crystal lacks, and a class."""
+    energies = np.arange(len(crystals)) / 7
+    energies[-1] = np.nan
+    return dataclasses.replace(
+        crystals,
+        properties=np.stack([energies, np.arange(len(crystals)) % 2], axis=1),
+        property_names=("energy", "kind"),
+        class_names={"kind": ("metal, soft", "salt")},
+    )
+
+
+def values(crystals: CrystalDataset, name: str) -> list[str]:
+    numbers = crystals.properties[:, crystals.property_names.index(name)]
+    classes = crystals.class_names.get(name)
+    return [classes[int(x)] if classes else repr(x) for x in numbers.tolist()]

@@ -135,10 +135,29 @@ def test_prepare_reads_own_data_in_several_files(
     assert {split: int(rows[split][1]) for split in ("train", "val")} == {"train": 5, "val": 2}
 
 
+def test_prepare_writes_the_data_without_copies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wider = CIF.replace("_cell_length_c 3.35", "_cell_length_c 6.7").replace("Po", "Te")
+    for split, size in NUM_ROWS.items():
+        own = f'own,0.7,"{wider}"\n' if split == "train" else ""
+        rows = f"material_id,heat_ref,cif\n{own}" + f'id,0.5,"{CIF}"\n' * size
+        (tmp_path / f"{split}.csv").write_text(rows)
+    (tmp_path / "val.csv").write_text((tmp_path / "train.csv").read_text().replace("Te", "Se"))
+    flags = (f"--root={tmp_path}", "--properties=heat_ref", "--skip_bad_rows")
+    (tmp_path / "test.csv").unlink()
+    run_prepare(monkeypatch, *flags, f"--unique={tmp_path / 'unique'}")
+    assert "unique has them without copies: train 2 of 4, val 1 of 4" in capsys.readouterr().out
+    run_prepare(monkeypatch, f"--root={tmp_path / 'unique'}", "--properties=heat_ref")
+    rows = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()[:3]}
+    assert {split: int(rows[split][1]) for split in ("train", "val")} == {"train": 2, "val": 1}
+
+
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
         ([], "nothing to prepare"),
+        (["--oracle", "--unique=x"], "--unique needs data"),
         (["--root=x"], "both root .* and properties"),
         (
             ["--root=x", "--properties=a", "--max_num_atoms=-1"],

@@ -2,13 +2,15 @@
 
     python -m experiments.prepare --dataset=perov5 --oracle --potential
     python -m experiments.prepare --root=mine --properties=band_gap
+    python -m experiments.prepare --dataset=carbon24 --unique=data/carbon24_unique
 
 Known data are taken from --root, from `$CRYSTAL_DIFFUSION_DATA/<name>`, or else downloaded from
 CDVAE's repository. Your own data (--root) are a csv table, a folder with train, val and perhaps
 test tables (each in one file or in several, as in train-0.csv, train-1.csv), or a folder of CIFs,
 POSCARs and other files of crystals with one csv. Training afterwards starts at once, reading the
-prepared arrays from the cache. --oracle and --potential download the published networks, with a
-data set or alone.
+prepared arrays from the cache. --unique writes the data once more, as csv tables without copies:
+the first of each group of crystals that are the same to pymatgen's StructureMatcher. --oracle and
+--potential download the published networks, with a data set or alone.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import keyword
 import math
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -53,6 +56,9 @@ def parser() -> program.Parser:
     flags.add_argument(
         "--skip_bad_rows", action="store_true", help="go on without rows that cannot be used"
     )
+    flags.add_argument(
+        "--unique", type=Path, help="new folder for the data without copies of crystals"
+    )
     return flags
 
 
@@ -64,18 +70,28 @@ def main() -> None:
             "nothing to prepare: give --dataset=NAME, --root=YOUR_DATA, --oracle or --potential"
         )
     require_between("max_num_atoms", args.max_num_atoms, 0, math.inf)
+    if args.unique and args.dataset is None and not args.root:
+        raise UserError("--unique needs data: give --dataset=NAME or --root=YOUR_DATA")
     if args.oracle:
         for path in weights.prepare():
             print(f"network: {path}")
     if args.potential:
         print(f"potential: {potential_weights.prepare()}")
     if args.dataset is not None:
-        _prepare_known(KNOWN_DATASETS[args.dataset], args.root, args.skip_bad_rows)
+        splits = _prepare_known(KNOWN_DATASETS[args.dataset], args.root, args.skip_bad_rows)
     elif args.root:
-        _prepare_own(args)
+        splits = _prepare_own(args)
+    if args.unique:
+        from crystal_diffusion_jax.data.unique import write_unique
+
+        written = write_unique(splits, args.unique)
+        counts = ", ".join(f"{split} {n} of {len(splits[split])}" for split, n in written.items())
+        print(f"{args.unique} has them without copies: {counts}")
 
 
-def _prepare_known(spec: DatasetSpec, root: str, skip_bad_rows: bool) -> None:
+def _prepare_known(
+    spec: DatasetSpec, root: str, skip_bad_rows: bool
+) -> Mapping[str, CrystalDataset]:
     folder = locate.find_known(spec.name, root)
     # Compressed files that somebody put into the cache by hand are used unchecked.
     by_hand = folder is not None and next(folder.glob("*.csv.gz"), None) is not None
@@ -87,9 +103,10 @@ def _prepare_known(spec: DatasetSpec, root: str, skip_bad_rows: bool) -> None:
     seconds = time.perf_counter() - start
     _print_summary(splits, [f"{spec.property_name} ({spec.unit})"])
     print(f"ready in {seconds:.1f} s, prepared arrays in {locate.cache_folder() / 'prepared'}")
+    return splits
 
 
-def _prepare_own(args: argparse.Namespace) -> None:
+def _prepare_own(args: argparse.Namespace) -> Mapping[str, CrystalDataset]:
     """Reads the user's own data as training would."""
     config = DataConfig(
         root=args.root,
@@ -100,6 +117,7 @@ def _prepare_own(args: argparse.Namespace) -> None:
     splits = load(config)
     _print_summary(splits, config.properties)
     print(f"train on them with: {_next_step(config, few.recipe(len(splits['train'])))}")
+    return splits
 
 
 def _next_step(config: DataConfig, recipe: str) -> str:
