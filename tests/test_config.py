@@ -42,7 +42,7 @@ def values() -> dict[str, Any]:
 
 VARIANTS = [(name, variant) for name in CONFIGS for variant in ("", "smoke")]
 VARIANTS += [(name, "paper") for name in PAPERS]
-VARIANTS += [("mp20_cdi", stage) for stage in ("pretrain", "ranks")]
+VARIANTS += [("mp20_cdi", stage) for stage in ("pretrain", "ranks", "given")]
 
 
 @pytest.mark.parametrize(("name", "variant"), VARIANTS)

@@ -149,8 +149,8 @@ def test_prepare_writes_the_data_without_copies(
     run_prepare(monkeypatch, *flags, f"--unique={tmp_path / 'unique'}")
     assert "unique has them without copies: train 2 of 4, val 1 of 4" in capsys.readouterr().out
     run_prepare(monkeypatch, f"--root={tmp_path / 'unique'}", "--properties=heat_ref")
-    rows = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()[:3]}
-    assert {split: int(rows[split][1]) for split in ("train", "val")} == {"train": 2, "val": 1}
+    found = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()[:3]}
+    assert {split: int(found[split][1]) for split in ("train", "val")} == {"train": 2, "val": 1}
 
 
 @pytest.mark.parametrize(

@@ -240,7 +240,7 @@ def test_a_model_with_another_architecture_is_refused(tmp_path, section, changes
         load_initial_model(_starting_from(str(tmp_path / "m")))
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "ranks"])
+@pytest.mark.parametrize("stage", ["pretrain", "ranks", "given"])
 def test_a_stage_that_is_still_to_train_is_told_with_its_command(stage):
     command = f"--config=mp20_cdi:{stage} --workdir=runs/gone/mp20_cdi_{stage}"
     with pytest.raises(UserError, match=f"not a trained model yet: train it first.*{command}"):

@@ -9,6 +9,7 @@ import pytest
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.sampling.conditions import crystal_sizes
 from crystal_diffusion_jax.sampling.neutrality import (
+    can_be_neutral,
     number_of_compositions,
     sizes_that_balance,
     system_compositions,
@@ -78,6 +79,21 @@ def test_atoms_of_one_element_need_not_share_a_state():
     counts, neutral = system_compositions(iron_oxide, (2, 5, 7, 8))
     found = sorted(map(tuple, counts[neutral].tolist()))
     assert found == [(1, 1), (3, 2), (4, 3), (4, 4)]  # FeO, Fe2O3, Fe3O4, four FeO
+
+
+def test_a_cell_is_neutral_if_an_assignment_is():
+    elements = [SYMBOLS.index(symbol) for symbol in ("Li", "O", "Fe")]
+    found = set()
+    for counts in itertools.product(range(5), repeat=3):
+        present = [(z, n) for z, n in zip(elements, counts, strict=True) if n]
+        if not present:
+            continue
+        states = common_oxidation_states([z for z, _ in present])
+        wanted = can_balance(states, [n for _, n in present])
+        atoms = np.random.default_rng(0).permutation(np.repeat(elements, counts))
+        assert can_be_neutral(atoms) == wanted, counts
+        found.add(wanted)
+    assert found == {True, False}
 
 
 def test_four_elements_in_twenty_atoms_are_enumerated():

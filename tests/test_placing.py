@@ -61,9 +61,12 @@ class Drawing:
         )
 
 
-def placed(drawn: dict[int, list[list[int]]], shape: int, model) -> tuple[States, Drawing]:
+def placed(
+    drawn: dict[int, list[list[int]]], shape: int, model, charge_balance: bool = False
+) -> tuple[States, Drawing]:
     chains: Any = Drawing(drawn)
     request = resolve(model, "m", num=1, start="template:5", averaging_rounds=3)
+    request = dataclasses.replace(request, charge_balance=charge_balance)
     states = Placing(chains, request, rock_salt()).run(np.array(list(drawn)), 5, shape)
     return states, chains
 
@@ -118,6 +121,22 @@ def test_a_template_of_other_elements_is_not_near(model):
     _, chains = placed({3: [[6, 8], [38, 8]]}, 1, model)
     assert chains.rounds == [[(3, 0)], [(3, 1)]]
     assert chains.placed[2][0].tolist() == [8, 38]
+
+
+def test_where_charges_balance_a_composition_that_does_not_is_drawn_again(model):
+    # RbO has a near template; TiO2 is neutral and has none.
+    rubidium, rutile = [8, 37], [8, 8, 22]
+    _, chains = placed({3: [rubidium, [8, 38]]}, 1, model)
+    assert chains.rounds == [[(3, 0)]]
+    assert chains.placed[2][0].tolist() == rubidium
+    _, chains = placed({3: [rubidium, [8, 38]]}, 1, model, charge_balance=True)
+    assert chains.rounds == [[(3, 0)], [(3, 1)]]
+    assert chains.placed[2][0].tolist() == [8, 38]
+    # The last draws are no better than the second one.
+    drawn = {3: [rubidium, rutile, rubidium]}
+    _, chains = placed(drawn, 1, model, charge_balance=True)
+    assert chains.rounds == [[(3, draw)] for draw in range(MAX_DRAWS)]
+    assert chains.placed[2][0].tolist() == rutile
 
 
 def sampled(model, **asked) -> CrystalsInMemory:

@@ -1,6 +1,6 @@
 """A data set without copies: of each group of copies its first crystal, as csv tables.
 
-Of Carbon-24 more than half are copies, so that a model that repeats what is frequent scores well
+More than half of Carbon-24 are copies, so a model that repeats what is frequent scores well there
 (Martirossyan et al., arXiv:2509.12178, who therefore made Carbon-24-unique).
 """
 

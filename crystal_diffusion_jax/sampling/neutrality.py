@@ -30,6 +30,19 @@ def _reach(states: Sequence[Collection[int]]) -> int:
     return max(abs(state) for of_one in states for state in of_one)
 
 
+def can_be_neutral(atomic_numbers: np.ndarray) -> bool:
+    """Whether a cell of these atoms can be neutral."""
+    elements, counts = np.unique(atomic_numbers, return_counts=True)
+    if len(elements) == 1:
+        return True
+    states = common_oxidation_states(elements.tolist())
+    reach, sums = _reach(states), 1
+    for of_one, count in zip(states, counts.tolist(), strict=True):
+        for _ in range(count):
+            sums = _one_more(sums, of_one, reach)
+    return bool(sums >> (len(atomic_numbers) * reach) & 1)
+
+
 def sizes_that_balance(
     states: Sequence[Collection[int]], sizes: Collection[int], each: bool = False
 ) -> list[int]:

@@ -4,9 +4,10 @@ On MP-20 a crystal's composition comes out right more often than its structure: 
 learnt which elements go together, and little about rare arrangements of many atoms. So the chain
 is run for the composition alone, with the property that is asked for, until the training set has a
 near template for it: a cell with as many atoms of each element, and these not too far from the ones
-that they replace. The atoms are then placed again, as for a formula, from that template on. A
-composition without one after `MAX_DRAWS` draws is placed again from the crystal that the last of
-them made.
+that they replace. Where charges are to balance, the composition must be neutral, too: an atom that
+could not be balanced in the chain leaves one that is not. The atoms are then placed again, as for a
+formula, from that template on. After `MAX_DRAWS` draws a neutral composition is preferred to one
+with a template; without one, it is placed again from the crystal that the draw made.
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ from crystal_diffusion_jax.data.templates import Templates
 from crystal_diffusion_jax.request import Request, Trajectory
 from crystal_diffusion_jax.sampling.chains import Chains, States
 from crystal_diffusion_jax.sampling.given import sorted_cell
+from crystal_diffusion_jax.sampling.neutrality import can_be_neutral
 from crystal_diffusion_jax.structures.canonical import Cell
 
 MAX_DRAWS = 8
@@ -63,7 +65,7 @@ class Placing:
         return States(trajectories, drawn.calls + placed.calls)
 
     def _drawn(self, rows: np.ndarray, size: int, shape: int) -> States:
-        """The first draw of each crystal whose composition has a near template, else the last one.
+        """The first draw of each crystal that is as wanted, else the last of the best ones.
 
         Draws of which one is enough are made together where the batch has room for them.
         """
@@ -76,12 +78,18 @@ class Placing:
             draws = made + np.repeat(np.arange(together), len(missing))
             states = self._chains.run(rows[places], size, shape, streams=_PLACING + 1 + draws)
             for place, drawn in zip(places.tolist(), states.trajectories, strict=True):
-                if place not in found or self._template(found[place]) is None:
+                best = found.setdefault(place, drawn)
+                if not all(self._merits(best)) and self._merits(drawn) >= self._merits(best):
                     found[place] = drawn
             made += together
             calls += states.calls * together
-            missing = [place for place in missing if self._template(found[place]) is None]
+            missing = [place for place in missing if not all(self._merits(found[place]))]
         return States([found[place] for place in range(len(rows))], calls)
+
+    def _merits(self, states: Trajectory) -> tuple[bool, bool]:
+        """Whether charges balance, if they are to, and whether there is a near template."""
+        balances = not self._request.charge_balance or can_be_neutral(states.atomic_numbers[-1])
+        return balances, self._template(states) is not None
 
     def _template(self, states: Trajectory) -> Cell | None:
         """The best template of a crystal's composition, if it is near."""

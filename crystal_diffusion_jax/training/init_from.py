@@ -19,7 +19,7 @@ from crystal_diffusion_jax.trained_model import TrainedModel
 from crystal_diffusion_jax.training.step import Unflatten
 
 # Variants of the configs in this package that train what others begin with.
-_STAGES = ("pretrain", "ranks")
+_STAGES = ("pretrain", "ranks", "given")
 # The property embedding: one row for each property.
 _PROPERTIES = "property/"
 # The vector of crystals with given species (`models.denoiser`).
