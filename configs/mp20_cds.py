@@ -1,12 +1,14 @@
 """MP-20 (45,231 crystals of 1 to 20 atoms), formation energy per atom, conditioning cds.
 
-The shipped model starts from the shipped `mp20_cdi`: the two networks differ only in the layers
-where the condition enters. As in `mp20_cdi`, species are weighted ten times as much as on Perov-5,
-and half of the crystals are shown with their species, so that it predicts structures, too. On
-another split train `mp20_cdi` on it first, and give --config.training.init_from=runs/mp20_cdi: the
-shipped one has seen crystals of the official validation and test splits.
+The shipped model starts from the third stage of `mp20_cdi`: the two networks differ only in the
+layers where the condition enters. As in `mp20_cdi`, species are weighted ten times as much as on
+Perov-5, and half of the crystals are shown with their species, so that it predicts structures, too.
 
+    # the first three commands of configs/mp20_cdi.py, then
     python -m experiments.train --config=configs/mp20_cds.py --workdir=runs/mp20_cds
+
+To start from the shipped `mp20_cdi` give --config.training.init_from=mp20_cdi, but not on another
+split: it has seen crystals of the official validation and test splits.
 
 Takes 1 h 16 min on one core of an Intel Xeon, besides the training of `mp20_cdi`. Expected on
 12,258 binary and ternary training crystals (45 % of the official split; this config does not select
@@ -45,7 +47,7 @@ def get_config(variant: str = "") -> ConfigDict:
         case "":
             config.model.update(width=128, num_rank_features=20)
             config.loss.update(species_cross_entropy=0.5, species_given=0.5)
-            config.training.init_from = "mp20_cdi"
+            config.training.init_from = "runs/mp20_cdi_given"
             config.training.update(num_steps=8_000, learning_rate=1.5e-3)
             config.sampling.update(
                 solver="second_order", num_steps=50, averaging_rounds=4, start_time=100

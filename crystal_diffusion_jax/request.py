@@ -81,7 +81,7 @@ class Request:
       chemical_system: like `elements`, and each of them in each crystal.
       num_atoms: atoms in every crystal, None to draw it as in the training data.
       charge_balance: draw species whose oxidation states can add up to zero
-        (`sampling.charges`).
+        (`sampling.charges`, `sampling.placing`).
       symprec: tolerance in Angstrom for symmetrised CIF files, 0 for P1.
       classes: name of the requested class of each property that is a class; its number is in
         `target`.

@@ -19,7 +19,7 @@ from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.copies import find_copies
 from crystal_diffusion_jax.data.load import load
 from crystal_diffusion_jax.data.split import random_split
-from crystal_diffusion_jax.data.unique import write_unique
+from crystal_diffusion_jax.data.unique import require_new_folder, write_unique
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation.diversity import dataset_structures
 
@@ -158,10 +158,51 @@ def test_what_cannot_be_written_without_copies_is_refused(tmp_path: Path) -> Non
     both = {"train": dataset([TITANATE]), "val": dataset([copy(TITANATE, 1)])}
     with pytest.raises(UserError, match="all crystals of val are copies of earlier ones"):
         write_unique(both, tmp_path / "unique", progress=False)
-    assert not (tmp_path / "unique").exists()
+    # Of two copies in train the first is a metal, and so the salt in val has none to learn from.
+    contradicting = {
+        "train": named(dataset([TITANATE, copy(TITANATE, 1)])),
+        "val": named(dataset([PROTOTYPES[0], PROTOTYPES[1]])),
+    }
+    with pytest.raises(UserError, match="val holds the kind 'salt', which train never has"):
+        write_unique(contradicting, tmp_path / "unique", progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_copy_that_has_the_property_is_preferred(tmp_path: Path) -> None:
+    train = dataset([TITANATE, copy(TITANATE, 1), PROTOTYPES[0]])
+    energies = np.array([[np.nan], [1.25], [np.nan]])
+    train = dataclasses.replace(train, properties=energies)
+    splits = {"train": train, "val": dataset([PROTOTYPES[1]])}
+    write_unique(splits, tmp_path / "unique", progress=False)
+    config = DataConfig(root=str(tmp_path / "unique"), properties=("energy",))
+    found = load(config, progress=False)["train"]
+    np.testing.assert_array_equal(found.properties, energies[1:])
+    assert found.material_ids.tolist() == ["1", "2"]
+
+
+def test_crystals_that_cannot_be_compared_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> bool:
+        raise ValueError
+
+    monkeypatch.setattr(StructureMatcher, "fit", fails)
+    train = dataset([TITANATE, copy(TITANATE, 1)])
+    splits = {"train": train, "val": dataset([PROTOTYPES[1]])}
+    assert find_copies([train], progress=False).tolist() == [0, 0]
+    assert write_unique(splits, tmp_path / "unique", progress=False) == {"train": 2, "val": 1}
+
+
+def test_the_folder_is_checked_before_the_search(tmp_path: Path) -> None:
     (tmp_path / "mine.csv").touch()
-    with pytest.raises(UserError, match="is not an empty folder: choose another"):
-        write_unique(both, tmp_path, progress=False)
+    for folder, message in (
+        (tmp_path, "is not an empty folder: choose another"),
+        (tmp_path / "mine.csv", "is not an empty folder: choose another"),
+        (tmp_path / "mine.csv" / "unique", "cannot be written: "),
+    ):
+        with pytest.raises(UserError, match=message):
+            require_new_folder(folder)
+    require_new_folder(tmp_path / "new" / "unique")
 
 
 def named(crystals: CrystalDataset) -> CrystalDataset:

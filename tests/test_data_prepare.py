@@ -139,13 +139,10 @@ def test_prepare_writes_the_data_without_copies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wider = CIF.replace("_cell_length_c 3.35", "_cell_length_c 6.7").replace("Po", "Te")
-    for split, size in NUM_ROWS.items():
-        own = f'own,0.7,"{wider}"\n' if split == "train" else ""
-        rows = f"material_id,heat_ref,cif\n{own}" + f'id,0.5,"{CIF}"\n' * size
-        (tmp_path / f"{split}.csv").write_text(rows)
-    (tmp_path / "val.csv").write_text((tmp_path / "train.csv").read_text().replace("Te", "Se"))
-    flags = (f"--root={tmp_path}", "--properties=heat_ref", "--skip_bad_rows")
-    (tmp_path / "test.csv").unlink()
+    text = f'material_id,heat_ref,cif\nown,0.7,"{wider}"\n' + f'id,0.5,"{CIF}"\n' * 3
+    (tmp_path / "train.csv").write_text(text)
+    (tmp_path / "val.csv").write_text(text.replace("Te", "Se"))
+    flags = (f"--root={tmp_path}", "--properties=heat_ref")
     run_prepare(monkeypatch, *flags, f"--unique={tmp_path / 'unique'}")
     assert "unique has them without copies: train 2 of 4, val 1 of 4" in capsys.readouterr().out
     run_prepare(monkeypatch, f"--root={tmp_path / 'unique'}", "--properties=heat_ref")
@@ -158,6 +155,7 @@ def test_prepare_writes_the_data_without_copies(
     [
         ([], "nothing to prepare"),
         (["--oracle", "--unique=x"], "--unique needs data"),
+        (["--dataset=mp20", "--properties=a"], "--properties is for your own data"),
         (["--root=x"], "both root .* and properties"),
         (
             ["--root=x", "--properties=a", "--max_num_atoms=-1"],

@@ -119,7 +119,11 @@ def test_relaxed_predictions_of_a_folder(tmp_path, run, capsys) -> None:
     assert content["predictions"]["scores"]["match"]["1"]["k"] == 0
     matched = content["relaxed"]["scores"]["match"]["1"]
     assert (matched["k"], matched["n"]) == (1, 2)
-    assert "relaxed, lowest energy first" in capsys.readouterr().out
+    failures = [{"index": 1, "name": "b", "reason": found.failures[1]}]
+    assert content["relaxed"]["failures"] == {"count": 1, "list": failures}
+    printed = capsys.readouterr().out
+    assert "relaxed, lowest energy first" in printed
+    assert f"1 relaxed predictions count as no match:\n  b: {found.failures[1]}" in printed
     assert run(*flags) == 2
     assert "--relaxed needs --structures" in capsys.readouterr().err
     other = write_csv(tmp_path / "other.csv", [("a", cif(BARIUM))])
@@ -165,6 +169,8 @@ def test_the_python_interface_is_the_same(monkeypatch: pytest.MonkeyPatch) -> No
     judged = cdj.match([CHLORIDE], "perov5", material_ids=["b"], relaxed=relaxed)
     assert judged.relaxed is not None
     assert judged.relaxed.scores["match"][1].value == 1
+    with pytest.raises(UserError, match="relaxed is a folder, but the crystals are not"):
+        cdj.match([SALT], "perov5", relaxed="relaxed/csp")
     with pytest.raises(UserError, match="1 relaxations for 2 crystals"):
         cdj.match([BARIUM, SALT], "perov5", relaxed=relaxed)
     with pytest.raises(UserError, match="2 material_ids for 1 crystals"):

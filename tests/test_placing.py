@@ -66,8 +66,8 @@ def placed(
 ) -> tuple[States, Drawing]:
     chains: Any = Drawing(drawn)
     request = resolve(model, "m", num=1, start="template:5", averaging_rounds=3)
-    request = dataclasses.replace(request, charge_balance=charge_balance)
-    states = Placing(chains, request, rock_salt()).run(np.array(list(drawn)), 5, shape)
+    placing = Placing(chains, request, rock_salt(), charge_balance)
+    states = placing.run(np.array(list(drawn)), 5, shape)
     return states, chains
 
 
@@ -162,8 +162,10 @@ def test_all_crystals_are_in_the_cell_of_the_template(model):
     assert not np.allclose(apart, 0.5, atol=0.2)
 
 
-def test_a_crystal_depends_on_its_index_alone(model):
-    whole = sampled(model, num=4, start="template:5", num_steps=6).crystals()
+@pytest.mark.parametrize("charge_balance", [False, True])
+def test_a_crystal_depends_on_its_index_alone(model, charge_balance):
+    asked: dict[str, Any] = {"start": "template:5", "num_steps": 6}
+    whole = sampled(model, num=4, charge_balance=charge_balance, **asked).crystals()
 
     class Rest(CrystalsInMemory):
         def remaining(self) -> list[int]:
@@ -176,6 +178,15 @@ def test_a_crystal_depends_on_its_index_alone(model):
         same = whole[whole.indices.index(index)]
         assert same.formula == crystal.formula
         np.testing.assert_array_equal(same.frac_coords, crystal.frac_coords)
+
+
+def test_charges_that_cannot_balance_change_nothing(model):
+    asked: dict[str, Any] = {"start": "template:5", "num_steps": 6, "elements": "Ba"}
+    free = sampled(model, **asked).crystals()
+    balanced = sampled(model, charge_balance=True, **asked).crystals()
+    for one, other in zip(free, balanced, strict=True):
+        np.testing.assert_array_equal(one.atomic_numbers, other.atomic_numbers)
+        np.testing.assert_array_equal(one.frac_coords, other.frac_coords)
 
 
 def test_a_trajectory_holds_the_draw_and_then_the_placing(model):

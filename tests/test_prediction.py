@@ -320,6 +320,11 @@ def test_relaxed_predictions_are_ranked_by_energy() -> None:
     # The failure is the last of the four, though it is the first prediction.
     assert best(-3.0, 2.0, -1.5, k=2) == Rate(0, 1)
     assert best(-3.0, 2.0, -1.5, k=3) == Rate(1, 1)
+    # An energy of another composition says nothing about this one.
+    other = [relaxation(SALT, -9.0), *[relaxation(BARIUM, -1.0)] * 3]
+    outcome = judge(predicted, dataset([BARIUM]), None, "", progress=False, relaxed=other)
+    assert outcome.relaxed is not None
+    assert outcome.relaxed.scores["match"][1] == Rate(1, 1)
     unrelaxed = judge(predicted, dataset([BARIUM]), None, "", progress=False)
     assert unrelaxed.relaxed is None
 

@@ -14,6 +14,7 @@ from pymatgen.core import Lattice, Structure
 from pymatgen.io.cif import CifParser
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
+from crystal_diffusion_jax.structures.cif_reader import parse_cif
 from crystal_diffusion_jax.structures.cif_writer import to_cif
 from crystal_diffusion_jax.structures.compositions import parse_formula, reduced_formula
 from crystal_diffusion_jax.structures.conversion import (
@@ -147,6 +148,15 @@ def test_without_symmetry_or_with_symprec_zero_the_cell_is_written_as_it_is(stru
     assert reread.atomic_numbers == structure.atomic_numbers
     np.testing.assert_allclose(reread.frac_coords, structure.frac_coords, atol=1e-8)
     np.testing.assert_allclose(reread.lattice.parameters, structure.lattice.parameters, atol=1e-7)
+
+
+@pytest.mark.parametrize("symprec", [0.0, 0.1])
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_an_element_is_written_atom_by_atom_though_it_forms_molecules(count, symprec):
+    sites = [[0.1 * k, 0.0, 0.0] for k in range(count)]
+    crystal = Structure(Lattice.orthorhombic(9.0, 4.0, 5.0), ["O"] * count, sites)
+    # Our reader compares the atoms with the formula and the formula units.
+    assert StructureMatcher().fit(parse_cif(to_cif(crystal, symprec)), crystal)
 
 
 def test_a_rhombohedral_cell_near_90_degrees_is_not_straightened_to_a_cubic_one():

@@ -136,8 +136,9 @@ def match(
         `Model.sample` have their own if they were sampled `like` a data set or from a csv with
         ids; rejected crystals count as failures then. Others without ids answer the references of
         their composition.
-      relaxed: what `relax` returned for the crystals, or a folder that `experiments.relax` made of
-        them: the relaxed crystals are scored, too, those of the lowest energy first.
+      relaxed: what `relax` returned for the crystals, or, if these are a path, the folder that
+        `experiments.relax` made of them: the relaxed crystals are scored, too, those of the lowest
+        energy first.
       k: numbers of predictions of which the best counts.
       num: only so many references, drawn once and for all; 0 for all.
       templates: also score the templates from the training split.
@@ -159,11 +160,13 @@ def match(
         inputs = read_structures(Path(crystals))
     else:
         inputs = as_inputs(crystals, material_ids)
+        if isinstance(relaxed, str | Path):
+            raise UserError("relaxed is a folder, but the crystals are not: give their path, too")
+    outcomes = _outcomes(relaxed, inputs)
     splits = load_data(DataConfig(name=dataset), progress)
     if split not in splits:
         raise UserError(f"{dataset} has no split {split!r}, only {', '.join(splits)}")
     train = splits["train"] if templates else None
-    outcomes = _outcomes(relaxed, inputs)
     place = f"{dataset} {split}"
     return judge(inputs, splits[split], train, place, num, k, progress, relaxed=outcomes)
 

@@ -8,9 +8,10 @@ Known data are taken from --root, from `$CRYSTAL_DIFFUSION_DATA/<name>`, or else
 CDVAE's repository. Your own data (--root) are a csv table, a folder with train, val and perhaps
 test tables (each in one file or in several, as in train-0.csv, train-1.csv), or a folder of CIFs,
 POSCARs and other files of crystals with one csv. Training afterwards starts at once, reading the
-prepared arrays from the cache. --unique writes the data once more, as csv tables without copies:
-the first of each group of crystals that are the same to pymatgen's StructureMatcher. --oracle and
---potential download the published networks, with a data set or alone.
+prepared arrays from the cache. --unique writes crystals and properties once more, as csv tables
+without copies: one of each group of crystals that are the same to pymatgen's StructureMatcher,
+directly or through others. --oracle and --potential download the published networks, with a data
+set or alone.
 """
 
 import argparse
@@ -70,8 +71,14 @@ def main() -> None:
             "nothing to prepare: give --dataset=NAME, --root=YOUR_DATA, --oracle or --potential"
         )
     require_between("max_num_atoms", args.max_num_atoms, 0, math.inf)
-    if args.unique and args.dataset is None and not args.root:
-        raise UserError("--unique needs data: give --dataset=NAME or --root=YOUR_DATA")
+    if args.dataset is not None and args.properties:
+        raise UserError("--properties is for your own data: leave it out with --dataset")
+    if args.unique:
+        if args.dataset is None and not args.root:
+            raise UserError("--unique needs data: give --dataset=NAME or --root=YOUR_DATA")
+        from crystal_diffusion_jax.data.unique import require_new_folder, write_unique
+
+        require_new_folder(args.unique)
     if args.oracle:
         for path in weights.prepare():
             print(f"network: {path}")
@@ -82,8 +89,6 @@ def main() -> None:
     elif args.root:
         splits = _prepare_own(args)
     if args.unique:
-        from crystal_diffusion_jax.data.unique import write_unique
-
         written = write_unique(splits, args.unique)
         counts = ", ".join(f"{split} {n} of {len(splits[split])}" for split, n in written.items())
         print(f"{args.unique} has them without copies: {counts}")

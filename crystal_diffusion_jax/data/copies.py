@@ -37,11 +37,18 @@ _Map = Callable[[Iterable[_Item]], Iterable[_Result | TaskFailure]]
 _Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-def find_copies(datasets: Sequence[CrystalDataset], progress: bool = True) -> np.ndarray:
+def find_copies(
+    datasets: Sequence[CrystalDataset], progress: bool = True, unknown_is_copy: bool = True
+) -> np.ndarray:
     """[M] for each of the M crystals of all data sets the first one of its group.
 
     Crystals whose reduced compositions or numbers of atoms in the reduced cell differ never match,
     so only those that agree in both are compared.
+
+    Args:
+      datasets: whose crystals are compared, with those of the others, too.
+      progress: show progress bars on stderr.
+      unknown_is_copy: what a pair counts as that cannot be compared, or not in time.
     """
     crystals = [arrays for dataset in datasets for arrays in _arrays(dataset)]
     by_composition: dict[ReducedComposition, list[int]] = defaultdict(list)
@@ -66,7 +73,14 @@ def find_copies(datasets: Sequence[CrystalDataset], progress: bool = True) -> np
         for key, members in alike.items():
             for row in members:
                 buckets[key, len(cells[row])].append(row)
-        same = mapped(functools.partial(_is_same, cells))
+        compare = mapped(functools.partial(_is_same, cells))
+
+        def same(pairs: Sequence[tuple[int, int]]) -> list[bool]:
+            return [
+                unknown_is_copy if found is None or isinstance(found, TaskFailure) else found
+                for found in compare(pairs)
+            ]
+
         with show(desc="copies") as bar:
             return _components(len(crystals), list(buckets.values()), same, bar.update)
 
@@ -80,7 +94,7 @@ def _arrays(dataset: CrystalDataset) -> Iterator[_Arrays]:
 def _components(
     num_crystals: int,
     buckets: Sequence[Sequence[int]],
-    same: _Map[tuple[int, int], bool],
+    same: Callable[[Sequence[tuple[int, int]]], list[bool]],
     advance: Callable[[int], object],
 ) -> np.ndarray:
     """[num_crystals] the first member of each one's connected component.
@@ -99,8 +113,7 @@ def _components(
                 advance(1)
             current.append(new.pop() if rest else -1)
         pairs = [(one, other) for one, rest in zip(current, waiting, strict=True) for other in rest]
-        # A pair that takes too long counts as the same crystal, as a TaskFailure is not False.
-        matched = {pair: found is not False for pair, found in zip(pairs, same(pairs), strict=True)}
+        matched = dict(zip(pairs, same(pairs), strict=True))
         for one, rest, new in zip(current, waiting, joined, strict=True):
             for other in [other for other in rest if matched[one, other]]:
                 group[other] = group[one]
@@ -121,13 +134,12 @@ def _reduced(crystal: _Arrays) -> Structure | None:
         return None
 
 
-def _is_same(cells: Mapping[int, Structure], pair: tuple[int, int]) -> bool:
-    """Whether two reduced cells match; a pair that cannot be compared counts as the same crystal,
-    which keeps copies together."""
+def _is_same(cells: Mapping[int, Structure], pair: tuple[int, int]) -> bool | None:
+    """Whether two reduced cells match; None for a pair that cannot be compared."""
     one, other = pair
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return bool(_MATCHER.fit(cells[one], cells[other], skip_structure_reduction=True))
     except Exception:
-        return True
+        return None

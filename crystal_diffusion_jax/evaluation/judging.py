@@ -4,15 +4,19 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.chosen_rows import chosen_rows
-from crystal_diffusion_jax.evaluation.answers import assign
+from crystal_diffusion_jax.evaluation.answers import Answers, assign
 from crystal_diffusion_jax.evaluation.baseline import Leakage, leakage, template_scores
 from crystal_diffusion_jax.evaluation.matching import TIME_LIMIT
-from crystal_diffusion_jax.evaluation.prediction import PredictionScores, references, score
+from crystal_diffusion_jax.evaluation.prediction import (
+    Judged,
+    PredictionScores,
+    references,
+    score,
+)
 from crystal_diffusion_jax.potentials.relaxation import Relaxation
+from crystal_diffusion_jax.structures.compositions import reduced_composition
 from crystal_diffusion_jax.structures.reading import Inputs
 
 
@@ -88,11 +92,7 @@ def judge(
             inputs.structures, answers.indices, known, ks, False, progress, time_limit
         )
         if relaxed is not None:
-            # Without an energy, those that could not be relaxed come last.
-            energies = np.nan_to_num([each.energy_per_atom for each in relaxed], nan=np.inf)
-            ranked = [sorted(each, key=energies.item) for each in answers.indices]
-            structures = [each.structure for each in relaxed]
-            of_relaxed = score(structures, ranked, known, ks, True, progress, time_limit)
+            of_relaxed = _of_relaxed(relaxed, answers, known, ks, progress, time_limit)
     return Judgement(
         references=place,
         answers=answers.by if answers else "",
@@ -103,3 +103,36 @@ def judge(
         templates=template_scores(known, train, ks, progress) if train is not None else None,
         leakage=leakage(known, train) if train is not None else None,
     )
+
+
+def _of_relaxed(
+    relaxed: Sequence[Relaxation],
+    answers: Answers,
+    known: Judged,
+    ks: Sequence[int],
+    progress: bool,
+    time_limit: float,
+) -> PredictionScores:
+    """Scores of the relaxed predictions, ranked by energy.
+
+    Energies per atom compare within a composition: others than the reference's come last, as do
+    predictions that could not be relaxed.
+    """
+
+    def by_energy(row: int, indices: Sequence[int]) -> list[int]:
+        wanted = reduced_composition(known.structures[row].atomic_numbers)
+
+        def rank(index: int) -> tuple[bool, float]:
+            structure = relaxed[index].structure
+            if structure is None or reduced_composition(structure.atomic_numbers) != wanted:
+                return True, 0.0
+            return False, relaxed[index].energy_per_atom
+
+        return sorted(indices, key=rank)
+
+    ranked = [by_energy(row, indices) for row, indices in enumerate(answers.indices)]
+    structures = [each.structure for each in relaxed]
+    scored = score(structures, ranked, known, ks, True, progress, time_limit)
+    counted = sorted({index for each in ranked for index in each})
+    missing = {index: why for index in counted if (why := relaxed[index].failure)}
+    return dataclasses.replace(scored, failures=missing | dict(scored.failures))

@@ -68,7 +68,8 @@ class PredictionScores:
         not, otherwise a mean over references.
       volume_error: mean of |V / V_reference - 1| over the references with a match, of all
         predictions that match (of the first, if ranked).
-      failures: predicted crystal -> why its comparison failed, which counts as no match.
+      failures: predicted crystal -> why its comparison, or its relaxation, failed, which counts as
+        no match.
     """
 
     predictions: tuple[int, int]

@@ -135,7 +135,8 @@ def to_table(outcome: Judgement) -> str:
     lines += [f"{count} predictions {why}" for why, count in outcome.counts["left_out"].items()]
     for title, scored in present.items():
         if scored.failures:
-            lines.append(f"{len(scored.failures)} {title} count as no match:")
+            which = "relaxed predictions" if scored is outcome.relaxed else title
+            lines.append(f"{len(scored.failures)} {which} count as no match:")
             names = [] if scored is outcome.templates else outcome.names
             some = list(scored.failures.items())[:_MAX_FAILURES]
             lines += [

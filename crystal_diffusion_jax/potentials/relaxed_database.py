@@ -105,7 +105,7 @@ def require_same(db: Any, out: Path, inputs: Inputs) -> None:
     if different:
         raise UserError(
             f"{out} holds the relaxation of other crystals ({len(different)} differ or are "
-            f"missing: {join_names(different)}): choose another folder, or remove it."
+            f"missing: {join_names(different)}): choose another folder."
         )
 
 

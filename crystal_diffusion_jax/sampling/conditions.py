@@ -8,6 +8,7 @@ import numpy as np
 from crystal_diffusion_jax.data.arrays import DatasetStatistics
 from crystal_diffusion_jax.models.embeddings import Condition
 from crystal_diffusion_jax.request import Request
+from crystal_diffusion_jax.sampling import charges
 from crystal_diffusion_jax.sampling.compositions import compositions
 from crystal_diffusion_jax.sampling.neutrality import check_neutral, neutral_sizes
 from crystal_diffusion_jax.sampling.sizes import (
@@ -15,7 +16,7 @@ from crystal_diffusion_jax.sampling.sizes import (
     draw_num_atoms,
     values_for_sizes,
 )
-from crystal_diffusion_jax.structures.compositions import SYMBOLS
+from crystal_diffusion_jax.structures.compositions import SYMBOLS, common_oxidation_states
 from crystal_diffusion_jax.trained_model import TrainedModel
 
 
@@ -51,6 +52,14 @@ def condition_arrays(
 def allowed_species(symbols: Collection[str] | None, vocabulary: tuple[int, ...]) -> np.ndarray:
     """[K] True for the species of these elements; for all if `symbols` is None."""
     return np.array([symbols is None or SYMBOLS[z] in symbols for z in vocabulary])
+
+
+def charges_can_balance(request: Request, statistics: DatasetStatistics) -> bool:
+    """Whether balanced charges are possible with the allowed elements and the model's sizes."""
+    allowed = allowed_species(request.allowed_elements, statistics.vocabulary)
+    states = common_oxidation_states(statistics.vocabulary)
+    sizes = neutral_sizes(request, statistics)
+    return bool(sizes) and charges.can_balance(states, allowed.tolist())
 
 
 def crystal_sizes(request: Request, model: TrainedModel) -> np.ndarray:

@@ -13,7 +13,7 @@ from crystal_diffusion_jax.data.buckets import bucket_sizes
 from crystal_diffusion_jax.request import Request, SampledBatch
 from crystal_diffusion_jax.sampling.chains import Chains
 from crystal_diffusion_jax.sampling.compositions import compositions
-from crystal_diffusion_jax.sampling.conditions import crystal_sizes
+from crystal_diffusion_jax.sampling.conditions import charges_can_balance, crystal_sizes
 from crystal_diffusion_jax.sampling.given import require_templates, starting_cells
 from crystal_diffusion_jax.sampling.placing import Placing
 from crystal_diffusion_jax.structures.canonical import Cell
@@ -68,7 +68,8 @@ def generate(
     chains = Chains(model, request, num_atoms, trajectory)
     placing = None
     if given is None and request.start_time:
-        placing = Placing(chains, request, require_templates(model, request.model))
+        balanced = request.charge_balance and charges_can_balance(request, model.statistics)
+        placing = Placing(chains, request, require_templates(model, request.model), balanced)
     begin, todo, done = time.monotonic(), len(remaining), sum(sink.counts())
     total = done + todo  # those of the request that the sink wants
     if trajectory is not None and done:

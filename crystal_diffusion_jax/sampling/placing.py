@@ -33,15 +33,18 @@ _PLACING = 0
 class Placing:
     """Draws compositions, and places their atoms."""
 
-    def __init__(self, chains: Chains, request: Request, train: CrystalDataset) -> None:
+    def __init__(
+        self, chains: Chains, request: Request, train: CrystalDataset, balanced: bool
+    ) -> None:
         """Sorts the templates.
 
         Args:
           chains: of the request.
           request: the request, with a start time.
           train: the training crystals, which are the templates.
+          balanced: charges are to balance, and can.
         """
-        self._chains, self._request = chains, request
+        self._chains, self._request, self._balanced = chains, request, balanced
         self._templates = Templates(train)
         self._found: dict[tuple[int, ...], Cell | None] = {}
 
@@ -88,7 +91,7 @@ class Placing:
 
     def _merits(self, states: Trajectory) -> tuple[bool, bool]:
         """Whether charges balance, if they are to, and whether there is a near template."""
-        balances = not self._request.charge_balance or can_be_neutral(states.atomic_numbers[-1])
+        balances = not self._balanced or can_be_neutral(states.atomic_numbers[-1])
         return balances, self._template(states) is not None
 
     def _template(self, states: Trajectory) -> Cell | None:

@@ -5,20 +5,17 @@ import math
 
 from crystal_diffusion_jax.config import Solver
 from crystal_diffusion_jax.data import training_crystals
-from crystal_diffusion_jax.data.arrays import DatasetStatistics
 from crystal_diffusion_jax.errors import UserError, require_between
 from crystal_diffusion_jax.request import TEMPLATE, Request, range_text
-from crystal_diffusion_jax.sampling import charges
 from crystal_diffusion_jax.sampling.compositions import chemical_system as system_of
 from crystal_diffusion_jax.sampling.compositions import compositions
-from crystal_diffusion_jax.sampling.conditions import allowed_species, crystal_sizes
+from crystal_diffusion_jax.sampling.conditions import charges_can_balance, crystal_sizes
 from crystal_diffusion_jax.sampling.formulas import AUTO, requested_formulas
 from crystal_diffusion_jax.sampling.given import require_templates, without_template
-from crystal_diffusion_jax.sampling.neutrality import neutral_sizes
 from crystal_diffusion_jax.sampling.parse import parse_elements, parse_target, requested_classes
 from crystal_diffusion_jax.sampling.solver_settings import solver_settings
 from crystal_diffusion_jax.sampling.weights import check_weights
-from crystal_diffusion_jax.structures.compositions import cell_formula, common_oxidation_states
+from crystal_diffusion_jax.structures.compositions import cell_formula
 from crystal_diffusion_jax.structures.limits import MAX_CRYSTALS
 from crystal_diffusion_jax.trained_model import TrainedModel
 
@@ -201,7 +198,7 @@ def warnings(request: Request, model: TrainedModel) -> list[str]:
                 f"no composition of the chemical system with {sizes} atoms is neutral by common "
                 "oxidation states: compositions are drawn from all of them"
             )
-    elif request.charge_balance and not _can_balance(request, statistics):
+    elif request.charge_balance and not charges_can_balance(request, statistics):
         sentences.append(
             "--charge_balance has no effect: common oxidation states of the elements that may "
             "appear never add up to zero"
@@ -231,14 +228,6 @@ def _without_template(request: Request, model: TrainedModel) -> list[str]:
         f"--start={TEMPLATE}: no training crystal has as many atoms of each element in the cell as "
         f"{', '.join(named)}: {len(found)} of {request.num} crystals start from noise"
     ]
-
-
-def _can_balance(request: Request, statistics: DatasetStatistics) -> bool:
-    """Whether balanced charges are possible with the allowed elements and the model's sizes."""
-    allowed = allowed_species(request.allowed_elements, statistics.vocabulary)
-    states = common_oxidation_states(statistics.vocabulary)
-    sizes = neutral_sizes(request, statistics)
-    return bool(sizes) and charges.can_balance(states, allowed.tolist())
 
 
 def _check_conditioning(model: TrainedModel, request: Request) -> None:

@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
-from pymatgen.io.cif import CifParser, CifWriter
+from pymatgen.io.cif import CifFile, CifParser, CifWriter
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 # Tolerance in Angstrom to find the symmetry of a cell that spglib has already idealised; its
@@ -40,7 +40,17 @@ def to_cif(structure: Structure, symprec: float) -> str:
         warnings.filterwarnings("ignore", "Some occupancies", UserWarning)
         compact = max(structure.lattice.abc) ** 3 < MAX_ELONGATION * structure.volume
         text = _symmetrised_cif(structure, symprec) if symprec > 0 and compact else None
-        return text or str(CifWriter(structure))
+        return text or str(_in_p1(structure))
+
+
+def _in_p1(structure: Structure) -> CifFile:
+    file = CifWriter(structure).cif_file
+    (block,) = file.data.values()
+    if len(structure.composition) == 1:
+        # pymatgen's formulas of H, N, O, F and Cl are molecules, of which a cell may have a half.
+        block.data["_chemical_formula_structural"] = structure[0].specie.symbol
+        block.data["_cell_formula_units_Z"] = str(len(structure))
+    return file
 
 
 def _symmetrised_cif(structure: Structure, symprec: float) -> str | None:
@@ -72,7 +82,7 @@ def _cif_with_space_group(idealised: Structure) -> str:
     representatives, multiplicity = np.unique(orbits, return_counts=True)
     operations = [operation.as_xyz_str() for operation in analyzer.get_symmetry_operations()]
 
-    file = CifWriter(idealised).cif_file
+    file = _in_p1(idealised)
     (block,) = file.data.values()
     for key, column in block.data.items():
         if key.startswith("_atom_site_"):
