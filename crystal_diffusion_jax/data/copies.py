@@ -50,7 +50,7 @@ def find_copies(
       progress: show progress bars on stderr.
       unknown_is_copy: what a pair counts as that cannot be compared, or not in time.
     """
-    crystals = [arrays for dataset in datasets for arrays in _arrays(dataset)]
+    crystals = [arrays for dataset in datasets for arrays in crystal_arrays(dataset)]
     by_composition: dict[ReducedComposition, list[int]] = defaultdict(list)
     for row, (_, _, numbers) in enumerate(crystals):
         by_composition[reduced_composition(numbers)].append(row)
@@ -85,7 +85,8 @@ def find_copies(
             return _components(len(crystals), list(buckets.values()), same, bar.update)
 
 
-def _arrays(dataset: CrystalDataset) -> Iterator[_Arrays]:
+def crystal_arrays(dataset: CrystalDataset) -> Iterator[_Arrays]:
+    """Lattice, fractional coordinates and atomic numbers of each crystal."""
     for m, (start, end) in enumerate(itertools.pairwise(dataset.offsets.tolist())):
         atoms = slice(start, end)
         yield dataset.lattice[m], dataset.frac_coords[atoms], dataset.atomic_numbers[atoms]

@@ -16,7 +16,7 @@ import numpy as np
 
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.classes import number_as_train
-from crystal_diffusion_jax.data.copies import find_copies
+from crystal_diffusion_jax.data.copies import crystal_arrays, find_copies
 from crystal_diffusion_jax.data.prepared import prepare_groups
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.runtime.files import replace_pieces
@@ -110,14 +110,12 @@ def _cannot_write(folder: Path, error: OSError) -> UserError:
 
 def _lines(dataset: CrystalDataset) -> Iterator[str]:
     yield csv_line(["material_id", *dataset.property_names, "cif"])
-    for m, (start, end) in enumerate(itertools.pairwise(dataset.offsets.tolist())):
-        atoms = slice(start, end)
-        structure = restore_structure(
-            dataset.lattice[m], dataset.frac_coords[atoms], dataset.atomic_numbers[atoms]
-        )
+    for m, arrays in enumerate(crystal_arrays(dataset)):
         named = zip(dataset.property_names, dataset.properties[m].tolist(), strict=True)
         cells = [_cell(value, dataset.class_names.get(name)) for name, value in named]
-        yield csv_line([str(dataset.material_ids[m]), *cells, to_cif(structure, symprec=0)])
+        yield csv_line(
+            [str(dataset.material_ids[m]), *cells, to_cif(restore_structure(*arrays), 0)]
+        )
 
 
 def _cell(value: float, classes: tuple[str, ...] | None) -> float | str:
