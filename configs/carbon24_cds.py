@@ -47,8 +47,7 @@ def get_config(variant: str = "") -> ConfigDict:
         case "paper":
             config.model.num_radial_features = 0
             config.model.num_rank_features = 0
-            config.model.update(width=64, num_blocks=3)
-            config.training.update(num_steps=26_000, optimizer="adam", ema_decay=0.999)
+            config.training.update(optimizer="adam", learning_rate=1e-3)
             config.training.tail_oversampling = 1
             config.model.mean_free_score = False
             config.loss.species_cross_entropy = 0.0

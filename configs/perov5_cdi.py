@@ -38,7 +38,7 @@ def get_config(variant: str = "") -> ConfigDict:
         case "":
             pass
         case "paper":
-            config.training.update(num_steps=26_000, optimizer="adam")
+            config.training.optimizer = "adam"
             config.model.mean_free_score = False
             config.loss.update(species_cross_entropy=0.0, condition_dropout=0.0, species_given=0.0)
             config.sampling.update(solver="ancestral", num_steps=0, sizes_by_property=False)

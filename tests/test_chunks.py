@@ -9,7 +9,6 @@ import pytest
 from crystal_diffusion_jax.config import DenoiserConfig, LossConfig
 from crystal_diffusion_jax.data.arrays import dataset_statistics
 from crystal_diffusion_jax.data.batches import Batch, Batches
-from crystal_diffusion_jax.diffusion.schedules import NoiseSchedule
 from crystal_diffusion_jax.models.denoiser import Denoiser
 from crystal_diffusion_jax.runtime import devices, parallel
 from crystal_diffusion_jax.training import chunks
@@ -38,15 +37,11 @@ def _own_cache(tmp_path, monkeypatch):
     monkeypatch.delenv(chunks.SWITCH, raising=False)
 
 
-def chosen(batches: Batches, schedule: NoiseSchedule) -> int:
-    return chunks.cached_elements(
-        DENOISER, batches, schedule, LossConfig(), MESH, lambda line: None
-    )
+def chosen(batches: Batches) -> int:
+    return chunks.cached_elements(DENOISER, batches, MESH, lambda line: None)
 
 
-def test_the_costliest_size_is_measured_once_and_the_choice_is_kept(
-    batches, schedule, monkeypatch, tmp_path
-):
+def test_the_costliest_size_is_measured_once_and_the_choice_is_kept(batches, monkeypatch, tmp_path):
     measured: list[Batch] = []
 
     def fastest(denoiser: object, batch: Batch, *others: object) -> int:
@@ -54,26 +49,26 @@ def test_the_costliest_size_is_measured_once_and_the_choice_is_kept(
         return 12_345
 
     monkeypatch.setattr(chunks, "_fastest", fastest)
-    assert chosen(batches, schedule) == chosen(batches, schedule) == 12_345
+    assert chosen(batches) == chosen(batches) == 12_345
     (batch,) = measured
     assert batch.crystals.mask.shape == (batches.batch_sizes[-1], 4)
     (path,) = Path(tmp_path).rglob("*.json")
     path.write_text("damaged")
-    assert chosen(batches, schedule) == 12_345
+    assert chosen(batches) == 12_345
     assert len(measured) == 2
 
 
-def test_the_switch_leaves_the_default(batches, schedule, monkeypatch):
+def test_the_switch_leaves_the_default(batches, monkeypatch):
     monkeypatch.setenv(chunks.SWITCH, "0")
     monkeypatch.setattr(chunks, "_fastest", None)
-    assert chosen(batches, schedule) == DEFAULT
+    assert chosen(batches) == DEFAULT
 
 
-def test_a_choice_is_one_of_the_candidates_and_stops_in_time(batches, schedule, monkeypatch):
-    assert chosen(batches, schedule) in [round(DEFAULT * factor) for factor in chunks._FACTORS]
+def test_a_choice_is_one_of_the_candidates_and_stops_in_time(batches, monkeypatch):
+    assert chosen(batches) in [round(DEFAULT * factor) for factor in chunks._FACTORS]
     monkeypatch.setattr(chunks, "_MAX_SECONDS", -1.0)  # no time beyond the default
     batch = chunks._costliest(batches, MESH)
-    assert chunks._fastest(DENOISER, batch, schedule, LossConfig(), MESH) == DEFAULT
+    assert chunks._fastest(DENOISER, batch, MESH) == DEFAULT
 
 
 def test_every_choice_computes_the_same_gradient(batches, schedule):

@@ -70,8 +70,9 @@ def _hidden_layer_gradient(
     gradient *= sigmoid * (1.0 + x * (1.0 - sigmoid))
     by_pair = gradient.reshape(-1, width)
     by_crystal = gradient.reshape(num_crystals, num_atoms**2, width)
-    # A product with ones sums faster than a reduction.
-    of_crystal_gradient = jnp.ones((num_crystals, 1, num_atoms**2), gradient.dtype) @ by_crystal
+    # A product with ones sums faster than a reduction; with two rows of them, as XLA does not take
+    # its fast kernels for a vector times the matrix of a lone crystal.
+    of_crystal_gradient = jnp.ones((num_crystals, 2, num_atoms**2), gradient.dtype) @ by_crystal
     features_gradient = Pairs(gradient @ kernel.T, jnp.zeros_like(pairs.columns))
     return features_gradient, pairs.columns @ by_pair, of_crystal_gradient[:, 0]
 

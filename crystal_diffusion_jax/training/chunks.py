@@ -5,30 +5,28 @@ costs to start. All choices compute the same numbers up to the order of sums.
 """
 
 import contextlib
-import dataclasses
 import math
 import os
 import time
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
+import jax.flatten_util
+import jax.numpy as jnp
 import msgspec
 import numpy as np
+from jax import Array
 from jax.sharding import Mesh
 
-from crystal_diffusion_jax.config import LossConfig
 from crystal_diffusion_jax.data.batches import Batch, Batches
-from crystal_diffusion_jax.diffusion.schedules import NoiseSchedule
-from crystal_diffusion_jax.models.denoiser import Denoiser
+from crystal_diffusion_jax.models.denoiser import Block, Denoiser
+from crystal_diffusion_jax.models.embeddings import Condition
+from crystal_diffusion_jax.models.products import as_pairs
 from crystal_diffusion_jax.runtime import compilation, devices, parallel
 from crystal_diffusion_jax.runtime.user_cache import cache_folder, write_cached
-from crystal_diffusion_jax.training.loss import noise_batch
-from crystal_diffusion_jax.training.step import (
-    elements_per_crystal,
-    initial_params,
-    loss_and_gradient,
-)
+from crystal_diffusion_jax.training.step import Params, Unflatten, elements_per_crystal
 
 # "0" leaves the choice at what suits most processors.
 SWITCH = "CRYSTAL_DIFFUSION_MEASURE"
@@ -43,17 +41,12 @@ _MARGIN = 0.03
 
 
 def cached_elements(
-    denoiser: Denoiser,
-    batches: Batches,
-    schedule: NoiseSchedule,
-    config: LossConfig,
-    mesh: Mesh,
-    log: Callable[[str], None],
+    denoiser: Denoiser, batches: Batches, mesh: Mesh, log: Callable[[str], None]
 ) -> int:
     """Elements of the largest array in a chunk of a training step on these devices.
 
-    Measured with one block of the network on the padded size that takes most of the time, and kept
-    in the user's cache folder. Accelerators, and several processes, which must all make the same
+    Measured with a block of the network on the padded size that takes most of the time, and kept in
+    the user's cache folder. Accelerators, and several processes, which must all make the same
     choice, take the default.
     """
     switched_off = os.environ.get(SWITCH) == "0" or jax.process_count() > 1
@@ -69,7 +62,7 @@ def cached_elements(
     except (OSError, msgspec.MsgspecError):
         pass
     log("measuring, once, how many crystals a core should process at a time: up to 10 s")
-    chosen = _fastest(denoiser, batch, schedule, config, mesh)
+    chosen = _fastest(denoiser, batch, mesh)
     with contextlib.suppress(OSError):  # measured again next time
         write_cached(path, msgspec.json.encode(chosen))
     return chosen
@@ -85,17 +78,10 @@ def _costliest(batches: Batches, mesh: Mesh) -> Batch:
     return Batch(*jax.tree.map(lambda array: array[0], tuple(stacked)))
 
 
-def _fastest(
-    denoiser: Denoiser, batch: Batch, schedule: NoiseSchedule, config: LossConfig, mesh: Mesh
-) -> int:
-    """The choice whose gradient of a network of one block takes the least time."""
+def _fastest(denoiser: Denoiser, batch: Batch, mesh: Mesh) -> int:
+    """The choice with which the gradient of a block takes the least time."""
     begin = time.monotonic()
-    denoiser = denoiser.clone(config=dataclasses.replace(denoiser.config, num_blocks=1))
-    params, unflatten = initial_params(denoiser, jax.random.key(0), batch)
-    gradient = loss_and_gradient(denoiser, unflatten, schedule, config)
-    rows = jax.jit(noise_batch, static_argnums=(4, 6))(
-        jax.random.key(0), *batch, denoiser.num_species, schedule, config.condition_dropout
-    )
+    gradient, params, rows = _gradient_of_block(denoiser, batch)
     per_crystal = elements_per_crystal(denoiser, batch.crystals)
     default = devices.cached_elements(mesh)
     programs: dict[int, Any] = {}
@@ -114,3 +100,44 @@ def _fastest(
             seconds[choice] = min(seconds[choice], time.monotonic() - start)
     fastest = min(seconds, key=lambda choice: seconds[choice])
     return fastest if seconds[fastest] < (1.0 - _MARGIN) * seconds[default] else default
+
+
+def _gradient_of_block(
+    denoiser: Denoiser, batch: Batch
+) -> tuple[parallel.RowFunction, np.ndarray, tuple[np.ndarray | None, ...]]:
+    """Its program with weights and rows of the right shapes; their values change no time."""
+    calls: list[Any] = []
+    layouts: list[Unflatten] = []
+
+    def record(call: Any, inputs: Any, named: Any, context: nn.module.InterceptorContext) -> Any:
+        if isinstance(context.module, Block):
+            calls.append(inputs)
+        return call(*inputs, **named)
+
+    def weights(batch: Batch) -> Params:
+        shape = batch.properties.shape
+        condition = Condition(jnp.zeros(shape), jnp.ones(shape, bool))
+        t = jnp.ones(shape[:1], jnp.int32)
+        tree = denoiser.init(jax.random.key(0), batch.crystals, t, condition)["params"]
+        vector, unflatten = jax.flatten_util.ravel_pytree(tree["block_0"])
+        layouts.append(unflatten)
+        return vector
+
+    def filled(like: Array) -> np.ndarray:
+        return np.full(like.shape, 0.1, like.dtype)
+
+    with nn.intercept_methods(record):
+        vector = jax.eval_shape(weights, batch)
+    atoms, pairs, *others = calls[0]
+    block = Block(denoiser.config)
+
+    def total(params: Params, atoms: Array, features: Array, *others: Any) -> Array:
+        tree = {"params": layouts[0](params)}
+        return jnp.sum(block.apply(tree, atoms, as_pairs(features), *others))
+
+    def gradient(params: Params, rows: Any) -> tuple[Params, Array]:
+        of_params, of_atoms = jax.grad(total, argnums=(0, 1))(params, *rows)
+        return of_params, jnp.sum(of_atoms)
+
+    rows = jax.tree.map(filled, (atoms, pairs.features, *others))
+    return gradient, filled(vector), rows

@@ -166,9 +166,7 @@ def _train(
     cached_elements = devices.cached_elements(mesh)
     if training.num_steps >= chunks.MIN_STEPS:
         with heartbeat.doing("measuring this processor"):
-            cached_elements = chunks.cached_elements(
-                denoiser, data.batches, schedule, config.loss, mesh, log
-            )
+            cached_elements = chunks.cached_elements(denoiser, data.batches, mesh, log)
     train_steps = Announced(
         make_train_steps(
             denoiser,
