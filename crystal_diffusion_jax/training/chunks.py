@@ -133,7 +133,8 @@ def _gradient_of_block(
 
     def total(params: Params, atoms: Array, features: Array, *others: Any) -> Array:
         tree = {"params": layouts[0](params)}
-        return jnp.sum(block.apply(tree, atoms, as_pairs(features), *others))
+        updated: Any = block.apply(tree, atoms, as_pairs(features), *others)
+        return jnp.sum(updated)
 
     def gradient(params: Params, rows: Any) -> tuple[Params, Array]:
         of_params, of_atoms = jax.grad(total, argnums=(0, 1))(params, *rows)
