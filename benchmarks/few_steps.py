@@ -13,8 +13,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from pymatgen.core import Structure
 
@@ -25,15 +23,12 @@ from crystal_diffusion_jax.evaluation.success_rate import success_rates
 from crystal_diffusion_jax.evaluation.validity import is_valid
 from crystal_diffusion_jax.oracles.predict import predict
 from crystal_diffusion_jax.report import pictures
-from crystal_diffusion_jax.request import FEW_STEPS_CORRECTOR, draw_values
-from crystal_diffusion_jax.runtime import devices
+from crystal_diffusion_jax.request import FEW_STEPS_CORRECTOR, NOISE
 from crystal_diffusion_jax.runtime.files import replace_text
-from crystal_diffusion_jax.sampling.conditions import condition_arrays
-from crystal_diffusion_jax.sampling.parse import parse_target
-from crystal_diffusion_jax.sampling.sampler import make_sampler
-from crystal_diffusion_jax.sampling.sizes import draw_num_atoms
+from crystal_diffusion_jax.sampling.generate import generate
+from crystal_diffusion_jax.sampling.resolve import resolve
 from crystal_diffusion_jax.structures.compositions import reduced_composition
-from crystal_diffusion_jax.structures.conversion import cell_defect, to_structure
+from crystal_diffusion_jax.structures.sampled_crystals import CrystalsInMemory
 from crystal_diffusion_jax.trained_model import TrainedModel
 
 MODEL = Path(trained_model.__file__).parent / "checkpoints" / "perov5_cds"
@@ -58,47 +53,25 @@ def sample(
     model: TrainedModel, sampler: str, num_steps: int, guidance: float, num: int
 ) -> list[Structure | None]:
     """Crystals at the lowest property of the training data; None if the cell has a defect."""
-    statistics = model.statistics
-    values = draw_values(parse_target("min", statistics), num, SEED)
-    num_atoms = draw_num_atoms(values, num, SEED, None, statistics)
     solver, corrector = SAMPLERS[sampler]
-    noise = model.config.noise
-    draw = make_sampler(
-        model.denoiser,
-        noise,
-        num_steps,
-        guidance != 0,
-        devices.data_mesh(),
-        solver,
-        use_corrector=corrector > 0,
+    request = resolve(
+        model,
+        MODEL.name,
+        "min",
+        num=num,
+        seed=SEED,
+        guidance=guidance,
+        solver=solver,
+        num_steps=num_steps,
+        corrector_step_size=corrector * model.config.noise.frac_sigma_min**2,
+        averaging_rounds=0,
+        start=NOISE,
     )
-    of_batch = {name: asked[:1].repeat(BATCH_SIZE) for name, asked in values.items()}
-    condition = condition_arrays(of_batch, statistics, BATCH_SIZE)
-    allowed = jnp.ones(len(statistics.vocabulary), bool)
-    structures: list[Structure | None] = []
-    for start in range(0, num, BATCH_SIZE):
-        rows = np.arange(start, start + BATCH_SIZE)
-        atoms = num_atoms[rows % num]
-        crystals = draw(
-            model.params,
-            jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
-                jax.random.key(SEED), jnp.asarray(rows)
-            ),
-            jnp.asarray(np.arange(max(num_atoms)) < atoms[:, None]),
-            condition,
-            jnp.float32(guidance),
-            jnp.float32(corrector * noise.frac_sigma_min**2),
-            allowed,
-        )
-        lattice = np.asarray(crystals.lattice) * statistics.lattice_unit(atoms)[:, None, None]
-        numbers = np.array(statistics.vocabulary)[np.asarray(crystals.species)]
-        for i in range(min(BATCH_SIZE, num - start)):
-            frac_coords = np.asarray(crystals.frac_coords[i, : atoms[i]])
-            defect = cell_defect(lattice[i], frac_coords)
-            structures.append(
-                None if defect else to_structure(lattice[i], frac_coords, numbers[i, : atoms[i]])
-            )
-    return structures
+    memory = CrystalsInMemory(request)
+    generate(model, request, memory, BATCH_SIZE, log=lambda line: None)
+    crystals = memory.crystals()
+    kept = dict(zip(crystals.indices, crystals, strict=True))
+    return [kept.get(index) for index in range(num)]
 
 
 def score(structures: list[Structure | None]) -> dict[str, Any]:
