@@ -12,7 +12,6 @@ displacement of an atom has to.
 
 import dataclasses
 import functools
-import itertools
 import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -20,10 +19,16 @@ from collections.abc import Mapping, Sequence
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 
-from crystal_diffusion_jax.evaluation.comparing import ANGLE_TOL, LTOL, STOL, reduce
-from crystal_diffusion_jax.evaluation.matching import TIME_LIMIT
-from crystal_diffusion_jax.runtime.workers import TaskFailure, map_in_processes
-from crystal_diffusion_jax.structures.compositions import ReducedComposition, reduced_composition
+from crystal_diffusion_jax.evaluation.comparing import ANGLE_TOL, LTOL, STOL
+from crystal_diffusion_jax.evaluation.matching import (
+    TIME_LIMIT,
+    bucket,
+    by_key,
+    reason,
+    reduce_all,
+)
+from crystal_diffusion_jax.runtime.workers import map_in_processes
+from crystal_diffusion_jax.structures.compositions import reduced_composition
 
 # For cells that are primitive already.
 _MATCHER = StructureMatcher(LTOL, STOL, ANGLE_TOL, primitive_cell=False)
@@ -67,25 +72,9 @@ def displacements(
         for index, each in enumerate(predicted)
         if each is not None and reduced_composition(each.atomic_numbers) in known
     }
-    outcomes = map_in_processes(
-        reduce, [*present.values(), *references], "reduction", time_limit, progress=progress
-    )
-    cells: dict[int, Structure] = {}
-    failures: dict[int, str] = {}
-    for index, cell in zip(present, itertools.islice(outcomes, len(present)), strict=True):
-        if isinstance(cell, Structure):
-            cells[index] = cell
-        else:
-            failures[index] = f"no primitive cell found: {_reason(cell)}"
-    # A reference that cannot be reduced stays in its Niggli cell, usually a primitive one.
-    reference_cells = [
-        cell if isinstance(cell, Structure) else reference
-        for cell, reference in zip(outcomes, references, strict=True)
-    ]
-    by_kind: dict[tuple[ReducedComposition, int], list[int]] = defaultdict(list)
-    for index, cell in enumerate(reference_cells):
-        by_kind[_kind(cell)].append(index)
-    pairs = [(i, j) for i, cell in cells.items() for j in by_kind.get(_kind(cell), [])]
+    cells, reference_cells, failures = reduce_all(present, references, progress, time_limit)
+    places = by_key(range(len(references)), map(bucket, reference_cells))
+    pairs = [(i, j) for i, cell in cells.items() for j in places.get(bucket(cell), [])]
     found = map_in_processes(
         functools.partial(_rms, cells, reference_cells),
         pairs,
@@ -99,7 +88,7 @@ def displacements(
         if isinstance(displacement, float):
             rms[i][j] = displacement
         elif displacement is not None:
-            failures[i] = f"comparison failed: {_reason(displacement)}"
+            failures[i] = f"comparison failed: {reason(displacement)}"
     return Displacements(dict(rms), failures)
 
 
@@ -115,11 +104,3 @@ def _rms(
     except Exception as error:  # an odd cell may raise nearly anything
         return type(error).__name__
     return None if found is None else float(found[0])
-
-
-def _kind(cell: Structure) -> tuple[ReducedComposition, int]:
-    return reduced_composition(cell.atomic_numbers), len(cell)
-
-
-def _reason(failure: str | TaskFailure) -> str:
-    return failure.reason if isinstance(failure, TaskFailure) else failure

@@ -6,6 +6,7 @@ takes too long or crashes its process fails alone.
 """
 
 import functools
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
@@ -73,30 +74,16 @@ def match(
       time_limit: seconds; a crystal that takes longer to reduce or to compare is a failure.
     """
     keys = [reduced_composition(s.atomic_numbers) for s in structures]
-    rows_by_key = _by_key(range(len(known)), [reduced_composition(s.atomic_numbers) for s in known])
+    rows_by_key = by_key(range(len(known)), [reduced_composition(s.atomic_numbers) for s in known])
     candidate_rows = [row for key in set(keys) for row in rows_by_key.get(key, [])]
     candidates = [known[row] for row in candidate_rows]
-    reduced = list(
-        map_in_processes(
-            reduce, [*structures, *candidates], "reduction", time_limit, progress=progress
-        )
+    cells, known_cells, failures = reduce_all(
+        dict(enumerate(structures)), candidates, progress, time_limit
     )
-    cells: dict[int, Structure] = {}
-    failures: dict[int, str] = {}
-    for index, outcome in enumerate(reduced[: len(structures)]):
-        if isinstance(outcome, Structure):
-            cells[index] = outcome
-        else:
-            failures[index] = f"no primitive cell found: {_reason(outcome)}"
-    # A known crystal that cannot be reduced stays in its Niggli cell, usually a primitive one.
-    known_cells = [
-        outcome if isinstance(outcome, Structure) else original
-        for original, outcome in zip(candidates, reduced[len(structures) :], strict=True)
-    ]
-    buckets = _by_key(cells, map(_bucket, cells.values()))
+    buckets = by_key(cells, map(bucket, cells.values()))
     groups, lost = _group(cells, list(buckets.values()), progress, time_limit)
 
-    known_buckets = _by_key(known_cells, map(_bucket, known_cells))
+    known_buckets = by_key(known_cells, map(bucket, known_cells))
     pairs = [(i, key) for key in buckets if key in known_buckets for i in buckets[key]]
     is_in_training = functools.partial(is_same_as_any, cells, known_buckets)
     title = "comparison with the training set"
@@ -109,7 +96,7 @@ def match(
             lost[index] = same
 
     nearest = [-1] * len(structures)
-    rows_by_bucket = _by_key(candidate_rows, map(_bucket, known_cells))
+    rows_by_bucket = by_key(candidate_rows, map(bucket, known_cells))
     twins = [(index, key) for index, key in pairs if is_known[index]]
     displacement = functools.partial(nearest_place, cells, known_buckets)
     title = "displacement from the training set"
@@ -123,7 +110,7 @@ def match(
         # The comparison with the training set comes later, and may fail too.
         if index not in lost:
             group[index] = first
-    failures |= {i: f"comparison failed: {_reason(reason)}" for i, reason in lost.items()}
+    failures |= {i: f"comparison failed: {reason(failure)}" for i, failure in lost.items()}
     return Matches(group, is_known, nearest, failures)
 
 
@@ -198,17 +185,54 @@ def _components(places: Mapping[int, int], matches: Sequence[tuple[int, int]]) -
     return part
 
 
-def _bucket(reduced: Structure) -> tuple[ReducedComposition, int]:
+def reduce_all(
+    structures: Mapping[int, Structure],
+    known: Sequence[Structure],
+    progress: bool,
+    time_limit: float,
+) -> tuple[dict[int, Structure], list[Structure], dict[int, str]]:
+    """Reduces crystals and the known ones that they are compared with.
+
+    Args:
+      structures: crystals by index.
+      known: any number of crystals.
+      progress: show a progress bar on stderr.
+      time_limit: seconds for a crystal.
+
+    Returns:
+      The reduced cells by index, those of the known crystals, and why others have none.
+    """
+    outcomes = map_in_processes(
+        reduce, [*structures.values(), *known], "reduction", time_limit, progress=progress
+    )
+    cells: dict[int, Structure] = {}
+    failures: dict[int, str] = {}
+    for index, cell in zip(structures, itertools.islice(outcomes, len(structures)), strict=True):
+        if isinstance(cell, Structure):
+            cells[index] = cell
+        else:
+            failures[index] = f"no primitive cell found: {reason(cell)}"
+    # A known crystal that cannot be reduced stays in its Niggli cell, usually a primitive one.
+    known_cells = [
+        cell if isinstance(cell, Structure) else original
+        for cell, original in zip(outcomes, known, strict=True)
+    ]
+    return cells, known_cells, failures
+
+
+def bucket(reduced: Structure) -> tuple[ReducedComposition, int]:
     """What two crystals must have in common to be compared."""
     return reduced_composition(reduced.atomic_numbers), len(reduced)
 
 
-def _by_key(items: Iterable[_Item], keys: Iterable[Key]) -> dict[Key, list[_Item]]:
+def by_key(items: Iterable[_Item], keys: Iterable[Key]) -> dict[Key, list[_Item]]:
+    """The items of each key, in order."""
     groups: dict[Key, list[_Item]] = defaultdict(list)
     for item, key in zip(items, keys, strict=True):
         groups[key].append(item)
     return dict(groups)
 
 
-def _reason(failure: str | TaskFailure) -> str:
+def reason(failure: str | TaskFailure) -> str:
+    """Why a crystal or a pair failed, in words."""
     return failure.reason if isinstance(failure, TaskFailure) else failure
