@@ -67,9 +67,8 @@ def make_requests(
 ) -> dict[str, dict[str, Arguments]]:
     """The requests to one model, by picture and label; one may be in two pictures.
 
-    "property_histogram" has the minimum, the median (the mean if unknown) and the maximum of the
-    training set; "conditioning" each target, without guidance; "guidance" the minimum with each
-    weight.
+    "property_histogram" has the minimum, the median and the maximum of the training set;
+    "conditioning" each target, without guidance; "guidance" the minimum with each weight.
 
     Args:
       training: the property in its training set.
@@ -82,16 +81,14 @@ def make_requests(
         return {"target": target, "guidance": guidance, **common, **others}
 
     low, high = training.ends
-    first, last = low, high
-    middle = {"mean": training.mean}
-    if training.quantiles is not None:
-        middle = {"median": training.quantiles[len(training.quantiles) // 2]}
-        # Hardly any crystals are beyond the 1st and 99th percentile.
-        first, last = training.quantiles[1], training.quantiles[-2]
+    median = training.quantiles[len(training.quantiles) // 2]
+    # Hardly any crystals are beyond the 1st and 99th percentile.
+    first, last = training.quantiles[1], training.quantiles[-2]
     step = (last - first) / (targets - 1)
     return {
         "property_histogram": {
-            name: ask(value) for name, value in {"minimum": low, **middle, "maximum": high}.items()
+            name: ask(value)
+            for name, value in {"minimum": low, "median": median, "maximum": high}.items()
         },
         "guidance": {f"{weight:g}": ask(low, weight) for weight in weights},
         # Different noise for each target, so that their errors are independent.
@@ -142,7 +139,7 @@ def main() -> None:
     """Entry point."""
     flags = parser().parse_args()
     # Refuse mistakes before the minutes of work.
-    weights = records.numbers("guidance", flags.guidance, float)
+    weights = records.numbers("guidance", flags.guidance)
     require_between("targets", flags.targets, 2, MAX_CRYSTALS)
     require_between("num", flags.num, flags.targets, MAX_CRYSTALS)
     require_between("batch_size", flags.batch_size, 1, math.inf)

@@ -102,23 +102,19 @@ class Training:
 
     Attributes:
       ends: smallest and largest value.
-      mean: mean over all crystals.
-      quantiles: 101 quantiles in equal steps of probability, None if unknown.
+      quantiles: 101 quantiles in equal steps of probability.
     """
 
     ends: tuple[float, float]
-    mean: float
-    quantiles: tuple[float, ...] | None
+    quantiles: tuple[float, ...]
 
 
 def training_of(statistics: DatasetStatistics, spec: DatasetSpec) -> Training:
     """What a model stores about the property that its oracle predicts."""
     index = statistics.property_names.index(spec.property_name)
-    known = statistics.property_quantiles
     return Training(
         ends=(float(statistics.property_min[index]), float(statistics.property_max[index])),
-        mean=float(statistics.property_mean[index]),
-        quantiles=known[index] if known else None,
+        quantiles=statistics.property_quantiles[index],
     )
 
 
@@ -248,13 +244,12 @@ def conditioning_errors(measurements: Sequence[Measurement], training: Training)
         ]
     )
     found = errors[np.isfinite(errors)]
-    known = training.quantiles
     return {
         "num": len(errors),
         "predicted": len(found),
         "mean_absolute_error": float(np.mean(found)) if len(found) else None,
         "median_absolute_error": float(np.median(found)) if len(found) else None,
-        "mean_absolute_error_if_ignored": error_if_ignored(targets, known) if known else None,
+        "mean_absolute_error_if_ignored": error_if_ignored(targets, training.quantiles),
     }
 
 

@@ -9,18 +9,13 @@ oracle_curves.json, and the pictures; the tables of docs/what_scores_mean.md are
 that the file holds already are not measured again.
 """
 
-import datetime
 import math
-import os
-import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 from pymatgen.core import Structure
 
-from crystal_diffusion_jax import __version__
 from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.config import DataConfig
 from crystal_diffusion_jax.data.arrays import CrystalDataset
@@ -48,8 +43,10 @@ def parser() -> program.Parser:
     )
     flags.add_argument(
         "--datasets",
-        default=",".join(KNOWN_DATASETS),
-        help="names, separated by commas (default: %(default)s)",
+        nargs="+",
+        choices=tuple(KNOWN_DATASETS),
+        default=list(KNOWN_DATASETS),
+        help="names (default: all)",
     )
     flags.add_argument(
         "--generated",
@@ -107,24 +104,9 @@ def amounts_of(flag: str, text: str, lowest: float) -> list[float]:
     Raises:
       UserError: one is not a number, or below the lowest that makes sense.
     """
-    found = records.numbers(flag, text, float)
+    found = records.numbers(flag, text)
     require_between(flag, found[0], lowest, math.inf)
     return sorted({0.0, *found})
-
-
-def names_of(text: str) -> list[str]:
-    """The data sets of a flag.
-
-    Raises:
-      UserError: there is no oracle for one.
-    """
-    names = text.split(",")
-    if unknown := sorted(set(names) - set(KNOWN_DATASETS)):
-        raise UserError(
-            f"--datasets={text}: there is no oracle for {', '.join(unknown)}, only for "
-            f"{', '.join(KNOWN_DATASETS)}"
-        )
-    return names
 
 
 def read_generated(text: str, names: Sequence[str], num: int) -> tuple[str, str, list[Structure]]:
@@ -141,20 +123,13 @@ def read_generated(text: str, names: Sequence[str], num: int) -> tuple[str, str,
     name, _, place = text.partition("=")
     if name not in names or not place:
         raise UserError(
-            f"--generated {text} must be DATASET=PATH with one of --datasets={','.join(names)}"
+            f"--generated {text} must be DATASET=PATH with one of --datasets {' '.join(names)}"
         )
     path = Path(place)
     found = [each for each in read_structures(path).structures if each is not None][:num]
     if not found:
         raise UserError(f"--generated {text} holds no crystal that can be read")
     return name, path.name, found
-
-
-def stamp() -> tuple[str, str]:
-    """Today, and machine and versions."""
-    cores = f"{os.cpu_count()} cores ({platform.machine()})"
-    versions = f"crystal_diffusion_jax {__version__}, jax {jax.__version__}"
-    return datetime.date.today().isoformat(), f"{cores}, {versions}"
 
 
 def main() -> None:
@@ -168,8 +143,7 @@ def main() -> None:
         "strain": amounts_of("strain", flags.strain, -50),
         "rattle": amounts_of("rattle", flags.rattle, 0),
     }
-    names = names_of(flags.datasets)
-    generated = [read_generated(text, names, flags.num) for text in flags.generated]
+    generated = [read_generated(text, flags.datasets, flags.num) for text in flags.generated]
     record = flags.out / RECORD
     program.check_output(record)
     curves = records.read(record, list[Curve]) or []
@@ -178,7 +152,7 @@ def main() -> None:
         asked = (flags.num, flags.seed, amounts[curve.perturbation])
         return (curve.num, curve.seed, [point.amount for point in curve.points]) == asked
 
-    for name in names:
+    for name in flags.datasets:
         spec = KNOWN_DATASETS[name]
         splits = load(DataConfig(name=name, root=str(Path(flags.root, name)) if flags.root else ""))
         real = choose(splits, spec.success_thresholds[0], flags.num, flags.seed)
@@ -198,7 +172,7 @@ def main() -> None:
             records.log(f"{', '.join(key)}: {len(crystals)} crystals")
             variants = perturbed(crystals, key[-1], amounts[key[-1]], flags.seed)
             points = measure(variants, spec, lowest, answers, predict, evaluate_all, flags.energies)
-            new = Curve(*key, flags.num, flags.seed, lowest, *stamp(), points)
+            new = Curve(*key, flags.num, flags.seed, lowest, *records.stamp(), points)
             curves = [*(each for each in curves if each.key != key), new]
             records.write(record, curves)
     order = list(KNOWN_DATASETS)

@@ -3,7 +3,6 @@
 Each function draws one picture and returns matplotlib's figure; `save` makes it a PNG.
 """
 
-import dataclasses
 import io
 import math
 from collections.abc import Mapping, Sequence
@@ -54,7 +53,7 @@ def property_histogram(
       title: title of the picture.
     """
     figure, all_axes = panels(len(sets), 1, 0.9 + 1.5 * len(sets), sharex=True)
-    known = np.array(training.ends if training.quantiles is None else training.quantiles)
+    known = np.array(training.quantiles)
     # Decimals that resolve a thousandth of the range.
     spread = training.ends[1] - training.ends[0] or 1.0
     digits = max(0, 3 - math.floor(math.log10(spread)))
@@ -63,8 +62,6 @@ def property_histogram(
         target, values = measured.arguments["target"], measured.predictions
         label = f"SR5 threshold {sr5:.{digits}f}"
         shown = distribution(values, known, {label: sr5}, (target, target), "")
-        if training.quantiles is None:
-            shown = dataclasses.replace(shown, training=None)  # only the ends are known
         draw_distribution(axes, shown)
         axes.set_title(
             f"{name} requested: {target:.{digits}f} ({np.sum(np.isfinite(values))} crystals)",
@@ -133,8 +130,7 @@ def error_text(scores: Mapping[str, Any], unit: str, outside: int = 0) -> str:
         return "no crystal has a prediction"
     ignored = scores["mean_absolute_error_if_ignored"]
     mean = f"mean absolute error {scores['mean_absolute_error']:.3g} {unit}"
-    if ignored is not None:
-        mean += f" ({ignored:.3g} if the request were ignored)"
+    mean += f" ({ignored:.3g} if the request were ignored)"
     predicted = f"{scores['predicted']} of {scores['num']} crystals predicted"
     if outside:
         predicted += f", {outside} outside of the picture"

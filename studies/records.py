@@ -1,18 +1,22 @@
 """JSON files of measurements, checked against the dataclasses they are made from."""
 
+import datetime
 import math
+import os
+import platform
 import sys
 from pathlib import Path
 from typing import TypeVar
 
+import jax
 import msgspec
 
+from crystal_diffusion_jax import __version__
 from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.runtime.files import MAX_RECORD_BYTES, read_text
 
 _Kind = TypeVar("_Kind")
-_Number = TypeVar("_Number", int, float)
 
 
 def read(path: Path, kind: type[_Kind]) -> _Kind | None:
@@ -64,17 +68,23 @@ def log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def numbers(flag: str, text: str, kind: type[_Number]) -> list[_Number]:
+def stamp() -> tuple[str, str]:
+    """Today, and machine and versions."""
+    cores = f"{os.cpu_count()} cores ({platform.machine()})"
+    versions = f"crystal_diffusion_jax {__version__}, jax {jax.__version__}"
+    return datetime.date.today().isoformat(), f"{cores}, {versions}"
+
+
+def numbers(flag: str, text: str) -> list[float]:
     """The numbers of a flag like --guidance=0,0.5,1, ascending, each once.
 
     Raises:
-      UserError: one is not a finite number, or not a whole number from 0 if `kind` is int.
+      UserError: one is not a finite number.
     """
     try:
-        found = msgspec.convert(text.split(","), list[kind], strict=False)  # type: ignore[valid-type]
-        if not all(map(math.isfinite, found)) or (kind is int and min(found) < 0):
-            raise ValueError("out of range")
+        found = msgspec.convert(text.split(","), list[float], strict=False)
+        if not all(map(math.isfinite, found)):
+            raise ValueError("not finite")
         return sorted(set(found))
     except ValueError as error:
-        what = "whole numbers from 0" if kind is int else "finite numbers"
-        raise UserError(f"--{flag}={text} must be {what}, separated by commas") from error
+        raise UserError(f"--{flag}={text} must be finite numbers, separated by commas") from error

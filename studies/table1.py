@@ -8,9 +8,6 @@ evaluate are printed. The rows are kept in a JSON file next to the page; what it
 holds is not measured again. Settings were chosen on seeds 0 to 9, so others are reported.
 """
 
-import datetime
-import os
-import platform
 import subprocess
 import sys
 import time
@@ -19,9 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
-
-from crystal_diffusion_jax import __version__, trained_model
+from crystal_diffusion_jax import trained_model
 from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.runtime.files import MAX_RECORD_BYTES, read_json
@@ -111,7 +106,7 @@ def rows(
     """
     if models is guidance is sampler is None and not charge_balance:
         return PAGE
-    weights = records.numbers("guidance", guidance or "0", float)
+    weights = records.numbers("guidance", guidance or "0")
     found = []
     for name in models.split(",") if models else trained_model.shipped_names():
         dataset: Any = trained_model.load(name).config.data.name
@@ -229,14 +224,14 @@ def main() -> None:
         if flags.num_relaxed:
             relaxing = ["--relax", f"--controls={flags.num_relaxed}"]
             beside = measure(row, flags.first_seed, flags.num_relaxed, flags.work, relaxing)
+        date, made_with = records.stamp()
         new = Measured(
             row=row,
             num=num,
             first_seed=flags.first_seed,
             seeds=flags.seeds,
-            date=datetime.date.today().isoformat(),
-            made_with=f"{os.cpu_count()} cores ({platform.machine()}), crystal_diffusion_jax "
-            f"{__version__}, jax {jax.__version__}",
+            date=date,
+            made_with=made_with,
             weights_sha256=model.weights_sha256,
             # As stored in the model: the local data set may be another split of the same crystals.
             trained_on=sum(n for _, n in model.statistics.num_atoms_histogram),

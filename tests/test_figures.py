@@ -24,7 +24,7 @@ from tests.tiny_run import perovskite, sampled
 
 SPEC = KNOWN_DATASETS["perov5"]
 QUANTILES = tuple(np.linspace(-0.3, 4.3, 101).tolist())
-TRAINING = Training((-0.3, 4.3), 1.5, QUANTILES)
+TRAINING = Training((-0.3, 4.3), QUANTILES)
 PNG = b"\x89PNG\r\n"
 
 
@@ -52,9 +52,9 @@ def test_every_requested_crystal_is_counted_once():
     assert found.success == {"SR5": 1, "SR10": 2, "SR15": 2}
 
 
-def requests_for(training: Training = TRAINING) -> dict[str, dict[str, Arguments]]:
+def requests_for() -> dict[str, dict[str, Arguments]]:
     common = {"num": 8, "seed": 7, "solver": ANCESTRAL, "charge_balance": False}
-    return make_requests(training, [0.0, 1.0], 4, common)
+    return make_requests(TRAINING, [0.0, 1.0], 4, common)
 
 
 def measured(arguments: Arguments, values: list[float | None]) -> Measurement:
@@ -71,9 +71,7 @@ def measured(arguments: Arguments, values: list[float | None]) -> Measurement:
     )
 
 
-def results(
-    training: Training = TRAINING, values: tuple[float | None, ...] = ()
-) -> dict[str, dict[str, Measurement]]:
+def results(values: tuple[float | None, ...] = ()) -> dict[str, dict[str, Measurement]]:
     """Results whose predictions are the targets, or else the given values, repeated."""
 
     def answered(arguments: Arguments) -> Measurement:
@@ -81,7 +79,7 @@ def results(
 
     return {
         picture: {label: answered(arguments) for label, arguments in labelled.items()}
-        for picture, labelled in requests_for(training).items()
+        for picture, labelled in requests_for().items()
     }
 
 
@@ -97,13 +95,6 @@ def test_the_targets_share_the_crystals_and_have_noise_of_their_own():
 def test_targets_are_evenly_spaced_between_the_first_and_the_last_percentile():
     targets = [request["target"] for request in requests_for()["conditioning"].values()]
     assert targets == pytest.approx(np.linspace(QUANTILES[1], QUANTILES[-2], 4))
-
-
-def test_without_quantiles_the_middle_is_the_mean_and_the_targets_reach_the_ends():
-    requests = requests_for(dataclasses.replace(TRAINING, quantiles=None))
-    assert list(requests["property_histogram"]) == ["minimum", "mean", "maximum"]
-    across = list(requests["conditioning"].values())
-    assert [across[end]["target"] for end in (0, -1)] == pytest.approx([-0.3, 4.3])
 
 
 def test_a_summary_has_the_error_and_the_quartiles_of_the_predictions():
@@ -144,13 +135,11 @@ def test_legends_are_whole_and_hide_no_data():
         assert all(axes.get_legend() is None for axes in figure.axes)
 
 
-@pytest.mark.parametrize("quantiles", [QUANTILES, None])
-def test_pictures_are_small_even_if_crystals_are_missing_or_out_of_range(quantiles):
-    training = dataclasses.replace(TRAINING, quantiles=quantiles)
-    found = results(training, (1e6, None))
+def test_pictures_are_small_even_if_crystals_are_missing_or_out_of_range():
+    found = results((1e6, None))
     last = found["conditioning"]["3"]
     last.values[:] = [None] * last.num
-    for figure in pictures(found, training, SPEC, "a model").values():
+    for figure in pictures(found, TRAINING, SPEC, "a model").values():
         content = plots.save(figure)
         assert content.startswith(PNG)
         assert len(content) < 80_000
@@ -158,7 +147,7 @@ def test_pictures_are_small_even_if_crystals_are_missing_or_out_of_range(quantil
 
 def test_titles_have_the_decimals_that_the_range_needs():
     row = measured({"target": -154.55712, "guidance": 0.0, "num": 1}, [1.0])
-    carbon = dataclasses.replace(TRAINING, ends=(-154.557, -154.066), quantiles=None)
+    carbon = dataclasses.replace(TRAINING, ends=(-154.557, -154.066))
     for training, text in ((carbon, "-154.5571 (1"), (TRAINING, "-154.557 (1")):
         (axes,) = plots.property_histogram({"minimum": row}, training, SPEC, "").axes
         assert axes.get_title("left") == f"minimum requested: {text} crystals)"

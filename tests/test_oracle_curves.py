@@ -174,7 +174,7 @@ def test_the_command_measures_draws_and_repeats_nothing(tmp_path, monkeypatch, c
 
 def test_mistakes_end_with_one_sentence(tmp_path, monkeypatch, capsys):
     for argument, fragment in (
-        ("--datasets=perov5,mp21", "there is no oracle for mp21"),
+        ("--datasets=mp21", "--datasets=mp21: choose from perov5, carbon24, mp20"),
         ("--strain=-60,1", "--strain=-60.0 must be at least -50"),
         ("--rattle=-0.1", "--rattle=-0.1 must be at least 0"),
         ("--rattle=a", "--rattle=a must be finite numbers"),
