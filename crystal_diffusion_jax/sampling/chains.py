@@ -19,7 +19,7 @@ from crystal_diffusion_jax.sampling.renoising import num_renoised
 from crystal_diffusion_jax.sampling.sampler import Sampler, make_sampler
 from crystal_diffusion_jax.sampling.trajectory import recording, saved_steps
 from crystal_diffusion_jax.structures.canonical import Cell
-from crystal_diffusion_jax.structures.compositions import cell_formula, common_oxidation_states
+from crystal_diffusion_jax.structures.compositions import common_oxidation_states
 from crystal_diffusion_jax.trained_model import TrainedModel
 
 
@@ -89,9 +89,6 @@ class Chains:
             None; read if compositions are given.
           start: diffusion time at which crystals start from `cells`; 0 to start from noise.
           averaging_rounds: as in the request.
-
-        Raises:
-          RuntimeError: a crystal has lost its composition, by a defect of the sampler.
         """
         model, request, statistics = self._model, self._request, self._model.statistics
         sample, times, calls = self._sampler(given is not None, start, averaging_rounds)
@@ -134,8 +131,6 @@ class Chains:
         num_atoms = self._num_atoms[rows]
         lattice = lattice * statistics.lattice_unit(num_atoms)[:, None, None, None]
         atomic_numbers = np.array(statistics.vocabulary)[species]
-        if given is not None:
-            _check_compositions(atomic_numbers, given)
         trajectories = [
             Trajectory(times, lattice[i], frac_coords[i, :, :n], atomic_numbers[i, :, :n])
             for i, n in enumerate(num_atoms)
@@ -178,21 +173,6 @@ def steps_of(request: Request, model: TrainedModel) -> list[int]:
     starts = [0, request.start_time] if request.start_time else [0]
     trained_steps = model.config.noise.num_steps
     return [len(sampling_times(trained_steps, request.num_steps, start)) - 1 for start in starts]
-
-
-def _check_compositions(atomic_numbers: np.ndarray, given: Sequence[np.ndarray]) -> None:
-    """Checks that all states have the species that were given, the promise of a formula.
-
-    Args:
-      atomic_numbers: [B, F, N] of the states.
-      given: [B] atomic numbers of each composition.
-
-    Raises:
-      RuntimeError: they do not, by a defect of the sampler.
-    """
-    for states, numbers in zip(atomic_numbers, given, strict=True):
-        if not np.all(states[:, : len(numbers)] == numbers):
-            raise RuntimeError(f"the sampler did not keep the composition {cell_formula(numbers)}")
 
 
 @jax.jit
