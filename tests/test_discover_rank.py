@@ -9,10 +9,10 @@ import pytest
 
 from crystal_diffusion_jax.data import training_crystals
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
-from crystal_diffusion_jax.discovery.judge import judge
 from crystal_diffusion_jax.discovery.known import KnownCrystals, compare
 from crystal_diffusion_jax.discovery.plan import Plan, default_tolerance
 from crystal_diffusion_jax.discovery.rank import rank, terms
+from crystal_diffusion_jax.discovery.screen import judge
 from crystal_diffusion_jax.discovery.settings import Settings
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.oracles.domain import load

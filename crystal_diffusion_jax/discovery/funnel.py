@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from crystal_diffusion_jax.discovery.judge import SUFFIX
 from crystal_diffusion_jax.discovery.plan import Plan
+from crystal_diffusion_jax.discovery.screen import SUFFIX
 from crystal_diffusion_jax.request import Part
 from crystal_diffusion_jax.runtime.files import replace_text
 

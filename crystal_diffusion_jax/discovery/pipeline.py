@@ -22,10 +22,9 @@ from crystal_diffusion_jax.discovery.folder import (
     relaxed_structures,
     values,
 )
-from crystal_diffusion_jax.discovery.judge import judge
 from crystal_diffusion_jax.discovery.plan import Plan
 from crystal_diffusion_jax.discovery.rank import rank
-from crystal_diffusion_jax.discovery.screen import screen
+from crystal_diffusion_jax.discovery.screen import judge, screen
 from crystal_diffusion_jax.potentials.relax_folder import relax_into
 from crystal_diffusion_jax.potentials.relaxed_database import NOT_CHOSEN
 from crystal_diffusion_jax.potentials.relaxed_samples import sample_columns, sample_data

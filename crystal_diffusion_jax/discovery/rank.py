@@ -18,9 +18,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from crystal_diffusion_jax.discovery.funnel import Rows
-from crystal_diffusion_jax.discovery.judge import SUFFIX
 from crystal_diffusion_jax.discovery.plan import Plan
-from crystal_diffusion_jax.discovery.screen import Columns
+from crystal_diffusion_jax.discovery.screen import SUFFIX, Columns
 from crystal_diffusion_jax.potentials.hull import NEAR_HULL
 from crystal_diffusion_jax.structures.compositions import parse_formula
 

@@ -1,4 +1,7 @@
-"""Which sampled crystals are worth relaxing, as columns of samples.db."""
+"""Which sampled crystals are worth relaxing, and what relaxing shows, as columns of samples.db.
+
+How far a crystal moved and its energy are what `relax` says, in columns with the prefix `relaxed_`.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +17,8 @@ from crystal_diffusion_jax.oracles.predict import Predictions
 from crystal_diffusion_jax.structures.reading import Inputs
 
 Columns = dict[str, list[Any]]
+
+SUFFIX = "_after_relaxing"
 
 
 def screen(inputs: Inputs, plan: Plan, progress: bool = True) -> Columns:
@@ -48,6 +53,27 @@ def screen(inputs: Inputs, plan: Plan, progress: bool = True) -> Columns:
             columns["in_tolerance"] = _column(close, num)
             passed = {i: structure for i, structure in passed.items() if close[i]}
     return columns | comparison_columns(compare(passed, plan.known, progress), num, suffix="")
+
+
+def judge(
+    crystals: Mapping[int, Structure], num: int, plan: Plan, progress: bool = True
+) -> Columns:
+    """Whether relaxed crystals are as requested, still new, still different from the others.
+
+    Args:
+      crystals: index -> relaxed crystal, of those that kept their structure.
+      num: number of crystals of the request.
+      plan: what is asked.
+      progress: show progress bars on stderr.
+
+    Returns:
+      Name -> value of every crystal, None for none: the prediction, `same_as`, `new` and
+      `known_as`, each with the suffix `_after_relaxing`.
+    """
+    columns: Columns = {}
+    if plan.spec is not None:
+        _, columns = predicted(crystals, plan, num, SUFFIX)
+    return columns | comparison_columns(compare(crystals, plan.known, progress), num, SUFFIX)
 
 
 def predicted(

@@ -26,9 +26,9 @@ from crystal_diffusion_jax.discovery.folder import (
     relaxed_structures,
     values,
 )
-from crystal_diffusion_jax.discovery.judge import SUFFIX
 from crystal_diffusion_jax.discovery.plan import Plan
 from crystal_diffusion_jax.discovery.rank import TERMS
+from crystal_diffusion_jax.discovery.screen import SUFFIX
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.runtime.files import replace_pieces, replace_text
 from crystal_diffusion_jax.structures.cif_writer import to_cif
