@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
+from crystal_diffusion_jax.config import DenoiserConfig
 from crystal_diffusion_jax.models import denoiser
 from crystal_diffusion_jax.models.products import Pairs
 
@@ -41,14 +42,11 @@ def plain_pair_features(
 class CrystalAttention(nn.Module):
     """alpha_ij and beta_ij as MLPs of [psi(f_j - f_i), Gram] for every pair, eqs. (11)-(13).
 
-    Attributes and arguments are those of the efficient form, and its name, from which flax makes
+    Attribute and arguments are those of the efficient form, and its name, from which flax makes
     the names of the parameters. Always float32, whatever the dtype.
     """
 
-    width: int
-    num_heads: int
-    pair_hidden_width: int
-    dtype: jnp.dtype = jnp.dtype("float32")
+    config: DenoiserConfig
 
     @nn.compact
     def __call__(
@@ -60,15 +58,15 @@ class CrystalAttention(nn.Module):
         condition: Float[Array, "crystals width"] | None,
     ) -> Float[Array, "crystals atoms width"]:
         """Attends once."""
-        features = pairs.features
+        config, width, features = self.config, self.config.width, pairs.features
         num_crystals, num_atoms, _ = atoms.shape
-        per_head = self.width // self.num_heads
-        qkv = nn.Dense(3 * self.width, name="qkv")(atoms)
+        per_head = width // config.num_heads
+        qkv = nn.Dense(3 * width, name="qkv")(atoms)
         if condition is not None:
-            shift = nn.Dense(3 * self.width, use_bias=False, name="qkv_condition")(condition)
+            shift = nn.Dense(3 * width, use_bias=False, name="qkv_condition")(condition)
             qkv += shift[:, None]
         query, key, value = (
-            part.reshape(num_crystals, num_atoms, self.num_heads, per_head)
+            part.reshape(num_crystals, num_atoms, config.num_heads, per_head)
             for part in jnp.split(qkv, 3, axis=-1)
         )
         every_pair = jnp.broadcast_to(
@@ -76,22 +74,24 @@ class CrystalAttention(nn.Module):
         )
 
         def hidden(name: str) -> Array:
-            pair_part = nn.Dense(self.pair_hidden_width, use_bias=False, name=f"{name}_pair")(
+            pair_part = nn.Dense(config.pair_hidden_width, use_bias=False, name=f"{name}_pair")(
                 features
             )
-            crystal_part = nn.Dense(self.pair_hidden_width, name=f"{name}_gram")(every_pair)
+            crystal_part = nn.Dense(config.pair_hidden_width, name=f"{name}_gram")(every_pair)
             return nn.silu(pair_part + crystal_part)
 
-        alpha = nn.Dense(self.num_heads, use_bias=False, name="alpha")(hidden("alpha"))
+        alpha = nn.Dense(config.num_heads, use_bias=False, name="alpha")(hidden("alpha"))
         beta_kernel = self.param(
             "beta_kernel",
             nn.initializers.lecun_normal(in_axis=1, out_axis=(0, 2)),
-            (self.num_heads, self.pair_hidden_width, per_head),
+            (config.num_heads, config.pair_hidden_width, per_head),
         )
-        beta_bias = self.param("beta_bias", nn.initializers.zeros, (self.num_heads, per_head))
-        projection = jnp.swapaxes(beta_kernel, 0, 1).reshape(self.pair_hidden_width, self.width)
-        beta = (hidden("beta") @ projection).reshape(*features.shape[:3], self.num_heads, per_head)
+        beta_bias = self.param("beta_bias", nn.initializers.zeros, (config.num_heads, per_head))
+        projection = jnp.swapaxes(beta_kernel, 0, 1).reshape(config.pair_hidden_width, width)
+        beta = (hidden("beta") @ projection).reshape(
+            *features.shape[:3], config.num_heads, per_head
+        )
         scores = jnp.einsum("bihd,bjhd->bijh", query, key) / jnp.sqrt(per_head) + alpha
         weights = jax.nn.softmax(jnp.where(mask[:, None, :, None], scores, -1e9), axis=2)
         out = jnp.einsum("bijh,bijhd->bihd", weights, value[:, None] + beta + beta_bias)
-        return nn.Dense(self.width, name="out")(out.reshape(num_crystals, num_atoms, self.width))
+        return nn.Dense(width, name="out")(out.reshape(num_crystals, num_atoms, width))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from crystal_diffusion_jax.config import DenoiserConfig
 from crystal_diffusion_jax.models.attention import CrystalAttention
 from crystal_diffusion_jax.models.products import as_pairs
 
@@ -16,7 +17,9 @@ PER_HEAD = WIDTH // HEADS
 NUM_ATOMS = (4, 2, 1)
 NUM_FEATURES = 6
 
-MODULE = CrystalAttention(WIDTH, HEADS, PAIR_WIDTH)
+MODULE = CrystalAttention(
+    DenoiserConfig(width=WIDTH, num_heads=HEADS, pair_hidden_width=PAIR_WIDTH)
+)
 
 
 def random_inputs(num_atoms: Sequence[int]) -> dict[str, np.ndarray]:

@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import plain_attention
 from benchmarks.plain_attention import plain_pair_features
+from crystal_diffusion_jax.config import DenoiserConfig
 from crystal_diffusion_jax.models.attention import CrystalAttention
 from crystal_diffusion_jax.models.embeddings import pair_features
 from crystal_diffusion_jax.models.products import as_pairs
@@ -30,8 +31,9 @@ def test_the_efficient_attention_and_its_gradients_equal_the_plain_ones(num_atom
     inputs["condition"] = normal(3, WIDTH)
     mask = jnp.arange(num_atoms) < jnp.array([num_atoms, num_atoms - 1, 1])[:, None]
     upstream = normal(3, num_atoms, WIDTH) * mask[..., None]
-    efficient = CrystalAttention(WIDTH, HEADS, WIDTH)
-    plain = plain_attention.CrystalAttention(WIDTH, HEADS, WIDTH)
+    config = DenoiserConfig(width=WIDTH, num_heads=HEADS, pair_hidden_width=WIDTH)
+    efficient = CrystalAttention(config)
+    plain = plain_attention.CrystalAttention(config)
 
     def apply(module: nn.Module, features: Any, params: Any, inputs: Any) -> Any:
         pairs = as_pairs(features(frac_coords, FREQUENCIES))

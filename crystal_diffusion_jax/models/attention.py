@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
+from crystal_diffusion_jax.config import DenoiserConfig
 from crystal_diffusion_jax.models import products
 from crystal_diffusion_jax.models.products import Pairs
 
@@ -39,18 +40,13 @@ class CrystalAttention(nn.Module):
     the first layer once per crystal. Both are exact and save most of the work over pairs.
     benchmarks/README.md lists the alternatives that were measured.
 
+    The scores and the Gram matrix are float32, whatever the dtype of the activations.
+
     Attributes:
-      width: D, a multiple of num_heads.
-      num_heads: H.
-      pair_hidden_width: hidden width of the pair MLPs.
-      dtype: of the activations, except the scores and the Gram matrix, which are float32 as the
-        weights are.
+      config: shape of the network.
     """
 
-    width: int
-    num_heads: int
-    pair_hidden_width: int
-    dtype: jnp.dtype = jnp.dtype("float32")
+    config: DenoiserConfig
 
     @nn.compact
     def __call__(
@@ -70,26 +66,26 @@ class CrystalAttention(nn.Module):
           mask: real atoms; padding is never attended to.
           condition: added to q, k and v with separate weights, eqs. (17)-(19), or None.
         """
+        config, width, dtype = self.config, self.config.width, jnp.dtype(self.config.dtype)
         num_crystals, num_atoms, _ = atoms.shape
-        per_head = (num_crystals, num_atoms, self.num_heads, self.width // self.num_heads)
+        per_head = (num_crystals, num_atoms, config.num_heads, width // config.num_heads)
 
-        dtype = self.dtype
-        qkv = nn.Dense(3 * self.width, dtype=dtype, name="qkv")(atoms)
+        qkv = nn.Dense(3 * width, dtype=dtype, name="qkv")(atoms)
         if condition is not None:
-            of_condition = nn.Dense(
-                3 * self.width, use_bias=False, dtype=dtype, name="qkv_condition"
-            )
+            of_condition = nn.Dense(3 * width, use_bias=False, dtype=dtype, name="qkv_condition")
             qkv += of_condition(condition)[:, None]
         query, key, value = (part.reshape(per_head) for part in jnp.split(qkv, 3, axis=-1))
 
         def hidden(name: str) -> Float[Array, "crystals atoms atoms hidden"]:
             """First layer of a pair MLP."""
-            kernel = Kernel((pairs.features.shape[-1], self.pair_hidden_width), name=f"{name}_pair")
-            crystal_part = nn.Dense(self.pair_hidden_width, name=f"{name}_gram")(of_crystal)
+            kernel = Kernel(
+                (pairs.features.shape[-1], config.pair_hidden_width), name=f"{name}_pair"
+            )
+            crystal_part = nn.Dense(config.pair_hidden_width, name=f"{name}_gram")(of_crystal)
             return products.hidden_layer(pairs, kernel().astype(dtype), crystal_part.astype(dtype))
 
         # A bias of alpha would cancel in the softmax.
-        alpha_kernel = Kernel((self.pair_hidden_width, self.num_heads), name="alpha")
+        alpha_kernel = Kernel((config.pair_hidden_width, config.num_heads), name="alpha")
         alpha = products.to_heads(hidden("alpha"), alpha_kernel().astype(dtype))
         similarity = jnp.einsum("bihd,bjhd->bijh", query, key).astype(jnp.float32)
         scores = similarity / jnp.sqrt(per_head[-1]) + alpha
@@ -99,11 +95,11 @@ class CrystalAttention(nn.Module):
         beta_kernel = self.param(
             "beta_kernel",
             nn.initializers.lecun_normal(in_axis=1, out_axis=(0, 2)),
-            (self.num_heads, self.pair_hidden_width, per_head[-1]),
+            (config.num_heads, config.pair_hidden_width, per_head[-1]),
         )
         beta_bias = self.param("beta_bias", nn.initializers.zeros, per_head[-2:])
         mean_hidden = products.mean_over_pairs(weights, hidden("beta"))
         mean = products.project_heads(mean_hidden, beta_kernel.astype(dtype))
         mean += jnp.einsum("bijh,bjhd->bihd", weights, value)
-        out = (mean + beta_bias).reshape(num_crystals, num_atoms, self.width)
-        return nn.Dense(self.width, dtype=dtype, name="out")(out)
+        out = (mean + beta_bias).reshape(num_crystals, num_atoms, width)
+        return nn.Dense(width, dtype=dtype, name="out")(out)

@@ -45,9 +45,8 @@ class Block(nn.Module):
         condition: Float[Array, "crystals width"] | None,
     ) -> Float[Array, "crystals atoms width"]:
         """Updates the atom features; arguments as in `CrystalAttention`."""
-        config, width, dtype = self.config, self.config.width, jnp.dtype(self.config.dtype)
-        attention = CrystalAttention(width, config.num_heads, config.pair_hidden_width, dtype)
-        attended = attention(atoms, pairs, of_crystal, mask, condition)
+        width, dtype = self.config.width, jnp.dtype(self.config.dtype)
+        attended = CrystalAttention(self.config)(atoms, pairs, of_crystal, mask, condition)
         atoms = nn.LayerNorm(dtype=dtype)(attended + atoms)
         return nn.LayerNorm(dtype=dtype)(MLP(width, width, dtype)(atoms) + atoms)
 
