@@ -23,6 +23,7 @@ from pymatgen.core import Structure
 from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.config import DataConfig
 from crystal_diffusion_jax.data.arrays import CrystalDataset
+from crystal_diffusion_jax.data.copies import crystal_arrays
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
 from crystal_diffusion_jax.data.load import load
 from crystal_diffusion_jax.errors import require_between
@@ -97,12 +98,9 @@ def measure(
     zero = float(labels_of(train).min()) if dataset == "carbon24" else 0.0
 
     def energies_of(crystals: CrystalDataset) -> Energies:
-        numbers = atoms_of(crystals)
-        positions = np.split(crystals.frac_coords, crystals.offsets[1:-1])
-        cells = zip(crystals.lattice, positions, numbers, strict=True)
-        found = evaluate([to_structure(*cell) for cell in cells])
+        found = evaluate([to_structure(*arrays) for arrays in crystal_arrays(crystals)])
         energies = [np.nan if isinstance(each, str) else each.energy_per_atom for each in found]
-        return Energies(numbers, labels_of(crystals) - zero, np.array(energies))
+        return Energies(atoms_of(crystals), labels_of(crystals) - zero, np.array(energies))
 
     sample = energies_of(train.take(choose(atoms_of(train), num, seed)))
     fitted = fit(sample, towards)

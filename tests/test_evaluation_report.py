@@ -252,7 +252,7 @@ def test_what_needs_no_data_set_is_the_same_with_and_without_it() -> None:
 def test_without_a_data_set_novelty_is_unknown() -> None:
     part = evaluate(INPUTS, SPEC, predict=oracle_by_number, progress=False)
     assert set(part.diversity) == {"unique", "unique_compositions"}
-    assert part.novel is None
+    assert part.compared.novel is None
     assert (part.useful, part.oracle["error"], part.counts["test"]) == (None, None, None)
     assert part.distances == {}
 
@@ -261,8 +261,8 @@ def test_with_a_training_split_novelty_is_that_of_the_whole_report() -> None:
     whole = report()
     part = evaluate(INPUTS, train=TRAIN, progress=False)
     assert part.diversity == whole.diversity
-    assert part.novel is not None
-    np.testing.assert_array_equal(part.novel, whole.novel)
+    assert part.compared.novel is not None
+    np.testing.assert_array_equal(part.compared.novel, whole.compared.novel)
 
 
 def test_without_an_oracle_there_are_no_success_rates() -> None:

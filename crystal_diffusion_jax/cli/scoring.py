@@ -149,10 +149,10 @@ def score(flags: argparse.Namespace) -> None:
     columns = {
         **prediction_columns(spec, report.values, not_predicted),
         "valid": report.valid.tolist(),
-        "unique": report.unique.tolist(),
+        "unique": report.compared.is_first.tolist(),
     }
-    if report.novel is not None:
-        columns["novel"] = report.novel.tolist()
+    if report.compared.novel is not None:
+        columns["novel"] = report.compared.novel.tolist()
     print(to_table(report, spec, relaxed, controls))
     print(f"scores in {flags.out}")
     program.add_to_samples(flags.structures, columns)

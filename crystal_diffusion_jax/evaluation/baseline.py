@@ -1,13 +1,13 @@
 """What a data set gives away of its own held-out crystals: templates, and known compositions."""
 
 import dataclasses
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from pymatgen.core import Structure
 from tqdm import tqdm
 
+from crystal_diffusion_jax.data import formula_units
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.templates import Templates, anonymous_formula
 from crystal_diffusion_jax.evaluation.diversity import rows_by_composition
@@ -35,16 +35,17 @@ class Leakage:
 def leakage(known: Judged, train: CrystalDataset) -> Leakage:
     """Compares the formulas of the judged crystals with those of the training crystals."""
     compositions = set(rows_by_composition(train))
-    anonymous = {_reduced(count for _, count in each) for each in compositions}
+    anonymous = {formula_units.anonymous([count for _, count in each])[0] for each in compositions}
     cells = {
         anonymous_formula(numbers)
         for numbers in np.split(train.atomic_numbers, train.offsets[1:-1])
     }
     judged = [each.atomic_numbers for each in known.structures[: known.num]]
+    formulas = [anonymous_formula(each) for each in judged]
     return Leakage(
-        composition=_share(reduced_composition(each) in compositions for each in judged),
-        anonymous=_share(_reduced(anonymous_formula(each)) in anonymous for each in judged),
-        template=_share(anonymous_formula(each) in cells for each in judged),
+        composition=rate([reduced_composition(each) in compositions for each in judged]),
+        anonymous=rate([formula_units.anonymous(each)[0] in anonymous for each in formulas]),
+        template=rate([each in cells for each in formulas]),
     )
 
 
@@ -69,13 +70,3 @@ def template_scores(
         answers.append(list(range(len(predicted), len(predicted) + max(len(crystals), 1))))
         predicted += crystals or [None]
     return score(predicted, answers, known, ks, ranked=True, progress=progress)
-
-
-def _reduced(counts: Iterable[int]) -> tuple[int, ...]:
-    ordered = sorted(counts)
-    divisor = math.gcd(*ordered)
-    return tuple(count // divisor for count in ordered)
-
-
-def _share(flags: Iterable[bool]) -> Rate:
-    return rate(np.array(list(flags), bool))

@@ -8,6 +8,7 @@ import numpy as np
 from pymatgen.core import Structure
 
 from crystal_diffusion_jax.data.arrays import CrystalDataset
+from crystal_diffusion_jax.data.copies import crystal_arrays
 from crystal_diffusion_jax.evaluation.distributions import finite
 from crystal_diffusion_jax.evaluation.intervals import Rate, SampleStatistic, bootstrap, rate
 from crystal_diffusion_jax.evaluation.matching import match
@@ -145,8 +146,4 @@ def rows_by_composition(dataset: CrystalDataset) -> dict[ReducedComposition, lis
 
 def dataset_structures(dataset: CrystalDataset) -> list[Structure]:
     """The crystals of a data set as pymatgen structures, in the order of its rows."""
-    starts = dataset.offsets[1:-1]
-    frac_coords = np.split(dataset.frac_coords, starts)
-    atomic_numbers = np.split(dataset.atomic_numbers, starts)
-    # Not strict: an empty array is split into one empty array.
-    return list(map(restore_structure, dataset.lattice, frac_coords, atomic_numbers))
+    return [restore_structure(*arrays) for arrays in crystal_arrays(dataset)]

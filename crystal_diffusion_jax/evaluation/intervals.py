@@ -1,7 +1,7 @@
 """Rates and sample statistics with 95 % confidence intervals."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import stats
@@ -40,8 +40,8 @@ class Rate:
         return float(low), float(high)
 
 
-def rate(flags: np.ndarray) -> Rate:
-    """The share of True in [n] bool."""
+def rate(flags: Sequence[bool] | np.ndarray) -> Rate:
+    """The share of True in n bools."""
     return Rate(int(np.count_nonzero(flags)), len(flags))
 
 

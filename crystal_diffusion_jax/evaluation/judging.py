@@ -8,7 +8,6 @@ from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.chosen_rows import chosen_rows
 from crystal_diffusion_jax.evaluation.answers import Answers, assign
 from crystal_diffusion_jax.evaluation.baseline import Leakage, leakage, template_scores
-from crystal_diffusion_jax.evaluation.matching import TIME_LIMIT
 from crystal_diffusion_jax.evaluation.prediction import (
     Judged,
     PredictionScores,
@@ -56,7 +55,6 @@ def judge(
     num: int = 0,
     ks: Sequence[int] = (1,),
     progress: bool = True,
-    time_limit: float = TIME_LIMIT,
     relaxed: Sequence[Relaxation] | None = None,
 ) -> Judgement:
     """Scores predictions and templates for the same references.
@@ -69,7 +67,6 @@ def judge(
       num: how many of the references, in a fixed random order; 0 for all.
       ks: numbers of predictions of which the best counts.
       progress: show progress bars on stderr.
-      time_limit: seconds for each comparison.
       relaxed: outcome of every prediction.
 
     Raises:
@@ -88,11 +85,9 @@ def judge(
     counts |= {"references": known.num, "polymorphs": len(known.structures) - known.num}
     predictions = of_relaxed = None
     if inputs is not None and answers is not None:
-        predictions = score(
-            inputs.structures, answers.indices, known, ks, False, progress, time_limit
-        )
+        predictions = score(inputs.structures, answers.indices, known, ks, False, progress)
         if relaxed is not None:
-            of_relaxed = _of_relaxed(relaxed, answers, known, ks, progress, time_limit)
+            of_relaxed = _of_relaxed(relaxed, answers, known, ks, progress)
     return Judgement(
         references=place,
         answers=answers.by if answers else "",
@@ -111,7 +106,6 @@ def _of_relaxed(
     known: Judged,
     ks: Sequence[int],
     progress: bool,
-    time_limit: float,
 ) -> PredictionScores:
     """Scores of the relaxed predictions, ranked by energy.
 
@@ -132,7 +126,7 @@ def _of_relaxed(
 
     ranked = [by_energy(row, indices) for row, indices in enumerate(answers.indices)]
     structures = [each.structure for each in relaxed]
-    scored = score(structures, ranked, known, ks, True, progress, time_limit)
+    scored = score(structures, ranked, known, ks, True, progress)
     counted = sorted({index for each in ranked for index in each})
     missing = {index: why for index in counted if (why := relaxed[index].failure)}
     return dataclasses.replace(scored, failures=missing | dict(scored.failures))

@@ -34,7 +34,6 @@ from crystal_diffusion_jax.evaluation.comparing import STOL
 from crystal_diffusion_jax.evaluation.displacements import displacements
 from crystal_diffusion_jax.evaluation.diversity import dataset_structures, rows_by_composition
 from crystal_diffusion_jax.evaluation.intervals import Rate, SampleStatistic, bootstrap, rate
-from crystal_diffusion_jax.evaluation.matching import TIME_LIMIT
 from crystal_diffusion_jax.evaluation.validity import is_valid
 from crystal_diffusion_jax.structures.compositions import reduced_composition
 
@@ -100,7 +99,6 @@ def score(
     ks: Iterable[int],
     ranked: bool = False,
     progress: bool = True,
-    time_limit: float = TIME_LIMIT,
 ) -> PredictionScores:
     """Scores predictions.
 
@@ -112,9 +110,8 @@ def score(
       ks: numbers of predictions of which the best counts.
       ranked: the predictions are ordered by confidence: the first k count, instead of any k.
       progress: show progress bars on stderr.
-      time_limit: seconds for each comparison.
     """
-    found = displacements(predicted, known.structures, progress, time_limit)
+    found = displacements(predicted, known.structures, progress)
     compositions = [reduced_composition(each.atomic_numbers) for each in known.structures]
     valid = [each is not None and is_valid(each) for each in predicted]
     valid_reference = [is_valid(each) for each in known.structures[: known.num]]
@@ -164,7 +161,7 @@ def score(
     sizes = [len(indices) for indices in answers]
     return PredictionScores(
         predictions=(min(sizes), max(sizes)),
-        composition=rate(np.array(same, bool)),
+        composition=rate(same),
         scores=dict(scores),
         volume_error=bootstrap(np.mean, np.array(errors)),
         failures=found.failures,

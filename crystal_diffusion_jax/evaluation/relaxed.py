@@ -100,7 +100,7 @@ def relaxed_scores(
             "same_structure": len(finite(rmsd)),
             "above_hull": len(after) - after.count(None),
         },
-        converged=rate(np.array([outcome.converged for outcome in outcomes], bool)),
+        converged=rate([outcome.converged for outcome in outcomes]),
         energy_gain=_average(np.array([each.energy_gain for each in relaxed], np.float64)),
         rmsd=_average(rmsd),
         volume_change=_average(volume_change),

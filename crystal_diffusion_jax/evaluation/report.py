@@ -72,16 +72,6 @@ class Report:
     coverage: Coverage | None
     failures: Sequence[Failure]
 
-    @property
-    def unique(self) -> np.ndarray:
-        """[n] bool, no crystal before it is the same."""
-        return self.compared.is_first
-
-    @property
-    def novel(self) -> np.ndarray | None:
-        """[n] bool, no training crystal is the same."""
-        return self.compared.novel
-
 
 def evaluate(
     inputs: Inputs,

@@ -141,7 +141,7 @@ def crystals(
         energy = np.nan if outcome is None else outcome.relaxation.initial_energy_per_atom
         drawn_at = cell_of_largest_atom(structure)
         # A crystal whose comparison failed counts as not novel; whether it is, is not known.
-        novel = scores.novel if scores.compared.group[index] >= 0 else None
+        novel = scores.compared.novel if scores.compared.group[index] >= 0 else None
         found.append(
             Crystal(
                 index=index,

@@ -103,8 +103,8 @@ def count_stages(
     if goal is not None and scores.success_rate:
         keep(goal.rule, goal.met(scores.values))
     keep("unique", _first_of_each(scores.compared.group, left))
-    if scores.novel is not None:
-        keep("not in the training set", scores.novel)
+    if scores.compared.novel is not None:
+        keep("not in the training set", scores.compared.novel)
     if outcomes:
         kept, above = np.zeros(num, bool), np.full(num, np.nan)
         for index, outcome in enumerate(outcomes[:num]):
