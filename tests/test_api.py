@@ -226,6 +226,33 @@ def test_formulas_are_a_list_a_text_or_the_path_of_a_table(tiny_model, tmp_path,
     assert like == asked(like=str(own))
 
 
+def test_a_discovery_takes_the_arguments_of_sample_in_all_their_forms(
+    tiny_model, tmp_path, monkeypatch
+):
+    class AskedError(Exception):
+        """In place of a plan."""
+
+    def plan(trained: Any, request: Any, settings: Any) -> None:
+        raise AskedError(request)
+
+    monkeypatch.setattr("crystal_diffusion_jax.discovery.plan.make_plan", plan)
+    monkeypatch.setattr("crystal_diffusion_jax.api.model.generate", lambda *_: None)
+    model = api.Model(knowing(tiny_model), "m")
+    table = tmp_path / "wanted.csv"
+    table.write_text("material_id,cif\n")
+    with table.open("a", newline="") as file:
+        csv.writer(file).writerow(["7", tiny_run.perovskite("Sr", "Ti", 4.0).to(fmt="cif")])
+    for request in (
+        {"formula": ["BaO", "SrO"], "formula_units": 2},
+        {"like": table},
+        {"chemical_system": ["Ba", "Ti", "O"], "target": (0.8, 1.0)},
+    ):
+        with pytest.raises(AskedError) as found:
+            cdj.discover(model, num=2, out=tmp_path / "out", log=lambda line: None, **request)
+        (asked,) = found.value.args
+        assert asked == model.sample(2, log=lambda line: None, **request).request
+
+
 def test_crystals_and_models_show_themselves_in_a_line(crystals):
     assert repr(cdj.load("perov5_cds")) == "Model('perov5_cds': heat_ref -0.3285 .. 4.376)"
     shown = repr(crystals)

@@ -1,9 +1,9 @@
 """What callers may give, and how it becomes what the library takes."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ase
 from pymatgen.core import Structure
@@ -27,14 +27,35 @@ def to_stderr(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def joined(symbols: str | Sequence[str] | None) -> str | None:
-    """A list as the flags take it, separated by commas."""
-    return symbols if symbols is None or isinstance(symbols, str) else ",".join(symbols)
+def as_flags(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `Model.sample` as the flags of the same names take them.
+
+    Raises:
+      UserError: a range in the target that has not two ends.
+    """
+    convert: dict[str, Callable[[Any], str | None]] = {
+        "target": _target,
+        "elements": _joined,
+        "chemical_system": _joined,
+        "formula": _joined,
+        "formula_units": _text,
+        "like": _text,
+    }
+    return {name: convert.get(name, lambda same: same)(value) for name, value in asked.items()}
 
 
-def as_text(target: Asked | Mapping[str, Asked] | None) -> str:
-    """The target as the flag `--target` takes it, so that both are checked alike."""
+def _text(value: str | int | Path | None) -> str | None:
+    return None if value is None else str(value)
 
+
+def _joined(several: str | Path | Sequence[str] | None) -> str | None:
+    """A list separated by commas; a text or the path of a file as it is."""
+    if several is None or isinstance(several, str | Path):
+        return _text(several)
+    return ",".join(several)
+
+
+def _target(target: Asked | Mapping[str, Asked] | None) -> str:
     def one(asked: Asked) -> str:
         if isinstance(asked, tuple | list):
             if len(asked) != 2:

@@ -3,10 +3,9 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from crystal_diffusion_jax import trained_model
-from crystal_diffusion_jax.api.arguments import Asked, as_text, joined, to_stderr
+from crystal_diffusion_jax.api.arguments import Asked, as_flags, to_stderr
 from crystal_diffusion_jax.config import Solver
 from crystal_diffusion_jax.runtime import compilation, devices
 from crystal_diffusion_jax.sampling.announcement import announcement
@@ -126,8 +125,9 @@ class Model:
           UserError: a request that does not fit the model; the message names the command's flag,
             which has the same name as the argument.
         """
-        asked: dict[str, Any] = {
+        asked = {
             "num": num,
+            "target": target,
             "seed": seed,
             "guidance": guidance,
             "sampler": sampler,
@@ -135,16 +135,16 @@ class Model:
             "num_steps": num_steps,
             "renoising_steps": renoising_steps,
             "averaging_rounds": averaging_rounds,
-            "elements": joined(elements),
-            "chemical_system": joined(chemical_system),
+            "elements": elements,
+            "chemical_system": chemical_system,
             "num_atoms": num_atoms,
             "charge_balance": charge_balance,
-            "formula": str(formula) if isinstance(formula, Path) else joined(formula),
-            "formula_units": None if formula_units is None else str(formula_units),
-            "like": None if like is None else str(like),
+            "formula": formula,
+            "formula_units": formula_units,
+            "like": like,
             "start": start,
         }
-        request = resolve(self.trained, self.name, as_text(target), **asked)
+        request = resolve(self.trained, self.name, **as_flags(asked))
         for sentence in warnings(request, self.trained):
             log(f"warning: {sentence}")
         for line in announcement(request, self.trained):

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 from crystal_diffusion_jax.api.arguments import (
     Asked,
     Crystals,
+    as_flags,
     as_inputs,
-    as_text,
-    joined,
     to_stderr,
 )
 from crystal_diffusion_jax.api.model import Model, load
@@ -88,10 +87,8 @@ def discover(
     files = tuple(str(file) for file in known)
     settings = Settings(top, tolerance, max_e_hull, per_formula, files, hull, potential, cell)
     loaded = model if isinstance(model, Model) else load(model)
-    given = dict(request)
-    for name in given.keys() & {"elements", "chemical_system"}:
-        given[name] = joined(given[name])
-    asked = resolve(loaded.trained, loaded.name, as_text(target), num=num, **given)
+    given = as_flags({"target": target, "num": num, **request})
+    asked = resolve(loaded.trained, loaded.name, **given)
     for sentence in warnings(asked, loaded.trained):
         log(f"warning: {sentence}")
     plan = make_plan(loaded.trained, asked, settings)
