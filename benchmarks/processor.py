@@ -131,8 +131,7 @@ def starting(sizes: Sizes) -> list[Measurement]:
 def scores(sizes: Sizes) -> list[Measurement]:
     """Rates of bonds, oracle and potential."""
     num = sizes.scored
-    oracle = partial(scoring.oracle_speed, num, 5)
-    bonds = partial(scoring.bonds_speed, repeats=3)
+    oracle, bonds = partial(scoring.oracle_speed, num), scoring.bonds_speed
     return [
         Measurement("scoring", "bonds, 5 atoms", lambda: bonds(num, (1, 1, 1)), 20),
         Measurement("scoring", "bonds, 20 atoms", lambda: bonds(num // 2, (1, 2, 2)), 40),

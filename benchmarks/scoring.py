@@ -21,6 +21,9 @@ from crystal_diffusion_jax.potentials.batching import pad
 from crystal_diffusion_jax.potentials.chgnet import outputs
 from crystal_diffusion_jax.potentials.neighbours import structure_graph
 
+# Runs of the search for bonds, which takes seconds, and how often the oracle gets each crystal.
+_REPEATS, _COPIES = 3, 5
+
 
 def perovskites(num: int, cells: tuple[int, int, int] = (1, 1, 1)) -> list[Structure]:
     """Crystals spread over the built-in data set, their atoms moved at random by about 0.05 A."""
@@ -38,7 +41,7 @@ def perovskites(num: int, cells: tuple[int, int, int] = (1, 1, 1)) -> list[Struc
     return found
 
 
-def bonds_speed(num: int, cells: tuple[int, int, int], repeats: int) -> dict[str, Any]:
+def bonds_speed(num: int, cells: tuple[int, int, int]) -> dict[str, Any]:
     """Crystals per second on all cores, with the start of the workers, without the cache."""
     structures = perovskites(num, cells)
 
@@ -51,17 +54,12 @@ def bonds_speed(num: int, cells: tuple[int, int, int], repeats: int) -> dict[str
         if len(found.found) < num / 2:
             raise RuntimeError(f"bonds of most crystals failed: {found.failures}")
 
-    return {"crystals_per_second": rate(num, repeated(build, repeats))}
+    return {"crystals_per_second": rate(num, repeated(build, _REPEATS))}
 
 
-def oracle_speed(num: int, times: int) -> dict[str, Any]:
-    """Crystals per second of the oracle of Perov-5, on crystals whose bonds are in the cache.
-
-    Args:
-      num: different crystals.
-      times: how often each is in the list.
-    """
-    structures = perovskites(num) * times
+def oracle_speed(num: int) -> dict[str, Any]:
+    """Crystals per second of the oracle of Perov-5, on crystals whose bonds are in the cache."""
+    structures = perovskites(num) * _COPIES
 
     def predict() -> None:
         if np.isnan(answers(structures, "perov5", progress=False).values).mean() > 0.5:

@@ -61,12 +61,6 @@ def parser() -> program.Parser:
     return flags
 
 
-def checkpoint_steps(workdir: Path) -> list[int]:
-    """Steps of the validated checkpoints that a run holds, ascending."""
-    names = [path.name for path in (workdir / "checkpoints").glob("*") if path.is_dir()]
-    return sorted(int(name) for name in names if name.isdecimal())
-
-
 def checkpoint_model(workdir: Path, step: int, last: TrainedModel) -> TrainedModel:
     """The averaged weights of a checkpoint as a model, even while the training is running.
 
@@ -142,7 +136,8 @@ def main() -> None:
     if any(point.run_sha256 != run for point in points):
         raise UserError(f"{record} belongs to another run: choose another --out, or remove it")
     oracle = measurement.oracle_of(spec)
-    steps = [step for step in checkpoint_steps(flags.workdir) if step in minutes]
+    held = checkpoint_files.complete_checkpoints(flags.workdir / "checkpoints")
+    steps = [each.step for each in held if each.validated and each.step in minutes]
     for number, step in enumerate(steps, 1):
         try:
             trained = checkpoint_model(flags.workdir, step, last.trained)
