@@ -22,7 +22,8 @@ from crystal_diffusion_jax.oracles import predict as oracles
 from crystal_diffusion_jax.oracles.batching import CrystalGraph
 from crystal_diffusion_jax.oracles.domain import OUTSIDE, bond_defect, nearest_distances
 from crystal_diffusion_jax.oracles.graph import MAX_ATOMIC_NUMBER, arrays
-from crystal_diffusion_jax.oracles.predict import ORACLES, Predictions, answers, predict
+from crystal_diffusion_jax.oracles.predict import Predictions, answers, predict
+from crystal_diffusion_jax.oracles.weights import NETWORKS
 from crystal_diffusion_jax.structures.conversion import to_ase
 from studies import domains
 from tests import golden
@@ -62,7 +63,7 @@ def sixfold_magnesium() -> Structure:
     return Structure(lattice, ["Mg"] * 6, frac_coords)
 
 
-@pytest.mark.parametrize("oracle", ORACLES)
+@pytest.mark.parametrize("oracle", NETWORKS)
 def test_a_common_crystal_is_inside(oracle: str) -> None:
     assert defect(oracle, INSIDE[oracle]) is None
 
@@ -102,7 +103,7 @@ def test_a_bond_beyond_the_cutoff_is_outside() -> None:
 
 
 @every_case
-@given(st.sampled_from(ORACLES), st.floats(4.0, 6.0), st.booleans())
+@given(st.sampled_from(list(NETWORKS)), st.floats(4.0, 6.0), st.booleans())
 def test_a_crystal_that_is_scaled_far_enough_is_outside(
     oracle: str, factor: float, smaller: bool
 ) -> None:
@@ -110,7 +111,7 @@ def test_a_crystal_that_is_scaled_far_enough_is_outside(
 
 
 @every_case
-@given(st.sampled_from(ORACLES), st.integers(1, MAX_ATOMIC_NUMBER), st.integers(0, 1))
+@given(st.sampled_from(list(NETWORKS)), st.integers(1, MAX_ATOMIC_NUMBER), st.integers(0, 1))
 def test_a_crystal_with_an_element_outside_is_outside(oracle: str, number: int, site: int) -> None:
     crystal = INSIDE[oracle].copy()
     crystal[site] = Element.from_Z(number)
@@ -120,7 +121,7 @@ def test_a_crystal_with_an_element_outside_is_outside(oracle: str, number: int, 
 
 
 @every_case
-@given(st.sampled_from(ORACLES), st.floats(allow_nan=True, allow_infinity=True))
+@given(st.sampled_from(list(NETWORKS)), st.floats(allow_nan=True, allow_infinity=True))
 def test_a_value_is_believed_only_within_the_stated_margins(oracle: str, value: float) -> None:
     trained_on = domain.load(oracle)
     low, high = trained_on.values
@@ -161,7 +162,7 @@ def test_a_thin_cell_takes_no_search() -> None:
     )
 
 
-@pytest.mark.parametrize("oracle", ORACLES)
+@pytest.mark.parametrize("oracle", NETWORKS)
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_crystals_of_the_data_sets_are_inside(oracle: str, split: str) -> None:
     rows = golden.table(oracle, split)
@@ -175,7 +176,7 @@ def test_crystals_of_the_data_sets_are_inside(oracle: str, split: str) -> None:
         assert trained_on.value_defect(label) is None
 
 
-@pytest.mark.parametrize("oracle", ORACLES)
+@pytest.mark.parametrize("oracle", NETWORKS)
 def test_the_ranges_are_those_of_the_training_labels(oracle: str) -> None:
     column = {"perov5": "heat_ref", "carbon24": "energy_per_atom"}
     rows = golden.table(oracle, "train")
@@ -241,14 +242,14 @@ def test_predict_gives_the_reason_and_keeps_it_out_of_the_mean(
 
 
 def test_every_domain_is_that_of_its_oracle_and_in_order() -> None:
-    for oracle in ORACLES:
+    for oracle in NETWORKS:
         found = domain.load(oracle)
         assert found.dataset == oracle
         assert found.elements == sorted(set(found.elements))
         for field in ("num_atoms", "volume_per_atom", "nearest", "values"):
             low, high = getattr(found, field)
             assert low <= high
-    assert {path.stem for path in domain.FOLDER.iterdir()} == set(ORACLES)
+    assert {path.stem for path in domain.FOLDER.iterdir()} == set(NETWORKS)
 
 
 def test_the_study_measures_the_training_split(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,8 @@ from crystal_diffusion_jax.cli import program as cli
 from crystal_diffusion_jax.oracles import batching, bonds
 from crystal_diffusion_jax.oracles.batching import BatchShape
 from crystal_diffusion_jax.oracles.domain import OUTSIDE
-from crystal_diffusion_jax.oracles.predict import ORACLES, predict
+from crystal_diffusion_jax.oracles.predict import predict
+from crystal_diffusion_jax.oracles.weights import NETWORKS
 from tests import golden
 
 # Of a prediction in eV, per cell or per atom: at most 2e-5 of rounding here, as much again in the
@@ -43,14 +44,14 @@ def assert_as_the_original(oracle: str, crystals: list[dict[str, Any]]) -> None:
     np.testing.assert_allclose(found.values, expected, rtol=0, atol=ATOL)
 
 
-@pytest.mark.parametrize("oracle", ORACLES)
+@pytest.mark.parametrize("oracle", NETWORKS)
 def test_from_lattice_and_coordinates_predictions_are_those_of_the_original(oracle: str) -> None:
     # The first one of mp20 has bonds of atoms to their own images.
     assert_as_the_original(oracle, golden.crystals(oracle)[:5])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("oracle", ORACLES)
+@pytest.mark.parametrize("oracle", NETWORKS)
 def test_all_predictions_are_those_of_the_original(oracle: str) -> None:
     assert_as_the_original(oracle, golden.crystals(oracle))
 

@@ -7,7 +7,6 @@ import numpy as np
 
 from crystal_diffusion_jax.api.arguments import Crystals, as_structures
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
-from crystal_diffusion_jax.errors import UserError, did_you_mean
 from crystal_diffusion_jax.potentials.relaxation import CHGNET, Relaxation, RelaxSettings
 from crystal_diffusion_jax.runtime import compilation, devices
 from crystal_diffusion_jax.structures.sampled_crystals import SampledCrystals
@@ -58,13 +57,9 @@ def oracle(dataset: str) -> Oracle:
     Raises:
       UserError: unknown name.
     """
-    from crystal_diffusion_jax.oracles.predict import ORACLES
+    from crystal_diffusion_jax.oracles.weights import require_known
 
-    if dataset not in ORACLES:
-        raise UserError(
-            f"there is no oracle {dataset!r}, only {', '.join(ORACLES)}"
-            f"{did_you_mean(dataset, ORACLES)}"
-        )
+    require_known(dataset)
     return Oracle(dataset)
 
 

@@ -18,8 +18,6 @@ from crystal_diffusion_jax.oracles.domain import Domain
 from crystal_diffusion_jax.oracles.graph import Structure
 from crystal_diffusion_jax.runtime import devices, parallel
 
-ORACLES = tuple(weights.NETWORKS)
-
 # Bonds in a full batch of one device. On a CPU core its messages (0.5 MB) stay in the second-level
 # cache; accelerators need more rows.
 _BONDS_ON_CPU = 1024

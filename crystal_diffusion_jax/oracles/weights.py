@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from crystal_diffusion_jax import published_weights
-from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.errors import UserError, did_you_mean
 from crystal_diffusion_jax.runtime.archives import read_arrays
 from crystal_diffusion_jax.runtime.downloads import fetch
 from crystal_diffusion_jax.runtime.user_cache import cache_folder, write_required
@@ -90,7 +90,10 @@ def load(oracle: str, progress: bool = True) -> Weights:
 def require_known(oracle: str) -> None:
     """Raises UserError for the name of no oracle."""
     if oracle not in NETWORKS:
-        raise UserError(f"there is no oracle {oracle!r}: use one of {', '.join(NETWORKS)}")
+        raise UserError(
+            f"there is no oracle {oracle!r}, only {', '.join(NETWORKS)}"
+            f"{did_you_mean(oracle, NETWORKS)}"
+        )
 
 
 def prepare(progress: bool = True) -> list[Path]:
