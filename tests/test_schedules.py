@@ -10,7 +10,7 @@ from crystal_diffusion_jax.diffusion import schedules
 
 NUM_STEPS = 1000
 # Compiled, because op by op it would cost most of these tests' time.
-_transition = jax.jit(schedules.transition, static_argnames="ndim")
+_transition = jax.jit(schedules.transition)
 
 
 def one_step_beta(num_steps):
@@ -92,7 +92,7 @@ def test_transition_is_accurate_in_float32_from_end_to_end(schedule, stride):
     log_keep = np.concatenate([[0.0], np.cumsum(np.log1p(-one_step_beta(NUM_STEPS)))])
     t = np.arange(stride, NUM_STEPS + 1)
     s = t - stride
-    alpha, beta = _transition(schedule, t, s, 3)
+    alpha, beta = _transition(schedule, t, s)
     assert alpha.shape == beta.shape == (t.size, 1, 1)
     # beta is a difference of logarithms near t^2 / T^2: one rounding of them is at worst
     # 2^-24 t / 2 = 3e-5 of beta. Subtracting rounded products would lose ten times that.

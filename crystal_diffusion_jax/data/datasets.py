@@ -24,7 +24,6 @@ class DatasetSpec:
       name: the name used in configs and folder names.
       property_name: column of the property that is conditioned on and scored.
       unit: unit of that property.
-      direction: "min", as all three data sets are searched for low energies.
       success_thresholds: property values at or below which a crystal counts for SR5, SR10 and
         SR15: the 5th, 10th and 15th percentile of the data set, as CDVAE's evaluation has them.
       official_folder: the folder in CDVAE's repository.
@@ -34,7 +33,6 @@ class DatasetSpec:
     name: str
     property_name: str
     unit: str
-    direction: str
     success_thresholds: tuple[float, float, float]
     official_folder: str
     sha256: Mapping[str, str]
@@ -63,7 +61,6 @@ KNOWN_DATASETS: Mapping[str, DatasetSpec] = {
         name="perov5",
         property_name="heat_ref",
         unit="eV/cell",
-        direction="min",
         success_thresholds=(0.43924842, 0.61202443, 0.7364607),
         official_folder="perov_5",
         sha256={
@@ -76,7 +73,6 @@ KNOWN_DATASETS: Mapping[str, DatasetSpec] = {
         name="carbon24",
         property_name="energy_per_atom",
         unit="eV/atom",
-        direction="min",
         success_thresholds=(-154.527093, -154.45865733, -154.44206825),
         official_folder="carbon_24",
         sha256={
@@ -89,7 +85,6 @@ KNOWN_DATASETS: Mapping[str, DatasetSpec] = {
         name="mp20",
         property_name="formation_energy_per_atom",
         unit="eV/atom",
-        direction="min",
         success_thresholds=(-3.17562208, -2.82196882, -2.52814761),
         official_folder="mp_20",
         sha256={

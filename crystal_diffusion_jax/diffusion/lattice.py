@@ -36,7 +36,7 @@ def posterior(
     paper's step; for longer steps the chain from s to t is again a DDPM step, with
     beta = 1 - ab_t / ab_s.
     """
-    alpha, beta = transition(schedule, t, s, 3)
+    alpha, beta = transition(schedule, t, s)
     one_minus_t = per_crystal(schedule.one_minus_alpha_bar, t, 3)
     one_minus_s = per_crystal(schedule.one_minus_alpha_bar, s, 3)
     mean = (lattice_t - beta / jnp.sqrt(one_minus_t) * eps) / jnp.sqrt(alpha)

@@ -104,13 +104,13 @@ def per_crystal(
 
 
 def transition(
-    schedule: NoiseSchedule, t: Int[Array, " crystals"], s: Int[Array, " crystals"], ndim: int
-) -> tuple[Float[Array, "crystals ..."], Float[Array, "crystals ..."]]:
+    schedule: NoiseSchedule, t: Int[Array, " crystals"], s: Int[Array, " crystals"]
+) -> tuple[Float[Array, "crystals 1 1"], Float[Array, "crystals 1 1"]]:
     """alpha = ab_t / ab_s and beta = 1 - alpha of the chain from s to t > s, accurate in float32.
 
-    For s = t - 1 these are 1 - beta_t and beta_t. Axes after the first have size 1, `ndim` in all.
+    For s = t - 1 these are 1 - beta_t and beta_t.
     """
-    log_alpha = per_crystal(schedule.log_alpha_bar, t, ndim) - per_crystal(
-        schedule.log_alpha_bar, s, ndim
+    log_alpha = per_crystal(schedule.log_alpha_bar, t, 3) - per_crystal(
+        schedule.log_alpha_bar, s, 3
     )
     return jnp.exp(log_alpha), -jnp.expm1(log_alpha)

@@ -54,7 +54,7 @@ def log_posterior(
     num_species = log_probs_0.shape[-1]
     alpha_bar_s = per_crystal(schedule.alpha_bar, s, 3)
     one_minus_s = per_crystal(schedule.one_minus_alpha_bar, s, 3)
-    keep, beta = transition(schedule, t, s, 3)
+    keep, beta = transition(schedule, t, s)
     same = jax.nn.one_hot(species_t, num_species, dtype=log_probs_0.dtype)
     log_forward = jnp.log(keep * same + beta / num_species)  # q(a_t | a_s) as a function of a_s
     log_marginal = jnp.logaddexp(  # sum over a_0 of p(a_0) q(a_s | a_0)
