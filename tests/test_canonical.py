@@ -187,7 +187,6 @@ DEFECTS = {
         "duplicate tag _cell_length_a",
     ),
     "endless line": ("# generated", "_title '" + "x" * 2048 + "'\n#", "line is longer than 2048"),
-    "two structures": ("# generated", GOOD.replace("data_", "data_other_") + "#", "2 structures"),
     "two blocks of one name": ("# generated", GOOD + "#", "duplicate block name"),
 }
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crystal_diffusion_jax.structures.cif_numbers import number
-from crystal_diffusion_jax.structures.cif_reader import parse_cif
+from tests.cif_cells import parse_cif
 from tests.cif_texts import HEXAGONAL, atoms, cell, every_case, group
 from tests.space_group_crystals import cif_of, crystal_of, kind_of
 from tests.test_cif_reader import assert_refused

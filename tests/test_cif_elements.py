@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pymatgen.core import Element
 
-from crystal_diffusion_jax.structures.cif_reader import parse_cif
+from tests.cif_cells import parse_cif
 from tests.cif_texts import atoms, cell, every_case
 from tests.test_cif_reader import assert_refused, contents
 

@@ -6,7 +6,7 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.cif import CifWriter
 
-from crystal_diffusion_jax.structures.cif_reader import parse_cif
+from tests.cif_cells import parse_cif
 from tests.cif_texts import HEXAGONAL, cell
 from tests.test_cif_reader import contents
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from ase.spacegroup.spacegroup import SpacegroupError
 
-from crystal_diffusion_jax.structures.cif_reader import parse_cif
+from tests.cif_cells import parse_cif
 from tests.space_group_crystals import (
     Crystal,
     cif_of,

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from crystal_diffusion_jax.structures import space_groups
-from crystal_diffusion_jax.structures.cif_reader import parse_cif
+from tests.cif_cells import parse_cif
 from tests.cif_texts import HEXAGONAL, atoms, cell, group, operations
 from tests.test_cif_reader import assert_refused, contents
 

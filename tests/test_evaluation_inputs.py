@@ -18,10 +18,10 @@ from pymatgen.io.cif import CifWriter
 
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation.validity import structural_defect
-from crystal_diffusion_jax.structures.cif_reader import parse_cif
 from crystal_diffusion_jax.structures.cif_writer import to_cif
 from crystal_diffusion_jax.structures.reading import read_structures
 from crystal_diffusion_jax.structures.store import Samples
+from tests.cif_cells import parse_cif
 from tests.test_store import REQUEST, batch
 
 REQUEST_FOR_FIVE = dataclasses.replace(REQUEST, num=5, symprec=0.0)

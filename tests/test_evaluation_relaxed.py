@@ -47,7 +47,7 @@ def hull(atomic_numbers: Sequence[int], energy: float) -> AboveHull | None:
     first = Element.from_Z(atomic_numbers[0]).symbol
     if first == "Mg":
         return None
-    return AboveHull(energy, {}, compounds_only=first != "Sr", has_own_formula=False)
+    return AboveHull(energy, {}, compounds_only=first != "Sr")
 
 
 # The training crystals are BaTiO3 and MgTiO3. The oracle predicts 0.20, 0.20, 0.56, 0.38, 0.12 for

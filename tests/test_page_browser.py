@@ -15,9 +15,9 @@ from pymatgen.io.vasp import Poscar
 
 from crystal_diffusion_jax.report import build
 from crystal_diffusion_jax.report.document import Page, to_html
-from crystal_diffusion_jax.structures.cif_reader import parse_cif
 from crystal_diffusion_jax.structures.vasp import read_poscar
 from tests.browser import needs_browser, use
+from tests.cif_cells import parse_cif
 from tests.page_contents import page_of, perovskite, training_set, values_of
 
 pytestmark = needs_browser

@@ -21,9 +21,9 @@ from crystal_diffusion_jax.report.cards import Median
 from crystal_diffusion_jax.report.credibility import FAR, NOT_RELAXED
 from crystal_diffusion_jax.report.document import Page, to_html
 from crystal_diffusion_jax.report.states import beside
-from crystal_diffusion_jax.structures.cif_reader import parse_cif
 from crystal_diffusion_jax.structures.vasp import read_poscar
 from tests.browser import needs_browser, use
+from tests.cif_cells import parse_cif
 from tests.page_contents import SITES as IDEAL
 from tests.page_contents import page_of, values_of
 

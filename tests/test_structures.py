@@ -14,7 +14,6 @@ from pymatgen.core import Lattice, Structure
 from pymatgen.io.cif import CifParser
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
-from crystal_diffusion_jax.structures.cif_reader import parse_cif
 from crystal_diffusion_jax.structures.cif_writer import to_cif
 from crystal_diffusion_jax.structures.compositions import parse_formula, reduced_formula
 from crystal_diffusion_jax.structures.conversion import (
@@ -24,6 +23,7 @@ from crystal_diffusion_jax.structures.conversion import (
     to_extxyz,
     to_structure,
 )
+from tests.cif_cells import parse_cif
 
 MP20 = Path(__file__).parents[2] / "shared/data/mp20/test.csv.gz"
 BA_TI_O3 = np.array([56, 22, 8, 8, 8])

@@ -45,13 +45,11 @@ class AboveHull:
       decomposition: reduced formula (pymatgen's, e.g. "O2") -> share of the atoms, of the phases
         that the composition separates into on the hull; the shares add up to 1.
       compounds_only: none of these phases is an element. Never true of a crystal of one element.
-      has_own_formula: the hull knows a phase of the crystal's own formula, left out or not.
     """
 
     energy: float
     decomposition: Mapping[str, float]
     compounds_only: bool
-    has_own_formula: bool
 
 
 class Hull:
@@ -123,7 +121,6 @@ class Hull:
             energy=float(formation_energy_per_atom - result.fun),
             decomposition={_formula(phase): share for phase, share in products},
             compounds_only=all(len(phase) > 1 for phase, _ in products),
-            has_own_formula=own in self._known,
         )
 
 

@@ -18,7 +18,6 @@ from crystal_diffusion_jax.structures.cif_numbers import Number, number
 from crystal_diffusion_jax.structures.conversion import lattice_defect
 from crystal_diffusion_jax.structures.limits import MAX_FRACTIONAL
 
-POSITION = "_atom_site_fract_x"
 _CELL = [f"_cell_length_{axis}" for axis in "abc"]
 _CELL += [f"_cell_angle_{angle}" for angle in ("alpha", "beta", "gamma")]
 _COLUMNS = ("label", "type_symbol", "fract_x", "fract_y", "fract_z", "occupancy")

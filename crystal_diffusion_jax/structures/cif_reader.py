@@ -25,23 +25,10 @@ class ReadBlock(NamedTuple):
     structure: Structure | str
 
 
-def parse_cif(text: str) -> Structure:
-    """The one structure in a CIF, in the cell and with the coordinates it states.
+def parse_cif_blocks(text: str) -> list[ReadBlock]:
+    """All structures in a CIF, one for each data block with atoms, as the block states them.
 
     Symmetry images are added, within the unit cell. Magnetic moments are left out.
-
-    Raises:
-      ValueError: there is not exactly one, or it cannot be used (disordered, unknown element or
-        space group, no volume); the message is "reason: particulars" or "reason".
-    """
-    blocks = _blocks_with_atoms(text)
-    if len(blocks) != 1:
-        raise ValueError(f"unparsable CIF: {len(blocks)} structures in it, one is expected")
-    return _structure(blocks[0])
-
-
-def parse_cif_blocks(text: str) -> list[ReadBlock]:
-    """All structures in a CIF, one for each data block with atoms.
 
     Raises:
       ValueError: it is no CIF, or no block has atoms; the message is the reason.
