@@ -18,12 +18,12 @@ from crystal_diffusion_jax.evaluation.intervals import Rate
 from crystal_diffusion_jax.oracles.domain import OUTSIDE
 from crystal_diffusion_jax.oracles.predict import Predictions
 from crystal_diffusion_jax.report import build
+from crystal_diffusion_jax.report.build import training_crystals
 from crystal_diffusion_jax.report.credibility import CLOSE, HUGE, INVALID, UNKNOWN
 from crystal_diffusion_jax.report.crystals import element_counts
 from crystal_diffusion_jax.report.distribution import distribution, periodic_table, place
 from crystal_diffusion_jax.report.document import to_html
 from crystal_diffusion_jax.report.states import cell_of_largest_atom, closest_pair
-from crystal_diffusion_jax.report.training import training_crystals
 from crystal_diffusion_jax.report.wording import asked_in_words, describe
 from crystal_diffusion_jax.request import FormulaRequest
 from crystal_diffusion_jax.structures.reading import Inputs

@@ -96,7 +96,7 @@ def test_the_table_is_in_the_stated_order_sorts_and_opens_its_groups(tmp_path, m
 
 
 def test_each_filter_leaves_the_crystals_that_python_counts(tmp_path, monkeypatch):
-    monkeypatch.setattr(build, "read_ranks", lambda path: {7: 1, 3: 2})
+    monkeypatch.setattr(build, "read_shortlist", lambda path: ({7: 1, 3: 2}, {}))
     page = page_of(monkeypatch, crystals(), training_set())
     seen = use(
         to_html(page),

@@ -27,7 +27,7 @@ from crystal_diffusion_jax.potentials.relaxed_samples import (
 )
 from crystal_diffusion_jax.potentials.relaxed_store import RelaxedStore
 from crystal_diffusion_jax.report.crystals import require_same_atoms
-from crystal_diffusion_jax.report.shortlist import read_ranks
+from crystal_diffusion_jax.report.shortlist import read_shortlist
 from crystal_diffusion_jax.structures.reading import read_structures
 from crystal_diffusion_jax.structures.store import add_columns
 from tests.page_contents import data_of
@@ -138,9 +138,10 @@ def test_the_stages_that_a_folder_counted_itself_are_shown(samples, tmp_path, mo
 
 
 def test_the_shortlist_is_shown_first(samples, tmp_path, monkeypatch):
-    assert read_ranks(samples) == read_ranks(tmp_path) == {}
+    assert read_shortlist(samples) == read_shortlist(tmp_path) == ({}, {})
     add_columns(samples, {"rank": [None, None, 2, None, None, 1, None, None]})
-    assert read_ranks(samples) == read_ranks(samples / "samples.db") == {2: 2, 5: 1}
+    assert read_shortlist(samples) == ({2: 2, 5: 1}, {})
+    assert read_shortlist(samples / "samples.db") == ({2: 2, 5: 1}, {})
     text = page(monkeypatch, tmp_path / "page.html", f"--structures={samples}")
     assert column(text, "index") == [0, 2, 3, 5, 7]
     assert column(text, "rank") == [None, 2, None, 1, None]

@@ -6,10 +6,8 @@
 An interrupted command keeps every complete batch; the same command continues from there.
 """
 
-import argparse
 import math
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,66 +43,51 @@ def parser() -> program.Parser:
 
 
 def main() -> None:
-    """Entry point."""
+    """Entry point: checks the request, then samples what its folder does not have yet."""
     with stopping_on_signals() as received:
 
         def log(line: str) -> None:
             print(line)
             end_if_any(received)
 
-        sample(parser().parse_args(), log, received)
+        flags = parser().parse_args()
+        from crystal_diffusion_jax import trained_model
+        from crystal_diffusion_jax.runtime import devices
+        from crystal_diffusion_jax.runtime.lock import exclusive
+        from crystal_diffusion_jax.sampling import trajectory
+        from crystal_diffusion_jax.sampling.chains import steps_of
+        from crystal_diffusion_jax.sampling.conditions import crystal_sizes
+        from crystal_diffusion_jax.sampling.generate import generate
+        from crystal_diffusion_jax.sampling.resolve import resolve
+        from crystal_diffusion_jax.structures.export import CSV, summary
+        from crystal_diffusion_jax.structures.store import Samples, create_folder
 
-
-def sample(
-    flags: argparse.Namespace, log: Callable[[str], None], signals: Sequence[int] = ()
-) -> None:
-    """Checks the request, then samples what its folder does not have yet.
-
-    Args:
-      flags: the parsed flags.
-      log: takes a progress line after each batch.
-      signals: those received so far; after the second, nothing is exported.
-
-    Raises:
-      UserError: a flag that does not fit the model or the folder.
-    """
-    from crystal_diffusion_jax import trained_model
-    from crystal_diffusion_jax.runtime import devices
-    from crystal_diffusion_jax.runtime.lock import exclusive
-    from crystal_diffusion_jax.sampling import trajectory
-    from crystal_diffusion_jax.sampling.chains import steps_of
-    from crystal_diffusion_jax.sampling.conditions import crystal_sizes
-    from crystal_diffusion_jax.sampling.generate import generate
-    from crystal_diffusion_jax.sampling.resolve import resolve
-    from crystal_diffusion_jax.structures.export import CSV, summary
-    from crystal_diffusion_jax.structures.store import Samples, create_folder
-
-    require_between("batch_size", flags.batch_size, 1, math.inf)
-    model = trained_model.load(flags.model)
-    request = resolve(model, str(flags.model), **requested(flags))
-    announce(request, model)
-    if flags.trajectory is not None:
-        trajectory.check_size(
-            flags.trajectory, steps_of(request, model), crystal_sizes(request, model)
+        require_between("batch_size", flags.batch_size, 1, math.inf)
+        model = trained_model.load(flags.model)
+        request = resolve(model, str(flags.model), **requested(flags))
+        announce(request, model)
+        if flags.trajectory is not None:
+            trajectory.check_size(
+                flags.trajectory, steps_of(request, model), crystal_sizes(request, model)
+            )
+        devices.data_mesh()  # a device that cannot be used is an error before there is a folder
+        # Before the lock leaves its file in a folder that holds something else.
+        create_folder(flags.out)
+        with exclusive(flags.out, "--out", log):
+            samples = Samples(flags.out, request, flags.part)
+            try:
+                generate(model, request, samples, flags.batch_size, log, flags.trajectory)
+            finally:
+                if len(received) < 2:  # after a second signal nothing is exported
+                    samples.export()
+            (written, rejected), (seconds, calls) = samples.counts(), samples.cost()
+            reasons = "".join(f"; {why}: {count}" for why, count in samples.reasons().items())
+        print(
+            f"{written} of {request.num} crystals in {flags.out} ({rejected} rejected{reasons}), "
+            f"{seconds:.0f} s, up to {calls} network calls per crystal"
         )
-    devices.data_mesh()  # a device that cannot be used is an error before there is a folder
-    # Before the lock leaves its file in a folder that holds something else.
-    create_folder(flags.out)
-    with exclusive(flags.out, "--out", log):
-        samples = Samples(flags.out, request, flags.part)
-        try:
-            generate(model, request, samples, flags.batch_size, log, flags.trajectory)
-        finally:
-            if len(signals) < 2:
-                samples.export()
-        (written, rejected), (seconds, calls) = samples.counts(), samples.cost()
-        reasons = "".join(f"; {why}: {count}" for why, count in samples.reasons().items())
-    print(
-        f"{written} of {request.num} crystals in {flags.out} ({rejected} rejected{reasons}), "
-        f"{seconds:.0f} s, up to {calls} network calls per crystal"
-    )
-    for line in summary(flags.out / CSV):
-        print(line)
+        for line in summary(flags.out / CSV):
+            print(line)
 
 
 def announce(request: "Request", model: "TrainedModel") -> None:

@@ -1,5 +1,6 @@
 """Puts the report together: reads the crystals, scores them, collects notes on what is missing."""
 
+import dataclasses
 import functools
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -10,6 +11,7 @@ import numpy as np
 from crystal_diffusion_jax.config import DataConfig
 from crystal_diffusion_jax.data.arrays import CrystalDataset, DatasetStatistics
 from crystal_diffusion_jax.data.datasets import DatasetSpec
+from crystal_diffusion_jax.data.load import load, load_table
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation.goal import goal
 from crystal_diffusion_jax.evaluation.report import Report, evaluate
@@ -26,8 +28,7 @@ from crystal_diffusion_jax.report.distribution import distribution
 from crystal_diffusion_jax.report.document import Page
 from crystal_diffusion_jax.report.funnel import count_stages, read_funnel
 from crystal_diffusion_jax.report.pictures import pictures
-from crystal_diffusion_jax.report.shortlist import read_failed_checks, read_ranks
-from crystal_diffusion_jax.report.training import training_crystals
+from crystal_diffusion_jax.report.shortlist import read_shortlist
 from crystal_diffusion_jax.report.wording import asked_in_words, describe, versions
 from crystal_diffusion_jax.structures.reading import Inputs, read_structures
 from crystal_diffusion_jax.structures.store import NOT_SAMPLED, REJECTED, StoredRequest
@@ -97,14 +98,15 @@ def build(
             title,
         )
     num = len(inputs.structures)
+    ranks, failed_checks = read_shortlist(structures)
     known = Known(
         scores=scores,
         asked=[wanted.asked] * num if wanted else asked_in_words(request, num),
         differences=wanted.differences(scores.values) if wanted else np.full(num, np.nan),
         relaxed_values=_relaxed_values(outcomes[:num], spec) if title else {},
         train=train,
-        ranks=read_ranks(structures),
-        failed_checks=read_failed_checks(structures),
+        ranks=ranks,
+        failed_checks=failed_checks,
     )
     shown = crystals(inputs, outcomes, known, symprec)
     num_relaxed = sum(crystal.relaxed is not None for crystal in shown)
@@ -153,6 +155,23 @@ def _not_shown(failures: Iterable[str]) -> list[str]:
         rejected, unsampled = reason.startswith(REJECTED), reason == NOT_SAMPLED
         kinds[reason if rejected else "not sampled yet" if unsampled else "unreadable"] += 1
     return [f"{count} crystals are not shown: {kind}." for kind, count in sorted(kinds.items())]
+
+
+def training_crystals(data: DataConfig, root: str) -> CrystalDataset:
+    """The training split of a data set, or a table of crystals.
+
+    Args:
+      data: the model's data, or a known data set; without name and properties, none of these.
+      root: where the data are, "" to look in the usual places, or, for own data, where they were
+        for training; without a data set, a csv of crystals.
+
+    Raises:
+      UserError: they are not there, or cannot be read.
+    """
+    if not data.name and not data.properties:
+        return load_table(Path(root).expanduser())
+    place = root or ("" if data.name else data.root)
+    return load(dataclasses.replace(data, root=place), splits=("train",))["train"]
 
 
 def find_training(

@@ -4,9 +4,9 @@
 those that it can.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -16,45 +16,33 @@ from crystal_diffusion_jax.evaluation.goal import Goal
 from crystal_diffusion_jax.evaluation.report import Report
 from crystal_diffusion_jax.potentials.hull import NEAR_HULL
 from crystal_diffusion_jax.potentials.relaxation import RelaxedCrystal
-from crystal_diffusion_jax.runtime.files import MAX_RECORD_BYTES, read_text
+from crystal_diffusion_jax.runtime.files import MAX_RECORD_BYTES, read_json
 
 FUNNEL = "funnel.json"
 
 
-@dataclasses.dataclass(frozen=True)
-class Stage:
+class Stage(msgspec.Struct, frozen=True):
     """A stage of the funnel.
 
     Attributes:
-      name: what a crystal has to be.
+      name: what a crystal has to be; `text` in the file.
       count: crystals that passed this stage and all before it.
     """
 
-    name: str
-    count: int
+    name: str = msgspec.field(name="text")
+    count: Annotated[int, msgspec.Meta(ge=0)]
 
 
-class _Step(msgspec.Struct):
-    text: str
-    count: int
-
-
-class _File(msgspec.Struct):
-    steps: list[_Step]
-    command: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Funnel:
+class Funnel(msgspec.Struct, frozen=True):
     """What funnel.json says.
 
     Attributes:
-      stages: in their order.
+      stages: in their order; `steps` in the file.
       command: that chose the crystals, "" if unknown.
     """
 
-    stages: Sequence[Stage]
-    command: str
+    stages: list[Stage] = msgspec.field(name="steps")
+    command: str = ""
 
 
 def read_funnel(structures: Path) -> Funnel | None:
@@ -70,15 +58,12 @@ def read_funnel(structures: Path) -> Funnel | None:
     if not path.is_file():
         return None
     try:
-        found = msgspec.json.decode(read_text(path, MAX_RECORD_BYTES), type=_File)
-        if any(step.count < 0 for step in found.steps):
-            raise ValueError("a count is negative")
+        return read_json(path, MAX_RECORD_BYTES, Funnel)
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path} cannot be read ({printable(str(error), 200)}): remove it, and the page counts "
             "what it can itself."
         ) from error
-    return Funnel([Stage(step.text, step.count) for step in found.steps], found.command)
 
 
 def count_stages(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -118,7 +118,7 @@ def phase_diagrams(
     for system in sorted(systems, key=lambda system: (lowest[system], system)):
         members = systems[system]
         phases = _phases(train, energies, system)
-        hull = from_crystals(*zip(*phases, strict=True)) if phases else from_crystals([], [])
+        hull = from_crystals([numbers for numbers, _ in phases], [energy for _, energy in phases])
         above = [hull.above(x.atomic_numbers, x.formation_energy) for x in members]
         if all(
             one is not None and abs(one.energy - x.energy_above_hull) < _SAME
@@ -153,9 +153,7 @@ def _phases(
 
 
 def _entry(numbers: Iterable[int], energy_per_atom: float) -> PDEntry:
-    composition = Composition.from_dict(
-        {Element.from_Z(number): list(numbers).count(number) for number in set(numbers)}
-    )
+    composition = Composition(Counter(map(Element.from_Z, numbers)))
     return PDEntry(composition, energy_per_atom * composition.num_atoms)
 
 
