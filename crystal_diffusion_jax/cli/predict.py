@@ -8,8 +8,6 @@ never trained on has a reason instead of a prediction. If --structures is a fold
 are also added to its samples.db and samples.csv.
 """
 
-import csv
-import io
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,13 +33,13 @@ def parser() -> program.Parser:
 
 def to_csv(inputs: "Inputs", predictions: "Predictions", unit: str) -> str:
     """The csv's text; a crystal without a prediction has an empty cell and a reason."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["name", f"prediction ({unit})", "failure"])
+    from crystal_diffusion_jax.structures.export import csv_line
+
+    lines = [csv_line(["name", f"prediction ({unit})", "failure"])]
     for index, (name, value) in enumerate(zip(inputs.names, predictions.values, strict=True)):
         number = "" if np.isnan(value) else f"{value:.6f}"
-        writer.writerow([name, number, predictions.failures.get(index, "")])
-    return text.getvalue()
+        lines.append(csv_line([name, number, predictions.failures.get(index, "")]))
+    return "".join(lines)
 
 
 def main() -> None:

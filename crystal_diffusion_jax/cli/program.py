@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from crystal_diffusion_jax.commands import as_called
 from crystal_diffusion_jax.errors import UserError, did_you_mean
-from crystal_diffusion_jax.runtime.files import replace_bytes, replace_text, try_writing
+from crystal_diffusion_jax.runtime.files import replace_bytes, temporary_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -99,7 +99,8 @@ def check_output(path: Path, flag: str = "out") -> None:
         if path.is_dir():
             raise UserError(f"--{flag}={path} is a folder: give the name of a file.")
         path.parent.mkdir(parents=True, exist_ok=True)
-        try_writing(path)
+        temporary_path(path).touch()
+        temporary_path(path).unlink()
     except OSError as error:
         raise _cannot_write(path, flag, error) from error
 
@@ -111,10 +112,7 @@ def write_output(path: Path, content: str | bytes, flag: str = "out") -> None:
       UserError: it cannot be written.
     """
     try:
-        if isinstance(content, str):
-            replace_text(path, content)
-        else:
-            replace_bytes(path, content)
+        replace_bytes(path, content.encode() if isinstance(content, str) else content)
     except OSError as error:
         raise _cannot_write(path, flag, error) from error
 

@@ -4,12 +4,11 @@ import argparse
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping
 
 from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.config import DataConfig
 from crystal_diffusion_jax.data.arrays import CrystalDataset
-from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS, DatasetSpec
+from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
 from crystal_diffusion_jax.data.load import load
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation.control_cache import relax_in_cache
@@ -21,9 +20,9 @@ from crystal_diffusion_jax.evaluation.fingerprints import (
 )
 from crystal_diffusion_jax.evaluation.hulls import columns_of
 from crystal_diffusion_jax.evaluation.predictions import prediction_columns
-from crystal_diffusion_jax.evaluation.relaxed import Relaxed, relaxed_scores
-from crystal_diffusion_jax.evaluation.report import Report, evaluate
-from crystal_diffusion_jax.evaluation.sets import Scored, score_controls
+from crystal_diffusion_jax.evaluation.relaxed import relaxed_scores
+from crystal_diffusion_jax.evaluation.report import evaluate
+from crystal_diffusion_jax.evaluation.sets import score_controls
 from crystal_diffusion_jax.evaluation.stability import AboveHullOf, above, training_hull
 from crystal_diffusion_jax.evaluation.summary import to_json, to_table
 from crystal_diffusion_jax.oracles.predict import predict
@@ -73,45 +72,6 @@ def relaxed_crystals(
     return Outcome(crystals, settings, above(*hull) if hull else None)
 
 
-def relaxed_and_controls(
-    flags: argparse.Namespace,
-    spec: DatasetSpec,
-    splits: Mapping[str, CrystalDataset],
-    inputs: Inputs,
-    report: Report,
-    outcome: Outcome | None,
-) -> tuple[Relaxed | None, dict[str, Scored]]:
-    """Scores of the relaxed crystals, if there are any, and of the controls.
-
-    Args:
-      flags: of the command.
-      spec: the data set.
-      splits: its "train" and "test".
-      inputs: the crystals.
-      report: their scores.
-      outcome: of `relaxed_crystals`.
-
-    Raises:
-      UserError: the controls cannot be relaxed.
-    """
-    train, test = splits["train"], splits["test"]
-    score = functools.partial(
-        evaluate,
-        spec=spec,
-        train=train,
-        predict=functools.partial(predict, oracle=spec.name),
-    )
-    sets = control_sets(spec, train, test, flags.controls) if flags.controls else {}
-    if outcome is None:
-        return None, score_controls(sets, score, None, None)
-    hull = outcome.above_hull
-    relax = functools.partial(relax_in_cache, settings=outcome.settings)
-    return (
-        relaxed_scores(inputs.structures, report, outcome.crystals, score, hull),
-        score_controls(sets, score, relax, hull),
-    )
-
-
 def score(flags: argparse.Namespace) -> None:
     """Reads crystals and data set, relaxes if requested, scores, writes and prints.
 
@@ -133,16 +93,18 @@ def score(flags: argparse.Namespace) -> None:
     splits = load(config)
     if "test" not in splits:
         raise UserError(f"{spec.name} has no test.csv next to train and val, which scoring needs")
-    outcome = relaxed_crystals(flags, spec.name, splits["train"], inputs)
-    report = evaluate(
-        inputs,
-        spec,
-        splits["train"],
-        splits["test"],
-        predict=functools.partial(predict, oracle=spec.name),
-        make_fingerprints=make_fingerprints,
-    )
-    relaxed, controls = relaxed_and_controls(flags, spec, splits, inputs, report, outcome)
+    train, test = splits["train"], splits["test"]
+    outcome = relaxed_crystals(flags, spec.name, train, inputs)
+    ask = functools.partial(predict, oracle=spec.name)
+    judge = functools.partial(evaluate, spec=spec, train=train, predict=ask)
+    report = judge(inputs, test=test, make_fingerprints=make_fingerprints)
+    sets = control_sets(spec, train, test, flags.controls) if flags.controls else {}
+    relax, hull, relaxed = None, None, None
+    if outcome is not None:
+        relax = functools.partial(relax_in_cache, settings=outcome.settings)
+        hull = outcome.above_hull
+        relaxed = relaxed_scores(inputs.structures, report, outcome.crystals, judge, hull)
+    controls = score_controls(sets, judge, relax, hull)
     content = to_json(report, str(flags.structures), spec, relaxed, controls)
     program.write_output(flags.out, json.dumps(content, indent=1, allow_nan=False) + "\n")
     not_predicted = {f.index: f.text for f in report.failures if f.stage == "property"}

@@ -108,13 +108,12 @@ def load(
     return datasets
 
 
-def load_table(path: Path, skip_bad_rows: bool = False, progress: bool = True) -> CrystalDataset:
+def load_table(path: Path, skip_bad_rows: bool = False) -> CrystalDataset:
     """Loads one csv of crystals without properties, from the cache if it has been read before.
 
     Args:
       path: csv or csv.gz.
       skip_bad_rows: leave out rows that cannot be used.
-      progress: show a progress bar on stderr while it is parsed.
 
     Raises:
       UserError: it cannot be read, has a bad row (unless `skip_bad_rows`), or no crystal.
@@ -126,7 +125,7 @@ def load_table(path: Path, skip_bad_rows: bool = False, progress: bool = True) -
     def read_source() -> Pieces:
         from crystal_diffusion_jax.data.read import read
 
-        return read(source, (), 0, progress)
+        return read(source, ())
 
     table = prepare(content_key(source, (), 0), (), read_source)
     _report_bad_rows({"table": table}, str(path), skip_bad_rows)

@@ -28,16 +28,6 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.tmp")
 
 
-def try_writing(path: Path) -> None:
-    """Checks that a file can be written, without changing it.
-
-    Raises:
-      OSError: it cannot.
-    """
-    temporary_path(path).touch()
-    temporary_path(path).unlink()
-
-
 def replace_text(path: Path, text: str) -> None:
     """Writes a text file atomically: under a temporary name, synced to disk, then renamed.
 
