@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pooch
 import pytest
 import requests
 
@@ -131,10 +130,6 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, server: Server
 def test_only_https_is_fetched(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not an https address"):
         fetch("http://example.org/train.csv", SHA256, tmp_path / "train.csv")
-
-
-def test_certificates_are_checked() -> None:
-    assert "verify" not in pooch.HTTPDownloader().kwargs
 
 
 def test_all_splits_of_a_data_set_are_downloaded(tmp_path: Path, server: Server) -> None:

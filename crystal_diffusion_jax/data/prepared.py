@@ -23,8 +23,8 @@ import numpy as np
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.tables import BadRow
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.runtime.files import file_sha256, read_text, replace_bytes, replace_text
-from crystal_diffusion_jax.runtime.user_cache import cache_folder
+from crystal_diffusion_jax.runtime.files import file_sha256, read_json, replace_text
+from crystal_diffusion_jax.runtime.user_cache import cache_folder, write_cached
 
 _LOGGER = logging.getLogger("crystal_diffusion_jax")
 _META = "meta.json"
@@ -137,14 +137,13 @@ def prepare_groups(key: str, num_crystals: int, find: Callable[[], np.ndarray]) 
         groups: np.ndarray = np.load(path, allow_pickle=False)
         if groups.shape == (num_crystals,) and groups.dtype == np.int64:
             return groups
-    except (OSError, ValueError):  # not there, or damaged
+    except (OSError, EOFError, ValueError):  # not there, empty or damaged
         pass
     groups = np.asarray(find(), np.int64)
     content = io.BytesIO()
     np.save(content, groups, allow_pickle=False)
     with contextlib.suppress(OSError):  # `prepare` has warned
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_bytes(path, content.getvalue())
+        write_cached(path, content.getvalue())
     return groups
 
 
@@ -204,7 +203,7 @@ def read_folder(folder: Path) -> Prepared:
       OSError: a file is missing or unreadable.
       ValueError: a file is damaged.
     """
-    meta = msgspec.json.decode(read_text(folder / _META, _MAX_META_BYTES), type=_Meta)
+    meta: _Meta = read_json(folder / _META, _MAX_META_BYTES, _Meta)
     arrays = {}
     for name in (*_ARRAYS, "properties", "material_ids"):
         path = folder / f"{name}.npy"

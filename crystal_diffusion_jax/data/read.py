@@ -20,10 +20,8 @@ from crystal_diffusion_jax.data.values import Column
 from crystal_diffusion_jax.errors import printable
 from crystal_diffusion_jax.runtime.workers import TaskFailure, Workers
 from crystal_diffusion_jax.structures.canonical import Cell, canonical_cell
-from crystal_diffusion_jax.structures.crystal_files import one_crystal
+from crystal_diffusion_jax.structures.crystal_files import MAX_REASON, one_crystal
 
-# Characters of a reason, which may quote pymatgen and so the file.
-_MAX_REASON = 300
 # From about here on two worker processes win back the time that starting them takes (1.4 s).
 _MIN_ROWS_FOR_WORKERS = 1000
 _CHUNK = 100
@@ -79,7 +77,7 @@ def _parse(max_num_atoms: int, crystal: str | Path) -> Cell | str:
     try:
         return canonical_cell(one_crystal(crystal), max_num_atoms)
     except ValueError as error:
-        return printable(str(error), _MAX_REASON)
+        return printable(str(error), MAX_REASON)
 
 
 def _dataset(

@@ -15,7 +15,6 @@ import dataclasses
 import functools
 from pathlib import Path
 
-import msgspec
 import numpy as np
 from ase.data import covalent_radii
 from jaxtyping import Float, Int
@@ -23,7 +22,7 @@ from pymatgen.core import Element, Lattice, Structure
 
 from crystal_diffusion_jax.oracles.basis import CUTOFF
 from crystal_diffusion_jax.oracles.batching import CrystalGraph
-from crystal_diffusion_jax.runtime.files import MAX_RECORD_BYTES, read_text
+from crystal_diffusion_jax.runtime.files import MAX_RECORD_BYTES, read_json
 
 FOLDER = Path(__file__).parent / "domains"
 
@@ -169,8 +168,7 @@ def nearest_distances(
 @functools.cache
 def load(oracle: str) -> Domain:
     """The domain of "perov5", "carbon24" or "mp20"."""
-    text = read_text(FOLDER / f"{oracle}.json", MAX_RECORD_BYTES)
-    return msgspec.json.decode(text, type=Domain)
+    return read_json(FOLDER / f"{oracle}.json", MAX_RECORD_BYTES, Domain)
 
 
 def _within(value: float, limits: tuple[float, float], factor: float) -> bool:

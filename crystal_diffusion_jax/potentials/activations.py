@@ -8,11 +8,6 @@ from jax import Array
 from jaxtyping import Float
 
 
-def _sigmoid(x: Float[Array, "rows columns"]) -> Float[Array, "rows columns"]:
-    # XLA on CPUs computes the hyperbolic tangent faster than an exponential and a division.
-    return jax.nn.sigmoid(x)
-
-
 @jax.custom_vjp
 def silu(x: Float[Array, "rows columns"]) -> Float[Array, "rows columns"]:
     """x sigmoid(x)."""
@@ -20,7 +15,7 @@ def silu(x: Float[Array, "rows columns"]) -> Float[Array, "rows columns"]:
 
 
 def _silu_and_slope(x: Array) -> tuple[Array, Array]:
-    sigmoid = _sigmoid(x)
+    sigmoid = jax.nn.sigmoid(x)
     y = x * sigmoid
     return y, sigmoid + y - y * sigmoid
 
@@ -38,7 +33,7 @@ def gated(
 
 def _gated_and_slopes(core: Array, gate: Array) -> tuple[Array, tuple[Array, Array]]:
     y, slope = _silu_and_slope(core)
-    sigmoid = _sigmoid(gate)
+    sigmoid = jax.nn.sigmoid(gate)
     product = y * sigmoid
     return product, (slope * sigmoid, product - product * sigmoid)
 

@@ -19,12 +19,11 @@ import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from crystal_diffusion_jax.errors import UserError, did_you_mean
 from crystal_diffusion_jax.potentials.hull import NEAR_HULL
-from crystal_diffusion_jax.runtime.files import MAX_RECORD_BYTES, read_text
+from crystal_diffusion_jax.runtime.files import MAX_RECORD_BYTES, read_json
 
 FOLDER = Path(__file__).parent / "reference_energies"
 
@@ -164,5 +163,4 @@ def load(dataset: str) -> References:
             f"There are no reference energies for '{dataset}': choose one of {', '.join(known)}"
             f"{did_you_mean(dataset, known)}"
         )
-    text = read_text(FOLDER / f"{dataset}.json", MAX_RECORD_BYTES)
-    return msgspec.json.decode(text, type=References)
+    return read_json(FOLDER / f"{dataset}.json", MAX_RECORD_BYTES, References)

@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from crystal_diffusion_jax.errors import UserError, printable
+from crystal_diffusion_jax.runtime.archives import MAX_EXPANSION
 from crystal_diffusion_jax.runtime.files import TooLarge, megabytes, open_regular
 from crystal_diffusion_jax.structures.csv_dialect import separator_of, with_decimal_commas
-from crystal_diffusion_jax.structures.encodings import text_stream
+from crystal_diffusion_jax.structures.encodings import ALWAYS_ALLOWED, text_stream
 from crystal_diffusion_jax.structures.limits import MAX_CIF_CHARACTERS
 
 # A cell longer than a CIF may be makes a bad row; one longer than this aborts the read. The csv
 # module's default of 128 KiB is too short for the CIF of a big cell.
 _MAX_FIELD = 32 * MAX_CIF_CHARACTERS
-# Tables of CIFs compress about tenfold; gzip reaches a thousandfold. Small files may expand more.
-_MAX_EXPANSION = 100
-_ALWAYS_ALLOWED = 2**24
 _MAX_NAMES = 20
 
 # As in `csv.DictReader`: a cell missing at a row's end is None, and cells beyond the header are
@@ -108,8 +106,8 @@ def _lines(text: IO[str], file: IO[bytes], path: Path) -> Iterator[str]:
         if len(line) == _MAX_FIELD:
             raise TooLarge(f"a line is longer than {megabytes(_MAX_FIELD)}")
         total += len(line)
-        if compressed and total > max(_ALWAYS_ALLOWED, _MAX_EXPANSION * file.tell()):
-            raise TooLarge(f"it expands more than {_MAX_EXPANSION}-fold, which no crystals do")
+        if compressed and total > max(ALWAYS_ALLOWED, MAX_EXPANSION * file.tell()):
+            raise TooLarge(f"it expands more than {MAX_EXPANSION}-fold, which no crystals do")
         yield line
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from crystal_diffusion_jax.runtime.archives import MAX_EXPANSION
-from crystal_diffusion_jax.runtime.files import TooLarge, megabytes, open_regular
+from crystal_diffusion_jax.runtime.files import TooLarge, megabytes, open_regular, read_bytes
 
 # Each Unicode encoding whose byte order mark is known; UTF-32 first, as its mark begins with that
 # of UTF-16.
@@ -20,7 +20,7 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 # What is compressed may expand to this much, however small the file.
-_ALWAYS_ALLOWED = 2**24
+ALWAYS_ALLOWED = 2**24
 
 
 def encoding_of(start: bytes) -> str:
@@ -65,17 +65,15 @@ def read_content(path: Path, max_bytes: int) -> bytes:
       TooLarge: it is larger than `max_bytes`, or expands as no crystals do.
       OSError: it cannot be read or is not a regular file.
     """
+    if path.suffix.lower() != ".gz":
+        return read_bytes(path, max_bytes)
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
-        if path.suffix.lower() != ".gz":
-            content = file.read(max_bytes + 1) if size <= max_bytes else None
-        else:
-            limit = min(max_bytes, max(_ALWAYS_ALLOWED, MAX_EXPANSION * size))
-            try:
-                content = gzip.GzipFile(fileobj=file).read(limit + 1)
-            except (EOFError, zlib.error) as error:
-                raise OSError(f"damaged gzip file: {error}") from error
-            max_bytes = limit
-    if content is None or len(content) > max_bytes:
-        raise TooLarge(f"larger than {megabytes(max_bytes)}")
+        limit = min(max_bytes, max(ALWAYS_ALLOWED, MAX_EXPANSION * size))
+        try:
+            content = gzip.GzipFile(fileobj=file).read(limit + 1)
+        except (EOFError, zlib.error) as error:
+            raise OSError(f"damaged gzip file: {error}") from error
+    if len(content) > limit:
+        raise TooLarge(f"larger than {megabytes(limit)}")
     return content

@@ -17,7 +17,7 @@ from crystal_diffusion_jax.structures.conversion import (
     periodic_structure,
     refuse_open,
 )
-from crystal_diffusion_jax.structures.limits import MAX_ATOMS, MAX_CRYSTALS
+from crystal_diffusion_jax.structures.limits import MAX_CRYSTALS
 
 # A crystal of twenty atoms takes 4,000 characters.
 MAX_CHARACTERS = 2**26
@@ -136,8 +136,6 @@ def _atomic_number(site: _Site) -> int:
 
 def _of_ase(value: dict[str, Any]) -> Structure:
     numbers, positions = _array(value["numbers"]), _array(value["positions"])
-    if numbers.size > MAX_ATOMS:
-        raise ValueError(f"too many atoms: {numbers.size}, the limit is {MAX_ATOMS}")
     if "cell" not in value:
         raise ValueError("no periodic cell")
     pbc = _array(value.get("pbc", [False] * 3))
