@@ -31,7 +31,6 @@ from pymatgen.core import Lattice, Structure
 from crystal_diffusion_jax import trained_model
 from crystal_diffusion_jax.cli import discover, program, report
 from crystal_diffusion_jax.data import training_crystals
-from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.discovery import pipeline
 from crystal_diffusion_jax.evaluation import predictions
 from crystal_diffusion_jax.oracles.predict import Predictions
@@ -42,6 +41,7 @@ from crystal_diffusion_jax.runtime.workers import Workers
 from crystal_diffusion_jax.structures import cif_writer
 from crystal_diffusion_jax.structures.compositions import reduced_formula
 from crystal_diffusion_jax.trained_model import TrainedModel
+from tests.crystal_sets import dataset
 from tests.tiny_run import model_with_oracle, perovskite
 
 PAIRS = [
@@ -82,15 +82,7 @@ def write_model(folder: Path) -> Path:
     """The tiny model as one of Perov-5, with one training crystal."""
     trained_model.save(model_with_oracle(), folder)
     structure = perovskite("Sr", "Ti", 3.9)
-    training = CrystalDataset(
-        lattice=structure.lattice.matrix[None],
-        num_atoms=np.array([5]),
-        frac_coords=structure.frac_coords % 1,
-        atomic_numbers=np.array(structure.atomic_numbers),
-        properties=np.array([[0.8]]),
-        property_names=("heat_ref",),
-        material_ids=np.array(["77"]),
-    )
+    training = dataset([structure], ("heat_ref",), ["77"], [[0.8]])
     training_crystals.save(training, folder)
     return folder
 

@@ -20,6 +20,7 @@ from crystal_diffusion_jax.report.document import Page
 from crystal_diffusion_jax.request import Request
 from crystal_diffusion_jax.structures.reading import Inputs
 from crystal_diffusion_jax.structures.store import StoredRequest
+from tests.crystal_sets import dataset
 
 SITES = 0.5 * np.array([[0, 0, 0], [1, 1, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1]])
 PEROV5 = KNOWN_DATASETS["perov5"]
@@ -37,15 +38,8 @@ def perovskite(a: str, b: str, edge: float) -> Structure:
 def training_set() -> CrystalDataset:
     structures = [perovskite("Ba", "Ti", 4.0), perovskite("Ba", "Ti", 4.4)]
     structures.append(perovskite("Sr", "Zr", 4.1))
-    return CrystalDataset(
-        lattice=np.array([s.lattice.matrix for s in structures]),
-        num_atoms=np.array([5, 5, 5]),
-        frac_coords=np.concatenate([s.frac_coords for s in structures]),
-        atomic_numbers=np.array([z for s in structures for z in s.atomic_numbers]),
-        properties=np.array([[0.1], [0.2], [0.3]]),
-        property_names=("heat_ref",),
-        material_ids=np.array(["first", "second", "third"]),
-    )
+    ids = ["first", "second", "third"]
+    return dataset(structures, ("heat_ref",), ids, [[0.1], [0.2], [0.3]])
 
 
 def volume_oracle(structures: Sequence[Structure], oracle: str) -> Predictions:

@@ -22,6 +22,7 @@ from crystal_diffusion_jax.data.split import random_split
 from crystal_diffusion_jax.data.unique import require_new_folder, write_unique
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation.diversity import dataset_structures
+from tests.crystal_sets import dataset
 
 PEROVSKITE = np.array([[0, 0, 0], [1, 1, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1]]) / 2
 CENTRED = np.array([[0.0, 0.0, 0.0], [0.5, 0.5, 0.5]])
@@ -34,18 +35,6 @@ PROTOTYPES = [
     TITANATE,
     Structure(Lattice.tetragonal(3.9, 6.5), ["Sr", "Ti", "O", "O", "O"], PEROVSKITE),
 ]
-
-
-def dataset(structures: list[Structure]) -> CrystalDataset:
-    return CrystalDataset(
-        lattice=np.array([one.lattice.matrix for one in structures]),
-        num_atoms=np.array([len(one) for one in structures]),
-        frac_coords=np.concatenate([one.frac_coords % 1.0 for one in structures]),
-        atomic_numbers=np.concatenate([one.atomic_numbers for one in structures]),
-        properties=np.zeros((len(structures), 1)),
-        property_names=("energy",),
-        material_ids=np.array([str(row) for row in range(len(structures))]),
-    )
 
 
 def copy(structure: Structure, seed: int) -> Structure:
@@ -177,7 +166,7 @@ def test_a_copy_that_has_the_property_is_preferred(tmp_path: Path) -> None:
     config = DataConfig(root=str(tmp_path / "unique"), properties=("energy",))
     found = load(config, progress=False)["train"]
     np.testing.assert_array_equal(found.properties, energies[1:])
-    assert found.material_ids.tolist() == ["1", "2"]
+    assert found.material_ids.tolist() == ["id-1", "id-2"]
 
 
 def test_crystals_that_cannot_be_compared_are_kept(

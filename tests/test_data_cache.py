@@ -16,11 +16,11 @@ import pytest
 from crystal_diffusion_jax.config import DataConfig
 from crystal_diffusion_jax.data import load as loading
 from crystal_diffusion_jax.data import locate, prepared, read
-from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.load import load
 from crystal_diffusion_jax.data.tables import BadRow
 from crystal_diffusion_jax.runtime.files import file_sha256
 from crystal_diffusion_jax.structures.compositions import SYMBOLS
+from tests.crystal_sets import assert_same
 from tests.hostile_arrays import objects
 
 REPOSITORY = Path(__file__).parents[1]
@@ -61,15 +61,6 @@ def write_splits(folder: Path, **sizes: int) -> Path:
         (folder / f"{split}.csv").write_text(table(size, first))
         first += size
     return folder
-
-
-def assert_same(one: CrystalDataset, other: CrystalDataset) -> None:
-    assert one.property_names == other.property_names
-    for name in ("lattice", "num_atoms", "frac_coords", "atomic_numbers", "properties"):
-        a, b = getattr(one, name), getattr(other, name)
-        assert a.dtype == b.dtype
-        np.testing.assert_array_equal(a, b)
-    assert list(one.material_ids) == list(other.material_ids)
 
 
 @pytest.fixture
@@ -126,6 +117,17 @@ def test_a_changed_cif_file_is_prepared_anew(tmp_path: Path) -> None:
     before = loading.content_key(source, ("energy",), 0)
     (tmp_path / "a.cif").write_text(polonium(4.0))
     assert loading.content_key(source, ("energy",), 0) != before
+
+
+@pytest.mark.parametrize("content", [b"", b"no array"])
+def test_damaged_groups_are_found_again(cache_folder: Path, content: bytes) -> None:
+    def groups(*found: int) -> list[int]:
+        return prepared.prepare_groups("key", 3, lambda: np.array(found)).tolist()
+
+    assert groups(0, 0, 1) == groups(0, 1, 2) == [0, 0, 1]
+    (cached,) = (cache_folder / "copies").iterdir()
+    cached.write_bytes(content)
+    assert groups(0, 1, 2) == groups(0, 0, 1) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("damage", ["cut", "bits", "empty", "text", "gone"])

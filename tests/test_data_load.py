@@ -12,11 +12,11 @@ from pymatgen.io.cif import CifWriter
 from crystal_diffusion_jax.config import DataConfig
 from crystal_diffusion_jax.data import load as loading
 from crystal_diffusion_jax.data import locate
-from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.load import load
 from crystal_diffusion_jax.data.perovskites import abx3_dataset
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.runtime import workers
+from tests.crystal_sets import assert_same
 
 
 @pytest.fixture(autouse=True)
@@ -59,15 +59,6 @@ def write_splits(folder: Path, column: str = "energy", **sizes: int) -> Path:
     for split, size in sizes.items():
         (folder / f"{split}.csv").write_text(table(size, column))
     return folder
-
-
-def assert_same(one: CrystalDataset, other: CrystalDataset) -> None:
-    assert one.property_names == other.property_names
-    for name in ("lattice", "num_atoms", "frac_coords", "atomic_numbers", "properties"):
-        a, b = getattr(one, name), getattr(other, name)
-        assert a.dtype == b.dtype
-        np.testing.assert_array_equal(a, b)
-    assert list(one.material_ids) == list(other.material_ids)
 
 
 # Where known data come from

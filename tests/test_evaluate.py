@@ -2,7 +2,6 @@
 
 import csv
 import functools
-import json
 import sys
 import warnings
 from collections import Counter
@@ -26,6 +25,7 @@ from crystal_diffusion_jax.evaluation import diversity as evaluation_diversity
 from crystal_diffusion_jax.evaluation.matching import match
 from crystal_diffusion_jax.oracles import bonds
 from tests import golden
+from tests.commands import exit_status, read_strictly
 from tests.test_evaluation_report import (
     INPUTS,
     OVERLAP,
@@ -67,24 +67,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int | str | None]:
     """Runs the program with the small data set and oracle; gives its exit status."""
     monkeypatch.setattr(scoring, "load", lambda config: {"train": TRAIN, "test": TEST})
     monkeypatch.setattr(scoring, "predict", oracle_by_number)
-
-    def start(*arguments: str) -> int | str | None:
-        monkeypatch.setattr(sys, "argv", ["evaluate", *arguments])
-        try:
-            cli.run(program.main)
-        except SystemExit as stop:
-            return stop.code
-        return 0
-
-    return start
-
-
-def read_strictly(path: Path) -> dict[str, Any]:
-    def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} is not JSON")
-
-    content: dict[str, Any] = json.loads(path.read_text(), parse_constant=refuse)
-    return content
+    return functools.partial(exit_status, monkeypatch, program.main)
 
 
 def write_hostile(folder: Path) -> Path:

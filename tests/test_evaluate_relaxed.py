@@ -2,7 +2,6 @@
 
 import functools
 import json
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -13,13 +12,13 @@ import pytest
 from pymatgen.core import Structure
 
 from crystal_diffusion_jax.cli import evaluate as program
-from crystal_diffusion_jax.cli import program as cli
 from crystal_diffusion_jax.cli import scoring
 from crystal_diffusion_jax.evaluation import control_cache
 from crystal_diffusion_jax.potentials import drivers
 from crystal_diffusion_jax.potentials.relax_folder import relax_into
 from crystal_diffusion_jax.potentials.relaxation import Relaxation, RelaxedCrystal, RelaxSettings
 from crystal_diffusion_jax.structures.reading import Inputs, read_structures
+from tests.commands import exit_status
 from tests.test_controls import TEST, TRAIN
 from tests.test_evaluate import cif
 from tests.test_evaluation_report import oracle_by_number, perovskite
@@ -62,12 +61,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
 
     def start(*arguments: str) -> int | str | None:
         flags = [f"--structures={crystals}", f"--out={tmp_path / 'm.json'}", "--dataset=perov5"]
-        monkeypatch.setattr(sys, "argv", ["evaluate", *flags, *arguments])
-        try:
-            cli.run(program.main)
-        except SystemExit as stop:
-            return stop.code
-        return 0
+        return exit_status(monkeypatch, program.main, *flags, *arguments)
 
     return start
 

@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
-from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.evaluation import comparing, matching
 from crystal_diffusion_jax.evaluation.distributions import MAX_DRAWN, distances, draw_valid
 from crystal_diffusion_jax.evaluation.diversity import Diversity, dataset_structures, diversity
 from crystal_diffusion_jax.evaluation.intervals import Rate, SampleStatistic
 from crystal_diffusion_jax.evaluation.matching import match
 from crystal_diffusion_jax.runtime.workers import TaskFailure, Workers
+from tests.crystal_sets import dataset
 
 ROCK_SALT = Structure.from_spacegroup(
     "Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]
@@ -33,18 +33,6 @@ PEROVSKITE = Structure(
 
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
-
-
-def dataset(structures: list[Structure]) -> CrystalDataset:
-    return CrystalDataset(
-        lattice=np.array([s.lattice.matrix for s in structures]).reshape(-1, 3, 3),
-        num_atoms=np.array([len(s) for s in structures], dtype=np.int64),
-        frac_coords=np.concatenate([np.zeros((0, 3)), *(s.frac_coords for s in structures)]),
-        atomic_numbers=np.array([z for s in structures for z in s.atomic_numbers], dtype=np.int64),
-        properties=np.zeros((len(structures), 1)),
-        property_names=("energy",),
-        material_ids=np.array([str(i) for i in range(len(structures))]),
-    )
 
 
 def disguises(structure: Structure) -> list[Structure]:

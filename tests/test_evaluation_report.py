@@ -1,6 +1,7 @@
 """evaluation/report.py, checks.py and summary.py: one set of crystals, scored."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +10,6 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
 from crystal_diffusion_jax.evaluation.checks import Failure
 from crystal_diffusion_jax.evaluation.coverage import Fingerprint
@@ -19,6 +19,7 @@ from crystal_diffusion_jax.evaluation.summary import to_json, to_table
 from crystal_diffusion_jax.oracles.domain import OUTSIDE
 from crystal_diffusion_jax.oracles.predict import Predictions
 from crystal_diffusion_jax.structures.reading import Inputs
+from tests import crystal_sets
 
 SPEC = KNOWN_DATASETS["perov5"]
 SITES = 0.5 * np.array([[0, 0, 0], [1, 1, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1]])
@@ -41,18 +42,7 @@ def perovskite(a: str, b: str = "Ti", edge: float = 4.0) -> Structure:
     return Structure(Lattice.cubic(edge), [a, b, "O", "O", "O"], SITES)
 
 
-def dataset(structures: Sequence[Structure]) -> CrystalDataset:
-    return CrystalDataset(
-        lattice=np.array([s.lattice.matrix for s in structures]),
-        num_atoms=np.array([len(s) for s in structures]),
-        frac_coords=np.concatenate([s.frac_coords for s in structures]),
-        atomic_numbers=np.array([z for s in structures for z in s.atomic_numbers]),
-        properties=np.zeros((len(structures), 1)),
-        property_names=(SPEC.property_name,),
-        material_ids=np.array([str(i) for i in range(len(structures))]),
-    )
-
-
+dataset = functools.partial(crystal_sets.dataset, names=(SPEC.property_name,))
 TRAIN = dataset([perovskite("Ba"), perovskite("Mg")])
 TEST = dataset([perovskite("Sr"), perovskite("Pb")])
 OVERLAP = Structure(Lattice.cubic(4.0), ["Mg", "O"], [[0.0, 0.0, 0.0], [0.0, 0.0, 0.02]])

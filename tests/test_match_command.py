@@ -2,11 +2,9 @@
 
 import csv
 import dataclasses
-import json
-import sys
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +13,6 @@ from pymatgen.io.cif import CifWriter
 
 import crystal_diffusion_jax as cdj
 from crystal_diffusion_jax.cli import match as program
-from crystal_diffusion_jax.cli import program as cli
 from crystal_diffusion_jax.data import load as data_load
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.potentials.relaxation import (
@@ -26,13 +23,15 @@ from crystal_diffusion_jax.potentials.relaxation import (
 from crystal_diffusion_jax.potentials.relaxed_store import RelaxedStore
 from crystal_diffusion_jax.structures.reading import read_structures
 from crystal_diffusion_jax.structures.store import Samples, add_columns
-from tests.test_prediction import BARIUM, CHLORIDE, SALT, SWAPPED, dataset, perovskite
+from tests.commands import exit_status, read_strictly
+from tests.crystal_sets import dataset
+from tests.test_prediction import BARIUM, CHLORIDE, SALT, SWAPPED, perovskite
 from tests.test_store import REQUEST, batch
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
 
 TRAIN = dataset([perovskite("Sr", "Ti", 3.9), CHLORIDE, SWAPPED])
-TEST = dataset([BARIUM, SALT, CHLORIDE], ["a", "b", "c"])
+TEST = dataset([BARIUM, SALT, CHLORIDE], ids=["a", "b", "c"])
 
 
 def cif(structure: Structure) -> str:
@@ -50,24 +49,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int | 
     """Runs the program with the small data set; gives its exit status."""
     monkeypatch.setenv("CRYSTAL_DIFFUSION_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(data_load, "load", lambda config: {"train": TRAIN, "test": TEST})
-
-    def start(*arguments: str) -> int | str | None:
-        monkeypatch.setattr(sys, "argv", ["match", *arguments])
-        try:
-            cli.run(program.main)
-        except SystemExit as stop:
-            return stop.code
-        return 0
-
-    return start
-
-
-def strictly(path: Path) -> dict[str, Any]:
-    def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} is not JSON")
-
-    content: dict[str, Any] = json.loads(path.read_text(), parse_constant=refuse)
-    return content
+    return functools.partial(exit_status, monkeypatch, program.main)
 
 
 def test_predictions_of_others_as_a_csv(tmp_path, run, capsys) -> None:
@@ -75,7 +57,7 @@ def test_predictions_of_others_as_a_csv(tmp_path, run, capsys) -> None:
     predictions = write_csv(tmp_path / "predictions.csv", rows)
     out = tmp_path / "match.json"
     assert run(f"--structures={predictions}", "--dataset=perov5", "--k=1,2", f"--out={out}") == 0
-    content = strictly(out)
+    content = read_strictly(out)
     assert (content["format_version"], content["answers"]) == (1, "material_id")
     assert content["counts"] == {
         "references": 2,
@@ -100,7 +82,7 @@ def test_templates_alone_from_csv_files(tmp_path, run) -> None:
     train = write_csv(tmp_path / "train.csv", [("t", cif(perovskite("Sr", "Ti", 3.9)))])
     out = tmp_path / "match.json"
     assert run(f"--reference={reference}", f"--train={train}", f"--out={out}") == 0
-    content = strictly(out)
+    content = read_strictly(out)
     assert content["predictions"] is None
     assert content["templates"]["scores"]["match"]["1"]["k"] == 1
 
@@ -115,7 +97,7 @@ def test_relaxed_predictions_of_a_folder(tmp_path, run, capsys) -> None:
     out = tmp_path / "match.json"
     flags = ("--dataset=perov5", f"--relaxed={tmp_path}", f"--out={out}")
     assert run(f"--structures={predictions}", *flags) == 0
-    content = strictly(out)
+    content = read_strictly(out)
     assert content["predictions"]["scores"]["match"]["1"]["k"] == 0
     matched = content["relaxed"]["scores"]["match"]["1"]
     assert (matched["k"], matched["n"]) == (1, 2)

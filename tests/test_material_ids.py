@@ -17,9 +17,10 @@ from crystal_diffusion_jax.request import FormulaRequest, SampledBatch, Trajecto
 from crystal_diffusion_jax.sampling.compositions import compositions
 from crystal_diffusion_jax.structures.reading import read_structures
 from crystal_diffusion_jax.structures.store import Samples, read_material_ids
+from tests.crystal_sets import dataset
 from tests.knowing_model import knowing
 from tests.test_formulas import write_csv
-from tests.test_prediction import BARIUM, SALT, dataset
+from tests.test_prediction import BARIUM, SALT
 from tests.test_store import REQUEST, batch, crystal, defective, table
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
@@ -123,7 +124,9 @@ def test_match_takes_the_ids_of_sampled_crystals_and_counts_rejected_ones(
     model, monkeypatch, tmp_path
 ):
     monkeypatch.setattr(
-        data_load, "load", lambda config, progress: {"test": dataset([BARIUM, SALT], ["a", "b"])}
+        data_load,
+        "load",
+        lambda config, progress: {"test": dataset([BARIUM, SALT], ids=["a", "b"])},
     )
     path = write_csv(tmp_path / "t.csv", ["formula", "material_id"], ["BaTiO3", "a"], ["NaCl", "b"])
     crystals = model.sample(2, formula=Path(path), formula_units=1)

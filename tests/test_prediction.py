@@ -8,7 +8,6 @@ import pytest
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
-from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.chosen_rows import chosen_rows
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation import displacements as module
@@ -21,6 +20,7 @@ from crystal_diffusion_jax.evaluation.judging import judge
 from crystal_diffusion_jax.evaluation.prediction import Judged, PredictionScores, references, score
 from crystal_diffusion_jax.potentials.relaxation import Relaxation, failed
 from crystal_diffusion_jax.structures.reading import Inputs
+from tests.crystal_sets import dataset
 
 SITES = np.array([[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]])
 MATCHER = StructureMatcher(ltol=0.3, stol=0.5, angle_tol=10)
@@ -47,18 +47,6 @@ def moved(structure: Structure, distance: float) -> Structure:
     copy = structure.copy()
     copy.translate_sites([1], [distance, 0, 0], frac_coords=False)
     return copy
-
-
-def dataset(structures: Sequence[Structure], ids: Sequence[str] = ()) -> CrystalDataset:
-    return CrystalDataset(
-        lattice=np.array([each.lattice.matrix for each in structures]),
-        num_atoms=np.array([len(each) for each in structures]),
-        frac_coords=np.concatenate([each.frac_coords for each in structures]),
-        atomic_numbers=np.concatenate([each.atomic_numbers for each in structures]),
-        properties=np.zeros((len(structures), 0)),
-        property_names=(),
-        material_ids=np.array(ids or [f"id-{i}" for i in range(len(structures))]),
-    )
 
 
 BARIUM, SWAPPED = perovskite("Ba", "Ti"), perovskite("Ti", "Ba")
@@ -258,7 +246,7 @@ def test_wrong_ids_are_refused_with_their_row(ids: list[str], message: str) -> N
 
 def test_other_mistakes_of_assignments_are_refused() -> None:
     with pytest.raises(UserError, match="more than one row with material_id a"):
-        assign(inputs([BARIUM], ["a"]), dataset([BARIUM, SALT], ["a", "a"]), [0], "the test")
+        assign(inputs([BARIUM], ["a"]), dataset([BARIUM, SALT], ids=["a", "a"]), [0], "the test")
     with pytest.raises(UserError, match="none of the 1 crystals answers one of the 1 rows"):
         assign(inputs([SALT]), dataset([BARIUM]), [0], "the test")
 

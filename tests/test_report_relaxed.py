@@ -1,5 +1,6 @@
 """The report of crystals that were relaxed: from a folder of `relax`, and from their samples.db."""
 
+import contextlib
 import dataclasses
 import json
 import sqlite3
@@ -147,6 +148,15 @@ def test_the_shortlist_is_shown_first(samples, tmp_path, monkeypatch):
     assert column(text, "rank") == [None, 2, None, 1, None]
     assert data_of(text)["order"][:2] == [3, 1]
     assert "Order: the shortlist by rank, then the others, those without flags first" in text
+
+
+def test_a_rank_that_is_no_number_is_damage(samples):
+    add_columns(samples, {"rank": [None, None, 2, None, None, 1, None, None]})
+    with contextlib.closing(sqlite3.connect(samples / "samples.db")) as db:
+        db.execute("UPDATE number_key_values SET value = 9e999 WHERE key = 'rank'")
+        db.commit()
+    with pytest.raises(UserError, match=r"samples\.db is damaged"):
+        read_shortlist(samples)
 
 
 def test_crystals_that_are_not_relaxed_yet_are_counted_in_a_remark(samples, tmp_path, monkeypatch):
