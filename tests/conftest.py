@@ -1,4 +1,5 @@
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 
@@ -52,6 +53,14 @@ def in_this_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(
             Workers, "map_as_finished", lambda self, items: enumerate(map(self.function, items))
         )
+
+
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C as Python has it by itself, also in a worker process that ignores it."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from jax import Array
 from crystal_diffusion_jax.config import DenoiserConfig, NoiseConfig
 from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.diffusion import wrapped_normal
-from crystal_diffusion_jax.diffusion.joint import Denoise
+from crystal_diffusion_jax.diffusion.joint import Denoise, Prediction
 from crystal_diffusion_jax.diffusion.schedules import (
     NoiseSchedule,
     noise_schedule,
@@ -40,6 +40,29 @@ def reverse_process(
     """The last state of `reverse_chain`, which takes all but the times."""
     init, step = reverse_chain(denoise, keys, mask, num_species, *arguments, **options)
     return last_state(init, step, times)
+
+
+def network_calls(
+    times: np.ndarray, schedule: NoiseSchedule, solver: str, **options: Any
+) -> list[int]:
+    """The times at which a chain calls the network, in the order of the calls."""
+    seen: list[int] = []
+
+    def denoise(crystals: Crystals, t: Array) -> Prediction:
+        jax.debug.callback(lambda t: seen.append(int(t)), t[0], ordered=True)
+        nothing = jnp.zeros_like(crystals.frac_coords)
+        return Prediction(crystals.lattice, nothing, nothing)
+
+    @jax.jit
+    def run(keys: Array) -> Crystals:
+        mask = jnp.ones((2, 3), bool)
+        return reverse_process(
+            denoise, keys, mask, 3, jnp.asarray(times), 1e-6, schedule, solver, **options
+        )
+
+    run(jax.random.split(jax.random.key(0), 2)).lattice.block_until_ready()
+    jax.effects_barrier()
+    return seen
 
 
 CELL = np.array([[1.0, 0.0, 0.1], [-0.2, 0.9, 0.0], [0.0, 0.1, 1.3]], np.float32)

@@ -18,7 +18,7 @@ from crystal_diffusion_jax.sampling.averaging import CALLS, averaged
 from crystal_diffusion_jax.sampling.renoising import num_renoised
 from crystal_diffusion_jax.sampling.resolve import resolve
 from crystal_diffusion_jax.trained_model import TrainedModel
-from tests.reverse_process import reverse_process
+from tests.reverse_process import network_calls, reverse_process
 
 TIME = 4
 SITES = np.array([[0.0, 0.0, 0.0], [0.5, 0.5, 0.99], [0.3, 0.01, 0.2]], np.float32)
@@ -75,32 +75,9 @@ def test_each_round_brings_lattices_and_sites_to_the_mean_of_what_the_denoiser_e
 @pytest.mark.parametrize("rounds", [0, 2])
 @pytest.mark.parametrize("use_corrector", [False, True])
 def test_the_network_is_called_for_it_after_the_last_step_alone(schedule, rounds, use_corrector):
-    seen = []
-
-    def denoise(crystals: Crystals, t: jax.Array) -> Prediction:
-        jax.debug.callback(lambda t: seen.append(int(t)), t[0], ordered=True)
-        nothing = jnp.zeros_like(crystals.frac_coords)
-        return Prediction(crystals.lattice, nothing, nothing)
-
-    times, mask = sampling_times(1000, 7), jnp.ones((2, 3), bool)
-
-    @jax.jit
-    def run(keys: jax.Array) -> Crystals:
-        return reverse_process(
-            denoise,
-            keys,
-            mask,
-            3,
-            jnp.asarray(times),
-            1e-6,
-            schedule,
-            SECOND_ORDER,
-            use_corrector=use_corrector,
-            averaging_rounds=rounds,
-        )
-
-    run(jax.random.split(jax.random.key(0), 2)).lattice.block_until_ready()
-    jax.effects_barrier()
+    times = sampling_times(1000, 7)
+    options = {"use_corrector": use_corrector, "averaging_rounds": rounds}
+    seen = network_calls(times, schedule, SECOND_ORDER, **options)
     chain = [t for t in times[:-1].tolist() for _ in range(1 + use_corrector)]
     assert seen == chain + [TIME] * CALLS * rounds
 

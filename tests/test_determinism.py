@@ -1,12 +1,9 @@
 """Training and sampling repeat: bit by bit after a restart, to rounding on more devices."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
+
+from tests.child import on_devices
 
 pytestmark = pytest.mark.slow
 
@@ -49,17 +46,7 @@ def results(tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
     folder = tmp_path_factory.mktemp("results")
     found = {}
     for name, count in NUM_DEVICES.items():
-        flags = f"--xla_force_host_platform_device_count={count}"
-        inherited = os.environ.get("XLA_FLAGS", "")
-        done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, str(folder / f"{name}.npz"), str(count)],
-            cwd=Path(__file__).parent.parent,
-            env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{inherited} {flags}"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
+        on_devices(count, PROGRAM, str(folder / f"{name}.npz"), str(count))
         with np.load(folder / f"{name}.npz", allow_pickle=False) as stored:
             found[name] = dict(stored)
     return found

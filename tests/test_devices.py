@@ -1,13 +1,13 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import jax
 import pytest
 
 from crystal_diffusion_jax.runtime import devices
+from tests.child import on_devices
 
 EIGHT_DEVICES = """
 import jax, numpy as np
@@ -50,26 +50,8 @@ def test_the_mesh_holds_every_device_along_one_axis():
     assert set(mesh.devices.flat) == set(jax.devices())
 
 
-def with_flag(flag: str) -> dict[str, str]:
-    flags = f"{os.environ.get('XLA_FLAGS', '')} {flag}"
-    return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-
-
-def with_eight_devices(program: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=Path(__file__).parent.parent,
-        env=with_flag("--xla_force_host_platform_device_count=8"),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 def test_eight_devices_share_a_batch_and_each_hold_the_weights():
-    result = with_eight_devices(EIGHT_DEVICES)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("8 x cpu")
+    assert on_devices(8, EIGHT_DEVICES).startswith("8 x cpu")
 
 
 def device(process: int, number: int) -> SimpleNamespace:
@@ -105,12 +87,13 @@ print({float(result) for result in results})
 
 
 def test_programs_that_wait_for_one_another_take_turns():
-    timeout = "--xla_cpu_collective_call_terminate_timeout_seconds=20"
+    flags = os.environ.get("XLA_FLAGS", "")
+    flags += " --xla_cpu_collective_call_terminate_timeout_seconds=20"
     done = subprocess.run(
         [sys.executable, "-c", MANY_PROGRAMS],
         capture_output=True,
         text=True,
-        env=with_flag(timeout),
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
         check=False,
     )
     assert done.returncode == 0, done.stderr[:2000]

@@ -21,6 +21,7 @@ from crystal_diffusion_jax.evaluation.validity import structural_defect
 from crystal_diffusion_jax.structures.cif_writer import to_cif
 from crystal_diffusion_jax.structures.reading import read_structures
 from crystal_diffusion_jax.structures.store import Samples
+from tests import one_file
 from tests.cif_cells import parse_cif
 from tests.test_store import REQUEST, batch
 
@@ -49,15 +50,6 @@ def crystal(seed: int) -> Structure:
     lattice = 5.0 * np.eye(3) + rng.normal(scale=0.4, size=(3, 3))
     canonical = Lattice.from_parameters(*Lattice(lattice).parameters)
     return Structure(canonical, ["Ba", "Ti", "O", "O", "O"], rng.random((5, 3)))
-
-
-def as_atoms(structure: Structure) -> ase.Atoms:
-    return ase.Atoms(
-        numbers=structure.atomic_numbers,
-        cell=structure.lattice.matrix,
-        scaled_positions=structure.frac_coords,
-        pbc=True,
-    )
 
 
 def sampled(out: Path, crystals: dict[int, Structure | None]) -> None:
@@ -98,7 +90,7 @@ def test_a_folder_of_cifs_is_read_in_the_order_of_numbers_in_names(
         if writer == "pymatgen":
             CifWriter(structure).write_file(path)
         else:
-            ase.io.write(path, as_atoms(structure))
+            ase.io.write(path, one_file.atoms(structure))
     (tmp_path / "notes.txt").write_text("not a crystal")
     inputs = read_structures(tmp_path)
     assert inputs.names == ["2.cif", "3.cif", "10.cif", "11.cif"]
@@ -141,7 +133,7 @@ def test_an_archive_that_expands_beyond_its_limit_is_refused(tmp_path: Path) -> 
 
 def test_an_extxyz_of_ase_is_read_frame_by_frame(tmp_path: Path) -> None:
     crystals = [crystal(seed) for seed in range(3)]
-    atoms = [as_atoms(structure) for structure in crystals]
+    atoms = [one_file.atoms(structure) for structure in crystals]
     molecule = ase.Atoms("H2", positions=[[0, 0, 0], [0, 0, 0.74]])
     ase.io.write(tmp_path / "set.extxyz", [*atoms, molecule], format="extxyz")
     inputs = read_structures(tmp_path / "set.extxyz")
@@ -255,7 +247,7 @@ def test_two_atoms_at_one_site_are_a_defect_of_the_structure_in_every_kind_of_fi
     if kind == "cif":
         CifWriter(structure).write_file(path)
     elif kind == "extxyz":
-        ase.io.write(path, as_atoms(structure))
+        ase.io.write(path, one_file.atoms(structure))
     else:
         sampled(tmp_path, {0: structure})
         path = tmp_path / "samples.db"

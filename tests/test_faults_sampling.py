@@ -229,14 +229,6 @@ def run_sample(monkeypatch, flags: list[str]) -> None:
     program.run(sample.main)
 
 
-@pytest.fixture
-def _interruptible() -> Iterator[None]:
-    """Ctrl-C as Python has it by itself, also in a worker process that ignores it."""
-    former = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, former)
-
-
 @pytest.mark.usefixtures("_interruptible")
 @pytest.mark.parametrize(("how", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_the_same_command_goes_on_where_a_signal_ended_it(

@@ -3,11 +3,12 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from pymatgen.core import Structure
 
 from crystal_diffusion_jax import api, trained_model
@@ -121,10 +122,9 @@ def test_errors_are_pooled_over_crystals_not_over_targets():
     assert [each["mean_error"] for each in found["targets"]] == pytest.approx([1, 1, 1, 9])
 
 
-def test_legends_are_whole_and_hide_no_data():
-    found = results()
-    curve = plots.learning_curve([1.0], [found["guidance"]["0"]], [(1.0, 0.5)], "a run")
-    for name, figure in (pictures(found, TRAINING, SPEC, "a model") | {"curve": curve}).items():
+def assert_legends_are_whole(figures: Mapping[str, Figure]) -> None:
+    """Each picture has one legend, within the picture and above all its axes."""
+    for name, figure in figures.items():
         figure.draw_without_rendering()
         (legend,) = figure.legends
         top = max(axes.get_window_extent().y1 for axes in figure.axes)
@@ -132,6 +132,14 @@ def test_legends_are_whole_and_hide_no_data():
         assert extent.y0 >= top, name
         assert extent.x0 >= 0, name
         assert extent.x1 <= figure.bbox.width, name
+
+
+def test_legends_are_whole_and_hide_no_data():
+    found = results()
+    curve = plots.learning_curve([1.0], [found["guidance"]["0"]], [(1.0, 0.5)], "a run")
+    figures = pictures(found, TRAINING, SPEC, "a model") | {"curve": curve}
+    assert_legends_are_whole(figures)
+    for figure in figures.values():
         assert all(axes.get_legend() is None for axes in figure.axes)
 
 

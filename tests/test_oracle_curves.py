@@ -20,6 +20,7 @@ from studies.judged import Curve, Spread, measure, spread
 from studies.oracle_curves import choose
 from studies.perturbations import perturbed, rattled, strained
 from tests.test_evaluation_report import TEST, TRAIN, dataset
+from tests.test_figures import assert_legends_are_whole
 from tests.tiny_run import perovskite
 
 SPEC = KNOWN_DATASETS["perov5"]
@@ -205,14 +206,9 @@ def test_the_tables_of_the_page_are_those_of_its_record(shipped):
 
 
 def test_legends_are_whole_and_hide_no_data(shipped):
-    for name, figure in oracle_plots.pictures(shipped).items():
-        figure.draw_without_rendering()
-        (legend,) = figure.legends
-        top = max(axes.get_window_extent().y1 for axes in figure.axes)
-        extent = legend.get_window_extent()
-        assert extent.y0 >= top, name
-        assert extent.x0 >= 0, name
-        assert extent.x1 <= figure.bbox.width, name
+    figures = oracle_plots.pictures(shipped)
+    assert_legends_are_whole(figures)
+    for figure in figures.values():
         assert len(plots.save(figure)) < 120_000
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +19,9 @@ from crystal_diffusion_jax.oracles.batching import (
     triplets,
 )
 from tests import golden
+from tests.potential_crystals import in_float64
 
 ORACLES = ["perov5", "carbon24", "mp20"]
-Tree = TypeVar("Tree")
 
 # The most that an output moves, in float64, when the lattices or all parameters are rounded to
 # float32 once. Carbon's short bonds are where the envelope is steepest.
@@ -68,17 +68,6 @@ def outputs(oracle: str, graphs: list[CrystalGraph]) -> np.ndarray:
     for members, batch in batches(graphs):
         found[members] = np.asarray(_forward(parameters(oracle), batch))[: len(members)]
     return found
-
-
-def in_float64(tree: Tree) -> Tree:
-    """The same numbers in float64, by way of NumPy, which needs no compilation."""
-
-    def widen(leaf: Array) -> Array:
-        return jnp.asarray(np.float64(leaf)) if leaf.dtype == jnp.float32 else leaf
-
-    with jax.enable_x64(True):
-        widened: Tree = jax.tree.map(widen, tree)
-    return widened
 
 
 @jax.jit

@@ -1,8 +1,6 @@
 """oracles/predict.py and cli/predict.py: from structures to numbers."""
 
 import csv
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from crystal_diffusion_jax.oracles.domain import OUTSIDE
 from crystal_diffusion_jax.oracles.predict import predict
 from crystal_diffusion_jax.oracles.weights import NETWORKS
 from tests import golden
+from tests.child import on_devices
 
 # Of a prediction in eV, per cell or per atom: at most 2e-5 of rounding here, as much again in the
 # original, which was in float32 (test_oracle_dimenet), and the last digit of -154 eV.
@@ -118,13 +117,7 @@ assert len(traces) == 1
 
 
 def test_each_device_takes_a_batch_and_all_share_one_program() -> None:
-    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=3"
-    subprocess.run(
-        [sys.executable, "-c", _ON_THREE_DEVICES],
-        check=True,
-        cwd=Path(__file__).parent.parent,
-        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-    )
+    on_devices(3, _ON_THREE_DEVICES)
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *flags: str) -> None:

@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import shlex
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 from pymatgen.core import Structure
 
-from crystal_diffusion_jax.cli import prepare, sample
+from crystal_diffusion_jax.cli import sample
 from crystal_diffusion_jax.cli.request_flags import requested
 from crystal_diffusion_jax.config import DataConfig
 from crystal_diffusion_jax.data.arrays import CrystalDataset, dataset_statistics
@@ -23,6 +22,7 @@ from crystal_diffusion_jax.sampling.parse import parse_target, requested_classes
 from crystal_diffusion_jax.structures.cif_writer import to_cif
 from crystal_diffusion_jax.structures.store import Samples, read_request
 from crystal_diffusion_jax.trained_model import TrainedModel, example_target, model_card
+from tests.test_data_prepare import run_prepare
 from tests.tiny_run import perovskite
 
 INPUTS = Path(__file__).parents[2] / "shared" / "reports" / "inputs"
@@ -192,11 +192,6 @@ def test_one_crystal_in_24_rows_cannot_be_held_out(
 
 
 NAME = "gap, eV (HSE06)"
-
-
-def run_prepare(monkeypatch: pytest.MonkeyPatch, *flags: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["prepare", *flags])
-    prepare.main()
 
 
 @pytest.mark.parametrize(

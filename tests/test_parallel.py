@@ -1,10 +1,6 @@
 """Work split over devices and chunks gives the results of the whole batch."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crystal_diffusion_jax.runtime import devices, parallel
+from tests.child import on_devices
 
 CAPACITY = devices.cached_elements(devices.data_mesh())
 # Of sums whose terms, some of which cancel, are 260 in all, each after some ten roundings of angle,
@@ -85,17 +82,7 @@ print(json.dumps(jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), [results, 
 
 
 def test_eight_devices_give_the_results_of_one():
-    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    finished = subprocess.run(
-        [sys.executable, "-c", EIGHT_DEVICES],
-        cwd=Path(__file__).parent.parent,
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr
-    results, mapped = json.loads(finished.stdout)
+    results, mapped = json.loads(on_devices(8, EIGHT_DEVICES))
     value, gradient = loss_and_gradient(jnp.ones(3), ROWS)
     for found_value, found_gradient in results:
         np.testing.assert_allclose(found_value, value, rtol=1e-5, atol=ROUNDING)

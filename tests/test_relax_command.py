@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -129,14 +128,6 @@ def test_the_same_command_again_relaxes_nothing_and_restores_missing_files(
     monkeypatch.setattr(with_ase, "relax", None)
     run(monkeypatch, f"--structures={cifs}", f"--out={done}")
     assert files(done) == before
-
-
-@pytest.fixture
-def _interruptible() -> Iterator[None]:
-    """Ctrl-C as Python has it by itself, also in a worker process that ignores it."""
-    former = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, former)
 
 
 @pytest.mark.usefixtures("_interruptible")

@@ -17,7 +17,7 @@ from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.sampling.renoising import num_renoised, renoise
 from crystal_diffusion_jax.sampling.resolve import resolve
 from crystal_diffusion_jax.trained_model import TrainedModel
-from tests.reverse_process import reverse_process
+from tests.reverse_process import network_calls
 
 # sigma is 0.005 * 100^((t - 1) / 999).
 FIRST, LAST = 302, 699
@@ -38,37 +38,13 @@ def test_it_renoises_where_sigma_is_between_its_bounds():
 def test_the_network_is_called_by_corrector_renoising_and_predictor(
     schedule, solver, use_corrector, renoising_steps
 ):
-    seen = []
-
-    def denoise(crystals: Crystals, t: jax.Array) -> Prediction:
-        jax.debug.callback(lambda t: seen.append(int(t)), t[0])
-        nothing = jnp.zeros_like(crystals.frac_coords)
-        return Prediction(crystals.lattice, nothing, nothing)
-
-    times, mask = sampling_times(1000, 7), jnp.ones((2, 3), bool)
-
-    @jax.jit
-    def run(keys: jax.Array) -> Crystals:
-        return reverse_process(
-            denoise,
-            keys,
-            mask,
-            3,
-            jnp.asarray(times),
-            1e-6,
-            schedule,
-            solver,
-            use_corrector=use_corrector,
-            renoising_steps=renoising_steps,
-        )
-
-    run(jax.random.split(jax.random.key(0), 2)).lattice.block_until_ready()
-    jax.effects_barrier()
-
+    times = sampling_times(1000, 7)
+    options = {"use_corrector": use_corrector, "renoising_steps": renoising_steps}
+    seen = network_calls(times, schedule, solver, **options)
     expected = []
     for t in times[:-1].tolist():
         expected += [t] * (1 + use_corrector + renoising_steps * (FIRST <= t <= LAST))
-    assert sorted(seen, reverse=True) == expected
+    assert seen == expected
 
 
 SITES = np.array([[0.0, 0.0, 0.0], [0.5, 0.5, 0.99], [0.3, 0.01, 0.2]], np.float32)

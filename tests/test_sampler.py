@@ -2,10 +2,6 @@
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,6 +19,7 @@ from crystal_diffusion_jax.runtime import devices
 from crystal_diffusion_jax.sampling.guidance import guided, mark_undefined_species
 from crystal_diffusion_jax.sampling.sampler import Sampler, make_sampler
 from tests import smoke_run
+from tests.child import on_devices
 from tests.reverse_process import closed_form, parameters
 
 NUM_SPECIES = 4
@@ -189,17 +186,8 @@ def eight_crystals() -> Crystals:
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 8])
 def test_several_devices_sample_the_crystals_of_one(count):
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
-    finished = subprocess.run(
-        [sys.executable, "-c", SEVERAL_DEVICES.format(count=count)],
-        cwd=Path(__file__).parent.parent,
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr
-    lattice, frac_coords, species = map(jnp.asarray, json.loads(finished.stdout))
+    printed = on_devices(count, SEVERAL_DEVICES.format(count=count))
+    lattice, frac_coords, species = map(jnp.asarray, json.loads(printed))
     alone = eight_crystals()
     assert_same(
         dataclasses.replace(alone, lattice=lattice, frac_coords=frac_coords, species=species),

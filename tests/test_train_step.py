@@ -2,11 +2,7 @@
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +16,7 @@ from crystal_diffusion_jax.runtime.devices import replicated
 from crystal_diffusion_jax.training.loss import drop_conditions
 from crystal_diffusion_jax.training.optimizer import make_optimizer
 from crystal_diffusion_jax.training.step import Arrays, TrainState, TrainSteps
+from tests.child import on_devices
 from tests.smoke_run import (
     CONFIG,
     StepInputs,
@@ -183,17 +180,8 @@ print(json.dumps([found, arguments[0].params.size]))
 
 @pytest.mark.slow  # that the losses are those of one device is in test_determinism.py
 def test_eight_devices_exchange_one_gradient_and_a_few_numbers():
-    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    finished = subprocess.run(
-        [sys.executable, "-c", EIGHT_DEVICES],
-        cwd=Path(__file__).parent.parent,
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr
-    exchanged, num_weights = json.loads(finished.stdout.splitlines()[-1])
+    printed = on_devices(8, EIGHT_DEVICES).splitlines()
+    exchanged, num_weights = json.loads(printed[-1])
     assert {kind for kind, _ in exchanged} == {"all-reduce"}
     sizes = sorted((size for _, sizes in exchanged for size in sizes), reverse=True)
     assert sizes[0] == num_weights
