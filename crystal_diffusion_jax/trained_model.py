@@ -175,7 +175,7 @@ def _find(path: Path | str) -> Path:
     Raises:
       UserError: there is none.
     """
-    path = Path(path)
+    path = Path(os.path.expanduser(path))
     for folder in (path, path / "model", SHIPPED / path):
         with contextlib.suppress(OSError, ValueError):  # name too long, no access
             if (folder / "model.json").exists():

@@ -87,3 +87,14 @@ def test_commands_of_the_console_script_are_spelled_as_they_were_called(
     assert text.startswith("usage: crystal-diffusion predict --flag=value")
     assert "    crystal-diffusion predict --oracle=" in text
     assert "experiments" not in text.split("options:")[0]
+
+
+def test_the_home_folder_is_found_after_the_sign_of_equality(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    parser = program.Parser("sample", "Samples.")
+    parser.add_argument("--out", type=Path)
+    given = ("~/li", "~nobody-of-this-name/li", "a/~/li")
+    found = [parser.parse_args([f"--out={path}"]).out for path in given]
+    assert found == [Path("/home/ada/li"), *map(Path, given[1:])]

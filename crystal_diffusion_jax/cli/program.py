@@ -1,6 +1,7 @@
 """Shared by all commands: flags, error messages, exit status."""
 
 import argparse
+import os
 import re
 import shutil
 import sys
@@ -54,6 +55,7 @@ class Parser(argparse.ArgumentParser):
             formatter_class=_Help,
             allow_abbrev=False,
         )
+        self.register("type", Path, _path)
 
     @property
     def actions(self) -> list[argparse.Action]:
@@ -83,6 +85,11 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises the UserError that `run` prints."""
         raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def _path(text: str) -> Path:
+    # Shells expand ~ at the beginning of an argument only, not after "--out=".
+    return Path(os.path.expanduser(text))  # pathlib raises where there is no such user
 
 
 def check_output(path: Path, flag: str = "out") -> None:

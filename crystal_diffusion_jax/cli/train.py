@@ -167,7 +167,7 @@ def load_and_train(config: ExperimentConfig) -> None:
     with Heartbeat(log) as heartbeat, heartbeat.doing("reading the data"):
         splits = processes.everywhere(lambda: load(config.data, first, ("train", "val")))
     values = flags.FLAGS
-    workdir = Path(values.workdir)
+    workdir = Path(os.path.expanduser(values.workdir))
     try:
         folder = train(config, splits, workdir, resume_from_previous=values.resume_from_previous)
     except Preempted as ended:
