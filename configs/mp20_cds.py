@@ -18,8 +18,9 @@ Variants:
   "": what the shipped model of this name was trained with.
   "paper": the method of the paper: its score target without the mean-free projection, no auxiliary
     loss, no condition dropout (hence no guidance), Adam, no distances between atoms, no ranks of
-    the property, numbers of atoms from p(N). Its equations leave open the sizes of the network, the
-    weights of the losses, the schedule of the learning rate and the moving average, which are ours.
+    the property, numbers of atoms from p(N). Its equations leave open the sizes of the network, its
+    steps, the weights of the losses, the schedule of the learning rate and the moving average,
+    which are ours.
   "smoke": a tiny network for ten steps, to check an installation in seconds.
 
 All other fields have the defaults of `crystal_diffusion_jax.config`; `--show_config` prints them.

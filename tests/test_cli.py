@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from crystal_diffusion_jax import trained_model
 from crystal_diffusion_jax.cli import __main__ as script
-from crystal_diffusion_jax.cli import evaluate, predict, program
+from crystal_diffusion_jax.cli import discover, evaluate, predict, program, train
 from crystal_diffusion_jax.errors import UserError
 
 
@@ -98,3 +99,27 @@ def test_the_home_folder_is_found_after_the_sign_of_equality(
     given = ("~/li", "~nobody-of-this-name/li", "a/~/li")
     found = [parser.parse_args([f"--out={path}"]).out for path in given]
     assert found == [Path("/home/ada/li"), *map(Path, given[1:])]
+
+
+def test_the_home_folder_is_found_in_flags_that_may_hold_a_path(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    flags = discover.parser().parse_args(
+        ["--model=perov5_cds", "--formula=TiO2,NaCl", "--like=~/a.csv:3", "--known=~/b", "--out=c"]
+    )
+    assert (flags.formula, flags.like, flags.known) == (
+        "TiO2,NaCl",
+        "/home/ada/a.csv:3",
+        ["/home/ada/b"],
+    )
+
+
+def test_the_home_folder_is_found_in_models_and_configs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(trained_model.SHIPPED / "perov5_cds", tmp_path / "mine")
+    assert trained_model.load("~/mine").folder == tmp_path / "mine"
+    (tmp_path / "own.py").write_text("")
+    assert train.find_config("~/own.py:smoke") == f"{tmp_path}/own.py:smoke"

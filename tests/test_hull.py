@@ -49,7 +49,7 @@ def test_a_binary_hull_is_the_straight_line_between_its_neighbours():
         assert found.energy == pytest.approx(energy - line, abs=1e-12)
         assert found.decomposition == pytest.approx({"Li3O": 2 / 3, "Li2O2": 1 / 3})
         assert found.compounds_only
-        # Li7O (an eighth of oxygen) lies between lithium at 0 and Li3O.
+    # Li7O (an eighth of oxygen) lies between lithium at 0 and Li3O.
     found = above(known, [LI] * 7 + [OX], 0.0)
     assert found.energy == pytest.approx(0.5)
     assert found.decomposition == pytest.approx({"Li": 0.5, "Li3O": 0.5})

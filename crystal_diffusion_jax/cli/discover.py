@@ -8,6 +8,7 @@ The same command continues after an interruption; changed flags compute what dep
 """
 
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -51,9 +52,17 @@ def parser() -> program.Parser:
         "--per_formula", type=int, default=3, help="crystals of one formula at most (default: 3)"
     )
     flags.add_argument(
-        "--known", action="append", default=[], help="file or folder of known crystals; repeatable"
+        "--known",
+        type=os.path.expanduser,
+        action="append",
+        default=[],
+        help="file or folder of known crystals; repeatable",
     )
-    flags.add_argument("--hull", help="as of `relax` (default: the model's training crystals)")
+    flags.add_argument(
+        "--hull",
+        type=os.path.expanduser,
+        help="as of `relax` (default: the model's training crystals)",
+    )
     flags.add_argument("--potential", default="chgnet", help="as of `relax` (default: chgnet)")
     flags.add_argument(
         "--cell",

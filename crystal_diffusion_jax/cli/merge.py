@@ -25,7 +25,9 @@ def main() -> None:
     flags = parser().parse_args()
     from crystal_diffusion_jax.discovery.merging import merge
 
-    samples = merge([Path(part) for part in filter(None, flags.parts.split(","))], flags.out)
+    samples = merge(
+        [Path(part).expanduser() for part in filter(None, flags.parts.split(","))], flags.out
+    )
     written, rejected = samples.counts()
     missing = len(samples.remaining())
     print(f"{written} crystals in {flags.out}, {rejected} rejected")

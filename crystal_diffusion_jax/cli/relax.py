@@ -9,6 +9,7 @@ keeps what is done; the same command continues. If --structures is a folder of `
 are also added to its samples.db and samples.csv, with the prefix relaxed_, for `report`.
 """
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,6 +46,7 @@ def parser() -> program.Parser:
     )
     flags.add_argument(
         "--hull",
+        type=os.path.expanduser,
         help="also the energy above the hull of a data set (mp20, perov5, carbon24), of a csv with "
         "formula and formation_energy_per_atom, or of the Materials Project (mp)",
     )

@@ -1,6 +1,7 @@
 """The flags of a request: each is spelled here once, for every command that samples."""
 
 import argparse
+import os
 from typing import Any
 
 from crystal_diffusion_jax.cli.program import Parser
@@ -25,6 +26,7 @@ _FLAGS: dict[str, dict[str, Any]] = {
         "help": "number of crystals, of each formula if they are given (default: %(default)s)",
     },
     "formula": {
+        "type": os.path.expanduser,
         "metavar": "FORMULAS",
         "help": "only these, as TiO2,LiMnO2, or those of a csv with a column formula",
     },
@@ -33,6 +35,7 @@ _FLAGS: dict[str, dict[str, Any]] = {
         "help": "of the formula, in the cell; auto draws them (default: auto)",
     },
     "like": {
+        "type": os.path.expanduser,
         "metavar": "DATA",
         "help": "formulas of DATASET:SPLIT or a csv; with :N at the end of N of them",
     },

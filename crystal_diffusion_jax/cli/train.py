@@ -57,6 +57,7 @@ def find_config(value: str) -> str:
     Raises:
       UserError: there is no such config.
     """
+    value = os.path.expanduser(value)
     path, colon, variant = value.partition(":")
     if Path(path).is_file():
         return value

@@ -30,12 +30,17 @@ def num_chunks(
         with it, so that summing stays cheap relative to the work.
       cached_elements: see `devices.cached_elements`.
     """
-    # The factor 1/4 was measured, at 0.2 and 2.6 million weights (benchmarks/README.md).
-    capacity = cached_elements + elements_per_chunk // 4
+    capacity = cached_elements + capacity_for_sums(elements_per_chunk)
     wanted = num_rows * elements_per_row / capacity
     divisors = [n for n in range(1, num_rows + 1) if num_rows % n == 0]
     # Nearest as a ratio: half a cache is as far off as two caches.
     return min(divisors, key=lambda n: max(n / wanted, wanted / n)) if wanted > 1 else 1
+
+
+def capacity_for_sums(size: int) -> int:
+    """By how many elements chunks grow that each add `size` elements to a sum."""
+    # A quarter was measured, at 0.2 and 2.6 million weights (benchmarks/README.md).
+    return size // 4
 
 
 def sum_over_rows(

@@ -13,7 +13,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.flatten_util
 import jax.numpy as jnp
 import msgspec
 import numpy as np
@@ -26,7 +25,7 @@ from crystal_diffusion_jax.models.embeddings import Condition
 from crystal_diffusion_jax.models.products import as_pairs
 from crystal_diffusion_jax.runtime import compilation, devices, parallel
 from crystal_diffusion_jax.runtime.user_cache import cache_folder, write_cached
-from crystal_diffusion_jax.training.step import Params, Unflatten, elements_per_crystal
+from crystal_diffusion_jax.training.step import elements_per_crystal
 
 # "0" leaves the choice at what suits most processors.
 SWITCH = "CRYSTAL_DIFFUSION_MEASURE"
@@ -54,8 +53,18 @@ def cached_elements(
         return devices.cached_elements(mesh)
     batch = _costliest(batches, mesh)
     model, shape = denoiser.config, batch.crystals.mask.shape
-    sizes = (mesh.size, *shape, model.width, model.pair_hidden_width, model.num_radial_features)
-    name = f"{jax.__version__}_{model.dtype}_{'x'.join(map(str, sizes))}.json"
+    sizes = (
+        mesh.size,
+        *shape,
+        model.width,
+        model.num_blocks,
+        model.num_heads,
+        model.num_frequencies,
+        model.pair_hidden_width,
+        model.num_radial_features,
+    )
+    kind = f"{jax.__version__}_{model.dtype}_{model.conditioning}"
+    name = f"{kind}_{'x'.join(map(str, sizes))}.json"
     path = cache_folder() / "chunks" / compilation.processor() / name
     try:
         return msgspec.json.decode(path.read_bytes(), type=int)
@@ -81,7 +90,7 @@ def _costliest(batches: Batches, mesh: Mesh) -> Batch:
 def _fastest(denoiser: Denoiser, batch: Batch, mesh: Mesh) -> int:
     """The choice with which the gradient of a block takes the least time."""
     begin = time.monotonic()
-    gradient, params, rows = _gradient_of_block(denoiser, batch)
+    gradient, params, rows, others = _gradient_of_block(denoiser, batch, mesh)
     per_crystal = elements_per_crystal(denoiser, batch.crystals)
     default = devices.cached_elements(mesh)
     programs: dict[int, Any] = {}
@@ -89,9 +98,12 @@ def _fastest(denoiser: Denoiser, batch: Batch, mesh: Mesh) -> int:
         if programs and time.monotonic() - begin > _MAX_SECONDS:
             break
         choice = round(default * factor)
-        program = parallel.sum_over_rows(gradient, per_crystal, mesh, choice)
+        # Chunks as large as those of the whole network.
+        capacity = choice + parallel.capacity_for_sums(others)
+        program = parallel.sum_over_rows(gradient, per_crystal, mesh, capacity)
         compiled = jax.jit(program, compiler_options=devices.compiler_options())
         programs[choice] = compiled.lower(params, rows).compile()
+        jax.block_until_ready(programs[choice](params, rows))
     seconds = dict.fromkeys(programs, math.inf)
     for _ in range(_REPEATS):
         for choice, program in programs.items():
@@ -103,42 +115,47 @@ def _fastest(denoiser: Denoiser, batch: Batch, mesh: Mesh) -> int:
 
 
 def _gradient_of_block(
-    denoiser: Denoiser, batch: Batch
-) -> tuple[parallel.RowFunction, np.ndarray, tuple[np.ndarray | None, ...]]:
-    """Its program with weights and rows of the right shapes; their values change no time."""
+    denoiser: Denoiser, batch: Batch, mesh: Mesh
+) -> tuple[parallel.RowFunction, Any, Any, int]:
+    """The program of a block's gradient, its weights and rows, and the number of other weights.
+
+    Weights and rows have the right shapes; their values do not affect the time.
+    """
     calls: list[Any] = []
-    layouts: list[Unflatten] = []
 
     def record(call: Any, inputs: Any, named: Any, context: nn.module.InterceptorContext) -> Any:
         if isinstance(context.module, Block):
             calls.append(inputs)
         return call(*inputs, **named)
 
-    def weights(batch: Batch) -> Params:
+    def init(batch: Batch) -> Any:
         shape = batch.properties.shape
         condition = Condition(jnp.zeros(shape), jnp.ones(shape, bool))
         t = jnp.ones(shape[:1], jnp.int32)
-        tree = denoiser.init(jax.random.key(0), batch.crystals, t, condition)["params"]
-        vector, unflatten = jax.flatten_util.ravel_pytree(tree["block_0"])
-        layouts.append(unflatten)
-        return vector
+        return denoiser.init(jax.random.key(0), batch.crystals, t, condition)["params"]
+
+    with nn.intercept_methods(record):
+        shapes = jax.eval_shape(init, batch)
+    atoms, pairs, *others = calls[0]
+    block = Block(denoiser.config)
+
+    def total(params: Any, atoms: Array, features: Array, *others: Any) -> Array:
+        updated: Any = block.apply({"params": params}, atoms, as_pairs(features), *others)
+        return jnp.sum(updated)
+
+    def gradient(params: Any, rows: Any) -> tuple[Any, Array]:
+        of_params, of_atoms = jax.grad(total, argnums=(0, 1))(params, *rows)
+        return of_params, jnp.sum(of_atoms)
 
     def filled(like: Array) -> np.ndarray:
         return np.full(like.shape, 0.1, like.dtype)
 
-    with nn.intercept_methods(record):
-        vector = jax.eval_shape(weights, batch)
-    atoms, pairs, *others = calls[0]
-    block = Block(denoiser.config)
+    def size(tree: Any) -> int:
+        return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
-    def total(params: Params, atoms: Array, features: Array, *others: Any) -> Array:
-        tree = {"params": layouts[0](params)}
-        updated: Any = block.apply(tree, atoms, as_pairs(features), *others)
-        return jnp.sum(updated)
-
-    def gradient(params: Params, rows: Any) -> tuple[Params, Array]:
-        of_params, of_atoms = jax.grad(total, argnums=(0, 1))(params, *rows)
-        return of_params, jnp.sum(of_atoms)
-
+    params = jax.tree.map(filled, shapes["block_0"])
     rows = jax.tree.map(filled, (atoms, pairs.features, *others))
-    return gradient, filled(vector), rows
+    # On the devices, so that no call copies them there.
+    params = jax.device_put(params, devices.replicated(mesh))
+    rows = jax.device_put(rows, devices.by_batch(mesh))
+    return gradient, params, rows, size(shapes) - size(params)
