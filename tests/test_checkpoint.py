@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 
 from crystal_diffusion_jax.config import TrainingConfig
-from crystal_diffusion_jax.training.checkpoint_files import Checkpoint, read_state
+from crystal_diffusion_jax.training.checkpoint_files import (
+    Checkpoint,
+    complete_checkpoints,
+    read_state,
+)
 from crystal_diffusion_jax.training.checkpoints import Checkpoints
 from crystal_diffusion_jax.training.optimizer import make_optimizer
 from crystal_diffusion_jax.training.step import TrainState
@@ -121,3 +125,20 @@ def test_a_state_is_restored_to_the_devices_of_its_model(tmp_path):
     with Checkpoints(tmp_path, 1) as checkpoints:
         restored = checkpoints.restore(like).state
     assert all(leaf.sharding == place for leaf in jax.tree.leaves(restored))
+
+
+def test_checkpoints_that_are_still_being_written_do_not_count(tmp_path):
+    for name in (
+        "20",
+        "preempted_15",
+        "10",
+        "30.orbax-checkpoint-tmp",
+        "15.preempted",
+        "damaged_5",
+    ):
+        (tmp_path / name).mkdir()
+    assert complete_checkpoints(tmp_path) == [
+        Checkpoint(10, validated=True),
+        Checkpoint(15, validated=False),
+        Checkpoint(20, validated=True),
+    ]
