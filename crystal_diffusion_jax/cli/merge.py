@@ -7,6 +7,7 @@ OUT is what one job would have written. After parts of `discover`, the same `dis
 --part in OUT does the rest. Unfinished parts may be joined, and again when they have gone on.
 """
 
+import os
 from pathlib import Path
 
 from crystal_diffusion_jax.cli import program
@@ -25,9 +26,8 @@ def main() -> None:
     flags = parser().parse_args()
     from crystal_diffusion_jax.discovery.merging import merge
 
-    samples = merge(
-        [Path(part).expanduser() for part in filter(None, flags.parts.split(","))], flags.out
-    )
+    parts = [Path(os.path.expanduser(part)) for part in filter(None, flags.parts.split(","))]
+    samples = merge(parts, flags.out)
     written, rejected = samples.counts()
     missing = len(samples.remaining())
     print(f"{written} crystals in {flags.out}, {rejected} rejected")

@@ -90,7 +90,7 @@ def _costliest(batches: Batches, mesh: Mesh) -> Batch:
 def _fastest(denoiser: Denoiser, batch: Batch, mesh: Mesh) -> int:
     """The choice with which the gradient of a block takes the least time."""
     begin = time.monotonic()
-    gradient, params, rows, others = _gradient_of_block(denoiser, batch, mesh)
+    gradient, params, rows, other_weights = _gradient_of_block(denoiser, batch, mesh)
     per_crystal = elements_per_crystal(denoiser, batch.crystals)
     default = devices.cached_elements(mesh)
     programs: dict[int, Any] = {}
@@ -99,7 +99,7 @@ def _fastest(denoiser: Denoiser, batch: Batch, mesh: Mesh) -> int:
             break
         choice = round(default * factor)
         # Chunks as large as those of the whole network.
-        capacity = choice + parallel.capacity_for_sums(others)
+        capacity = choice + parallel.capacity_for_sums(other_weights)
         program = parallel.sum_over_rows(gradient, per_crystal, mesh, capacity)
         compiled = jax.jit(program, compiler_options=devices.compiler_options())
         programs[choice] = compiled.lower(params, rows).compile()
