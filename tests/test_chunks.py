@@ -71,6 +71,18 @@ def test_a_choice_is_one_of_the_candidates_and_stops_in_time(batches, monkeypatc
     assert chunks._fastest(DENOISER, batch, MESH) == DEFAULT
 
 
+@pytest.mark.parametrize(
+    ("rows", "distinct"),
+    [
+        (64, {1000: 1010, 500: 510, 250: 260, 2000: 2010}),  # chunks of 8, 4, 2 and 16 rows
+        (2, {1000: 1010}),  # one chunk of both rows, whatever the choice
+        (7, {1000: 1010, 250: 260}),  # one chunk of all rows, or seven of one
+    ],
+)
+def test_choices_with_the_same_chunks_are_measured_once(rows, distinct):
+    assert chunks._choices(1000, rows, 125, 0, 40) == distinct
+
+
 def test_every_choice_computes_the_same_gradient(batches, schedule):
     batch = chunks._costliest(batches, MESH)
     params, unflatten = initial_params(DENOISER, jax.random.key(0), batch)

@@ -92,14 +92,13 @@ def _fastest(denoiser: Denoiser, batch: Batch, mesh: Mesh) -> int:
     begin = time.monotonic()
     gradient, params, rows, other_weights = _gradient_of_block(denoiser, batch, mesh)
     per_crystal = elements_per_crystal(denoiser, batch.crystals)
+    rows_per_device = len(batch.crystals.mask) // mesh.size
     default = devices.cached_elements(mesh)
+    choices = _choices(default, rows_per_device, per_crystal, _size(params), other_weights)
     programs: dict[int, Any] = {}
-    for factor in _FACTORS:
+    for choice, capacity in choices.items():
         if programs and time.monotonic() - begin > _MAX_SECONDS:
             break
-        choice = round(default * factor)
-        # Chunks as large as those of the whole network.
-        capacity = choice + parallel.capacity_for_sums(other_weights)
         program = parallel.sum_over_rows(gradient, per_crystal, mesh, capacity)
         compiled = jax.jit(program, compiler_options=devices.compiler_options())
         programs[choice] = compiled.lower(params, rows).compile()
@@ -112,6 +111,22 @@ def _fastest(denoiser: Denoiser, batch: Batch, mesh: Mesh) -> int:
             seconds[choice] = min(seconds[choice], time.monotonic() - start)
     fastest = min(seconds, key=lambda choice: seconds[choice])
     return fastest if seconds[fastest] < (1.0 - _MARGIN) * seconds[default] else default
+
+
+def _choices(
+    default: int, rows_per_device: int, per_crystal: int, weights: int, other_weights: int
+) -> dict[int, int]:
+    """Choice -> capacity with which a block's chunks are as large as those of the whole network.
+
+    A choice that comes to the same chunks as one before it is left out.
+    """
+    by_chunks: dict[int, tuple[int, int]] = {}
+    for factor in _FACTORS:
+        choice = round(default * factor)
+        capacity = choice + parallel.capacity_for_sums(other_weights)
+        chunks = parallel.num_chunks(rows_per_device, per_crystal, weights, capacity)
+        by_chunks.setdefault(chunks, (choice, capacity))
+    return dict(by_chunks.values())
 
 
 def _gradient_of_block(
@@ -150,12 +165,14 @@ def _gradient_of_block(
     def filled(like: Array) -> np.ndarray:
         return np.full(like.shape, 0.1, like.dtype)
 
-    def size(tree: Any) -> int:
-        return sum(leaf.size for leaf in jax.tree.leaves(tree))
-
     params = jax.tree.map(filled, shapes["block_0"])
     rows = jax.tree.map(filled, (atoms, pairs.features, *others))
     # On the devices, so that no call copies them there.
     params = jax.device_put(params, devices.replicated(mesh))
     rows = jax.device_put(rows, devices.by_batch(mesh))
-    return gradient, params, rows, size(shapes) - size(params)
+    return gradient, params, rows, _size(shapes) - _size(params)
+
+
+def _size(tree: Any) -> int:
+    """Numbers in all arrays of a tree."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
