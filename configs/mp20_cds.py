@@ -54,9 +54,8 @@ def get_config(variant: str = "") -> ConfigDict:
                 solver="second_order", num_steps=50, averaging_rounds=4, start_time=100
             )
         case "paper":
-            config.model.num_radial_features = 0
-            config.model.update(width=96, pair_hidden_width=96)
-            config.training.update(num_steps=40_000, optimizer="adam", learning_rate=1e-3)
+            config.model.update(width=128, num_radial_features=0)
+            config.training.update(num_steps=14_000, optimizer="adam", learning_rate=1e-3)
             config.model.mean_free_score = False
             config.loss.species_cross_entropy = 0.0
             config.loss.condition_dropout = 0.0

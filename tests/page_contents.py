@@ -18,8 +18,8 @@ from crystal_diffusion_jax.potentials.relaxation import RelaxedCrystal, RelaxSet
 from crystal_diffusion_jax.report import build
 from crystal_diffusion_jax.report.document import Page
 from crystal_diffusion_jax.request import Request
+from crystal_diffusion_jax.structures.database import StoredRequest
 from crystal_diffusion_jax.structures.reading import Inputs
-from crystal_diffusion_jax.structures.store import StoredRequest
 from tests.crystal_sets import dataset
 
 SITES = 0.5 * np.array([[0, 0, 0], [1, 1, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1]])

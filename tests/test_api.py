@@ -23,7 +23,7 @@ from crystal_diffusion_jax.evaluation import validity
 from crystal_diffusion_jax.oracles import predict as oracle_predictions
 from crystal_diffusion_jax.oracles.predict import Predictions
 from crystal_diffusion_jax.structures.sampled_crystals import SampledCrystals
-from crystal_diffusion_jax.structures.store import read_samples
+from crystal_diffusion_jax.structures.samples_reader import read_samples
 from crystal_diffusion_jax.trained_model import TrainedModel
 from tests import make_tiny_model, tiny_run
 from tests.knowing_model import knowing

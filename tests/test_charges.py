@@ -26,7 +26,7 @@ from crystal_diffusion_jax.sampling import charges
 from crystal_diffusion_jax.sampling.resolve import resolve, warnings
 from crystal_diffusion_jax.sampling.sampler import make_sampler
 from crystal_diffusion_jax.structures.compositions import common_oxidation_states
-from crystal_diffusion_jax.structures.store import read_request
+from crystal_diffusion_jax.structures.samples_reader import read_request
 from tests.make_tiny_model import FOLDER
 from tests.reverse_process import closed_form, parameters
 

@@ -17,7 +17,8 @@ from crystal_diffusion_jax.discovery.plan import Plan, make_plan
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.potentials.relaxation import RelaxedCrystal
 from crystal_diffusion_jax.report import build
-from crystal_diffusion_jax.structures.store import Samples, read_request, read_values
+from crystal_diffusion_jax.structures.samples_reader import read_request, read_values
+from crystal_diffusion_jax.structures.store import Samples
 from tests import discoveries
 from tests.discoveries import GAIN, PREDICTED, SHIFT, TARGET, TOLERANCE, Bench
 from tests.page_contents import data_of

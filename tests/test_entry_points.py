@@ -12,7 +12,7 @@ from pymatgen.core import Structure
 from crystal_diffusion_jax import config as config_module
 from crystal_diffusion_jax.cli import program as cli
 from crystal_diffusion_jax.cli import sample, train
-from crystal_diffusion_jax.structures.store import read_request, read_samples
+from crystal_diffusion_jax.structures.samples_reader import read_request, read_samples
 from tests import make_tiny_model, smoke_run
 
 ROOT = Path(__file__).parent.parent

@@ -22,7 +22,8 @@ from pymatgen.core import Structure
 from crystal_diffusion_jax import trained_model
 from crystal_diffusion_jax.cli import program, sample
 from crystal_diffusion_jax.runtime.lock import exclusive
-from crystal_diffusion_jax.structures.store import Samples, read_request, read_samples
+from crystal_diffusion_jax.structures.samples_reader import read_request, read_samples
+from crystal_diffusion_jax.structures.store import Samples
 from tests import make_tiny_model
 from tests.small_disk import small_disk
 

@@ -11,7 +11,8 @@ from crystal_diffusion_jax.config import ANCESTRAL
 from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.request import Request
 from crystal_diffusion_jax.sampling.generate import batches, generate
-from crystal_diffusion_jax.structures.store import Samples, read_samples
+from crystal_diffusion_jax.structures.samples_reader import read_samples
+from crystal_diffusion_jax.structures.store import Samples
 from crystal_diffusion_jax.trained_model import TrainedModel
 from tests.reverse_process import closed_form_model, quick_sampler
 

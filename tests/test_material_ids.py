@@ -16,7 +16,8 @@ from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.request import FormulaRequest, SampledBatch, Trajectory
 from crystal_diffusion_jax.sampling.compositions import compositions
 from crystal_diffusion_jax.structures.reading import read_structures
-from crystal_diffusion_jax.structures.store import Samples, read_material_ids
+from crystal_diffusion_jax.structures.samples_reader import read_material_ids
+from crystal_diffusion_jax.structures.store import Samples
 from tests.crystal_sets import dataset
 from tests.knowing_model import knowing
 from tests.test_formulas import write_csv

@@ -17,12 +17,8 @@ import pytest
 from crystal_diffusion_jax.cli import merge, program, sample
 from crystal_diffusion_jax.request import FormulaRequest, Part, Trajectory
 from crystal_diffusion_jax.sampling import generate
-from crystal_diffusion_jax.structures.store import (
-    Samples,
-    read_request,
-    read_samples,
-    read_values,
-)
+from crystal_diffusion_jax.structures.samples_reader import read_request, read_samples, read_values
+from crystal_diffusion_jax.structures.store import Samples
 from tests import discoveries, make_tiny_model
 from tests.discoveries import Bench
 from tests.test_discover import files

@@ -22,7 +22,7 @@ from crystal_diffusion_jax.data.arrays import dataset_statistics
 from crystal_diffusion_jax.data.load import load
 from crystal_diffusion_jax.structures.cif_writer import to_cif
 from crystal_diffusion_jax.structures.reading import read_structures
-from crystal_diffusion_jax.structures.store import read_request
+from crystal_diffusion_jax.structures.samples_reader import read_request
 from tests.tiny_run import perovskite
 
 NUM_CRYSTALS = 60

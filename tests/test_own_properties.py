@@ -20,7 +20,8 @@ from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.request import Request, SampledBatch, Trajectory
 from crystal_diffusion_jax.sampling.parse import parse_target, requested_classes
 from crystal_diffusion_jax.structures.cif_writer import to_cif
-from crystal_diffusion_jax.structures.store import Samples, read_request
+from crystal_diffusion_jax.structures.samples_reader import read_request
+from crystal_diffusion_jax.structures.store import Samples
 from crystal_diffusion_jax.trained_model import TrainedModel, example_target, model_card
 from tests.test_data_prepare import run_prepare
 from tests.tiny_run import perovskite

@@ -26,8 +26,8 @@ from crystal_diffusion_jax.report.document import to_html
 from crystal_diffusion_jax.report.states import cell_of_largest_atom, closest_pair
 from crystal_diffusion_jax.report.wording import asked_in_words, describe
 from crystal_diffusion_jax.request import FormulaRequest
+from crystal_diffusion_jax.structures.database import StoredRequest
 from crystal_diffusion_jax.structures.reading import Inputs
-from crystal_diffusion_jax.structures.store import StoredRequest
 from tests.page_contents import (
     PEROV5,
     REQUEST,
@@ -350,7 +350,9 @@ def _samples_without_data(tmp_path, monkeypatch):
     monkeypatch.setenv("CRYSTAL_DIFFUSION_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(build, "read_structures", lambda path: SAMPLED)
     stored = StoredRequest(LOWEST, {"jax": "0.9", "spglib": "2.6"})
-    monkeypatch.setattr("crystal_diffusion_jax.structures.store.read_request", lambda path: stored)
+    monkeypatch.setattr(
+        "crystal_diffusion_jax.structures.samples_reader.read_request", lambda path: stored
+    )
 
 
 @pytest.mark.usefixtures("_samples_without_data")
@@ -446,7 +448,9 @@ def test_what_was_asked_of_properties_that_nothing_predicts_is_told_in_words():
 @pytest.mark.usefixtures("_samples_without_data")
 def test_a_missing_model_does_not_prevent_the_page(tmp_path, monkeypatch):
     gone = StoredRequest(dataclasses.replace(LOWEST, model="gone"), {})
-    monkeypatch.setattr("crystal_diffusion_jax.structures.store.read_request", lambda path: gone)
+    monkeypatch.setattr(
+        "crystal_diffusion_jax.structures.samples_reader.read_request", lambda path: gone
+    )
     run(monkeypatch, f"--structures={tmp_path / 's'}", f"--out={tmp_path / 'page.html'}")
     text = (tmp_path / "page.html").read_text()
     assert "Requested from gone: heat_ref = -0.328464 with guidance 1." in text

@@ -23,14 +23,13 @@ from crystal_diffusion_jax.request import FormulaRequest, Request, SampledBatch,
 from crystal_diffusion_jax.runtime.lock import exclusive
 from crystal_diffusion_jax.structures.export import summary
 from crystal_diffusion_jax.structures.reading import read_structures
-from crystal_diffusion_jax.structures.store import (
-    Samples,
-    add_columns,
+from crystal_diffusion_jax.structures.samples_reader import (
     read_material_ids,
     read_request,
     read_samples,
     read_values,
 )
+from crystal_diffusion_jax.structures.store import Samples, add_columns
 
 REQUEST = Request(
     model="runs/perov5/model",

@@ -21,7 +21,8 @@ from crystal_diffusion_jax.sampling import trajectory
 from crystal_diffusion_jax.sampling.chain import State, last_state
 from crystal_diffusion_jax.sampling.generate import generate
 from crystal_diffusion_jax.structures.export import write_trajectory
-from crystal_diffusion_jax.structures.store import Samples, read_samples
+from crystal_diffusion_jax.structures.samples_reader import read_samples
+from crystal_diffusion_jax.structures.store import Samples
 from tests.test_generate import model, quick, request_for
 
 __all__ = ["model", "quick"]  # fixtures

@@ -24,7 +24,7 @@ from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
 from crystal_diffusion_jax.errors import UserError, require_between
 
 if TYPE_CHECKING:
-    from crystal_diffusion_jax.structures.store import StoredRequest
+    from crystal_diffusion_jax.structures.database import StoredRequest
     from crystal_diffusion_jax.trained_model import TrainedModel
 
 
@@ -75,7 +75,7 @@ def write(arguments: Sequence[str]) -> None:
     from crystal_diffusion_jax.report.build import build
     from crystal_diffusion_jax.report.document import to_html
     from crystal_diffusion_jax.report.pictures import NAMES, to_png
-    from crystal_diffusion_jax.structures.store import read_request
+    from crystal_diffusion_jax.structures.samples_reader import read_request
 
     require_between("symprec", flags.symprec, 0, math.inf)
     files = {} if flags.png is None else {name: flags.png / f"{name}.png" for name in NAMES}

@@ -8,7 +8,7 @@ from pymatgen.core import Structure
 
 from crystal_diffusion_jax.potentials.relaxed_store import read_relaxed
 from crystal_diffusion_jax.structures.database import DATABASE
-from crystal_diffusion_jax.structures.store import read_samples, read_values
+from crystal_diffusion_jax.structures.samples_reader import read_samples, read_values
 
 RELAXED_FOLDER = "relaxed"
 

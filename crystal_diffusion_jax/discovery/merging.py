@@ -28,7 +28,8 @@ from crystal_diffusion_jax.structures.conversion import restore_structure
 from crystal_diffusion_jax.structures.database import DATABASE
 from crystal_diffusion_jax.structures.export import TRAJECTORIES
 from crystal_diffusion_jax.structures.reading import read_structures
-from crystal_diffusion_jax.structures.store import Samples, create_folder, read_request
+from crystal_diffusion_jax.structures.samples_reader import read_request
+from crystal_diffusion_jax.structures.store import Samples, create_folder
 
 
 @dataclasses.dataclass(frozen=True)

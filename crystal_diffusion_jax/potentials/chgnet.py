@@ -5,10 +5,8 @@ published weights. Each weight is zero, with its first two derivatives, at the c
 so that the energy is smooth, and bonds and angles beyond the cutoffs change nothing.
 
 Features have 64 columns. A first layer W [a, b, c] is applied to the parts, before they are
-gathered: Wa a + Wb b + Wc c.
+gathered: Wa a + Wb b + Wc c. The layers of one row are in `layers`.
 """
-
-from collections.abc import Callable, Mapping
 
 import flax.struct
 import jax
@@ -16,17 +14,21 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from crystal_diffusion_jax.potentials.activations import gated, silu
+from crystal_diffusion_jax.potentials.activations import silu
 from crystal_diffusion_jax.potentials.batching import AtomBatch
+from crystal_diffusion_jax.potentials.layers import (
+    Parameters,
+    gated_layer,
+    linear,
+    norm,
+    two_layers,
+    without_mean,
+)
 from crystal_diffusion_jax.potentials.neighbours import CUTOFF, SHORT_CUTOFF
 
 GPA = 160.21766208  # GPa per eV/A^3
 
-Parameters = Mapping[str, Array]
-
-_WIDTH = 64
 _LAST_CONVOLUTION = 3
-_NORM_EPSILON = 1e-5
 
 
 @flax.struct.dataclass
@@ -119,13 +121,13 @@ def energies(
         short = _update_bonds(parameters, layer, batch, atoms, short, angles, short_weight)
         if layer < _LAST_CONVOLUTION - 1:
             angles = _update_angles(parameters, layer, batch, atoms, short, angles)
-    moments = jnp.abs(_linear(parameters, "site_wise", atoms)[:, 0])
+    moments = jnp.abs(linear(parameters, "site_wise", atoms)[:, 0])
     atoms = _update_atoms(parameters, _LAST_CONVOLUTION, batch, atoms, short, long, bond_weight)
 
-    x = _norm(parameters, "readout_norm", atoms)
+    x = norm(parameters, "readout_norm", atoms)
     for index in (0, 2, 4):
-        x = silu(_linear(parameters, f"mlp.layers.{index}", x))
-    site_energy = _linear(parameters, "mlp.layers.7", x)[:, 0]
+        x = silu(linear(parameters, f"mlp.layers.{index}", x))
+    site_energy = linear(parameters, "mlp.layers.7", x)[:, 0]
     site_energy += parameters["composition_model.fc.weight"][0, batch.atomic_numbers - 1]
     energy = jax.ops.segment_sum(
         site_energy, batch.crystal, len(batch.lattice), indices_are_sorted=True
@@ -187,7 +189,7 @@ def _update_atoms(
         backward = centre[second] + neighbour[first] + bond
         return jnp.concatenate([forward, backward])
 
-    messages = _two_layers(parameters, name, hidden)
+    messages = two_layers(parameters, name, hidden)
     messages *= jnp.concatenate([bond_weight, bond_weight])
     ends = jnp.concatenate([first, second])
     gathered = jax.ops.segment_sum(messages, ends, len(atoms))
@@ -210,7 +212,7 @@ def _update_bonds(
         weight, bias = parameters[f"{layer}.weight"].T, parameters[f"{layer}.bias"]
         return _of_angles(weight, bias, batch, atoms, short, angles)
 
-    messages = _two_layers(parameters, name, hidden)
+    messages = two_layers(parameters, name, hidden)
     both_ways = jnp.concatenate([short_weight, short_weight])
     messages *= both_ways[batch.left] * both_ways[batch.right]
     gathered = jax.ops.segment_sum(messages, batch.left, 2 * len(short), indices_are_sorted=True)
@@ -230,10 +232,10 @@ def _update_angles(
     name = f"angle_layers.{layer}.twoBody_bond"
 
     def centred(part: str) -> Float[Array, "angles 64"]:
-        weight, bias = _centred(parameters, f"{name}.{part}.layers.1")
+        weight, bias = without_mean(parameters, f"{name}.{part}.layers.1")
         return _of_angles(weight, bias, batch, atoms, short, angles)
 
-    return angles + _gated(parameters, name, centred("mlp_core"), centred("mlp_gate"))
+    return angles + gated_layer(parameters, name, centred("mlp_core"), centred("mlp_gate"))
 
 
 def _of_angles(
@@ -253,57 +255,3 @@ def _of_angles(
     left = jnp.concatenate([left, left]) + (atoms @ of_atom + bias)[start]
     right = jnp.concatenate([right, right])
     return left[batch.left] + right[batch.right] + angles @ of_angle
-
-
-def _two_layers(
-    parameters: Parameters, name: str, hidden: Callable[[str], Float[Array, "rows 64"]]
-) -> Float[Array, "rows 64"]:
-    """Core and gate of two linear layers each, and their product; `hidden` applies the first."""
-
-    def centred(part: str) -> Float[Array, "rows 64"]:
-        weight, bias = _centred(parameters, f"{name}.{part}.layers.3")
-        return silu(hidden(f"{name}.{part}.layers.0")) @ weight + bias
-
-    return _gated(parameters, name, centred("mlp_core"), centred("mlp_gate"))
-
-
-def _centred(
-    parameters: Parameters, name: str
-) -> tuple[Float[Array, "inputs 64"], Float[Array, " 64"]]:
-    """Weight and bias of a linear layer, less the mean over its outputs, which a norm takes off."""
-    weight, bias = parameters[f"{name}.weight"].T, parameters[f"{name}.bias"]
-    return weight - jnp.mean(weight, axis=1, keepdims=True), bias - jnp.mean(bias)
-
-
-def _gated(
-    parameters: Parameters, name: str, core: Float[Array, "rows 64"], gate: Float[Array, "rows 64"]
-) -> Float[Array, "rows 64"]:
-    """The gated layer of `core` and `gate`, whose rows have zero mean."""
-    return gated(
-        _norm_of_centred(parameters, f"{name}.bn1", core),
-        _norm_of_centred(parameters, f"{name}.bn2", gate),
-    )
-
-
-def _norm_of_centred(
-    parameters: Parameters, name: str, x: Float[Array, "rows 64"]
-) -> Float[Array, "rows 64"]:
-    """Layer norm of rows with zero mean."""
-    scale = jax.lax.rsqrt(_mean(x**2) + _NORM_EPSILON)
-    return x * scale[:, None] * parameters[f"{name}.weight"] + parameters[f"{name}.bias"]
-
-
-def _norm(parameters: Parameters, name: str, x: Float[Array, "rows 64"]) -> Float[Array, "rows 64"]:
-    """Layer norm."""
-    return _norm_of_centred(parameters, name, x - _mean(x)[:, None])
-
-
-def _mean(x: Float[Array, "rows 64"]) -> Float[Array, " rows"]:
-    """Mean of each row; as a matrix product, which XLA computes faster on CPUs than a sum."""
-    return x @ jnp.full(_WIDTH, 1 / _WIDTH, x.dtype)
-
-
-def _linear(
-    parameters: Parameters, name: str, x: Float[Array, "rows inputs"]
-) -> Float[Array, "rows outputs"]:
-    return x @ parameters[f"{name}.weight"].T + parameters[f"{name}.bias"]

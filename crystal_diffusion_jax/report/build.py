@@ -30,8 +30,9 @@ from crystal_diffusion_jax.report.funnel import count_stages, read_funnel
 from crystal_diffusion_jax.report.pictures import pictures
 from crystal_diffusion_jax.report.shortlist import read_shortlist
 from crystal_diffusion_jax.report.wording import asked_in_words, describe, versions
+from crystal_diffusion_jax.structures.database import StoredRequest
 from crystal_diffusion_jax.structures.reading import Inputs, read_structures
-from crystal_diffusion_jax.structures.store import NOT_SAMPLED, REJECTED, StoredRequest
+from crystal_diffusion_jax.structures.samples_reader import NOT_SAMPLED, REJECTED
 
 
 def build(

@@ -8,7 +8,7 @@ import numpy as np
 from crystal_diffusion_jax import __version__
 from crystal_diffusion_jax.data.datasets import DatasetSpec
 from crystal_diffusion_jax.request import Request
-from crystal_diffusion_jax.structures.store import StoredRequest
+from crystal_diffusion_jax.structures.database import StoredRequest
 
 _MAX_FORMULAS = 10  # named in the sentence
 

@@ -37,7 +37,7 @@ from crystal_diffusion_jax.structures.file_names import (
     natural_order,
 )
 from crystal_diffusion_jax.structures.limits import MAX_CRYSTALS, MAX_NAME
-from crystal_diffusion_jax.structures.store import read_material_ids, read_samples
+from crystal_diffusion_jax.structures.samples_reader import read_material_ids, read_samples
 
 _KINDS = (
     f"a folder with {DATABASE} or with files of crystals ({', '.join(SUFFIXES)}, POSCAR), one such "
