@@ -4,7 +4,7 @@
         --config.data.root=mine.csv --config.data.properties=band_gap
 
 docs/own_data.md explains what the table may look like and how long to train. Of fewer than 2,000
-crystals own_data_finetune.py makes the better model.
+crystals own_data_finetune.py makes sounder crystals.
 
 The variant "smoke" is a tiny network for ten steps, to check the table in seconds.
 
