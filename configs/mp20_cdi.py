@@ -22,7 +22,7 @@ Variants:
     loss, no condition dropout (hence no guidance), Adam, no distances between atoms, no ranks of
     the property, numbers of atoms from p(N). Its equations leave open the sizes of the network, its
     steps, the weights of the losses, the schedule of the learning rate and the moving average,
-    which are ours.
+    which are ours; the steps are those of "pretrain".
   "smoke": a tiny network for ten steps, to check an installation in seconds.
 
 All other fields have the defaults of `crystal_diffusion_jax.config`; `--show_config` prints them.

@@ -46,8 +46,8 @@ failure; *below training range* counts all that are below the minimum, where the
 extrapolates. The oracle was trained and selected on official splits of the data, of which every
 split here has a part. The published figures are for models trained on the official training sets.
 `runs/NAME_paper` is the variant `paper` of the config NAME, the paper's method with the width and
-about the number of steps of our models, trained once: `python -m experiments.train
---config=configs/NAME.py:paper --workdir=runs/NAME_paper`.
+about the number of steps of our models (on MP-20 of their first stage), trained once: `python -m
+experiments.train --config=configs/NAME.py:paper --workdir=runs/NAME_paper`.
 
 Unique: different crystals. Novel: not in the training set. Useful: valid, SR5, unique and novel at
 once. *Volume / training* is the median volume per atom over that of the same training crystal,
