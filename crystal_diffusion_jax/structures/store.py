@@ -28,10 +28,7 @@ from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.request import Part, Request, SampledBatch, database_key
 from crystal_diffusion_jax.runtime.lock import LOCK, OWNER, exclusive
 from crystal_diffusion_jax.structures import database, export
-from crystal_diffusion_jax.structures.conversion import (
-    to_ase,
-    to_structure,
-)
+from crystal_diffusion_jax.structures.conversion import to_ase, to_structure
 from crystal_diffusion_jax.structures.database import DATABASE, StoredRequest
 from crystal_diffusion_jax.structures.sampled_crystals import rejection
 
