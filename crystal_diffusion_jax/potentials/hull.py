@@ -59,9 +59,7 @@ class Hull:
         lowest: dict[ReducedComposition, float] = {
             ((number, 1),): 0.0 for number in range(1, len(SYMBOLS))
         }
-        self._known = set()
         for composition, energy in phases:
-            self._known.add(composition)
             lowest[composition] = min(energy, lowest.get(composition, math.inf))
         self._compositions = list(lowest)
         self._energies = np.array(list(lowest.values()))  # [E]
@@ -71,10 +69,6 @@ class Hull:
             numbers, counts = np.transpose(composition)
             self._fractions[row, numbers] = counts / counts.sum()
         self._num_elements = np.count_nonzero(self._fractions, axis=1)
-
-    def __len__(self) -> int:
-        """Number of compositions of known phases."""
-        return len(self._known)
 
     def above(
         self,
