@@ -21,9 +21,11 @@ from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
 from crystal_diffusion_jax.data.load import load
 from crystal_diffusion_jax.evaluation.diversity import dataset_structures
 from crystal_diffusion_jax.oracles import domain, weights
-from crystal_diffusion_jax.oracles.domain import Domain, nearest_distances
+from crystal_diffusion_jax.oracles.basis import CUTOFF
+from crystal_diffusion_jax.oracles.domain import Domain
 from crystal_diffusion_jax.oracles.graph import MAX_ATOMIC_NUMBER, arrays
 from crystal_diffusion_jax.oracles.predict import answers
+from crystal_diffusion_jax.structures.distances import nearest_neighbours
 from studies import records
 from studies.perturbations import perturbed
 
@@ -49,7 +51,9 @@ def measure(dataset: str, splits: Mapping[str, CrystalDataset]) -> Domain:
       splits: "train", which is measured, and "val" and "test"; the first property counts.
     """
     train, test = splits["train"], splits["test"]
-    nearest = [nearest_distances(*arrays(each)) for each in dataset_structures(train)]
+    nearest = np.concatenate(
+        [nearest_neighbours(*arrays(each), CUTOFF)[1] for each in dataset_structures(train)]
+    )
     volume = np.abs(np.linalg.det(train.lattice)) / train.num_atoms
     said = answers(dataset_structures(test), dataset).values
     found = Domain(
@@ -60,7 +64,7 @@ def measure(dataset: str, splits: Mapping[str, CrystalDataset]) -> Domain:
         elements=sorted(set(train.atomic_numbers.tolist()) | _surely_trained(dataset)),
         num_atoms=(int(train.num_atoms.min()), int(train.num_atoms.max())),
         volume_per_atom=(float(volume.min()), float(volume.max())),
-        nearest=(float(np.min(nearest)), float(np.max(nearest))),
+        nearest=(float(nearest.min()), float(nearest.max())),
         values=(float(train.properties[:, 0].min()), float(train.properties[:, 0].max())),
         error=float(np.nanmean(np.abs(said - test.properties[:, 0]))),
         outside={},

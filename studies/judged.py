@@ -4,17 +4,14 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 
 from crystal_diffusion_jax.data.datasets import DatasetSpec
-from crystal_diffusion_jax.evaluation.comparing import ANGLE_TOL, LTOL, STOL
 from crystal_diffusion_jax.evaluation.success_rate import success_rates
 from crystal_diffusion_jax.evaluation.validity import structural_defect
 from crystal_diffusion_jax.oracles.predict import Predictions
 from crystal_diffusion_jax.potentials.energies import Evaluated
-
-_MATCHER = StructureMatcher(LTOL, STOL, ANGLE_TOL)
+from crystal_diffusion_jax.structures.comparing import MATCHER
 
 # Structures and the name of a data set -> predictions.
 Oracle = Callable[[Sequence[Structure], str], Predictions]
@@ -139,7 +136,7 @@ def measure(
                 below_training=int(np.sum(row < training_minimum)),
                 outside=int(np.sum(np.isnan(kept))),
                 valid_structure=sum(structural_defect(each) is None for each in structures),
-                same=sum(map(bool, map(_MATCHER.fit, structures, variants[0.0]))),
+                same=sum(map(bool, map(MATCHER.fit, structures, variants[0.0]))),
                 prediction=spread(row),
                 oracle_change=spread(both[0]),
                 potential_change=spread(both[1]),

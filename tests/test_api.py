@@ -179,6 +179,7 @@ def test_a_range_is_drawn_for_each_crystal_and_told(model):
         ({"elements": "Ba", "chemical_system": "Ba-O"}, "exclude each other"),
         ({"chemical_system": "Ba-Pu-O"}, "--chemical_system=Ba-Pu-O: the model never saw Pu"),
         ({"target": [0.5, 1.0, 1.5]}, r"a range is \(lowest, highest\)"),
+        ({"batch_size": 0}, "batch_size=0"),
         ({"num_atoms": 7}, "trained on 5 atoms"),
     ],
 )
@@ -192,6 +193,11 @@ def test_an_unknown_model_or_oracle_is_named_with_what_there_is():
         cdj.load("perov5_cd")
     with pytest.raises(UserError, match=r"perov5, carbon24, mp20; did you mean perov5\?"):
         cdj.oracle("perov_5")
+
+
+def test_the_ends_of_a_range_may_be_words(model):
+    asked = model.sample(1, target=("min", 1.0), log=lambda line: None).request
+    assert asked == model.sample(1, target="min:1.0", log=lambda line: None).request
 
 
 def test_lists_do_for_elements_and_ranges_and_a_chemical_system_is_held(model):
@@ -278,8 +284,20 @@ def test_the_oracle_takes_what_pymatgen_and_ase_have(crystals, monkeypatch):
             assert ours.atomic_numbers == theirs.atomic_numbers
     molecule = crystals.to_ase()[0]
     molecule.pbc = False
-    with pytest.raises(UserError, match="periodic in all directions"):
-        oracle.predict(molecule)
+    mixed = crystals.to_ase()[0]
+    mixed.info["occupancy"] = {"0": {"Ba": 0.5, "Sr": 0.5}}
+    flat = crystals.to_ase()[0]
+    flat.set_cell(np.zeros((3, 3)))
+    shared = crystals[0].copy()
+    shared[0] = {"Ba": 0.5, "Sr": 0.5}
+    for crystal, message in (
+        (molecule, "not a crystal: no periodic cell"),
+        (mixed, "not a crystal: disorder"),
+        (flat, "not a crystal: volume below"),
+        (shared, "crystal 0 has sites shared by several elements"),
+    ):
+        with pytest.raises(UserError, match=message):
+            oracle.predict(crystal)
 
 
 def test_success_counts_invalid_and_rejected_crystals_as_failures(crystals, monkeypatch):

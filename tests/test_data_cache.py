@@ -104,10 +104,11 @@ def test_anything_that_changes_the_arrays_is_prepared_anew(
     keys.add(loading.content_key(source, ("energy",), 0))
     monkeypatch.setattr(loading, "READER_VERSION", loading.READER_VERSION + 1)
     keys.add(loading.content_key(source, ("energy",), 0))
-    versions = {"pymatgen": importlib.metadata.version("pymatgen"), "pymatgen-core": "2999.1.1"}
-    monkeypatch.setattr(importlib.metadata, "version", versions.__getitem__)
-    keys.add(loading.content_key(source, ("energy",), 0))
-    assert len(keys) == 7
+    for library in ("pymatgen-core", "gemmi", "spglib"):
+        versions = {"pymatgen-core": "1", "gemmi": "1", "spglib": "1"} | {library: "2999.1.1"}
+        monkeypatch.setattr(importlib.metadata, "version", versions.__getitem__)
+        keys.add(loading.content_key(source, ("energy",), 0))
+    assert len(keys) == 9
 
 
 def test_a_changed_cif_file_is_prepared_anew(tmp_path: Path) -> None:

@@ -163,6 +163,37 @@ def test_with_a_hull_crystals_far_above_it_leave_and_far_below_is_no_merit(
     bench.run(tmp_path / "out", "--max_e_hull=0.21")
     assert counts(tmp_path / "out")["near_hull"] == 6
     assert len(bench.relaxed) == done
+    # Without the hull nothing of it stays.
+    monkeypatch.setattr(plan, "make_plan", make_plan)
+    bench.run(tmp_path / "out")
+    assert len(bench.relaxed) == done
+    for row in shortlist(tmp_path / "out"):
+        assert row.get("decomposition", "") == ""
+        assert float(row["score_elements"]) == 0
+    for row in read_values(tmp_path / "out" / "samples.db").values():
+        assert not row.keys() & {"relaxed_energy_above_hull", "relaxed_decomposition"}
+
+
+def test_a_hull_is_asked_for_all_crystals_that_are_relaxed(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def recording(*given: Any) -> Plan:
+        found = with_hull(make_plan(*given))
+        columns = found.hull
+        assert columns is not None
+
+        def hull(inputs: Any) -> Any:
+            asked.append(sum(structure is not None for structure in inputs.structures))
+            return columns(inputs)
+
+        return dataclasses.replace(found, hull=hull)
+
+    monkeypatch.setattr(plan, "make_plan", recording)
+    bench.run(tmp_path / "out", "--tolerance=1")
+    bench.run(tmp_path / "out", "--tolerance=0.06")
+    assert asked == [len(bench.relaxed)] * 2
 
 
 def test_a_kill_before_the_page_leaves_none_of_the_choice_before(

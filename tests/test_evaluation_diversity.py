@@ -19,6 +19,7 @@ from crystal_diffusion_jax.evaluation.diversity import Diversity, dataset_struct
 from crystal_diffusion_jax.evaluation.intervals import Rate, SampleStatistic
 from crystal_diffusion_jax.evaluation.matching import match
 from crystal_diffusion_jax.runtime.workers import TaskFailure, Workers
+from crystal_diffusion_jax.structures.comparing import reduce
 from tests.crystal_sets import dataset
 
 ROCK_SALT = Structure.from_spacegroup(
@@ -101,10 +102,10 @@ def test_a_set_without_crystals_has_no_diversity() -> None:
 def test_a_failed_comparison_is_named_and_counts_as_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def refuse(reference: Structure, structure: Structure) -> bool:
+    def refuse(matcher: StructureMatcher, reference: Structure, structure: Structure) -> bool:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(comparing, "_fit", refuse)
+    monkeypatch.setattr(comparing, "fit", refuse)
     result = diversity([CAESIUM_CHLORIDE, PEROVSKITE], dataset([CAESIUM_CHLORIDE]), False)
     assert result.group.tolist() == [-1, 1]
     assert novel(result).tolist() == [False, True]
@@ -125,7 +126,7 @@ def test_a_crystal_that_takes_too_long_is_the_only_failure(
 
     def lose_heavy(self: Workers, items: Iterable[Any]) -> Iterator[Any]:
         for item in items:
-            if self.function is comparing.reduce:
+            if self.function is reduce:
                 deadly = stage == "reduction" and item.volume > 79
             else:
                 assert isinstance(self.function, functools.partial)
@@ -140,6 +141,20 @@ def test_a_crystal_that_takes_too_long_is_the_only_failure(
     assert result.known[3]
     reason = {"reduction": "no primitive cell found", "comparison": "comparison failed"}[stage]
     assert result.failures == {1: f"{reason}: no result after 60 s"}
+
+
+def test_a_group_whose_first_crystal_is_lost_later_keeps_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def lose_first(self: Workers, items: Iterable[Any]) -> Iterator[Any]:
+        for item in items:
+            known = getattr(self.function, "func", None) is comparing.is_same_as_any
+            yield TaskFailure("too long") if known and item[0] == 0 else self.function(item)
+
+    monkeypatch.setattr(Workers, "map", lose_first)
+    result = match([PEROVSKITE] * 3, [PEROVSKITE], progress=False)
+    assert result.group == [-1, 1, 1]
+    assert result.known[1:] == [True, True]
 
 
 @pytest.mark.slow
@@ -220,7 +235,7 @@ def test_groups_are_those_of_brute_force_in_any_order(
         for a in places
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(comparing, "_fit", fit)
+        patch.setattr(comparing, "fit", lambda _, *pair: fit(*pair))
         patch.setattr(matching, "reduce", lambda structure: structure)
         patch.setattr(Workers, "map", lambda self, items: map(self.function, items))
         group = match(crystals, [], progress=False).group
@@ -238,12 +253,12 @@ def test_a_failed_comparison_of_two_is_the_failure_of_both_unless_one_fails_agai
 ) -> None:
     crystals = [CAESIUM_CHLORIDE, heavy(), CAESIUM_CHLORIDE]
 
-    def refuse_heavy(reference: Structure, structure: Structure) -> bool:
+    def refuse_heavy(_: StructureMatcher, reference: Structure, structure: Structure) -> bool:
         if max(reference.volume, structure.volume) > 79:
             raise ZeroDivisionError
         return True
 
-    monkeypatch.setattr(comparing, "_fit", refuse_heavy)
+    monkeypatch.setattr(comparing, "fit", refuse_heavy)
     for order in itertools.permutations(range(3)):
         result = match([crystals[i] for i in order], [], progress=False)
         assert [order[i] for i, first in enumerate(result.group) if first < 0] == [1]

@@ -80,6 +80,10 @@ def test_a_formula_is_read_as_it_is_written(text, wanted):
         ("Li0.5CoO2", "not whole.*Li2Co4O8"),
         ("TiO0", "not whole"),
         ("TiO1.999999999", "not whole"),
+        ("Ti02", "begins with 0"),
+        ("BaTi03", "oxygen is the letter O"),
+        ("TiO2e1", "has an exponent"),
+        ("CaSO4.2H2O", "water after a full stop"),
     ],
 )
 def test_what_is_no_whole_formula_is_refused(text, message):

@@ -19,12 +19,14 @@ from crystal_diffusion_jax.cli import predict as prediction
 from crystal_diffusion_jax.cli import program
 from crystal_diffusion_jax.oracles import bonds, domain, weights
 from crystal_diffusion_jax.oracles import predict as oracles
+from crystal_diffusion_jax.oracles.basis import CUTOFF
 from crystal_diffusion_jax.oracles.batching import CrystalGraph
-from crystal_diffusion_jax.oracles.domain import OUTSIDE, bond_defect, nearest_distances
+from crystal_diffusion_jax.oracles.domain import OUTSIDE, bond_defect
 from crystal_diffusion_jax.oracles.graph import MAX_ATOMIC_NUMBER, arrays
 from crystal_diffusion_jax.oracles.predict import Predictions, answers, predict
 from crystal_diffusion_jax.oracles.weights import NETWORKS
 from crystal_diffusion_jax.structures.conversion import to_ase
+from crystal_diffusion_jax.structures.distances import nearest_neighbours
 from studies import domains
 from tests import golden
 from tests.test_evaluation_report import dataset
@@ -149,17 +151,16 @@ def test_nearest_distances_are_those_of_ase_in_any_cell(data: st.DataObject) -> 
     i, j, d = ase.neighborlist.neighbor_list("ijd", atoms, 7.0)
     radii = ase.data.covalent_radii[numbers]
     ratios = d / (radii[i] + radii[j])
-    nearest = [ratios[i == atom].min() for atom in range(num)]
-    found = nearest_distances(skewed, moved, numbers)
-    np.testing.assert_allclose(found, (min(nearest), max(nearest)), rtol=1e-6, atol=1e-8)
+    expected = [(d[i == atom].min(), ratios[i == atom].min()) for atom in range(num)]
+    found = nearest_neighbours(skewed, moved, numbers, CUTOFF)
+    np.testing.assert_allclose(np.transpose(found), expected, rtol=1e-6, atol=1e-8)
 
 
 def test_a_thin_cell_takes_no_search() -> None:
     lattice = np.diag([0.01, 3.0, 1000.0])
-    ratio = 0.01 / (2 * ase.data.covalent_radii[6])
-    assert nearest_distances(lattice, np.zeros((1, 3)), np.array([6])) == pytest.approx(
-        (ratio, ratio)
-    )
+    distances, in_radii = nearest_neighbours(lattice, np.zeros((1, 3)), np.array([6]), CUTOFF)
+    assert distances == pytest.approx([0.01])
+    assert in_radii == pytest.approx([0.01 / (2 * ase.data.covalent_radii[6])])
 
 
 @pytest.mark.parametrize("oracle", NETWORKS)

@@ -13,12 +13,12 @@ from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation import displacements as module
 from crystal_diffusion_jax.evaluation.answers import BY_COMPOSITION, BY_ID, assign
 from crystal_diffusion_jax.evaluation.baseline import leakage, template_scores
-from crystal_diffusion_jax.evaluation.comparing import STOL
 from crystal_diffusion_jax.evaluation.displacements import displacements
 from crystal_diffusion_jax.evaluation.intervals import Rate
 from crystal_diffusion_jax.evaluation.judging import judge
 from crystal_diffusion_jax.evaluation.prediction import Judged, PredictionScores, references, score
 from crystal_diffusion_jax.potentials.relaxation import Relaxation, failed
+from crystal_diffusion_jax.structures.comparing import STOL
 from crystal_diffusion_jax.structures.reading import Inputs
 from tests.crystal_sets import dataset
 
@@ -202,6 +202,17 @@ def test_a_comparison_that_fails_is_no_match_and_is_named(monkeypatch: pytest.Mo
     scored = score([BARIUM, BARIUM], [[0], [1]], Judged([BARIUM, BARIUM], 2), [1], False, False)
     assert scored.failures == {0: "comparison failed: ValueError"}
     assert scored.scores["match"][1] == Rate(1, 2)
+
+
+def test_the_interval_of_a_share_is_one_of_shares() -> None:
+    # All references but one are matched by both of two predictions, and that one by one of them.
+    judged = Judged([BARIUM] * 20, 20)
+    pools = [[2 * row, 2 * row + 1] for row in range(20)]
+    predicted = [BARIUM] * 39 + [SALT]
+    found = score(predicted, pools, judged, [1], progress=False).scores["match"][1]
+    assert found.value == pytest.approx(39 / 40)
+    assert found.interval is not None
+    assert found.interval[0] < found.interval[1] == 1.0
 
 
 def inputs(structures: Sequence[Structure | None], ids: Sequence[str] = ()) -> Inputs:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from pymatgen.core import Structure
 
+from crystal_diffusion_jax import trained_model
 from crystal_diffusion_jax.cli import report
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.potentials.relaxation import (
@@ -30,7 +31,9 @@ from crystal_diffusion_jax.potentials.relaxed_store import RelaxedStore
 from crystal_diffusion_jax.report.crystals import require_same_atoms
 from crystal_diffusion_jax.report.shortlist import read_shortlist
 from crystal_diffusion_jax.structures.reading import read_structures
+from crystal_diffusion_jax.structures.samples_reader import read_request
 from crystal_diffusion_jax.structures.store import add_columns
+from tests import make_tiny_model
 from tests.page_contents import data_of
 from tests.test_store import crystal, defective, finish
 
@@ -126,6 +129,20 @@ def test_the_folder_and_the_samples_tell_the_same(samples, tmp_path, monkeypatch
     assert column(by_folder, "not_relaxed")[3] == "the cell explodes: 3e5 A^3"
     drawn = ["relaxed" in crystal for crystal in data_of(by_folder)["crystals"]]
     assert drawn == [True, True, True, False, True]
+
+
+def test_a_model_that_is_gone_or_another_one_now_is_said(samples, tmp_path, monkeypatch):
+    said = "is no longer there, or is another one now"
+    assert said in page(monkeypatch, tmp_path / "a.html", f"--structures={samples}")
+    stored = read_request(samples)
+    assert stored is not None
+    tiny = trained_model.load(make_tiny_model.FOLDER)
+    for digest, found in ((tiny.weights_sha256, True), ("0" * 64, False)):
+        asked = dataclasses.replace(
+            stored.request, model=str(make_tiny_model.FOLDER), model_sha256=digest
+        )
+        there = report._find_model(dataclasses.replace(stored, request=asked))
+        assert (there is not None) == found
 
 
 def test_the_stages_that_a_folder_counted_itself_are_shown(samples, tmp_path, monkeypatch):

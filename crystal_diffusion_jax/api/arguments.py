@@ -60,8 +60,7 @@ def _target(target: Asked | Mapping[str, Asked] | None) -> str:
         if isinstance(asked, tuple | list):
             if len(asked) != 2:
                 raise UserError(f"target={asked!r}: a range is (lowest, highest)")
-            low, high = asked
-            return f"{float(low)!r}:{float(high)!r}"
+            return ":".join(map(one, asked))
         return asked if isinstance(asked, str) else repr(float(asked))
 
     if target is None:
@@ -87,7 +86,14 @@ def as_structures(crystals: Crystals) -> list[Structure]:
     several = [crystals] if isinstance(crystals, Structure | ase.Atoms) else crystals
     from crystal_diffusion_jax.structures.conversion import from_ase
 
-    return [from_ase(one) if isinstance(one, ase.Atoms) else one for one in several]
+    structures = [from_ase(one) if isinstance(one, ase.Atoms) else one for one in several]
+    for place, structure in enumerate(structures):
+        if not structure.is_ordered:
+            raise UserError(
+                f"crystal {place} has sites shared by several elements, or partly empty: order it "
+                "first, for example with pymatgen's OrderDisorderedStructureTransformation"
+            )
+    return structures
 
 
 def as_inputs(crystals: Crystal | Sequence[Crystal], material_ids: Sequence[str]) -> "Inputs":

@@ -1,12 +1,14 @@
 """A trained model: loading it, and sampling from it."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from crystal_diffusion_jax import trained_model
 from crystal_diffusion_jax.api.arguments import Asked, as_flags, to_stderr
 from crystal_diffusion_jax.config import Solver
+from crystal_diffusion_jax.errors import require_between
 from crystal_diffusion_jax.runtime import compilation, devices
 from crystal_diffusion_jax.sampling.announcement import announcement
 from crystal_diffusion_jax.sampling.generate import generate
@@ -125,6 +127,7 @@ class Model:
           UserError: a request that does not fit the model; the message names the command's flag,
             which has the same name as the argument.
         """
+        require_between("batch_size", batch_size, 1, math.inf)
         asked = {
             "num": num,
             "target": target,

@@ -1,5 +1,6 @@
 """Several steps in one call: from a request to a shortlist, from predictions to match rates."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from crystal_diffusion_jax.api.arguments import (
 )
 from crystal_diffusion_jax.api.model import Model, load
 from crystal_diffusion_jax.config import DataConfig
-from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.errors import UserError, require_between
 from crystal_diffusion_jax.potentials.relaxation import CHGNET, Relaxation, failed
 from crystal_diffusion_jax.sampling.resolve import resolve, warnings
 
@@ -37,7 +38,7 @@ def discover(
     max_e_hull: float = 0.1,
     per_formula: int = 3,
     known: Sequence[str | Path] = (),
-    hull: str | None = None,
+    hull: str | Path | None = None,
     potential: str = CHGNET,
     cell: "Cell" = "as_relaxed",
     batch_size: int = 100,
@@ -76,6 +77,7 @@ def discover(
       UserError: a request that does not fit the model or the folder; the message names the
         command's flag.
     """
+    require_between("batch_size", batch_size, 1, math.inf)
     import pandas as pd
 
     from crystal_diffusion_jax.discovery import pipeline, shortlist
@@ -85,7 +87,8 @@ def discover(
     from crystal_diffusion_jax.structures.store import create_folder
 
     files = tuple(str(file) for file in known)
-    settings = Settings(top, tolerance, max_e_hull, per_formula, files, hull, potential, cell)
+    phases = None if hull is None else str(hull)
+    settings = Settings(top, tolerance, max_e_hull, per_formula, files, phases, potential, cell)
     loaded = model if isinstance(model, Model) else load(model)
     given = as_flags({"target": target, "num": num, **request})
     asked = resolve(loaded.trained, loaded.name, **given)

@@ -67,7 +67,7 @@ def summary(relaxed: Sequence[RelaxedCrystal]) -> list[str]:
         distance = f"median {np.median(close):.3f} A, " if close else ""
         lines.append(
             f"RMSD to relaxed: {distance}{sum(x < CLOSE for x in close)} of {len(done)} within "
-            f"{CLOSE} A, {len(done) - len(close)} became another structure"
+            f"{CLOSE} A, {len(done) - len(close)} became another structure or could not be compared"
         )
         changes = np.abs([one.volume_change for one in done])
         lines.append(f"volume change: median {100 * np.median(changes):.1f} %")

@@ -51,13 +51,16 @@ def parser() -> program.Parser:
 
 
 def _find_model(stored: "StoredRequest | None") -> "TrainedModel | None":
-    """The model that made the crystals, if it is still there."""
+    """The model that made the crystals, if it is still there and the same."""
     from crystal_diffusion_jax import trained_model
 
+    if stored is None:
+        return None
     try:
-        return trained_model.load(stored.request.model) if stored else None
+        model = trained_model.load(stored.request.model)
     except UserError:
         return None
+    return model if model.weights_sha256 == stored.request.model_sha256 else None
 
 
 def main() -> None:
@@ -98,6 +101,12 @@ def write(arguments: Sequence[str]) -> None:
         data=model.config.data if model and dataset == own else None,
         train=model.training_crystals() if model and dataset == own else None,
     )
+    if stored and model is None:
+        note = (
+            f"The model {stored.request.model} is no longer there, or is another one now, so that "
+            "its training crystals are unknown; --dataset names a data set to compare with."
+        )
+        page = dataclasses.replace(page, notes=[*page.notes, note])
     if model and (banner := few.banner(model.statistics.num_crystals)):
         page = dataclasses.replace(page, banner=banner)
     program.write_output(flags.out, to_html(page))

@@ -9,7 +9,6 @@ two crystals that match.
 import contextlib
 import functools
 import itertools
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
@@ -21,6 +20,7 @@ from tqdm import tqdm
 
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.runtime.workers import TaskFailure, Workers
+from crystal_diffusion_jax.structures.comparing import fit, or_error, reduce
 from crystal_diffusion_jax.structures.compositions import ReducedComposition, reduced_composition
 from crystal_diffusion_jax.structures.conversion import restore_structure
 
@@ -77,8 +77,7 @@ def find_copies(
 
         def same(pairs: Sequence[tuple[int, int]]) -> list[bool]:
             return [
-                unknown_is_copy if found is None or isinstance(found, TaskFailure) else found
-                for found in compare(pairs)
+                found if isinstance(found, bool) else unknown_is_copy for found in compare(pairs)
             ]
 
         with show(desc="copies") as bar:
@@ -124,23 +123,11 @@ def _components(
     return group
 
 
-def _reduced(crystal: _Arrays) -> Structure | None:
-    """The primitive Niggli cell, as the matcher makes it; None if there is none."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            niggli = restore_structure(*crystal).get_reduced_structure("niggli")
-            return niggli.get_primitive_structure()
-    except Exception:  # pymatgen raises nearly anything on odd cells
-        return None
+def _reduced(crystal: _Arrays) -> Structure | str:
+    return reduce(restore_structure(*crystal))
 
 
-def _is_same(cells: Mapping[int, Structure], pair: tuple[int, int]) -> bool | None:
-    """Whether two reduced cells match; None for a pair that cannot be compared."""
+@or_error
+def _is_same(cells: Mapping[int, Structure], pair: tuple[int, int]) -> bool:
     one, other = pair
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return bool(_MATCHER.fit(cells[one], cells[other], skip_structure_reduction=True))
-    except Exception:
-        return None
+    return fit(_MATCHER, cells[one], cells[other])

@@ -173,9 +173,13 @@ def content_key(source: Source, properties: Sequence[str], max_num_atoms: int) -
         contents = [(file.name, file_sha256(file)) for file in files]
     except OSError as error:
         raise UserError(f"{error.filename or source.name} cannot be read: {error}.") from error
-    # The distribution that contains pymatgen's CIF parser and Niggli reduction.
-    pymatgen = importlib.metadata.version("pymatgen-core")
-    return _hash([READER_VERSION, pymatgen, list(properties), max_num_atoms, contents])
+    return _hash([versions(), list(properties), max_num_atoms, contents])
+
+
+def versions() -> list[int | str]:
+    """Of what reads, reduces and compares crystals: of this library and those that it calls."""
+    libraries = ("pymatgen-core", "gemmi", "spglib")
+    return [READER_VERSION, *map(importlib.metadata.version, libraries)]
 
 
 def _hash(parts: Sequence[object]) -> str:

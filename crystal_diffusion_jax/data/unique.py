@@ -17,6 +17,7 @@ import numpy as np
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.classes import number_as_train
 from crystal_diffusion_jax.data.copies import crystal_arrays, find_copies
+from crystal_diffusion_jax.data.load import versions
 from crystal_diffusion_jax.data.prepared import prepare_groups
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.runtime.files import replace_pieces
@@ -63,7 +64,8 @@ def write_unique(
         could not be trained on.
     """
     datasets = list(splits.values())
-    key = hashlib.sha256(" ".join(each.checksum() for each in datasets).encode()).hexdigest()
+    parts = [*versions(), *(each.checksum() for each in datasets)]
+    key = hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()
     group = prepare_groups(
         key,
         sum(map(len, datasets)),

@@ -28,6 +28,7 @@ from crystal_diffusion_jax.discovery.screen import judge, screen
 from crystal_diffusion_jax.potentials.relax_folder import relax_into
 from crystal_diffusion_jax.potentials.relaxed_database import NOT_CHOSEN
 from crystal_diffusion_jax.potentials.relaxed_samples import sample_columns, sample_data
+from crystal_diffusion_jax.potentials.relaxed_store import read_relaxed
 from crystal_diffusion_jax.request import Part
 from crystal_diffusion_jax.runtime.files import MAX_DESCRIPTION_BYTES, read_json, replace_text
 from crystal_diffusion_jax.sampling.generate import generate
@@ -187,9 +188,11 @@ def _relax(plan: Plan, out: Path, log: Log, after_each: Callable[[], None], prog
     }
     # All crystals are listed, so that a later screen may choose others in the same folder.
     listed = Inputs(inputs.structures, inputs.names, inputs.failures | others)
-    hull = None if plan.hull is None else plan.hull(_only(inputs, chosen))
     settings = plan.relax_settings
     folder = out / RELAXED_FOLDER
+    earlier = read_relaxed(folder) if folder.is_dir() else []
+    known = {i for i, one in enumerate(earlier) if one.relaxation.structure is not None}
+    hull = None if plan.hull is None else plan.hull(_only(inputs, chosen | known))
     relaxed = relax_into(folder, listed, settings, hull, progress, log, after_each)
     columns = {
         name: [value if i in chosen else None for i, value in enumerate(column)]

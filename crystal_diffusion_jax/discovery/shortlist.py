@@ -7,13 +7,11 @@ shortlist.db                                ASE database of the relaxed crystals
 
 import math
 import shutil
-import warnings
 from pathlib import Path
 from typing import Any
 
 import ase.db
 from pymatgen.core import Structure
-from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from crystal_diffusion_jax.discovery.calculations import (
     VASP_SETS,
@@ -35,6 +33,7 @@ from crystal_diffusion_jax.structures.cif_writer import to_cif
 from crystal_diffusion_jax.structures.compositions import reduced_formula
 from crystal_diffusion_jax.structures.conversion import minimum_distance, to_ase
 from crystal_diffusion_jax.structures.export import cif_name, csv_line
+from crystal_diffusion_jax.structures.space_groups import space_group
 
 CSV = "shortlist.csv"
 FOLDER = "shortlist"
@@ -60,12 +59,13 @@ def records(plan: Plan, out: Path) -> list[dict[str, Any]]:
     for index in chosen:
         row, crystal = rows[index], crystals[index]
         distance = minimum_distance(crystal)
+        group = space_group(crystal, plan.request.symprec)
         record = {
             "rank": row["rank"],
             "index": index,
             "formula": reduced_formula(crystal.atomic_numbers),
             "num_atoms": len(crystal),
-            "space_group": _space_group(crystal, plan.request.symprec),
+            "space_group": group[0] if group else None,
             "volume_per_atom": crystal.volume / len(crystal),
             "min_distance": distance if math.isfinite(distance) else None,
             **{name: value for name, value in row.items() if name.startswith("target_")},
@@ -137,17 +137,3 @@ def _cell(value: Any) -> Any:
 
 def _folder_name(index: int, crystal: Structure) -> str:
     return cif_name(index, crystal).removesuffix(".cif")
-
-
-def _space_group(crystal: Structure, symprec: float) -> str | None:
-    """The Hermann-Mauguin symbol, None where spglib finds none."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the older error style of spglib
-        try:
-            return str(
-                SpacegroupAnalyzer(
-                    crystal, symprec or 1e-3, angle_tolerance=-1
-                ).get_space_group_symbol()
-            )
-        except Exception:  # of a distorted cell
-            return None

@@ -1,1 +1,1 @@
-"""Scores of generated crystals: success rates, validity, diversity, distances, coverage."""
+"""Scores of crystals: success, validity, diversity, stability, and of predicted structures."""

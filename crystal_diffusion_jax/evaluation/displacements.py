@@ -12,14 +12,11 @@ displacement of an atom has to.
 
 import dataclasses
 import functools
-import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 
-from crystal_diffusion_jax.evaluation.comparing import ANGLE_TOL, LTOL, STOL
 from crystal_diffusion_jax.evaluation.matching import (
     TIME_LIMIT,
     bucket,
@@ -28,10 +25,9 @@ from crystal_diffusion_jax.evaluation.matching import (
     reduce_all,
 )
 from crystal_diffusion_jax.runtime.workers import map_in_processes
+from crystal_diffusion_jax.structures.comparing import CELL_MATCHER, or_error
 from crystal_diffusion_jax.structures.compositions import reduced_composition
 
-# For cells that are primitive already.
-_MATCHER = StructureMatcher(LTOL, STOL, ANGLE_TOL, primitive_cell=False)
 _CHUNK = 8  # a pair takes about 10 ms
 
 
@@ -92,15 +88,11 @@ def displacements(
     return Displacements(dict(rms), failures)
 
 
+@or_error
 def _rms(
     cells: Mapping[int, Structure], references: Sequence[Structure], pair: tuple[int, int]
-) -> float | str | None:
+) -> float | None:
     """Displacement of a pair, None if it does not match, or why that is unknown."""
     predicted, reference = pair
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            found = _MATCHER.get_rms_dist(cells[predicted], references[reference])
-    except Exception as error:  # an odd cell may raise nearly anything
-        return type(error).__name__
+    found = CELL_MATCHER.get_rms_dist(cells[predicted], references[reference])
     return None if found is None else float(found[0])

@@ -17,13 +17,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
-from crystal_diffusion_jax.evaluation.comparing import (
-    is_same,
-    is_same_as_any,
-    nearest_place,
-    reduce,
-)
+from crystal_diffusion_jax.evaluation.comparing import is_same, is_same_as_any, nearest_place
 from crystal_diffusion_jax.runtime.workers import TaskFailure, Workers, map_in_processes
+from crystal_diffusion_jax.structures.comparing import reduce
 from crystal_diffusion_jax.structures.compositions import ReducedComposition, reduced_composition
 
 # Seconds for the reduction of a crystal, for its comparison with one other, and for that with the
@@ -106,10 +102,12 @@ def match(
             nearest[index] = rows_by_bucket[key][place]
 
     group = [-1] * len(structures)
-    for index, first in groups.items():
-        # The comparison with the training set comes later, and may fail too.
+    firsts: dict[int, int] = {}
+    for index, first in sorted(groups.items()):
+        # The comparison with the training set comes later, and may fail too, that of the first of
+        # a group as well.
         if index not in lost:
-            group[index] = first
+            group[index] = firsts.setdefault(first, index)
     failures |= {i: f"comparison failed: {reason(failure)}" for i, failure in lost.items()}
     return Matches(group, is_known, nearest, failures)
 

@@ -30,11 +30,11 @@ from pymatgen.core import Structure
 
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.evaluation.best_of_k import best_of
-from crystal_diffusion_jax.evaluation.comparing import STOL
 from crystal_diffusion_jax.evaluation.displacements import displacements
 from crystal_diffusion_jax.evaluation.diversity import dataset_structures, rows_by_composition
 from crystal_diffusion_jax.evaluation.intervals import Rate, SampleStatistic, bootstrap, rate
 from crystal_diffusion_jax.evaluation.validity import is_valid
+from crystal_diffusion_jax.structures.comparing import STOL
 from crystal_diffusion_jax.structures.compositions import reduced_composition
 
 # Displacements below it are those of one structure in two relaxations.
@@ -184,7 +184,13 @@ def _share(best: Sequence[np.ndarray], limit: float = np.inf) -> Score:
     """Share of the references with a displacement below the limit."""
     shares = np.array([weights[values < limit].sum() for values, weights in best])
     whole = np.round(shares)
-    return rate(whole > 0) if np.allclose(shares, whole) else bootstrap(np.mean, shares)
+    if np.allclose(shares, whole):
+        return rate(whole > 0)
+    share = bootstrap(np.mean, shares)
+    if share.interval is None:
+        return share
+    low, high = share.interval
+    return dataclasses.replace(share, interval=(max(low, 0.0), min(high, 1.0)))
 
 
 def _mean_of_matches(best: Sequence[np.ndarray]) -> SampleStatistic:

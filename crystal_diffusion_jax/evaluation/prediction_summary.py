@@ -25,12 +25,12 @@ from importlib.metadata import version
 from typing import Any
 
 from crystal_diffusion_jax import __version__
-from crystal_diffusion_jax.evaluation.comparing import ANGLE_TOL, LTOL, STOL
 from crystal_diffusion_jax.evaluation.intervals import Rate
 from crystal_diffusion_jax.evaluation.judging import Judgement
 from crystal_diffusion_jax.evaluation.prediction import TIGHT, PredictionScores, Score
 from crystal_diffusion_jax.evaluation.summary import plain
 from crystal_diffusion_jax.evaluation.validity import SMACT_VERSION
+from crystal_diffusion_jax.structures.comparing import ANGLE_TOL, LTOL, STOL
 
 FORMAT_VERSION = 1
 _MAX_FAILURES = 10  # in the table; the file has all

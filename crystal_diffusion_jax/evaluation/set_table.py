@@ -81,7 +81,11 @@ def set_table(generated: Scored, controls: Mapping[str, Scored]) -> str:
         (title, each.relaxed) for title, each in sets.items() if each.relaxed is not None
     ]
     if relaxations:
-        lines += ["", "relaxing; energies above the hull of the training set, 0.1 eV/atom"]
+        lines += [
+            "",
+            "relaxing, medians of the crystals that have a value; 0.1 eV/atom above the hull of "
+            "the training set",
+        ]
         lines += _block(
             [head for head, _ in RELAXED],
             [

@@ -31,7 +31,6 @@ from typing import Any
 from crystal_diffusion_jax import __version__
 from crystal_diffusion_jax.data.datasets import DatasetSpec
 from crystal_diffusion_jax.evaluation.checks import Failure
-from crystal_diffusion_jax.evaluation.comparing import ANGLE_TOL, LTOL, STOL
 from crystal_diffusion_jax.evaluation.coverage import Coverage
 from crystal_diffusion_jax.evaluation.intervals import Rate, SampleStatistic
 from crystal_diffusion_jax.evaluation.relaxed import CLOSE, Relaxed
@@ -43,6 +42,7 @@ from crystal_diffusion_jax.evaluation.success_rate import NAMES
 from crystal_diffusion_jax.evaluation.validity import SMACT_VERSION
 from crystal_diffusion_jax.oracles.domain import OUTSIDE
 from crystal_diffusion_jax.potentials.hull import NEAR_HULL
+from crystal_diffusion_jax.structures.comparing import ANGLE_TOL, LTOL, STOL
 
 FORMAT_VERSION = 3
 _MAX_REASONS = 10  # reasons for failures in the table; the file has all

@@ -16,13 +16,13 @@ import functools
 from pathlib import Path
 
 import numpy as np
-from ase.data import covalent_radii
 from jaxtyping import Float, Int
-from pymatgen.core import Element, Lattice, Structure
+from pymatgen.core import Element
 
 from crystal_diffusion_jax.oracles.basis import CUTOFF
 from crystal_diffusion_jax.oracles.batching import CrystalGraph
 from crystal_diffusion_jax.runtime.files import MAX_RECORD_BYTES, read_json
+from crystal_diffusion_jax.structures.distances import nearest_neighbours
 
 FOLDER = Path(__file__).parent / "domains"
 
@@ -103,7 +103,8 @@ class Domain:
         volume = float(abs(np.linalg.det(lattice))) / num_atoms
         if not _within(volume, self.volume_per_atom, VOLUME_FACTOR):
             return _beyond("volume per atom", f"{volume:.4g} A^3", self.volume_per_atom)
-        shortest, longest = nearest_distances(lattice, frac_coords, atomic_numbers)
+        _, nearest = nearest_neighbours(lattice, frac_coords, atomic_numbers, CUTOFF)
+        shortest, longest = float(nearest.min()), float(nearest.max())
         if longest == np.inf:
             return f"{OUTSIDE} (atom without neighbours): none within {CUTOFF:g} A"
         for distance in (shortest, longest):
@@ -132,37 +133,6 @@ def bond_defect(graph: CrystalGraph) -> str | None:
     if longest <= CUTOFF:
         return None
     return f"{OUTSIDE} (bond beyond the cutoff): {longest:.4g} A, cutoff {CUTOFF:g} A"
-
-
-def nearest_distances(
-    lattice: Float[np.ndarray, "3 3"],
-    frac_coords: Float[np.ndarray, "atoms 3"],
-    atomic_numbers: Int[np.ndarray, " atoms"],
-) -> tuple[float, float]:
-    """Distances of atoms to their nearest neighbours: the shortest and the longest of a crystal.
-
-    Args:
-      lattice: in Angstrom.
-      frac_coords: not wrapped.
-      atomic_numbers: of the atoms.
-
-    Returns:
-      In units of the sum of both covalent radii (Cordero et al., doi:10.1039/b801115j, as in ASE);
-      infinite for an atom with no neighbour within the cutoff. In a cell so thin that it would take
-      long to search, the shortest is that between an atom and its own image.
-    """
-    radii = covalent_radii[atomic_numbers]
-    reduced = Lattice(lattice).get_lll_reduced_lattice()
-    own_image = min(reduced.abc) / (2 * radii.max())
-    if own_image < 0.1:
-        return own_image, own_image
-    positions = (frac_coords - np.floor(frac_coords)) @ lattice
-    species = [Element.from_Z(number) for number in atomic_numbers.tolist()]
-    crystal = Structure(reduced, species, positions, coords_are_cartesian=True, to_unit_cell=True)
-    center, neighbor, _, distance = crystal.get_neighbor_list(CUTOFF)
-    nearest = np.full(len(radii), np.inf)
-    np.minimum.at(nearest, center, distance / (radii[center] + radii[neighbor]))
-    return float(nearest.min()), float(nearest.max())
 
 
 @functools.cache

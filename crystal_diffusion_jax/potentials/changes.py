@@ -1,18 +1,12 @@
 """How far a crystal is from its relaxed self."""
 
 import math
-import warnings
 from typing import NamedTuple
 
-from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 
 from crystal_diffusion_jax.structures.cif_writer import to_cif
-
-# The tolerances of the evaluation (`evaluation.comparing`); within them it is still that structure.
-# Cells are compared as they are: relaxing can make a crystal more symmetric, and then its primitive
-# cell is smaller than the one it had before.
-_MATCHER = StructureMatcher(0.3, 0.5, 10.0, primitive_cell=False)
+from crystal_diffusion_jax.structures.comparing import CELL_MATCHER, inside, or_error
 
 
 class Compared(NamedTuple):
@@ -43,15 +37,10 @@ def rmsd(original: Structure, relaxed: Structure) -> float:
     Both cells are brought to one volume and shape, so a change of the cell does not count. NaN
     where pymatgen's StructureMatcher does not find the original structure any more.
     """
-    # Wrapped, because pymatgen takes very long with coordinates far outside the cell.
-    pair = [Structure.from_sites(one, to_unit_cell=True) for one in (original, relaxed)]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            found = _MATCHER.get_rms_dist(*pair)
-    except Exception:  # an odd cell may raise nearly anything
-        return math.nan
-    if found is None:
+    # Cells as they are: relaxing can make a crystal more symmetric, and then its primitive cell is
+    # smaller than the one it had before.
+    found = or_error(CELL_MATCHER.get_rms_dist)(inside(original), inside(relaxed))
+    if found is None or isinstance(found, str):
         return math.nan
     # The matcher measures in units of the cube root of the volume per atom, both cells scaled to
     # the geometric mean of their volumes.

@@ -84,8 +84,8 @@ def relax_into(
                         recorder.add(remaining[position], relaxation)
                         after_each()
         finally:
-            if hull is not None:
-                store.add_columns(hull(store.relaxed()))
+            nothing = dict.fromkeys(relaxed_table.HULL_COLUMNS, [""] * len(inputs.names))
+            store.add_columns(hull(store.relaxed()) if hull else nothing)
             relaxed = store.relaxed()
             with database.changing(out / RELAXED, content=CONTENT):  # names a full disk
                 relaxed_table.write_missing_cifs(out, relaxed, inputs)

@@ -1,21 +1,19 @@
 """A crystal as generated or as relaxed: symmetry, cell, closest atoms, CIF, and what is drawn."""
 
 import dataclasses
-import warnings
 
 import numpy as np
 from ase.data import covalent_radii
-from pymatgen.core import Lattice, Structure
+from pymatgen.core import Structure
 
 from crystal_diffusion_jax.structures.cif_writer import to_cif
+from crystal_diffusion_jax.structures.distances import nearest_neighbours
+from crystal_diffusion_jax.structures.space_groups import space_group
 
 # Atoms this close to a face of the cell (fractional) are drawn on the opposite face too.
 _EDGE = 0.02
 # Angstrom; no two atoms of a crystal worth looking at are further apart than this.
 _REACH = 6.0
-# Sums of covalent radii; atoms closer to their own images are not searched for other neighbours, as
-# the search takes long in cells so thin.
-_THIN = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +66,9 @@ def state(
       energy: of the potential in eV/atom, NaN if unknown.
     """
     closest, in_radii = closest_pair(structure)
+    found = space_group(structure, symprec)
     return State(
-        space_group=space_group(structure, symprec),
+        space_group="{} ({})".format(*found) if found else "unknown",
         cell=tuple(round(x, 4) for x in structure.lattice.parameters),
         volume_per_atom=round(structure.volume / len(structure), 3),
         density=round(float(structure.density), 3),
@@ -89,43 +88,20 @@ def rounded(value: float) -> float | None:
     return round(float(value), 5) if np.isfinite(value) else None
 
 
-def space_group(structure: Structure, symprec: float) -> str:
-    """Symbol and number, "unknown" where spglib finds none; `symprec` in Angstrom."""
-    with warnings.catch_warnings():
-        # pymatgen calls spglib in the older of its two error styles.
-        warnings.filterwarnings("ignore", "Set OLD_ERROR_HANDLING", DeprecationWarning)
-        try:
-            # As in `to_cif`: angles are compared by distance too.
-            symbol, number = structure.get_space_group_info(max(symprec, 1e-3), angle_tolerance=-1)
-            return f"{symbol} ({number})"
-        except Exception:  # spglib fails in several ways
-            return "unknown"
-
-
 def closest_pair(structure: Structure) -> tuple[float, float]:
     """Shortest distances between two atoms, or between an atom and its own image.
 
     Returns:
-      In Angstrom, and in units of the sum of both covalent radii (Cordero et al.,
-      doi:10.1039/b801115j, as in ASE), which may be that of another pair; infinite where no two are
-      within 6 Angstrom. In a cell so thin that it would take long to search, that between an atom
-      and its own image.
+      In Angstrom, and in units of the sum of both covalent radii, which may be that of another
+      pair; infinite where no two are within 6 Angstrom.
     """
-    radii = covalent_radii[np.array(structure.atomic_numbers)]
-    reduced: Lattice = structure.lattice.get_lll_reduced_lattice()
-    own_image = min(reduced.abc)
-    if own_image < _THIN * 2 * radii.max():
-        return own_image, own_image / (2 * radii.max())
-    crystal = Structure(
-        reduced,
-        structure.species,
-        structure.cart_coords,
-        coords_are_cartesian=True,
-        to_unit_cell=True,
+    distances, in_radii = nearest_neighbours(
+        structure.lattice.matrix,
+        structure.frac_coords,
+        np.array(structure.atomic_numbers),
+        _REACH,
     )
-    center, neighbor, _, distance = crystal.get_neighbor_list(_REACH)
-    in_radii = distance / (radii[center] + radii[neighbor])
-    return float(distance.min(initial=np.inf)), float(in_radii.min(initial=np.inf))
+    return float(distances.min()), float(in_radii.min())
 
 
 def cell_of_largest_atom(structure: Structure) -> np.ndarray:

@@ -1,1 +1,1 @@
-"""The predictor-corrector sampler and its output folder."""
+"""From a request to crystals: the reverse chain, its solvers, constraints, compositions."""

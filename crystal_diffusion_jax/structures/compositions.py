@@ -22,6 +22,10 @@ _FINEST_AMOUNT = 4200
 _SYMBOL = re.compile("[A-Z][a-z]*")
 _NAMES = frozenset({*SYMBOLS[1:], "D", "T"})  # pymatgen takes deuterium and tritium for hydrogen
 _ZERO = re.compile(r"(?<![\d.])0*\.?0+(?![\d.])")  # an amount, which pymatgen would leave out
+# A zero typed for the letter O, an exponent: pymatgen reads pure titanium in Ti02, O20 in O2e1.
+_MISTYPED = re.compile(r"(?<![\d.])0\d|[\d.]e\d")
+# A full stop may part a hydrate's water from the rest, or be that of the amount before it.
+_HYDRATE = re.compile(r"\.\d*\(?H2O\)?$")
 _ONE = re.compile(r"(?<=[a-zA-Z])1$")
 
 # ((atomic number, count), ...) with ascending numbers and counts without a common divisor.
@@ -94,6 +98,16 @@ def formula_counts(text: str) -> tuple[tuple[int, int], ...]:
 
 def _amounts(text: str) -> dict[int, float]:
     """Amount of each element in a formula, by atomic number."""
+    if _MISTYPED.search(text):
+        raise ValueError(
+            f"'{printable(text)}' has an amount that begins with 0 or has an exponent; oxygen is "
+            "the letter O"
+        )
+    if _HYDRATE.search(text):
+        raise ValueError(
+            f"'{printable(text)}' ends in water after a full stop, which could be that of an "
+            "amount: write all atoms, such as CuSH10O9 for copper sulphate with five"
+        )
     amounts: dict[int, float] = defaultdict(float)
     try:
         if len(text) > MAX_NAME:

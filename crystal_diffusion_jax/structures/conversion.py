@@ -150,12 +150,16 @@ def from_ase(atoms: ase.Atoms) -> Structure:
     """ASE atoms as a pymatgen structure.
 
     Raises:
-      UserError: they are not periodic in all directions.
+      UserError: they are not a crystal: not periodic in all directions, without a cell that has a
+        volume, or with sites that are not fully occupied.
     """
     try:
         refuse_open(atoms.pbc)
+        refuse_disorder(atoms.info)
+        if defect := lattice_defect(atoms.cell.array):
+            raise ValueError(defect)
     except ValueError as error:
-        raise UserError(f"a crystal is periodic in all directions; {error}") from error
+        raise UserError(f"ASE atoms that are not a crystal: {error}") from error
     return Structure.from_ase_atoms(atoms)
 
 

@@ -21,6 +21,7 @@ def read_xsf(text: str) -> list[Structure | str]:
     Raises:
       ValueError: no XSF file, or cut off; the message is the reason.
     """
+    _refuse_further_atoms(text)
     steps: list[ase.Atoms] = []
     try:
         for atoms in iread_xsf(io.StringIO(text)):
@@ -38,6 +39,17 @@ def read_xsf(text: str) -> list[Structure | str]:
         except ValueError as error:
             results.append(str(error))
     return results
+
+
+def _refuse_further_atoms(text: str) -> None:
+    """Raises ValueError for atoms beyond the number that is stated, which ASE would leave out."""
+    rows = [line.split() for line in text.splitlines() if line.split("#")[0].strip()]
+    for place, row in enumerate(rows):
+        if row[0] == "PRIMCOORD" and len(rows) > place + 1 and rows[place + 1][0].isdecimal():
+            stated = int(rows[place + 1][0])
+            after = rows[place + 2 + stated : place + 3 + stated]
+            if after and len(after[0]) > 3:  # no keyword has as many words
+                raise ValueError(f"unreadable XSF: more atoms than the {stated} stated")
 
 
 def read_cssr(text: str) -> Structure:
@@ -75,7 +87,15 @@ def read_res(text: str) -> Structure:
         # SHELX itself takes a missing LATT for a centre of symmetry.
         raise ValueError("RES without LATT -1, or with SYMM: only files without symmetry are read")
     start = next((row for row, line in enumerate(words) if line[0] == "SFAC"), len(words))
+    elements = dict(enumerate(words[start][1:], 1)) if start < len(words) else {}
     for atom in words[start + 1 :]:
+        # In SHELX the number decides, to pymatgen the label.
+        number = int(atom[1]) if len(atom) > 5 and atom[1].isdecimal() else None
+        if number and atom[0].rstrip("0123456789") != elements.get(number):
+            raise ValueError(
+                f"the atom {printable(atom[0])} is element {number} of SFAC, which is another: "
+                "labels have to begin with their element"
+            )
         if len(atom) > 5 and not _is_one(atom[5]):
             raise ValueError(f"disorder: an atom with occupancy {printable(atom[5])}")
     return _parsed("RES", lambda: ResIO.structure_from_str(text))

@@ -1,4 +1,4 @@
-"""Names of space groups -> their operations, in every setting that a name may mean.
+"""Names of space groups -> their operations, in every setting that a name may mean; crystals' own.
 
 The settings are the 530 of spglib's database. gemmi adds older names (`C m c a` beside `C m c e`,
 `F d 3 m`) and centred cells of low symmetry (`C -1`), and multiplies operations.
@@ -15,6 +15,7 @@ from typing import NamedTuple
 import gemmi
 import numpy as np
 import spglib
+from pymatgen.core import Structure
 
 # The set of a space group's operations as triplets such as `-x,y+1/2,-z+1/2`, translations within
 # [0, 1).
@@ -121,7 +122,7 @@ def number_of(group: Group) -> int:
     Raises:
       ValueError: it is no space group.
     """
-    with _spglib_warnings_ignored():
+    with spglib_warnings_ignored():
         kind = spglib.get_spacegroup_type_from_symmetry(*as_arrays(group))
     if kind is None:
         raise ValueError("the symmetry operations are not those of a space group")
@@ -141,14 +142,24 @@ def _database() -> list[Setting]:
 
 @functools.cache
 def _kinds() -> list[spglib.SpaceGroupType]:
-    with _spglib_warnings_ignored():
+    with spglib_warnings_ignored():
         kinds = [spglib.get_spacegroup_type(hall_number) for hall_number in range(1, 531)]
     return [kind for kind in kinds if kind is not None]
 
 
+def space_group(structure: Structure, symprec: float) -> tuple[str, int] | None:
+    """Hermann-Mauguin symbol and number within `symprec` Angstrom; None where spglib finds none."""
+    with spglib_warnings_ignored():
+        try:
+            # Angles, too, are compared by distance.
+            return structure.get_space_group_info(max(symprec, 1e-3), angle_tolerance=-1)
+        except Exception:  # spglib fails in several ways
+            return None
+
+
 @contextlib.contextmanager
-def _spglib_warnings_ignored() -> Iterator[None]:
-    """Without its announcement that failures, of which there are none here, will be exceptions."""
+def spglib_warnings_ignored() -> Iterator[None]:
+    """Without its announcement that failures, which callers check for, will be exceptions."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Set OLD_ERROR_HANDLING", DeprecationWarning)
         yield
