@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
+from crystal_diffusion_jax import trained_model
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.datasets import KNOWN_DATASETS
 from crystal_diffusion_jax.errors import UserError
@@ -25,7 +26,8 @@ from tests.crystal_sets import dataset
 SITES = 0.5 * np.array([[0, 0, 0], [1, 1, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1]])
 PEROV5 = KNOWN_DATASETS["perov5"]
 REQUEST = Request(
-    model="perov5_cds", model_sha256="0123456789abcdef", target={"heat_ref": (0.5, 0.5)},
+    model="perov5_cds", model_sha256=trained_model.load("perov5_cds").weights_sha256,
+    target={"heat_ref": (0.5, 0.5)},
     num=4, seed=3, guidance=1.0, solver="second_order", num_steps=50, corrector_step_size=1e-6,
     renoising_steps=0, elements=("Ba", "O"), num_atoms=5, symprec=0.1,
 )  # fmt: skip

@@ -384,7 +384,8 @@ def test_without_the_data_set_everything_else_is_shown(tmp_path, monkeypatch, ca
     assert "heat_ref = -0.328464 eV/cell with guidance 1" in text
     assert html.escape(LOWEST.command(tmp_path / "my samples")) in text
     assert f"crystal-diffusion report &#x27;--structures={tmp_path}/my samples" in text
-    assert "Sampled with jax 0.9, spglib 2.6; weights 0123456789ab (sha256). Report by" in text
+    weights = LOWEST.model_sha256[:12]
+    assert f"Sampled with jax 0.9, spglib 2.6; weights {weights} (sha256). Report by" in text
     printed = capsys.readouterr().out
     assert "It is not known which crystals are in the training set" in printed
     assert "`python -m experiments.prepare --dataset=perov5`" in printed

@@ -100,8 +100,8 @@ def _amounts(text: str) -> dict[int, float]:
     """Amount of each element in a formula, by atomic number."""
     if _MISTYPED.search(text):
         raise ValueError(
-            f"'{printable(text)}' has an amount that begins with 0 or has an exponent; oxygen is "
-            "the letter O"
+            f"'{printable(text)}' is not a formula of elements: an amount begins with 0 or has an "
+            "exponent, while oxygen is the letter O"
         )
     if _HYDRATE.search(text):
         raise ValueError(
