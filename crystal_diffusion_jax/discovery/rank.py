@@ -20,6 +20,7 @@ from typing import Any
 from crystal_diffusion_jax.discovery.funnel import Rows
 from crystal_diffusion_jax.discovery.plan import Plan
 from crystal_diffusion_jax.discovery.screen import SUFFIX, Columns
+from crystal_diffusion_jax.evaluation.hulls import phases_of
 from crystal_diffusion_jax.potentials.hull import NEAR_HULL
 from crystal_diffusion_jax.structures.compositions import parse_formula
 
@@ -50,7 +51,7 @@ def _competes_with_elements(decomposition: str) -> bool:
 
     A crystal of one element always competes with that.
     """
-    phases = [part.split(" ")[0] for part in decomposition.split(" + ")] if decomposition else []
+    phases = phases_of(decomposition)
     return len(phases) > 1 and any(len(parse_formula(phase)) == 1 for phase in phases)
 
 

@@ -82,3 +82,8 @@ def decomposition(above: AboveHull | None) -> str:
     """For example "BaO (0.400) + TiO2 (0.600)": the phases and their shares of the atoms."""
     phases = above.decomposition if above else {}
     return " + ".join(f"{formula} ({share:.3f})" for formula, share in sorted(phases.items()))
+
+
+def phases_of(decomposition: str) -> list[str]:
+    """The formulas of such a text, "BaO" and "TiO2"; none of an empty one."""
+    return [phase.split(" ")[0] for phase in decomposition.split(" + ")] if decomposition else []

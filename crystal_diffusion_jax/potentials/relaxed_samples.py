@@ -23,7 +23,6 @@ from crystal_diffusion_jax.potentials.relaxed_database import (
 )
 from crystal_diffusion_jax.structures import database
 from crystal_diffusion_jax.structures.conversion import checked_structure
-from crystal_diffusion_jax.structures.database import DATABASE
 
 _PREFIX = "relaxed_"
 
@@ -80,11 +79,10 @@ def read_relaxed_samples(path: Path) -> tuple[list[RelaxedCrystal], RelaxSetting
     Raises:
       UserError: the database cannot be read.
     """
-    path = path / DATABASE if path.is_dir() else path
-    if path.suffix != ".db" or not path.is_file():
+    if (found := database.find(path)) is None:
         return [], None
     settings = None
-    with database.reading(path) as db:
+    with database.reading(found) as db:
         num = database.stored_request(db).request.num
         results = [RelaxedCrystal(f"sample {index}", failed(UNFINISHED)) for index in range(num)]
         for index, row_id in database.row_ids(db):

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.errors import UserError
+from crystal_diffusion_jax.evaluation.hulls import phases_of
 from crystal_diffusion_jax.evaluation.report import Report
 from crystal_diffusion_jax.potentials.relaxation import RelaxedCrystal
 from crystal_diffusion_jax.potentials.relaxed_database import NOT_CHOSEN, UNFINISHED
@@ -202,8 +203,7 @@ def require_same_atoms(initial: Structure, outcome: RelaxedCrystal) -> None:
 
 def _compounds_only(decomposition: str) -> bool:
     """Whether phases such as "F2 (0.200) + ScF3 (0.800)" are all compounds; False for none."""
-    formulas = [phase.split(" ")[0] for phase in decomposition.split(" + ")]
-    return bool(decomposition) and not any(map(_ELEMENT.fullmatch, formulas))
+    return bool(decomposition) and not any(map(_ELEMENT.fullmatch, phases_of(decomposition)))
 
 
 class _Nearest:

@@ -5,7 +5,6 @@ from typing import Any
 
 from crystal_diffusion_jax.errors import printable
 from crystal_diffusion_jax.structures import database
-from crystal_diffusion_jax.structures.database import DATABASE
 
 _MAX_CHECK = 100  # characters
 
@@ -23,8 +22,7 @@ def read_shortlist(structures: Path) -> tuple[dict[int, int], dict[int, str]]:
     Raises:
       UserError: the database cannot be read.
     """
-    path = structures / DATABASE if structures.is_dir() else structures
-    if path.suffix != ".db" or not path.is_file():
+    if (path := database.find(structures)) is None:
         return {}, {}
     with database.reading(path) as db, database.damage():
         rows = database.row_ids(db)

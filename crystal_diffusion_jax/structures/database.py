@@ -83,6 +83,12 @@ class StoredCrystal:
     values: dict[str, Any]
 
 
+def find(path: Path) -> Path | None:
+    """The samples.db of a folder, or the database itself; None without one, or if it is empty."""
+    path = path / DATABASE if path.is_dir() else path
+    return path if path.suffix == ".db" and path.is_file() and path.stat().st_size else None
+
+
 @contextlib.contextmanager
 def reading(path: Path, content: Content = SAMPLES) -> Iterator[Any]:
     """A database for reading, possibly from a stranger.

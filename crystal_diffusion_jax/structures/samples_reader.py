@@ -13,7 +13,7 @@ from pymatgen.core import Structure
 from crystal_diffusion_jax.errors import printable
 from crystal_diffusion_jax.structures import database
 from crystal_diffusion_jax.structures.conversion import checked_structure
-from crystal_diffusion_jax.structures.database import DATABASE, StoredRequest
+from crystal_diffusion_jax.structures.database import StoredRequest
 from crystal_diffusion_jax.structures.limits import MAX_NAME
 
 # In place of crystals that were asked for.
@@ -30,10 +30,9 @@ def read_request(path: Path) -> StoredRequest | None:
     Raises:
       UserError: the database cannot be read.
     """
-    path = path / DATABASE if path.is_dir() else path
-    if path.suffix != ".db" or not path.is_file() or path.stat().st_size == 0:
+    if (found := database.find(path)) is None:
         return None
-    with database.reading(path) as db:
+    with database.reading(found) as db:
         return database.stored_request(db) if db.metadata else None
 
 
