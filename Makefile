@@ -35,7 +35,7 @@ pytest: $(INSTALLED)
 	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term:skip-covered
 
 test-slow: $(INSTALLED)
-	JAX_DISABLE_MOST_OPTIMIZATIONS=false $(BIN)/python -m pytest -m slow $(PARALLEL)
+	$(BIN)/python -m pytest -m slow $(PARALLEL)
 
 test-faults: $(INSTALLED)
 	$(BIN)/python -m pytest -m faults

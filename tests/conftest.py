@@ -27,8 +27,8 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     jax.config.update("jax_compilation_cache_dir", _COMPILED.name)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
-# Compiling takes half as long without most optimisations. `make test-slow` has them all, and so has
-# `JAX_DISABLE_MOST_OPTIMIZATIONS=false make test`. In the environment, too, for child processes.
+# Compiling takes half as long without most optimisations; JAX_DISABLE_MOST_OPTIMIZATIONS=false has
+# them all, as has test_determinism.py. In the environment, too, for child processes.
 if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
     jax.config.update("jax_disable_most_optimizations", True)

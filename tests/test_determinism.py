@@ -20,6 +20,7 @@ from crystal_diffusion_jax.models.denoiser import Condition
 from crystal_diffusion_jax.sampling.sampler import make_sampler
 from tests.smoke_run import CONFIG, StepInputs, denoiser
 
+jax.config.update("jax_disable_most_optimizations", False)  # as users compile
 inputs = StepInputs(learning_rate=1e-5)
 assert inputs.mesh.size == int(sys.argv[2])
 state, train, losses = inputs.state(), inputs.train_steps(), []
