@@ -25,10 +25,10 @@ from crystal_diffusion_jax.discovery.folder import (
 from crystal_diffusion_jax.discovery.plan import Plan
 from crystal_diffusion_jax.discovery.rank import rank
 from crystal_diffusion_jax.discovery.screen import judge, screen
-from crystal_diffusion_jax.potentials.relax_folder import relax_into
+from crystal_diffusion_jax.potentials.relax_folder import HullColumns, relax_into
+from crystal_diffusion_jax.potentials.relaxation import RelaxedCrystal, failed
 from crystal_diffusion_jax.potentials.relaxed_database import NOT_CHOSEN
 from crystal_diffusion_jax.potentials.relaxed_samples import sample_columns, sample_data
-from crystal_diffusion_jax.potentials.relaxed_store import read_relaxed
 from crystal_diffusion_jax.request import Part
 from crystal_diffusion_jax.runtime.files import MAX_DESCRIPTION_BYTES, read_json, replace_text
 from crystal_diffusion_jax.sampling.generate import generate
@@ -190,9 +190,7 @@ def _relax(plan: Plan, out: Path, log: Log, after_each: Callable[[], None], prog
     listed = Inputs(inputs.structures, inputs.names, inputs.failures | others)
     settings = plan.relax_settings
     folder = out / RELAXED_FOLDER
-    earlier = read_relaxed(folder) if folder.is_dir() else []
-    known = {i for i, one in enumerate(earlier) if one.relaxation.structure is not None}
-    hull = None if plan.hull is None else plan.hull(_only(inputs, chosen | known))
+    hull = None if plan.hull is None else _of_chosen(plan.hull(_only(inputs, chosen)), chosen)
     relaxed = relax_into(folder, listed, settings, hull, progress, log, after_each)
     columns = {
         name: [value if i in chosen else None for i, value in enumerate(column)]
@@ -200,6 +198,16 @@ def _relax(plan: Plan, out: Path, log: Log, after_each: Callable[[], None], prog
     }
     data = {i: arrays for i, arrays in sample_data(relaxed).items() if i in chosen}
     write_columns(out / DATABASE, columns, data)
+
+
+def _of_chosen(columns: HullColumns, chosen: set[int]) -> HullColumns:
+    """Without those relaxed for an earlier choice: the hull may lack their chemical systems."""
+    return lambda relaxed: columns(
+        [
+            one if i in chosen else RelaxedCrystal(one.name, failed(NOT_CHOSEN))
+            for i, one in enumerate(relaxed)
+        ]
+    )
 
 
 def _only(inputs: Inputs, chosen: set[int]) -> Inputs:
