@@ -357,6 +357,7 @@ def test_a_file_without_crystals_is_refused_in_a_sentence(
         ("pymatgen.res", ("LATT -1", "LATT -1\nSYMM -X,-Y,-Z"), "SYMM"),
         ("pymatgen.res", ("1.000000\n", "0.5\n"), "disorder"),
         ("pymatgen.res", ("SFAC ", "SFAC Xe "), "is element 1 of SFAC"),
+        ("pymatgen.res", (" 1 ", " 0 "), "is element 0 of SFAC"),
         ("pymatgen.cssr", ("SPGR =  1", "SPGR = 225"), "space group 225"),
         ("pymatgen.cssr", (" 0\n0", " 1\n0"), "Cartesian"),
     ],

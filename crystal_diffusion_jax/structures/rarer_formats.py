@@ -91,7 +91,7 @@ def read_res(text: str) -> Structure:
     for atom in words[start + 1 :]:
         # In SHELX the number decides, to pymatgen the label.
         number = int(atom[1]) if len(atom) > 5 and atom[1].isdecimal() else None
-        if number and atom[0].rstrip("0123456789") != elements.get(number):
+        if number is not None and atom[0].rstrip("0123456789") != elements.get(number):
             raise ValueError(
                 f"the atom {printable(atom[0])} is element {number} of SFAC, which is another: "
                 "labels have to begin with their element"
