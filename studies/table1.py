@@ -38,11 +38,10 @@ from studies.table1_rows import (
 HEAD = """# Success rates at the lowest property, ours and published
 
 Mean over the seeds, with the range where they differ; no crystal is filtered out. The seeds are
-those of sampling, with one training of each model; of [two further
-trainings](appendix/recipes.md#three-trainings-of-each-recipe) of each recipe of Perov-5 and
-Carbon-24 seven of eight score as high, and one of `perov5_cds` has 0.75 at SR5. Settings were
-chosen on seeds 0 to 9. `single` counts every crystal as one try, `single_valid` counts an invalid
-one as a failure, and `best_of_10` asks for one success among ten.
+those of sampling, with one training of each model, so the ranges do not show how much trainings
+differ; [three of each recipe](appendix/recipes.md#three-trainings-of-each-recipe) of Perov-5 and
+Carbon-24 do. Settings were chosen on seeds 0 to 9. `single` counts every crystal as one try,
+`single_valid` counts an invalid one as a failure, and `best_of_10` asks for one success among ten.
 A crystal [outside the oracle's training](scores.md#outside-the-oracles-training) counts as a
 failure; *below training range* counts all that are below the minimum, where the oracle
 extrapolates. The oracle was trained and selected on official splits of the data, of which every
