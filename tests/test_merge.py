@@ -142,7 +142,7 @@ def test_what_was_asked_of_the_crystals_of_a_formula_is_joined_too(tmp_path: Pat
     assert files(tmp_path / "whole") == files(tmp_path / "single")
 
 
-def test_joined_trajectories_are_those_of_the_parts(tmp_path: Path) -> None:
+def test_joined_trajectories_are_those_of_the_parts(tmp_path: Path, capsys) -> None:
     for number in (1, 2):
         samples = Samples(tmp_path / str(number), REQUEST, Part(number, 2))
         given = batch(samples.remaining())
@@ -160,6 +160,10 @@ def test_joined_trajectories_are_those_of_the_parts(tmp_path: Path) -> None:
     join(tmp_path / "whole", tmp_path / "1", tmp_path / "2")
     names = {path.name for path in (tmp_path / "whole" / "trajectories").iterdir()}
     assert names == {f"{index:05d}.extxyz" for index in range(REQUEST.num)}
+    shutil.rmtree(tmp_path / "whole" / "trajectories")
+    (tmp_path / "whole" / "trajectories").touch()
+    said = refused(capsys, tmp_path / "whole", tmp_path / "1", tmp_path / "2")
+    assert "whole cannot be written (File exists): what is complete is kept" in said
 
 
 def test_mistakes_are_sentences(single: Path, tmp_path: Path, capsys) -> None:

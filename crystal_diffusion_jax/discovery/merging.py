@@ -22,6 +22,7 @@ from crystal_diffusion_jax.potentials.relaxed_store import (
     read_settings,
 )
 from crystal_diffusion_jax.request import Request, database_key
+from crystal_diffusion_jax.runtime.files import writing_to
 from crystal_diffusion_jax.runtime.lock import exclusive
 from crystal_diffusion_jax.structures import database
 from crystal_diffusion_jax.structures.conversion import restore_structure
@@ -69,9 +70,10 @@ def merge(parts: Sequence[Path], out: Path) -> Samples:
         samples = Samples(out, request)
         joined = _joined([(part, _read(part / DATABASE)) for part in parts])
         _write(out, request, joined)
-        for part in parts:
-            if (part / TRAJECTORIES).is_dir():
-                shutil.copytree(part / TRAJECTORIES, out / TRAJECTORIES, dirs_exist_ok=True)
+        with writing_to(out):
+            for trajectory in (x for part in parts for x in (part / TRAJECTORIES).glob("*")):
+                (out / TRAJECTORIES).mkdir(exist_ok=True)
+                shutil.copyfile(trajectory, out / TRAJECTORIES / trajectory.name)
         samples.export()
         _join_relaxed(parts, out)
     return samples

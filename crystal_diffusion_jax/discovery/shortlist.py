@@ -27,8 +27,7 @@ from crystal_diffusion_jax.discovery.folder import (
 from crystal_diffusion_jax.discovery.plan import Plan
 from crystal_diffusion_jax.discovery.rank import TERMS
 from crystal_diffusion_jax.discovery.screen import SUFFIX
-from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.runtime.files import replace_pieces, replace_text
+from crystal_diffusion_jax.runtime.files import replace_pieces, replace_text, writing_to
 from crystal_diffusion_jax.structures.cif_writer import to_cif
 from crystal_diffusion_jax.structures.compositions import reduced_formula
 from crystal_diffusion_jax.structures.conversion import minimum_distance, to_ase
@@ -101,7 +100,7 @@ def export(plan: Plan, out: Path) -> None:
     found = records(plan, out)
     generated, relaxed = structures(out, found)
     new, symprec = out / f".{FOLDER}.new", plan.request.symprec
-    try:
+    with writing_to(out):
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir()
         with ase.db.connect(new / ASE_DATABASE, type="db", use_lock_file=False) as db:
@@ -119,11 +118,6 @@ def export(plan: Plan, out: Path) -> None:
         replace_pieces(out / CSV, _lines(found))
         shutil.rmtree(out / FOLDER, ignore_errors=True)
         new.rename(out / FOLDER)
-    except OSError as error:
-        raise UserError(
-            f"--out={out} cannot be written ({error.strerror}): what is complete is kept, and the "
-            "same command continues once it can be."
-        ) from error
 
 
 def _lines(found: list[dict[str, Any]]) -> list[str]:

@@ -1,14 +1,17 @@
 """Files: atomic writes, bounded reads, checksums."""
 
+import contextlib
 import hashlib
 import io
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
+
+from crystal_diffusion_jax.errors import UserError
 
 # For files that hold many crystals: 100,000 crystals of 20 atoms take about 0.2 GB as JSON.
 MAX_RECORD_BYTES = 2**28
@@ -59,6 +62,27 @@ def _replace(path: Path, pieces: Iterable[bytes]) -> None:
         # On a full disk a partial file would only take up space.
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def writing_to(out: Path) -> Iterator[None]:
+    """Says of an output folder that cannot be written, on a full disk say, how to go on.
+
+    Raises:
+      UserError: instead of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(cannot_write(out, error.strerror or str(error))) from error
+
+
+def cannot_write(out: Path, reason: str) -> str:
+    """The sentence of `writing_to`."""
+    return (
+        f"--out={out} cannot be written ({reason}): what is complete is kept, and the same command "
+        "continues once it can be."
+    )
 
 
 def open_regular(path: Path) -> io.BufferedReader:

@@ -19,6 +19,7 @@ from pymatgen.core import Structure
 
 from crystal_diffusion_jax.errors import UserError, printable
 from crystal_diffusion_jax.request import Request
+from crystal_diffusion_jax.runtime.files import cannot_write, writing_to
 from crystal_diffusion_jax.structures.conversion import restore_structure
 from crystal_diffusion_jax.structures.limits import MAX_CRYSTALS
 
@@ -120,14 +121,10 @@ def changing(path: Path, create: bool = False, content: Content = SAMPLES) -> It
       UserError: it cannot be written, is damaged or holds something else.
     """
     try:
-        with _open(path, content, create) as database:
+        with writing_to(path.parent), _open(path, content, create) as database:
             yield database
-    except (OSError, sqlite3.OperationalError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(
-            f"--out={path.parent} cannot be written ({reason}): what is complete is kept, and "
-            "the same command continues once it can be."
-        ) from error
+    except sqlite3.OperationalError as error:
+        raise UserError(cannot_write(path.parent, str(error))) from error
     except sqlite3.Error as error:
         raise UserError(
             f"{path} is damaged or was written by another version ({printable(str(error), 200)}): "
