@@ -231,6 +231,9 @@ class TrainingConfig:
         fresh weights.
       tail_oversampling: how many times per epoch crystals with a property in the lowest or highest
         5 % are drawn, the range where most requests are made; all others are drawn once.
+      rank_noise: how many places, at most, a crystal's property may come from in the order of the
+        property, see `data.rank_noise`; the lowest value is then learnt from as many crystals. 0,
+        the paper's choice: each crystal has its own.
     """
 
     num_steps: int = 20_000
@@ -250,6 +253,7 @@ class TrainingConfig:
     keep_last: int = 2
     init_from: str = ""
     tail_oversampling: int = 1
+    rank_noise: int = 0
 
     def __post_init__(self) -> None:
         """Rejects values that cannot be run."""
@@ -259,6 +263,7 @@ class TrainingConfig:
         _check_range(self, *counts, "keep_last", "tail_oversampling", least=1)
         _check_range(self, "learning_rate", "property_rate", "gradient_clip", above=0)
         _check_range(self, "final_learning_rate", "decay_steps", "patience", least=0)
+        _check_range(self, "rank_noise", least=0)
         _check_range(self, "ema_decay", least=0, below=1)
         if not 0 <= self.warmup_steps < self.num_steps:
             raise ValueError(

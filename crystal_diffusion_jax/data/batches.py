@@ -8,6 +8,7 @@ import numpy as np
 from crystal_diffusion_jax.crystals import Crystals
 from crystal_diffusion_jax.data.arrays import CrystalDataset, DatasetStatistics
 from crystal_diffusion_jax.data.buckets import MAX_BUCKETS, Schedule, bucket_sizes, choose_buckets
+from crystal_diffusion_jax.data.rank_noise import RankNoise
 from crystal_diffusion_jax.errors import UserError
 
 # The share of crystals that counts as a tail of a property, as SR5 takes the lowest 5 %.
@@ -56,6 +57,7 @@ class Batches:
         seed: int,
         steps_per_group: int = 1,
         repeats: np.ndarray | None = None,
+        rank_noise: RankNoise | None = None,
     ) -> None:
         """Sorts the crystals into buckets.
 
@@ -66,13 +68,14 @@ class Batches:
           seed: of the order.
           steps_per_group: steps in a group.
           repeats: [M] int, how often each crystal occurs in an epoch; None: once.
+          rank_noise: of the properties; None: each crystal comes with its own.
 
         Raises:
           UserError: an element that the training data never had.
         """
         self._crystals = _Gatherer(dataset, statistics)
         rows = np.repeat(np.arange(len(dataset)), 1 if repeats is None else repeats)
-        self._seed, self.steps_per_group = seed, steps_per_group
+        self._seed, self.steps_per_group, self._rank_noise = seed, steps_per_group, rank_noise
         self.batch_size = min(batch_size, len(rows))
         self.sizes, self.batch_sizes = choose_buckets(dataset.num_atoms[rows], batch_size)
         bucket = np.searchsorted(self.sizes, dataset.num_atoms)
@@ -94,17 +97,21 @@ class Batches:
         """
         bucket, draw = self._schedule.draw(index)
         size, count = self.batch_sizes[bucket], len(self._rows[bucket])
-        positions = np.arange(
-            draw * self.steps_per_group * size, (draw + 1) * self.steps_per_group * size
-        )
-        rows = np.empty(len(positions), dtype=np.int64)
+        drawn = size * self.steps_per_group
+        positions = np.arange(draw * drawn, (draw + 1) * drawn)
+        rows = np.empty(drawn, dtype=np.int64)
         for turn in np.unique(positions // count):
             here = positions // count == turn
             rows[here] = self._rows[bucket][self._order(bucket, int(turn))[positions[here] % count]]
         # Steps of fewer, larger crystals are more frequent, and weigh less in proportion.
         weight = np.full((self.steps_per_group, size), self.factors[bucket])
-        shared = _share(rows.reshape(self.steps_per_group, size), weight, multiple, part)
-        return self._crystals.batch(*shared, self.sizes[bucket])
+        places = np.arange(drawn).reshape(self.steps_per_group, size)
+        places, weight = _share(places, weight, multiple, part)
+        properties = None
+        if self._rank_noise:
+            rng = np.random.default_rng((self._seed, 2, index))
+            properties = self._rank_noise.draw(rng, rows)[places]
+        return self._crystals.batch(rows[places], weight, self.sizes[bucket], properties)
 
     def bucket(self, step: int) -> int:
         """The bucket that a step draws from; steps are counted from 0."""
@@ -205,8 +212,17 @@ class _Gatherer:
         self._species_of = np.zeros(_MAX_ATOMIC_NUMBER + 1, np.int32)
         self._species_of[list(statistics.vocabulary)] = np.arange(len(statistics.vocabulary))
 
-    def batch(self, rows: np.ndarray, weight: np.ndarray, size: int) -> Batch:
-        """Crystals of the given rows ([..., B]) with their weights, padded to `size` atoms."""
+    def batch(
+        self,
+        rows: np.ndarray,
+        weight: np.ndarray,
+        size: int,
+        properties: np.ndarray | None = None,
+    ) -> Batch:
+        """Crystals of the given rows ([..., B]) with their weights, padded to `size` atoms.
+
+        They come with their own properties, or with those given ([..., B, P]).
+        """
         data, statistics = self._dataset, self._statistics
         num_atoms = data.num_atoms[rows]
         mask = np.arange(size) < num_atoms[..., None]  # [..., B, size]
@@ -216,7 +232,8 @@ class _Gatherer:
         frac_coords *= mask[..., None]
         species = np.take(self._species_of, np.take(data.atomic_numbers, atoms)) * mask
         lattice = data.lattice[rows] / statistics.lattice_unit(num_atoms)[..., None, None]
-        properties = data.properties[rows] - np.array(statistics.property_mean)
+        properties = data.properties[rows] if properties is None else properties
+        properties = properties - np.array(statistics.property_mean)
         # Numpy arrays until the training loop lays them on the devices.
         arrays: dict[str, Any] = {
             "lattice": lattice.astype(np.float32),

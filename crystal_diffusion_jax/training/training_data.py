@@ -12,6 +12,7 @@ from crystal_diffusion_jax.data import few
 from crystal_diffusion_jax.data.arrays import CrystalDataset, DatasetStatistics, dataset_statistics
 from crystal_diffusion_jax.data.batches import Batch, Batches, evaluation_batches, tail_oversampling
 from crystal_diffusion_jax.data.buckets import MAX_BUCKETS
+from crystal_diffusion_jax.data.rank_noise import RankNoise
 from crystal_diffusion_jax.runtime import devices
 
 # Noise draws per validation crystal: four keep the noise of the loss below its trend.
@@ -55,14 +56,16 @@ def prepare_data(
     statistics = dataset_statistics(splits["train"], config.scale_by_num_atoms)
     if lattice_scale is not None:
         statistics = dataclasses.replace(statistics, lattice_scale=lattice_scale)
-    is_number = [name not in statistics.class_names for name in statistics.property_names]
+    properties = splits["train"].properties
+    is_number = np.array([x not in statistics.class_names for x in statistics.property_names], bool)
     batches = Batches(
         splits["train"],
         statistics,
         training.batch_size,
         config.seed,
         training.steps_per_call,
-        tail_oversampling(splits["train"].properties[:, is_number], training.tail_oversampling),
+        tail_oversampling(properties[:, is_number], training.tail_oversampling),
+        RankNoise(properties, is_number, training.rank_noise) if training.rank_noise else None,
     )
     val, max_buckets = splits["val"], MAX_BUCKETS
     if (repeats := VALIDATION_CRYSTALS // len(val)) > 1:
