@@ -6,13 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from crystal_diffusion_jax.potentials.hull import Hull
-from crystal_diffusion_jax.potentials.references import (
-    FormationError,
-    HullControl,
-    HullCounts,
-    formation_energy,
-)
+from crystal_diffusion_jax.potentials.hull import NEAR_HULL, Hull
+from crystal_diffusion_jax.potentials.references import References, formation_energy
 from studies.compound_classes import CLASSES, compound_class
 
 # eV^2 per eV^2; moves the fit of an element that ten crystals have by less than 1 meV/atom.
@@ -34,6 +29,92 @@ class Energies:
     numbers: list[np.ndarray]
     labels: np.ndarray
     energies: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class FormationError:
+    """Error of formation energies from a potential against labels.
+
+    Attributes:
+      num_crystals: of the test split.
+      mae: mean absolute error in eV/atom.
+    """
+
+    num_crystals: int
+    mae: float
+
+
+@dataclasses.dataclass(frozen=True)
+class HullCounts:
+    """How many crystals lie near the hull.
+
+    Attributes:
+      num_crystals: all of them.
+      at_or_below: number at or below the hull.
+      near: number less than `NEAR_HULL` above it, those below included.
+    """
+
+    num_crystals: int
+    at_or_below: int
+    near: int
+
+    @classmethod
+    def of(cls, energies_above_hull: Iterable[float]) -> "HullCounts":
+        """The counts for some energies in eV/atom."""
+        energies = np.array(list(energies_above_hull))
+        return cls(len(energies), int((energies <= 0).sum()), int((energies < NEAR_HULL).sum()))
+
+
+@dataclasses.dataclass(frozen=True)
+class HullControl:
+    """Real held-out crystals above the hull of the training set's labels: what a rate is worth.
+
+    Each test crystal is compared with other formulas only, as if it were new. A complete hull would
+    leave about as many crystals at or below it as the source of the data states.
+
+    Attributes:
+      by_label: of all test crystals, with their labels.
+      by_label_among_compounds: of those that decompose into compounds only.
+      by_potential: with the potential's formation energies of the same unrelaxed crystals.
+      by_potential_among_compounds: of those that decompose into compounds only.
+      by_source: of the same crystals by their label in the Materials Project (`e_above_hull`),
+        whose hull knows the crystals themselves; None where the data have no such label.
+    """
+
+    by_label: HullCounts
+    by_label_among_compounds: HullCounts
+    by_potential: HullCounts
+    by_potential_among_compounds: HullCounts
+    by_source: HullCounts | None
+
+
+@dataclasses.dataclass(frozen=True)
+class FittedReferences(References):
+    """Reference energies with how they were fitted, and how well they do.
+
+    Attributes:
+      potential: name of the potential.
+      wheel_sha256: checksum of the file that its weights come from.
+      command: that fitted them.
+      date: day of the fit.
+      num_crystals: of the training split, that they were fitted on.
+      ridge: weight of the penalty on reference energies.
+      counts: number of these crystals with each element.
+      test: "all" and each class of compounds in the test split -> its error.
+      num_not_tested: test crystals with an element without reference, or without energy.
+      control: test crystals above the hull.
+    """
+
+    potential: str
+    wheel_sha256: str
+    command: str
+    date: str
+    num_crystals: int
+    ridge: float
+    counts: Mapping[int, int]
+    test: Mapping[str, FormationError]
+    num_not_tested: int
+    control: HullControl
 
 
 def choose(numbers: Sequence[np.ndarray], num: int, seed: int) -> np.ndarray:

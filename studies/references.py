@@ -29,12 +29,12 @@ from crystal_diffusion_jax.data.load import load
 from crystal_diffusion_jax.errors import require_between
 from crystal_diffusion_jax.potentials import hull, references, weights
 from crystal_diffusion_jax.potentials.energies import Evaluated, evaluate_all
-from crystal_diffusion_jax.potentials.references import References
 from crystal_diffusion_jax.structures.conversion import to_structure
 from studies import records
 from studies.reference_fit import (
     RIDGE,
     Energies,
+    FittedReferences,
     choose,
     errors_by_class,
     fit,
@@ -78,7 +78,7 @@ def measure(
     per_cell: bool,
     towards: Mapping[int, float],
     evaluate: Evaluate,
-) -> References:
+) -> FittedReferences:
     """Fits on `num` crystals of "train", measures on all of "test".
 
     Args:
@@ -109,7 +109,7 @@ def measure(
     predicted = formation_energies(held_out, fitted)
     known = hull.from_crystals(atoms_of(train), labels_of(train) - zero)
     with_source = _ABOVE_SOURCE_HULL in test.property_names
-    return References(
+    return FittedReferences(
         dataset=dataset,
         label=_LABELS[dataset],
         label_is_per_cell=per_cell,

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 import pytest
 from pymatgen.core import Structure
@@ -11,10 +12,18 @@ from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.potentials import hull, references, weights
 from crystal_diffusion_jax.potentials.energies import Evaluated
-from crystal_diffusion_jax.potentials.references import HullCounts
 from crystal_diffusion_jax.structures.compositions import parse_formula
 from studies.compound_classes import CLASSES, compound_class
-from studies.reference_fit import RIDGE, Energies, choose, fit, formation_energies, hull_control
+from studies.reference_fit import (
+    RIDGE,
+    Energies,
+    FittedReferences,
+    HullCounts,
+    choose,
+    fit,
+    formation_energies,
+    hull_control,
+)
 from studies.references import measure
 
 MU = {3: -1.9, 8: -4.9, 11: -1.3, 22: -7.8, 56: -1.9, 17: -1.8}
@@ -218,13 +227,16 @@ def test_an_unknown_data_set_is_named():
 
 @pytest.mark.parametrize("dataset", ["mp20", "perov5", "carbon24"])
 def test_shipped_references_are_of_the_potential_and_were_tested(dataset):
-    found = references.load(dataset)
-    assert found.dataset == dataset
+    assert references.load(dataset).dataset == dataset
+    found = msgspec.json.decode(
+        (references.FOLDER / f"{dataset}.json").read_bytes(), type=FittedReferences
+    )
     assert found.potential == weights.NAME
     assert found.wheel_sha256 == weights.WHEEL_SHA256
     assert found.num_crystals >= 1000
     assert found.test["all"].num_crystals >= 500
     assert set(found.test) <= {"all", *CLASSES}
+    assert found.energies == references.load(dataset).energies
     assert found.energies.keys() == found.counts.keys()
     assert found.control.by_label.num_crystals >= 500
     assert (found.control.by_source is not None) == (dataset == "mp20")

@@ -22,106 +22,28 @@ from pathlib import Path
 import numpy as np
 
 from crystal_diffusion_jax.errors import UserError, did_you_mean
-from crystal_diffusion_jax.potentials.hull import NEAR_HULL
 from crystal_diffusion_jax.runtime.files import MAX_RECORD_BYTES, read_json
 
 FOLDER = Path(__file__).parent / "reference_energies"
 
 
 @dataclasses.dataclass(frozen=True)
-class FormationError:
-    """Error of formation energies from a potential against labels.
-
-    Attributes:
-      num_crystals: of the test split.
-      mae: mean absolute error in eV/atom.
-    """
-
-    num_crystals: int
-    mae: float
-
-
-@dataclasses.dataclass(frozen=True)
-class HullCounts:
-    """How many crystals lie near the hull.
-
-    Attributes:
-      num_crystals: all of them.
-      at_or_below: number at or below the hull.
-      near: number less than `NEAR_HULL` above it, those below included.
-    """
-
-    num_crystals: int
-    at_or_below: int
-    near: int
-
-    @classmethod
-    def of(cls, energies_above_hull: Iterable[float]) -> "HullCounts":
-        """The counts for some energies in eV/atom."""
-        energies = np.array(list(energies_above_hull))
-        return cls(len(energies), int((energies <= 0).sum()), int((energies < NEAR_HULL).sum()))
-
-
-@dataclasses.dataclass(frozen=True)
-class HullControl:
-    """Real held-out crystals above the hull of the training set's labels: what a rate is worth.
-
-    Each test crystal is compared with other formulas only, as if it were new. A complete hull would
-    leave about as many crystals at or below it as the source of the data states.
-
-    Attributes:
-      by_label: of all test crystals, with their labels.
-      by_label_among_compounds: of those that decompose into compounds only.
-      by_potential: with the potential's formation energies of the same unrelaxed crystals.
-      by_potential_among_compounds: of those that decompose into compounds only.
-      by_source: of the same crystals by their label in the Materials Project (`e_above_hull`),
-        whose hull knows the crystals themselves; None where the data have no such label.
-    """
-
-    by_label: HullCounts
-    by_label_among_compounds: HullCounts
-    by_potential: HullCounts
-    by_potential_among_compounds: HullCounts
-    by_source: HullCounts | None
-
-
-@dataclasses.dataclass(frozen=True)
 class References:
-    """Reference energies fitted on one data set, and how well they do.
+    """Reference energies fitted on one data set; the file also says how well they do.
 
     Attributes:
       dataset: name of the data set.
       label: what its label is and how it becomes a formation energy.
       label_is_per_cell: the label is divided by the number of atoms.
       label_zero: is subtracted from the label per atom, in eV.
-      potential: name of the potential.
-      wheel_sha256: checksum of the file that its weights come from.
-      command: that fitted them.
-      date: day of the fit.
-      num_crystals: of the training split, that they were fitted on.
-      ridge: weight of the penalty on reference energies.
       energies: eV per atom by atomic number.
-      counts: number of these crystals with each element.
-      test: "all" and each class of compounds in the test split -> its error.
-      num_not_tested: test crystals with an element without reference, or without energy.
-      control: test crystals above the hull.
     """
 
     dataset: str
     label: str
     label_is_per_cell: bool
     label_zero: float
-    potential: str
-    wheel_sha256: str
-    command: str
-    date: str
-    num_crystals: int
-    ridge: float
     energies: Mapping[int, float]
-    counts: Mapping[int, int]
-    test: Mapping[str, FormationError]
-    num_not_tested: int
-    control: HullControl
 
     def formation_energy(self, atomic_numbers: Iterable[int], energy_per_atom: float) -> float:
         """Formation energy in eV/atom; NaN if an element has no reference.
