@@ -1,11 +1,11 @@
-"""benchmarks/reproducibility.py: rates that agree and rates that do not."""
+"""studies/reproducibility.py: rates that agree and rates that do not."""
 
 from typing import Any
 
 import pytest
 from scipy import stats
 
-from benchmarks.reproducibility import RATES, comparison, p_value
+from studies.reproducibility import RATES, comparison, p_value
 
 
 @pytest.mark.parametrize("counts", [[3, 9], [0, 7], [40, 33]])

@@ -1,6 +1,6 @@
 """Quality of the crystals against the network calls per crystal, with and without corrector.
 
-    python -m benchmarks.few_steps --out=few_steps.json --plot=docs/images/few_steps.png
+    python -m studies.few_steps --out=few_steps.json --plot=docs/images/few_steps.png
 
 Every point is saved to --out when it is done; the same command measures what is missing, or only
 draws the picture. All points use the same seed, and the oracle of `experiments.evaluate`. A step

@@ -1,8 +1,8 @@
 """Do the shipped models behave alike on this processor and with these versions?
 
-    python -m benchmarks.reproducibility --out=here.json
-    XLA_FLAGS=--xla_cpu_max_isa=SSE4_2 python -m benchmarks.reproducibility --out=sse.json
-    python -m benchmarks.reproducibility --compare here.json sse.json
+    python -m studies.reproducibility --out=here.json
+    XLA_FLAGS=--xla_cpu_max_isa=SSE4_2 python -m studies.reproducibility --out=sse.json
+    python -m studies.reproducibility --compare here.json sse.json
 
 Samples crystals from every model at the lowest property with one seed, scores them, and writes a
 JSON file. `--compare` prints a table of several such files, with the probability that equal rates
@@ -106,7 +106,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def parser() -> program.Parser:
     """The flags."""
-    flags = program.Parser(prog="python -m benchmarks.reproducibility", description=__doc__ or "")
+    flags = program.Parser(prog="python -m studies.reproducibility", description=__doc__ or "")
     what = flags.add_mutually_exclusive_group(required=True)
     what.add_argument("--out", type=Path, help="JSON file to write")
     what.add_argument("--compare", type=Path, nargs="+", help="JSON files to compare")
