@@ -50,6 +50,12 @@ def test_the_bootstrap_interval_of_a_mean_is_that_of_the_central_limit(
     assert bootstrap(np.mean, sample) == estimate
 
 
+def test_the_interval_of_a_median_lies_within_the_values() -> None:
+    # Nearly half of the values are small, the others large: the median may be any of them.
+    estimate = bootstrap(np.median, np.append(np.full(21, 0.01), np.full(20, 1.0)))
+    assert (estimate.value, estimate.interval) == (0.01, (0.01, 1.0))
+
+
 def test_too_small_samples_have_no_interval() -> None:
     assert bootstrap(np.mean, np.array([])).value is None
     single = bootstrap(np.mean, np.array([2.0]))

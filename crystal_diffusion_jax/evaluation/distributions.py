@@ -6,7 +6,6 @@ set. Two differences: the draw is seeded, and fewer than 1000 valid crystals are
 cost of a wider interval.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -52,23 +51,18 @@ def distances(
     """
 
     def distance(of: Callable[[Structure], float]) -> SampleStatistic:
-        return _distance(np.array([*map(of, generated)]), np.array([*map(of, reference)]))
+        samples = (np.array([*map(of, crystals)]) for crystals in (generated, reference))
+        return bootstrap(wasserstein_distance, *samples)
 
     return {
         "density": distance(lambda structure: float(structure.density)),
         "num_elements": distance(lambda structure: len(set(structure.atomic_numbers))),
-        "property": _distance(finite(generated_values), finite(reference_values)),
+        "property": bootstrap(
+            wasserstein_distance, finite(generated_values), finite(reference_values)
+        ),
     }
 
 
 def finite(values: np.ndarray) -> np.ndarray:
     """The values that are not NaN."""
     return values[~np.isnan(values)]
-
-
-def _distance(generated: np.ndarray, reference: np.ndarray) -> SampleStatistic:
-    distance = bootstrap(wasserstein_distance, generated, reference)
-    if distance.interval is None:
-        return distance
-    low, high = distance.interval
-    return dataclasses.replace(distance, interval=(max(low, 0.0), high))

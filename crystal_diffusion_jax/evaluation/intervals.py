@@ -63,9 +63,10 @@ class SampleStatistic:
 def bootstrap(statistic: Callable[..., float], *samples: np.ndarray) -> SampleStatistic:
     """A statistic of one or more independent samples, with its bootstrap interval.
 
-    The percentile interval is shifted by the bias of the bootstrap (mean of the resampled
-    statistics minus the statistic): resampling increases the distance of two samples, so that the
-    plain interval of a small distance would not even contain it. The seed is fixed.
+    Of one sample, whose statistic is a mean or a median, the percentile interval. Of several, whose
+    statistic is a distance, it is shifted by the bias of the bootstrap (mean of the resampled
+    statistics minus the statistic) and cut at 0: resampling increases the distance of two samples,
+    so that the plain interval of a small distance would not even contain it. The seed is fixed.
 
     Args:
       statistic: takes the samples, each [n_i].
@@ -86,6 +87,8 @@ def bootstrap(statistic: Callable[..., float], *samples: np.ndarray) -> SampleSt
         method="percentile",
         rng=np.random.default_rng(0),
     )
-    bias = float(np.mean(result.bootstrap_distribution)) - value
-    low, high = np.array(result.confidence_interval) - bias
+    low, high = result.confidence_interval
+    if len(samples) > 1:
+        bias = np.mean(result.bootstrap_distribution) - value
+        low, high = max(low - bias, 0.0), high - bias
     return SampleStatistic(value, (float(low), float(high)), sizes)

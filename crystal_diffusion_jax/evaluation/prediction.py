@@ -186,11 +186,7 @@ def _share(best: Sequence[np.ndarray], limit: float = np.inf) -> Score:
     whole = np.round(shares)
     if np.allclose(shares, whole):
         return rate(whole > 0)
-    share = bootstrap(np.mean, shares)
-    if share.interval is None:
-        return share
-    low, high = share.interval
-    return dataclasses.replace(share, interval=(max(low, 0.0), min(high, 1.0)))
+    return bootstrap(np.mean, shares)
 
 
 def _mean_of_matches(best: Sequence[np.ndarray]) -> SampleStatistic:

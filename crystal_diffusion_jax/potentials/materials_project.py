@@ -36,7 +36,7 @@ def known_phases(chemical_systems: Iterable[Iterable[int]]) -> tuple[list[str], 
     except ImportError as error:
         raise UserError(
             "The hull of the Materials Project needs the package mp-api: "
-            "pip install 'crystal-diffusion-jax[mp]'."
+            "pip install 'mp-api>=0.45'."
         ) from error
     key = os.environ.get("MP_API_KEY")
     if not key:
