@@ -86,7 +86,7 @@ def test_a_system_of_very_many_elements_is_bounded(asked):
 def test_without_the_package_one_sentence_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "mp_api", None)
     monkeypatch.setitem(sys.modules, "mp_api.client", None)
-    with pytest.raises(UserError, match=r"pip install 'crystal-diffusion-jax\[mp\]'"):
+    with pytest.raises(UserError, match=r"pip install 'mp-api>=0.45'"):
         materials_project.known_phases([[LI, OX]])
 
 

@@ -244,6 +244,35 @@ def test_the_page_in_the_docs_is_that_of_its_rows():
     assert [each.row for each in table.rows][: len(PAGE)] == list(PAGE)
 
 
+@pytest.mark.parametrize(
+    ("page", "digits", "least"), [("README.md", 2, 5), ("docs/choose_model.md", 3, 8)]
+)
+def test_success_rates_on_other_pages_are_those_of_the_table(page, digits, least):
+    root = Path(__file__).parent.parent
+    by_row = {each.row: each.columns for each in read(root / "docs" / "table1.json").rows}
+    model, found, expected = "", [], []
+    for line in (root / page).read_text().splitlines():
+        title, *cells = line.strip("| ").split(" | ") if line.startswith("| ") else [""]
+        named = re.search(r"`((?:perov5|carbon24|mp20)_cd[is])`", title)
+        triple = next((cell for cell in cells if re.fullmatch(r"[\d.]+( / [\d.]+){2}", cell)), None)
+        if triple is None or not (named or "`--sampler=paper`" in title):
+            continue
+        model = named[1] if named else model  # "the same, `--sampler=paper`"
+        dataset = model.partition("_")[0]
+        row = Row(
+            model,
+            dataset,
+            0.5 if "guidance 0.5" in title else 0.0,
+            sampler="paper" if "--sampler=paper" in title else None,
+            charge_balance=dataset == "mp20",
+        )
+        rates = [by_row[row][f"{name} single_valid"].mean for name in ("SR5", "SR10", "SR15")]
+        found.append((title, triple))
+        expected.append((title, " / ".join(f"{rate:.{digits}f}" for rate in rates)))
+    assert found == expected
+    assert len(found) == least
+
+
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     monkeypatch.setattr(sys, "argv", ["table1", *arguments])
     table1.main()
