@@ -3,6 +3,7 @@ import signal
 import tempfile
 from collections.abc import Iterator
 
+import hypothesis
 import jax
 import pytest
 
@@ -32,6 +33,16 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
     jax.config.update("jax_disable_most_optimizations", True)
+
+# The same examples in every run, and however long they take on a busy machine.
+hypothesis.settings.register_profile(
+    "reproducible",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("reproducible")
 
 # One device in all tests, whichever come first: a command would make one of each core.
 jax.devices()

@@ -62,7 +62,7 @@ mixtures = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(mixtures)
 def test_groups_are_the_components_that_brute_force_finds(made: list[tuple[int, int]]) -> None:
     structures = [copy(PROTOTYPES[which], seed) for which, seed in made]
@@ -71,7 +71,7 @@ def test_groups_are_the_components_that_brute_force_finds(made: list[tuple[int, 
         assert {int(groups[row]) for row in component} == {min(component)}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(mixtures, st.integers(0, 100), st.sampled_from([0.1, 0.3, 0.5]))
 def test_no_copy_stands_on_the_other_side(
     made: list[tuple[int, int]], seed: int, fraction: float

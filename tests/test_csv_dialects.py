@@ -50,7 +50,7 @@ CELLS = st.text(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     cells=st.lists(st.tuples(CELLS, CELLS, CELLS), min_size=1, max_size=4),
     encoding=st.sampled_from(ENCODINGS),

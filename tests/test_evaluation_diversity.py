@@ -221,7 +221,7 @@ def test_a_chain_of_matches_is_one_crystal_in_every_order() -> None:
     assert counts == {1, 2}  # of pymatgen's groups, which depend on the order
 
 
-@settings(max_examples=60, derandomize=True, database=None, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.floats(1.0, 9.0), min_size=1, max_size=12), st.randoms())
 def test_groups_are_those_of_brute_force_in_any_order(
     places: list[float], random: random_numbers.Random

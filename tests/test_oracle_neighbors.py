@@ -169,7 +169,7 @@ def crystals(draw: st.DrawFn) -> Structure:
 
 
 @given(crystals())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_crystal_has_the_neighbors_that_pymatgen_finds(structure: Structure) -> None:
     assert here(structure) == by_pymatgen(structure)
 
@@ -217,7 +217,6 @@ corner = st.tuples(*[st.floats(-5, 5)] * 3)
 
 
 @given(st.lists(corner, min_size=3, max_size=7), corner)
-@settings(deadline=None)
 @example([(0.0, 0.0, 1.0), (0.0, 0.0, 1.0), (1.0, 0.0, 1.0)], (0.0, 0.0, 0.0))
 @example([(1.0, 0.0, 0.0), (-1.0, 1.0, 0.0), (-1.0, -1.0, 0.0)], (0.0, 0.0, 0.0))
 def test_solid_angles_are_those_of_pymatgen_to_the_last_bit(
