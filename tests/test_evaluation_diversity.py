@@ -214,11 +214,8 @@ def test_a_chain_of_matches_is_one_crystal_in_every_order() -> None:
     matcher = StructureMatcher(ltol=0.3, stol=0.5, angle_tol=10)
     pairs = itertools.combinations(range(3), 2)
     assert [matcher.fit(chain[i], chain[j]) for i, j in pairs] == [True, False, True]
-    counts = set()
     for order in itertools.permutations(chain):
-        counts.add(len(matcher.group_structures(list(order))))
         assert match(order, [], progress=False).group == [0, 0, 0]
-    assert counts == {1, 2}  # of pymatgen's groups, which depend on the order
 
 
 @settings(max_examples=60)
