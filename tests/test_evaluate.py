@@ -10,11 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import ase.io
 import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
-from pymatgen.io.ase import AseAtomsAdaptor
 from pymatgen.io.cif import CifWriter
 
 from crystal_diffusion_jax.cli import evaluate as program
@@ -173,20 +171,6 @@ def test_bad_rows_of_the_data_set_are_refused_with_the_flag_that_skips_them(
     message = capsys.readouterr().err
     assert "3 of 3 rows" in message
     assert "go on without them: --skip_bad_rows" in message
-
-
-def test_not_a_number_in_an_extxyz_is_a_named_failure(
-    tmp_path: Path, run: Callable[..., int | str | None]
-) -> None:
-    atoms = [AseAtomsAdaptor.get_atoms(perovskite(a)) for a in ("Ca", "Ca", "Sr")]
-    atoms[1].positions[2, 0] = np.nan
-    ase.io.write(tmp_path / "set.extxyz", atoms, format="extxyz")
-    out = tmp_path / "m.json"
-    assert run(f"--structures={tmp_path / 'set.extxyz'}", "--dataset=perov5", f"--out={out}") == 0
-    content = read_strictly(out)
-    assert content["failures"]["by_reason"] == {"reading: non-finite numbers": 1}
-    assert content["validity"]["both"]["k"] == 2
-    assert content["validity"]["both"]["n"] == 3
 
 
 @pytest.mark.parametrize(
