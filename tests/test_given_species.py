@@ -1,6 +1,7 @@
 """Crystals whose species are given: their noise, loss, network and chain."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -52,15 +53,15 @@ def crystals(seed: int = 0, num_atoms: np.ndarray = NUM_ATOMS) -> Crystals:
 
 
 # Of float32 in two programs, which may differ in the order of their operations.
-ROUNDING = {"rtol": 1e-5, "atol": 1e-6}
+assert_close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
 
 
 def assert_same(found: Crystals, expected: Crystals) -> None:
     """Species and masks exactly, the rest up to rounding."""
     np.testing.assert_array_equal(found.species, expected.species)
     np.testing.assert_array_equal(found.mask, expected.mask)
-    np.testing.assert_allclose(found.lattice, expected.lattice, **ROUNDING)
-    np.testing.assert_allclose(found.frac_coords, expected.frac_coords, **ROUNDING)
+    assert_close(found.lattice, expected.lattice)
+    assert_close(found.frac_coords, expected.frac_coords)
 
 
 noise = jax.jit(noise_batch, static_argnames=("num_species", "condition_dropout", "species_given"))
@@ -177,8 +178,8 @@ def test_the_network_tells_given_species_from_noisy_ones(conditioning, schedule)
     none, some = apply(weights, None), apply(weights, given)
     fresh = apply({**weights, "species_given": jnp.zeros(8)}, given)
     for without, told, zero in zip(none, some, fresh, strict=True):
-        np.testing.assert_allclose(without, zero, **ROUNDING)
-        np.testing.assert_allclose(without[~given], told[~given], **ROUNDING)
+        assert_close(without, zero)
+        assert_close(without[~given], told[~given])
     assert np.all(np.abs(none[0] - some[0])[given].max(axis=(1, 2)) > 1e-4)
 
 
