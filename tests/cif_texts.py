@@ -2,10 +2,6 @@
 
 from collections.abc import Sequence
 
-from hypothesis import settings
-
-every_case = settings(max_examples=100, derandomize=True, database=None, deadline=None)
-
 
 def cell(a: float, b: float | None = None, c: float | None = None, **angles: float) -> str:
     """Lines of a cell; equal lengths and right angles where none are given."""

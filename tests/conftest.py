@@ -3,6 +3,7 @@ import signal
 import tempfile
 from collections.abc import Iterator
 
+import hypothesis
 import jax
 import pytest
 
@@ -33,6 +34,16 @@ if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
     jax.config.update("jax_disable_most_optimizations", True)
 
+# The same examples in every run, and however long they take on a busy machine.
+hypothesis.settings.register_profile(
+    "reproducible",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("reproducible")
+
 # One device in all tests, whichever come first: a command would make one of each core.
 jax.devices()
 
@@ -45,14 +56,19 @@ def _forget_compiled_programs() -> Iterator[None]:
     jax.clear_caches()
 
 
+def work_in_this_process(patch: pytest.MonkeyPatch) -> None:
+    """Runs the work of worker processes in this one, where it can be patched."""
+    patch.setattr(Workers, "map", lambda self, items: map(self.function, items))
+    patch.setattr(
+        Workers, "map_as_finished", lambda self, items: enumerate(map(self.function, items))
+    )
+
+
 @pytest.fixture
 def in_this_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs the work of worker processes in this one, where it can be patched; not in slow tests."""
+    """`work_in_this_process`; not in slow tests."""
     if not request.node.get_closest_marker("slow"):
-        monkeypatch.setattr(Workers, "map", lambda self, items: map(self.function, items))
-        monkeypatch.setattr(
-            Workers, "map_as_finished", lambda self, items: enumerate(map(self.function, items))
-        )
+        work_in_this_process(monkeypatch)
 
 
 @pytest.fixture

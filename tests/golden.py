@@ -73,6 +73,7 @@ def intermediates(oracle: str) -> dict[str, np.ndarray]:
         return {name: stored[name] for name in stored.files}
 
 
+@functools.cache
 def table(dataset: str, split: str) -> list[dict[str, str]]:
     """Rows of a real data set in CDVAE's csv format."""
     path = _SHARED / "data" / dataset / f"{split}.csv.gz"

@@ -1,10 +1,12 @@
 """ASE calculators that misbehave, for `--potential=ase:tests.odd_calculators.NAME`."""
 
 import os
+import time
 from typing import Any
 
 import numpy as np
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError
+from ase.calculators.emt import EMT
 
 # ruff: noqa: RUF012, ASE's calculators declare their properties like this
 
@@ -59,6 +61,15 @@ class Endless(Constant):
     def calculate(self, atoms: Any = None, *args: Any, **named: Any) -> None:
         while 29 in atoms.numbers:
             pass
+        super().calculate(atoms, *args, **named)
+
+
+class HeldEMT(EMT):
+    """ASE's EMT, which never ends for gold while HOLD is in the environment."""
+
+    def calculate(self, atoms: Any = None, *args: Any, **named: Any) -> None:
+        while 79 in atoms.numbers and "HOLD" in os.environ:
+            time.sleep(1)
         super().calculate(atoms, *args, **named)
 
 

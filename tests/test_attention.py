@@ -115,14 +115,6 @@ def test_the_efficient_form_equals_the_textbook_form(params, num_atoms, with_con
     )
 
 
-def test_a_constant_in_beta_passes_through_because_the_weights_sum_to_one(params, inputs):
-    raised = params | {"beta_bias": params["beta_bias"] + 1.0}
-    mask = inputs["mask"]
-    change = attend(raised, inputs)[mask] - attend(params, inputs)[mask]
-    expected = np.broadcast_to(np.ones(WIDTH) @ params["out"]["kernel"], change.shape)
-    np.testing.assert_allclose(change, expected, atol=1e-5)
-
-
 def test_padded_atoms_get_no_weight(params, inputs):
     junk = {name: array.copy() for name, array in inputs.items()}
     padding = ~inputs["mask"]
@@ -132,18 +124,3 @@ def test_padded_atoms_get_no_weight(params, inputs):
     found = attend(params, junk)
     assert np.isfinite(found).all()
     np.testing.assert_array_equal(found[mask], attend(params, inputs)[mask])
-
-
-def test_the_pair_of_query_and_key_is_read_in_that_order(params, inputs):
-    swapped = np.swapaxes(inputs["pairs"], 1, 2)
-    change = attend(params, inputs, pairs=swapped) - attend(params, inputs)
-    assert np.abs(change[0]).max() > 0.01
-    # One atom alone has no order.
-    np.testing.assert_allclose(change[2, 0], 0.0, atol=1e-6)
-
-
-def test_a_single_atom_attends_only_to_itself(params, inputs):
-    # Whatever alpha is: with a single key the weight is 1.
-    other = params | {"alpha": {"kernel": params["alpha"]["kernel"] * 7.0}}
-    np.testing.assert_allclose(attend(other, inputs)[2, 0], attend(params, inputs)[2, 0], atol=1e-6)
-    assert np.abs(attend(other, inputs)[0] - attend(params, inputs)[0]).max() > 0.01

@@ -39,15 +39,13 @@ def test_the_mean_is_that_over_all_crystals_whatever_sizes_were_drawn(batches):
     assert by_size.keys() == LOSS.keys()
     assert means["loss"] == pytest.approx(expected)
     assert means["lattice"] == pytest.approx(10 * expected)
-    for step in range(100, 120, 2):  # of one size each
+    sizes = set()
+    for step in range(100, 120, 2):
         means, by_size = averages.update(losses(batches, step, step + 2), step + 2)
-        assert len(by_size) == 1
+        (size,) = by_size
+        sizes.add(size)
         assert means["loss"] == pytest.approx(expected)
-
-
-def test_a_mean_over_steps_would_jump_with_the_sizes(batches):
-    windows = [losses(batches, step, step + 2)["loss"].mean() for step in range(0, 100, 2)]
-    assert max(windows) > 1.5 * min(windows)
+    assert len(sizes) > 1  # a mean over the steps would jump from one to another
 
 
 def test_a_resumed_run_goes_on_with_the_latest_means_of_each_size(batches):

@@ -38,8 +38,3 @@ def test_ranked_predictions_count_in_their_order(k: int, value: float, share: fl
     values, weights = best_of([np.array([0.3, np.inf, 0.1])], k, ranked=True)
     assert weights @ values == pytest.approx(value)
     assert weights.sum() == pytest.approx(share)
-
-
-def test_one_prediction_is_their_mean() -> None:
-    values, weights = best_of([np.array([np.inf, 0.1, 0.3, np.inf])], 1)
-    assert (weights.sum(), weights @ values) == pytest.approx((0.5, 0.1))

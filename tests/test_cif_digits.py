@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from crystal_diffusion_jax.structures.cif_numbers import number
 from tests.cif_cells import parse_cif
-from tests.cif_texts import HEXAGONAL, atoms, cell, every_case, group
+from tests.cif_texts import HEXAGONAL, atoms, cell, group
 from tests.space_group_crystals import cif_of, crystal_of, kind_of
 from tests.test_cif_reader import assert_refused
 
@@ -20,7 +20,6 @@ def written(value: float, digits: int, cut: bool) -> str:
     return f"{math.floor(value * scale + (1e-9 if cut else 0.5)) / scale:.{digits}f}"
 
 
-@every_case
 @given(st.integers(2, 8), st.booleans(), st.sampled_from([0.25, 0.75]))
 def test_thirds_with_any_digits_are_thirds(digits: int, cut: bool, z: float) -> None:
     row = f"Mg1 Mg {written(1 / 3, digits, cut)} {written(2 / 3, digits, cut)} {z}"
@@ -30,7 +29,6 @@ def test_thirds_with_any_digits_are_thirds(digits: int, cut: bool, z: float) -> 
     np.testing.assert_allclose(np.sort(structure.frac_coords[:, 0]), [1 / 3, 2 / 3], atol=1e-9)
 
 
-@every_case
 @given(st.integers(1, 530), st.integers(3, 8))
 def test_a_crystal_of_few_digits_has_all_its_atoms_near_their_places(
     hall_number: int, digits: int
@@ -47,14 +45,12 @@ def test_a_crystal_of_few_digits_has_all_its_atoms_near_their_places(
         assert difference.min(axis=1).max() <= 2 * 10.0**-digits
 
 
-@every_case
 @given(st.floats(0.006, 0.05))
 def test_an_atom_near_a_mirror_but_not_on_it_is_refused(x: float) -> None:
     text = "data_x\n" + cell(4) + group("P m m m") + atoms(f"Po1 Po {x:.5f} 0 0")
     assert_refused(text, "its coordinates lie near a special position")
 
 
-@every_case
 @given(st.floats(0.07, 0.43))
 def test_an_atom_far_from_a_mirror_has_an_image(x: float) -> None:
     text = "data_x\n" + cell(4) + group("P m m m") + atoms(f"Po1 Po {x:.5f} 0 0")
@@ -69,7 +65,6 @@ def test_one_decimal_is_exact() -> None:
     assert len(parse_cif(text)) == 4
 
 
-@every_case
 @given(st.floats(-1e6, 1e6), st.integers(0, 12))
 def test_a_number_is_read_with_the_unit_of_its_last_digit(value: float, digits: int) -> None:
     text = f"{value:.{digits}f}"

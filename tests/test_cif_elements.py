@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from pymatgen.core import Element
 
 from tests.cif_cells import parse_cif
-from tests.cif_texts import atoms, cell, every_case
+from tests.cif_texts import atoms, cell
 from tests.test_cif_reader import assert_refused, contents
 
 SYMBOLS = sorted(element.symbol for element in Element if element.Z <= 96)
@@ -22,14 +22,12 @@ def of_label(label: str, more: str = "") -> str:
     return "data_x\n" + more + cell(5) + atoms(f'"{label}" 0 0 0', label_only=True)
 
 
-@every_case
 @given(st.sampled_from(SYMBOLS), st.sampled_from(CHARGES), st.sampled_from([str, str.upper]))
 def test_a_type_symbol_is_its_element_in_any_case_with_any_charge(symbol, charge, case) -> None:
     (site,) = parse_cif(of_type(case(symbol) + charge))
     assert site.specie.Z == Element(symbol).Z
 
 
-@every_case
 @given(st.sampled_from(SYMBOLS), st.sampled_from(["", "1", "12", "1A", "(1)", "_1", "1'", "2-"]))
 def test_a_label_in_proper_case_is_its_element_or_leaves_doubt(symbol: str, rest: str) -> None:
     text = of_label(symbol + rest)
@@ -40,7 +38,6 @@ def test_a_label_in_proper_case_is_its_element_or_leaves_doubt(symbol: str, rest
     assert site.specie.symbol == symbol
 
 
-@every_case
 @given(st.lists(st.sampled_from(SYMBOLS), min_size=2, max_size=3, unique=True), st.data())
 def test_several_elements_on_a_site_are_disorder(symbols: list[str], data: st.DataObject) -> None:
     separator = data.draw(st.sampled_from([",", "/", "+", " + ", ", ", "|", " & "]))

@@ -1,7 +1,6 @@
 """The console script, and --out: tested before the work and written atomically."""
 
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -72,12 +71,6 @@ def test_the_console_script_suggests_a_command(
         script.main()
     assert "unknown command smaple; choose from train, sample" in (error := capsys.readouterr().err)
     assert "did you mean sample?" in error
-
-
-def test_the_help_of_the_console_script_imports_no_jax() -> None:
-    code = "import sys; sys.argv[1:] = []; from crystal_diffusion_jax.cli import __main__ as script"
-    code += "; script.main(); assert 'jax' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
 def test_commands_of_the_console_script_are_spelled_as_they_were_called(

@@ -62,7 +62,7 @@ mixtures = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(mixtures)
 def test_groups_are_the_components_that_brute_force_finds(made: list[tuple[int, int]]) -> None:
     structures = [copy(PROTOTYPES[which], seed) for which, seed in made]
@@ -71,7 +71,7 @@ def test_groups_are_the_components_that_brute_force_finds(made: list[tuple[int, 
         assert {int(groups[row]) for row in component} == {min(component)}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(mixtures, st.integers(0, 100), st.sampled_from([0.1, 0.3, 0.5]))
 def test_no_copy_stands_on_the_other_side(
     made: list[tuple[int, int]], seed: int, fraction: float
@@ -85,9 +85,7 @@ def test_no_copy_stands_on_the_other_side(
         return
     parts = random_split(whole, groups, {"val": fraction}, seed)
     assert sorted(itertools.chain(*parts.values())) == list(range(len(made)))
-    matcher = StructureMatcher()
-    for one, other in itertools.product(parts["train"], parts["val"]):
-        assert not matcher.fit(structures[one], structures[other])
+    assert not set(groups[parts["train"]]) & set(groups[parts["val"]])
 
 
 def test_copies_of_copies_are_together_though_they_do_not_match() -> None:

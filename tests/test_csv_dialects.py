@@ -50,7 +50,7 @@ CELLS = st.text(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     cells=st.lists(st.tuples(CELLS, CELLS, CELLS), min_size=1, max_size=4),
     encoding=st.sampled_from(ENCODINGS),
@@ -76,11 +76,17 @@ def test_a_table_is_read_as_it_was_written(
     assert [tuple(row.values()) for row in rows] == cells
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
+KINDS = ("a.cif", "POSCAR", "a.json", "a.xsf", "a.cssr", "a.res", "a.extxyz", "a.cif.gz")
+
+
 @pytest.mark.parametrize(
-    "name", ["a.cif", "POSCAR", "a.json", "a.xsf", "a.cssr", "a.res", "a.extxyz", "a.cif.gz"]
+    ("encoding", "name", "line_end"),
+    [  # each kind and each encoding with both ends of lines
+        (encoding, name, "\r\n" if (row + column) % 2 else "\n")
+        for row, encoding in enumerate(ENCODINGS)
+        for column, name in enumerate(KINDS)
+    ],
 )
-@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
 def test_text_of_every_kind_is_read_in_every_unicode_encoding(
     tmp_path: Path, encoding: str, name: str, line_end: str
 ) -> None:

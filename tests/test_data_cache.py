@@ -131,8 +131,15 @@ def test_damaged_groups_are_found_again(cache_folder: Path, content: bytes) -> N
     assert groups(0, 1, 2) == groups(0, 0, 1) == [0, 1, 2]
 
 
-@pytest.mark.parametrize("damage", ["cut", "bits", "empty", "text", "gone"])
-@pytest.mark.parametrize("name", ["meta.json", "frac_coords.npy", "material_ids.npy"])
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        *(("frac_coords.npy", damage) for damage in ("cut", "bits", "empty", "text", "gone")),
+        ("material_ids.npy", "bits"),
+        ("meta.json", "bits"),
+        ("meta.json", "gone"),
+    ],
+)
 def test_a_damaged_cache_file_is_made_again(
     tmp_path: Path, cache_folder: Path, damage: str, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -16,7 +16,6 @@ from crystal_diffusion_jax.data.load import load
 from crystal_diffusion_jax.data.perovskites import abx3_dataset
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.runtime import workers
-from tests.crystal_sets import assert_same
 
 
 @pytest.fixture(autouse=True)
@@ -145,19 +144,6 @@ def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatc
     assert locate.cache_folder() == Path("/home/someone/.cache/crystal-diffusion-jax")
 
 
-def test_compressed_and_plain_tables_give_the_same_data(tmp_path: Path) -> None:
-    plain = write_splits(tmp_path / "plain", "heat_ref", train=4, val=2, test=1)
-    compressed = tmp_path / "compressed"
-    compressed.mkdir()
-    for path in plain.iterdir():
-        (compressed / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
-    one = load(DataConfig("perov5", root=str(plain)), progress=False)
-    other = load(DataConfig("perov5", root=str(compressed)), progress=False)
-    assert list(one) == list(other) == ["train", "val", "test"]
-    for split in one:
-        assert_same(one[split], other[split])
-
-
 # The user's own data
 
 
@@ -221,12 +207,6 @@ def test_a_folder_of_cif_files_with_a_csv_is_read(tmp_path: Path) -> None:
     edges = np.concatenate([splits["train"].lattice[:, 0, 0], splits["val"].lattice[:, 0, 0]])
     order = np.argsort(edges)
     np.testing.assert_array_equal(rows[order], [[5, 1], [6, 2], [7, 3]])
-
-
-def test_a_folder_of_split_tables_is_taken_as_it_is(tmp_path: Path) -> None:
-    root = write_splits(tmp_path / "own", train=3, val=2, test=1)
-    splits = load(DataConfig(root=str(root), properties=("energy",)), progress=False)
-    assert {name: len(part) for name, part in splits.items()} == {"train": 3, "val": 2, "test": 1}
 
 
 def test_a_split_in_several_files_is_read_as_one(tmp_path: Path) -> None:

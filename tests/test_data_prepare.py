@@ -153,16 +153,9 @@ def test_prepare_writes_the_data_without_copies(
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        ([], "nothing to prepare"),
         (["--oracle", "--unique=x"], "--unique needs data"),
         (["--dataset=mp20", "--properties=a"], "--properties is for your own data"),
         (["--root=x"], "both root .* and properties"),
-        (
-            ["--root=x", "--properties=a", "--max_num_atoms=-1"],
-            "--max_num_atoms=-1 must be at",
-        ),
-        (["--root=x", "--properties=a,a"], "properties names a more than once"),
-        (["--root=/missing", "--properties=a"], "root='/missing' does not exist"),
     ],
 )
 def test_flags_that_do_not_go_together_are_refused(

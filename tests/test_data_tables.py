@@ -108,13 +108,6 @@ def test_a_damaged_gz_file_is_refused(tmp_path: Path, content: bytes) -> None:
         list(read_rows(path)[1])
 
 
-def test_text_in_another_encoding_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "table.csv"
-    path.write_bytes("cif,größe\n".encode("latin-1"))
-    with pytest.raises(UserError, match="cannot be read as a csv table"):
-        read_rows(path)
-
-
 @pytest.mark.parametrize("column", ["file", "filename", "cif_file", "material_id"])
 @pytest.mark.parametrize("ending", ["", ".cif"])
 def test_rows_find_their_cif_files(tmp_path: Path, column: str, ending: str) -> None:

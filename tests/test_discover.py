@@ -1,7 +1,9 @@
 """`experiments.discover` from its flags to its shortlist, with crystals whose fate is known."""
 
+import contextlib
 import csv
 import dataclasses
+import io
 import json
 import shutil
 import sys
@@ -34,16 +36,24 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a command that nothing disturbed."""
+    """The folder of a command that nothing disturbed; beside it what the command said."""
     out = tmp_path_factory.mktemp("whole") / "out"
-    with pytest.MonkeyPatch.context() as patch:
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
         Bench.of(model, patch).run(out)
+    (out.parent / "said").write_text(said.getvalue())
     return out
 
 
 @pytest.fixture
 def bench(model: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     return Bench.of(model, monkeypatch)
+
+
+@pytest.fixture
+def out(whole: Path, tmp_path: Path) -> Path:
+    """A copy of that folder, for tests that run the command again there."""
+    return shutil.copytree(whole, tmp_path / "out")
 
 
 def counts(out: Path) -> dict[str, int]:
@@ -88,9 +98,8 @@ def _formula(one: RelaxedCrystal) -> str:
     return "" if structure is None else structure.composition.reduced_formula
 
 
-def test_the_funnel_is_what_counting_by_hand_gives(bench: Bench, tmp_path: Path, capsys) -> None:
-    bench.run(tmp_path / "out")
-    assert counts(tmp_path / "out") == {
+def test_the_funnel_is_what_counting_by_hand_gives(whole: Path) -> None:
+    assert counts(whole) == {
         "asked": 14,
         "written": 13,
         "valid": 12,  # not 3
@@ -104,7 +113,7 @@ def test_the_funnel_is_what_counting_by_hand_gives(bench: Bench, tmp_path: Path,
         "different": 6,
         "shortlisted": 6,
     }
-    said = capsys.readouterr().out
+    said = (whole.parent / "said").read_text()
     assert "sample: 14 asked for, 13 written\nrejected: 1, non-finite numbers\n" in said
     assert (
         "screen: 12 valid, 11 predicted within 0.3 eV/cell of the target, 10 unique, "
@@ -204,12 +213,7 @@ def test_a_hull_is_asked_for_the_chosen_crystals_alone(
     assert asked[1] < asked[0] == len(bench.relaxed)
 
 
-def test_a_kill_before_the_page_leaves_none_of_the_choice_before(
-    bench: Bench, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    bench.run(out)
-
+def test_a_kill_before_the_page_leaves_none_of_the_choice_before(bench: Bench, out: Path) -> None:
     def killed(arguments: Any) -> None:
         raise KeyboardInterrupt
 
@@ -332,23 +336,26 @@ def test_a_kill_between_the_last_batch_and_the_export_loses_no_file(
     assert files(tmp_path / "cut") == files(whole)
 
 
-def test_a_finished_folder_is_only_reported(bench: Bench, tmp_path: Path, capsys) -> None:
-    out = tmp_path / "out"
-    bench.run(out)
-    first = capsys.readouterr().out
-    before = files(out), {path: path.stat().st_mtime_ns for path in out.glob("shortlist*")}
-    bench.run(out)
-    assert (files(out), {p: p.stat().st_mtime_ns for p in out.glob("shortlist*")}) == before
+def test_a_finished_folder_is_only_reported(bench: Bench, whole: Path, capsys) -> None:
+    # Where it was made, as the command names its folder.
+    before = files(whole), {path: path.stat().st_mtime_ns for path in whole.glob("shortlist*")}
+    bench.run(whole)
+    assert (files(whole), {p: p.stat().st_mtime_ns for p in whole.glob("shortlist*")}) == before
+    first = (whole.parent / "said").read_text()
     assert capsys.readouterr().out == first.replace("5 more\n", "").replace("4 more\n", "")
-    assert len(bench.pages) == 1
-    assert bench.pages[0] == [f"--structures={out}", f"--out={out / 'report.html'}"]
+    assert bench.pages == []
+
+
+def test_the_page_of_the_folder_is_asked_for_once(bench: Bench, out: Path) -> None:
+    (out / "report.html").unlink()
+    for _ in range(2):
+        bench.run(out)
+    assert bench.pages == [[f"--structures={out}", f"--out={out / 'report.html'}"]]
 
 
 def test_changed_flags_compute_what_depends_on_them(
-    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "out"
-    bench.run(out)
     ran: list[str] = []
     begin = pipeline._Progress.begin
 
@@ -377,14 +384,11 @@ def test_changed_flags_compute_what_depends_on_them(
     assert {i for i, row in values.items() if "rank" in row} == {6, 10}
 
 
-def test_a_removed_output_is_written_again(bench: Bench, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    bench.run(out)
-    before = files(out)
+def test_a_removed_output_is_written_again(bench: Bench, whole: Path, out: Path) -> None:
     (out / "shortlist.csv").unlink()
     (out / "stages.json").write_text("{")
     bench.run(out)
-    assert files(out) == before
+    assert files(out) == files(whole)
 
 
 def test_crystals_of_the_users_files_are_known(bench: Bench, tmp_path: Path, capsys) -> None:
@@ -466,9 +470,7 @@ def test_mistakes_are_found_before_the_folder_is_made(
     assert not (tmp_path / "out").exists()
 
 
-def test_another_request_or_potential_is_refused(bench: Bench, tmp_path: Path, capsys) -> None:
-    out = tmp_path / "out"
-    bench.run(out)
+def test_another_request_or_potential_is_refused(bench: Bench, out: Path, capsys) -> None:
     for flag, sentence in [
         ("--seed=1", "holds samples of another request, which differs in seed (there 0, now 1)"),
         ("--potential=ase:tests.odd_calculators.Exploding", "differ in potential"),

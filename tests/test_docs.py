@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,80 +26,91 @@ PAGES = sorted(
     ]
 )
 LINK = re.compile(r"\[([^\]]*)\]\(([^)#]+)(?:#[^)]*)?\)")
-each_page = pytest.mark.parametrize(
-    "page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix()
-)
+
+
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def found_in_pages(pattern: str) -> list[tuple[str, Any]]:
+    """Name of the page, and what the groups of the pattern match."""
+    return [(name(page), one) for page in PAGES for one in re.findall(pattern, page.read_text())]
 
 
 def without_fences(page: Path) -> str:
     return re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
-@each_page
-def test_links_lead_to_files(page):
-    links = [target for _, target in LINK.findall(without_fences(page)) if "://" not in target]
-    missing = [target for target in links if not (page.parent / target).exists()]
+def test_links_lead_to_files():
+    missing = [
+        f"{name(page)}: {target}"
+        for page in PAGES
+        for _, target in LINK.findall(without_fences(page))
+        if "://" not in target and not (page.parent / target).exists()
+    ]
     assert missing == []
 
 
-@each_page
-def test_names_of_code_are_defined_in_the_linked_file(page):
-    for label, target in LINK.findall(page.read_text()):
-        if label.startswith("`") and target.endswith(".py"):
-            name = label.strip("`").split(".")[-1].removesuffix("()")
-            tree = ast.parse((page.parent / target).read_text())
-            defined = {
-                node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)
-            }
-            assert name in defined, f"{page.name}: {label} is not in {target}"
+def test_names_of_code_are_defined_in_the_linked_file():
+    missing = []
+    for page in PAGES:
+        for label, target in LINK.findall(page.read_text()):
+            if label.startswith("`") and target.endswith(".py"):
+                wanted = label.strip("`").split(".")[-1].removesuffix("()")
+                body = ast.parse((page.parent / target).read_text()).body
+                kinds = ast.FunctionDef | ast.ClassDef
+                if wanted not in {node.name for node in body if isinstance(node, kinds)}:
+                    missing.append(f"{name(page)}: {label} is not in {target}")
+    assert missing == []
 
 
-@each_page
-def test_commands_name_programs_and_configs_that_exist(page):
-    text = page.read_text()
-    for package, program in re.findall(
-        r"python -m (experiments|studies|benchmarks)\.([a-z]\w*)", text
-    ):
-        assert (ROOT / package / f"{program}.py").exists(), program
-    for program in re.findall(r"crystal-diffusion ([a-z]\w*)", text):
-        assert (ROOT / "experiments" / f"{program}.py").exists(), program
-    for config in re.findall(r"configs/([a-z]\w*)\.py", text):
-        assert (ROOT / "configs" / f"{config}.py").exists(), config
+def test_commands_name_programs_and_configs_that_exist():
+    named = found_in_pages(r"python -m ((?:experiments|studies|benchmarks)\.[a-z]\w*)")
+    commands, configs = r"crystal-diffusion ([a-z]\w*)", r"configs/([a-z]\w*)\.py"
+    named += [(page, f"experiments.{found}") for page, found in found_in_pages(commands)]
+    named += [(page, f"configs.{found}") for page, found in found_in_pages(configs)]
+    missing = [each for each in named if not (ROOT / f"{each[1].replace('.', '/')}.py").exists()]
+    assert missing == []
 
 
-@each_page
-def test_commands_have_flags_that_exist(page):
-    text = page.read_text().replace("\\\n", " ")
-    for program, rest in re.findall(r"python -m experiments\.([a-z]\w*)([^\n`|]*)", text):
-        module = importlib.import_module(f"crystal_diffusion_jax.cli.{program}")
-        known = {re.split("[= ]", flag)[0] for flag, _ in reference.rows(module)}
-        given = re.findall(r"(?<=\s)--[A-Za-z]\w*", rest.split(" #")[0])
-        assert {flag for flag in given if flag != "--config"} <= known, f"{program}{rest}"
+def test_commands_have_flags_that_exist():
+    unknown = []
+    for page in PAGES:
+        text = page.read_text().replace("\\\n", " ")
+        for program, rest in re.findall(r"python -m experiments\.([a-z]\w*)([^\n`|]*)", text):
+            module = importlib.import_module(f"crystal_diffusion_jax.cli.{program}")
+            known = {re.split("[= ]", flag)[0] for flag, _ in reference.rows(module)}
+            given = re.findall(r"(?<=\s)--[A-Za-z]\w*", rest.split(" #")[0])
+            lost = set(given) - known - {"--config"}
+            unknown += [f"{name(page)}: {program} {flag}" for flag in lost]
+    assert unknown == []
 
 
-@each_page
-def test_models_named_in_commands_are_shipped(page):
-    for name in re.findall(r"--model=([a-z]\w*)(?=[\s`\"])", page.read_text()):
-        assert name in trained_model.shipped_names(), name
+def test_models_named_in_commands_are_shipped():
+    named = found_in_pages(r"--model=([a-z]\w*)(?=[\s`\"])")
+    assert [each for each in named if each[1] not in trained_model.shipped_names()] == []
 
 
-@each_page
-def test_config_fields_exist(page):
-    sections = perov5_cds.get_config().to_dict()
-    for path in re.findall(r"--config\.([\w.]+)=", page.read_text()):
-        value = sections
-        for name in path.split("."):
-            assert name in value, path
-            value = value[name]
+def test_config_fields_exist():
+    def fields(sections: dict[str, Any], before: str = "") -> set[str]:
+        below = [fields(x, f"{before}{n}.") for n, x in sections.items() if isinstance(x, dict)]
+        return {f"{before}{each}" for each in sections}.union(*below)
+
+    known = fields(perov5_cds.get_config().to_dict())
+    named = found_in_pages(r"--config\.([\w.]+)=")
+    assert [each for each in named if each[1] not in known] == []
 
 
-@each_page
-def test_links_within_pages_lead_to_headings(page):
-    for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text()):
-        there = (page.parent / target) if target else page
-        headings = re.findall(r"^#+ (.*)$", there.read_text(), re.MULTILINE)
-        anchors = {re.sub(r"[^\w\- ]", "", title).lower().replace(" ", "-") for title in headings}
-        assert anchor in anchors, f"{page.name}: #{anchor}"
+def test_links_within_pages_lead_to_headings():
+    missing = []
+    for page in PAGES:
+        for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text()):
+            there = (page.parent / target) if target else page
+            headings = re.findall(r"^#+ (.*)$", there.read_text(), re.MULTILINE)
+            titles = [re.sub(r"[^\w\- ]", "", title).lower() for title in headings]
+            if anchor not in {title.replace(" ", "-") for title in titles}:
+                missing.append(f"{name(page)}: {target}#{anchor}")
+    assert missing == []
 
 
 def test_the_config_reference_is_what_the_dataclasses_say():

@@ -98,11 +98,6 @@ TRAINING_MISTAKES = {
 
 SAMPLING_MISTAKES = {
     "no model given": (["--out=OUT"], "--model"),
-    "folder without a model": (
-        ["--model=EMPTY", "--out=OUT"],
-        "is neither a folder with a trained model nor a model of this package",
-    ),
-    "unknown flag": (["--model=MODEL", "--out=OUT", "--guidence=1"], "--guidence; did"),
     "target": (["--model=MODEL", "--out=OUT", "--target=abc"], "--target=abc"),
     "no such element": (["--model=MODEL", "--out=OUT", "--elements=O,Xx"], "'Xx'"),
     "element never seen": (["--model=MODEL", "--out=OUT", "--elements=O,He"], "never saw He"),
@@ -310,7 +305,7 @@ def test_a_mistake_in_sampling_ends_with_status_2_and_one_sentence(
     workdir, tmp_path, monkeypatch, capsys, mistake
 ):
     flags, fragment = SAMPLING_MISTAKES[mistake]
-    places = {"MODEL": workdir, "OUT": tmp_path / "out", "EMPTY": tmp_path}
+    places = {"MODEL": workdir, "OUT": tmp_path / "out"}
     for name, place in places.items():
         flags = [flag.replace(f"={name}", f"={place}") for flag in flags]
     with pytest.raises(SystemExit) as caught:

@@ -3,17 +3,16 @@
 import csv
 import functools
 import sys
+import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import ase.io
 import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
-from pymatgen.io.ase import AseAtomsAdaptor
 from pymatgen.io.cif import CifWriter
 
 from crystal_diffusion_jax.cli import evaluate as program
@@ -22,8 +21,9 @@ from crystal_diffusion_jax.cli import scoring
 from crystal_diffusion_jax.data import prepared
 from crystal_diffusion_jax.errors import UserError
 from crystal_diffusion_jax.evaluation import diversity as evaluation_diversity
-from crystal_diffusion_jax.evaluation.matching import match
+from crystal_diffusion_jax.evaluation import matching
 from crystal_diffusion_jax.oracles import bonds
+from crystal_diffusion_jax.structures.comparing import reduce
 from tests import golden
 from tests.commands import exit_status, read_strictly
 from tests.test_evaluation_report import (
@@ -109,6 +109,12 @@ def test_hostile_and_odd_crystals_are_counted_and_named_among_good_ones(
     assert str(out) in capsys.readouterr().out
 
 
+def reduce_but_the_big_one_never(structure: Structure) -> Structure | str:
+    while len(structure) == 500:
+        time.sleep(1)
+    return reduce(structure)
+
+
 @pytest.mark.slow
 def test_the_real_networks_score_a_hostile_set_from_end_to_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -116,9 +122,8 @@ def test_the_real_networks_score_a_hostile_set_from_end_to_end(
     golden.network("perov5")
     folder = write_hostile(tmp_path / "set")
     rng = np.random.default_rng(0)
-    for name in ("big", "also_big"):
-        big = Structure(Lattice.cubic(25), ["C"] * 500, rng.random((500, 3)))
-        (folder / f"{name}.cif").write_text(cif(big))
+    big = Structure(Lattice.cubic(25), ["C"] * 500, rng.random((500, 3)))
+    (folder / "big.cif").write_text(cif(big))
     root = tmp_path / "data"
     root.mkdir()
     for split, elements in (("train", "BaMg"), ("val", "SrCa"), ("test", "PbSr")):
@@ -130,9 +135,10 @@ def test_the_real_networks_score_a_hostile_set_from_end_to_end(
                 table.writerow([symbol, 1.0, cif(perovskite(symbol))])
     monkeypatch.setattr(bonds, "cache_folder", lambda: tmp_path / "cache")
     monkeypatch.setattr(prepared, "cache_folder", lambda: tmp_path / "cache")
-    # The big ones take about 4 s to reduce and half a minute to compare with each other, the others
-    # a few milliseconds.
-    monkeypatch.setattr(evaluation_diversity, "match", functools.partial(match, time_limit=8.0))
+    # The other crystals are reduced in milliseconds, which is far below the limit on any machine.
+    monkeypatch.setattr(matching, "reduce", reduce_but_the_big_one_never)
+    quick_match = functools.partial(matching.match, time_limit=20.0)
+    monkeypatch.setattr(evaluation_diversity, "match", quick_match)
     out = tmp_path / "metrics.json"
     flags = [f"--structures={folder}", "--dataset=perov5", f"--root={root}", f"--out={out}"]
     monkeypatch.setattr(sys, "argv", ["evaluate", *flags, "--skip_bad_rows"])
@@ -145,11 +151,9 @@ def test_the_real_networks_score_a_hostile_set_from_end_to_end(
     too_long = {
         failure["name"]
         for failure in content["failures"]["list"]
-        if failure["stage"] == "comparison" and "no result after" in failure["detail"]
+        if failure["stage"] == "comparison" and "no result after 20 s" in failure["detail"]
     }
-    # Whichever is reduced in time has nothing to be compared with, unless both are.
-    assert too_long
-    assert too_long <= {"big.cif", "also_big.cif"}
+    assert too_long == {"big.cif"}
 
 
 def test_bad_rows_of_the_data_set_are_refused_with_the_flag_that_skips_them(
@@ -167,20 +171,6 @@ def test_bad_rows_of_the_data_set_are_refused_with_the_flag_that_skips_them(
     message = capsys.readouterr().err
     assert "3 of 3 rows" in message
     assert "go on without them: --skip_bad_rows" in message
-
-
-def test_not_a_number_in_an_extxyz_is_a_named_failure(
-    tmp_path: Path, run: Callable[..., int | str | None]
-) -> None:
-    atoms = [AseAtomsAdaptor.get_atoms(perovskite(a)) for a in ("Ca", "Ca", "Sr")]
-    atoms[1].positions[2, 0] = np.nan
-    ase.io.write(tmp_path / "set.extxyz", atoms, format="extxyz")
-    out = tmp_path / "m.json"
-    assert run(f"--structures={tmp_path / 'set.extxyz'}", "--dataset=perov5", f"--out={out}") == 0
-    content = read_strictly(out)
-    assert content["failures"]["by_reason"] == {"reading: non-finite numbers": 1}
-    assert content["validity"]["both"]["k"] == 2
-    assert content["validity"]["both"]["n"] == 3
 
 
 @pytest.mark.parametrize(

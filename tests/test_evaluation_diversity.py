@@ -214,14 +214,11 @@ def test_a_chain_of_matches_is_one_crystal_in_every_order() -> None:
     matcher = StructureMatcher(ltol=0.3, stol=0.5, angle_tol=10)
     pairs = itertools.combinations(range(3), 2)
     assert [matcher.fit(chain[i], chain[j]) for i, j in pairs] == [True, False, True]
-    counts = set()
     for order in itertools.permutations(chain):
-        counts.add(len(matcher.group_structures(list(order))))
         assert match(order, [], progress=False).group == [0, 0, 0]
-    assert counts == {1, 2}  # of pymatgen's groups, which depend on the order
 
 
-@settings(max_examples=60, derandomize=True, database=None, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.floats(1.0, 9.0), min_size=1, max_size=12), st.randoms())
 def test_groups_are_those_of_brute_force_in_any_order(
     places: list[float], random: random_numbers.Random

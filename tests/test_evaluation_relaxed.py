@@ -74,6 +74,7 @@ RELAXED = [
 ]
 
 
+@functools.cache
 def both(above_hull: Any = hull) -> tuple[Report, Relaxed]:
     names = [f"{i}.cif" for i in range(len(BEFORE))]
     report = score(Inputs(BEFORE, names, {4: "empty file"}))

@@ -17,7 +17,7 @@ from crystal_diffusion_jax.config import ANCESTRAL, SECOND_ORDER, LossConfig
 from crystal_diffusion_jax.data.arrays import CrystalDataset
 from crystal_diffusion_jax.data.chosen_rows import chosen_rows
 from crystal_diffusion_jax.errors import UserError
-from crystal_diffusion_jax.request import TEMPLATE_START_TIME, FormulaRequest, Request, draw_values
+from crystal_diffusion_jax.request import TEMPLATE_START_TIME, FormulaRequest, Request
 from crystal_diffusion_jax.sampling import formulas as module
 from crystal_diffusion_jax.sampling.compositions import compositions
 from crystal_diffusion_jax.sampling.resolve import resolve, warnings
@@ -378,14 +378,6 @@ def test_requests_of_older_folders_are_read():
     np.testing.assert_array_equal(
         request.values()["gap"], np.random.default_rng([0, *b"gap"]).uniform(0.0, 1.5, 3)
     )
-
-
-def test_values_without_formulas_are_the_same_numbers_as_ever():
-    drawn = draw_values({"gap": (-0.3, 1.7), "mass": (1 / 3, 1 / 3)}, 1000, 4)
-    np.testing.assert_array_equal(
-        drawn["gap"], np.random.default_rng([4, *b"gap"]).uniform(-0.3, 1.7, 1000)
-    )
-    np.testing.assert_array_equal(drawn["mass"], np.full(1000, 1 / 3))
 
 
 def test_a_request_has_as_many_crystals_of_each_formula():

@@ -17,8 +17,6 @@ from crystal_diffusion_jax.diffusion.schedules import NoiseSchedule, noise_sched
 T = 1000
 B, N, K = 4, 3, 5  # one shape, so that each function is compiled once
 
-every_case = settings(max_examples=60, derandomize=True, database=None, deadline=None)
-
 
 def floats(low: float, high: float, *shape: int) -> Any:
     """Arrays of float32 within [low, high], the ends included and, around 0, denormal numbers."""
@@ -41,7 +39,6 @@ _posterior = jax.jit(lattice.posterior)
 _reverse = jax.jit(lattice.reverse_step)
 
 
-@every_case
 @given(floats(-1e30, 1e30, B, N, 3))
 def test_wrap_ends_in_the_cell_and_stays_there(coords: np.ndarray) -> None:
     wrapped = np.asarray(_wrap(coords))
@@ -49,7 +46,6 @@ def test_wrap_ends_in_the_cell_and_stays_there(coords: np.ndarray) -> None:
     np.testing.assert_array_equal(_wrap(wrapped), wrapped)
 
 
-@every_case
 @given(arrays(np.int32, (B, N, 3), elements=st.integers(-1000, 1000)), floats(0, 1, B, N, 3))
 def test_wrap_forgets_whole_cells(cells: np.ndarray, coords: np.ndarray) -> None:
     shifted = np.asarray(_wrap((coords + cells).astype(np.float32)), np.float64)
@@ -61,7 +57,6 @@ def test_wrap_forgets_whole_cells(cells: np.ndarray, coords: np.ndarray) -> None
 sigmas = floats(0.001, 1.0, B, N, 3)
 
 
-@every_case
 @given(floats(-1e6, 1e6, B, N, 3), sigmas)
 def test_the_score_is_finite_odd_and_bounded(shift: np.ndarray, sigma: np.ndarray) -> None:
     score = np.asarray(_score(shift, sigma))
@@ -78,7 +73,6 @@ def test_the_score_is_finite_odd_and_bounded(shift: np.ndarray, sigma: np.ndarra
     assert (score * nearest <= 1e-4 / np.float64(sigma)).all()
 
 
-@every_case
 @given(st.floats(0.02, 1.0))
 def test_the_density_is_normalised_at_every_width(sigma: float) -> None:
     points = np.linspace(0, 1, 1024, endpoint=False, dtype=np.float32)
@@ -87,7 +81,6 @@ def test_the_density_is_normalised_at_every_width(sigma: float) -> None:
     assert total == pytest.approx(1.0, abs=1e-4)
 
 
-@every_case
 @given(floats(0, 1, B, N, 3), floats(0, 1, B, N, 3), times(1))
 def test_the_scaled_score_is_finite_at_every_time(
     schedule: NoiseSchedule, noisy: np.ndarray, clean: np.ndarray, t: np.ndarray
@@ -106,7 +99,6 @@ def earlier(t: np.ndarray, fraction: float) -> np.ndarray:
 strides = st.floats(0, 1, exclude_max=True)
 
 
-@every_case
 @given(LOGITS, SPECIES, times(1), strides)
 def test_the_posterior_of_species_is_a_distribution(
     schedule: NoiseSchedule, logits: np.ndarray, noisy: np.ndarray, t: np.ndarray, stride: float
@@ -118,7 +110,6 @@ def test_the_posterior_of_species_is_a_distribution(
     np.testing.assert_allclose(np.exp(log_probs).sum(axis=-1), 1.0, atol=1e-5)
 
 
-@every_case
 @given(LOGITS, SPECIES, times(1), strides, st.permutations(range(K)))
 def test_the_posterior_of_species_does_not_know_their_order(
     schedule: NoiseSchedule,
@@ -138,7 +129,6 @@ def test_the_posterior_of_species_does_not_know_their_order(
     np.testing.assert_allclose(after, before[..., order], atol=1e-5)
 
 
-@every_case
 @given(LOGITS, SPECIES, SPECIES, times(1))
 def test_the_divergence_of_species_is_finite_and_not_negative(
     schedule: NoiseSchedule,
@@ -152,7 +142,6 @@ def test_the_divergence_of_species_is_finite_and_not_negative(
     assert (divergence >= -1e-5).all()
 
 
-@every_case
 @given(floats(-1e4, 1e4, B, 3, 3), floats(-100, 100, B, 3, 3), times(1), strides)
 def test_the_posterior_of_lattices_is_finite_and_its_variance_between_none_and_beta(
     schedule: NoiseSchedule, noisy: np.ndarray, eps: np.ndarray, t: np.ndarray, stride: float
@@ -166,7 +155,6 @@ def test_the_posterior_of_lattices_is_finite_and_its_variance_between_none_and_b
     assert (np.asarray(variance)[s == 0] == 0).all()
 
 
-@every_case
 @given(floats(-1e3, 1e3, B, 3, 3), floats(-5, 5, B, 3, 3), floats(-5, 5, B, 3, 3), times(1))
 def test_a_step_of_the_lattice_turns_with_its_frame(
     schedule: NoiseSchedule, noisy: np.ndarray, eps: np.ndarray, noise: np.ndarray, t: np.ndarray
@@ -181,7 +169,7 @@ def test_a_step_of_the_lattice_turns_with_its_frame(
     np.testing.assert_allclose(turned, step @ turn, rtol=0, atol=8 * 2.0**-24 * size)
 
 
-@settings(max_examples=20, derandomize=True, database=None, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 60), st.floats(0, 0.99), st.floats(1e-3, 0.3), st.floats(1.01, 2.3))
 def test_every_schedule_that_is_accepted_is_finite_and_monotone(
     num_steps: int, offset: float, sigma_min: float, ratio: float

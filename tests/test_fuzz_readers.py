@@ -206,7 +206,11 @@ def test_a_damaged_extxyz_loses_no_frame(num_cases: int, tmp_path: Path) -> None
     assert 0 < run(num_cases, case) < num_cases
 
 
-@pytest.mark.parametrize("name", sorted(one_file.WRITERS))
+# Those have the content of others under another name.
+RENAMED = {"UPPER.CIF", "ase.xyz", "mp-1.POSCAR.gz", "compressed.json.gz"}
+
+
+@pytest.mark.parametrize("name", sorted(set(one_file.WRITERS) - RENAMED))
 def test_a_damaged_file_of_another_kind_is_read_or_named(
     num_cases: int, tmp_path: Path, name: str
 ) -> None:

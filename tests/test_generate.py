@@ -52,22 +52,6 @@ def run(model: TrainedModel, out: Path, request: Request, batch_size: int, log=p
     return read_samples(out / "samples.db")
 
 
-# Batches of three, also of the tests below: one program.
-def test_an_interrupted_request_ends_with_the_same_crystals(model, tmp_path):
-    def stop(line: str) -> None:
-        if "crystals:" in line:  # the first batch is written
-            raise KeyboardInterrupt
-
-    undisturbed = run(model, tmp_path / "whole", request_for(5), batch_size=3)
-    with pytest.raises(KeyboardInterrupt):
-        run(model, tmp_path / "cut", request_for(5), batch_size=3, log=stop)
-    begun = read_samples(tmp_path / "cut" / "samples.db")
-    missing = "not sampled: the sampling command has not finished"
-    assert [result == missing for result in begun] == [False] * 3 + [True] * 2
-    # The last two crystals come in a batch of three again, so they agree to the last digit.
-    assert run(model, tmp_path / "cut", request_for(5), batch_size=3) == undisturbed
-
-
 def test_a_finished_request_is_not_sampled_again(model, tmp_path):
     first = run(model, tmp_path / "out", request_for(3), batch_size=3)
 
@@ -148,9 +132,3 @@ def test_counts_and_network_calls_are_reported(
     assert samples.counts() == (2, 3)
     # Corrector, renoising and predictor call the network once each.
     assert samples.cost()[1] == calls
-
-
-def test_the_fixed_elements_are_the_only_ones(model, tmp_path):
-    request = request_for(3, elements=("O", "Sr", "Ti"))
-    found = run(model, tmp_path, request, batch_size=3)
-    assert {symbol for one in found for symbol in one.symbol_set} <= {"O", "Sr", "Ti"}

@@ -1,6 +1,7 @@
 """Crystals whose species are given: their noise, loss, network and chain."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +52,18 @@ def crystals(seed: int = 0, num_atoms: np.ndarray = NUM_ATOMS) -> Crystals:
     )
 
 
+# Of float32 in two programs, which may differ in the order of their operations.
+assert_close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+
+
+def assert_same(found: Crystals, expected: Crystals) -> None:
+    """Species and masks exactly, the rest up to rounding."""
+    np.testing.assert_array_equal(found.species, expected.species)
+    np.testing.assert_array_equal(found.mask, expected.mask)
+    assert_close(found.lattice, expected.lattice)
+    assert_close(found.frac_coords, expected.frac_coords)
+
+
 noise = jax.jit(noise_batch, static_argnames=("num_species", "condition_dropout", "species_given"))
 
 
@@ -73,7 +86,7 @@ def test_with_probability_0_nothing_is_given_and_the_noise_is_that_of_the_keys(s
     expected, _ = jax.jit(joint.noise, static_argnums=3)(
         key_noise, crystals(), batch.t, NUM_SPECIES, schedule
     )
-    jax.tree.map(np.testing.assert_array_equal, batch.crystals, expected)
+    assert_same(batch.crystals, expected)
     assert batch.condition.species_given is None
     told = jax.jit(drop_conditions, static_argnums=2)(key_condition, PROPERTIES, 0.1)
     np.testing.assert_array_equal(batch.condition.present, told.present)
@@ -101,8 +114,8 @@ def test_given_crystals_keep_their_species_and_their_other_noise(schedule):
         clean, drawn = np.asarray(crystals().species), np.asarray(plain.crystals.species)
         expected = np.where(given[:, None], clean, drawn)
         np.testing.assert_array_equal(batch.crystals.species, expected)
-        np.testing.assert_array_equal(batch.crystals.lattice, plain.crystals.lattice)
-        np.testing.assert_array_equal(batch.crystals.frac_coords, plain.crystals.frac_coords)
+        of_plain = dataclasses.replace(plain.crystals, species=batch.crystals.species)
+        assert_same(batch.crystals, of_plain)
         np.testing.assert_array_equal(batch.atom_weight, plain.atom_weight)
     assert abs(np.mean(shares) - 0.3) < 5 * np.sqrt(0.3 * 0.7 / (40 * len(NUM_ATOMS)))
 
@@ -165,8 +178,8 @@ def test_the_network_tells_given_species_from_noisy_ones(conditioning, schedule)
     none, some = apply(weights, None), apply(weights, given)
     fresh = apply({**weights, "species_given": jnp.zeros(8)}, given)
     for without, told, zero in zip(none, some, fresh, strict=True):
-        np.testing.assert_array_equal(without, zero)
-        np.testing.assert_array_equal(without[~given], told[~given])
+        assert_close(without, zero)
+        assert_close(without[~given], told[~given])
     assert np.all(np.abs(none[0] - some[0])[given].max(axis=(1, 2)) > 1e-4)
 
 

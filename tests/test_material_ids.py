@@ -22,7 +22,7 @@ from tests.crystal_sets import dataset
 from tests.knowing_model import knowing
 from tests.test_formulas import write_csv
 from tests.test_prediction import BARIUM, SALT
-from tests.test_store import REQUEST, batch, crystal, defective, table
+from tests.test_store import REQUEST, batch, defective, table
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
 
@@ -45,15 +45,6 @@ def test_a_folder_keeps_the_ids_also_of_rejected_and_of_missing_crystals(tmp_pat
     assert [row["material_id"] for row in table(tmp_path)] == ["mp-1", "2734"]
     with ase.db.connect(tmp_path / "samples.db") as database:
         assert [row.index for row in database.select("material_id=2734")] == [2]
-
-
-def test_every_kind_of_id_is_written(tmp_path):
-    samples = Samples(tmp_path, PREDICTIONS)
-    samples.add(batch(range(8), crystal))
-    samples.export()
-    column = [row["material_id"] for row in table(tmp_path)]
-    assert column[:6] == ["mp-1", "mp-1", "2734", "2734", *2 * ["C-40110-5594-17"]]
-    assert read_structures(tmp_path).material_ids[6:] == ["True", "True"]
 
 
 def test_a_folder_of_other_formulas_is_another_request(tmp_path):

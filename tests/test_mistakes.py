@@ -43,7 +43,7 @@ MISTAKES = [
     ("predict", "--orcale=perov5 --structures=FOLDER --out=OUT", "did you mean --oracle?"),
     ("predict", "--oracle=carbon --structures=FOLDER --out=OUT", "did you mean carbon24?"),
     ("predict", "--oracle=mp20 --structures=FILE --out=OUT", "FILE is not among the kinds"),
-    ("prepare", "", "nothing to prepare"),
+    ("prepare", "", "give --dataset=NAME, --root=YOUR_DATA, --oracle or --potential"),
     ("prepare", "--data=perov5", "there is no flag --data"),
     ("prepare", "--dataset=perov", "did you mean perov5?"),
     ("prepare", "--dataset=perov5 --root=FOLDER/no", "FOLDER/no' is not a folder"),
@@ -100,11 +100,6 @@ def test_a_missing_column_is_named_with_its_nearest_match(tmp_path: Path) -> Non
         load(DataConfig(root=str(table), properties=("bandgap",)))
     with pytest.raises(UserError, match=r"no column 'density' .* band_gap$"):
         load(DataConfig(root=str(table), properties=("density",)))
-
-
-def test_a_property_that_is_named_twice_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="names gap more than once"):
-        load(DataConfig(root=str(tmp_path), properties=("gap", "energy", "gap")))
 
 
 def test_only_a_word_that_is_near_is_suggested() -> None:

@@ -69,14 +69,6 @@ def test_neither_orientation_nor_shifts_nor_other_cells_of_an_atom_matter(handed
     np.testing.assert_allclose(after, before, atol=1e-4)
 
 
-def test_the_swapped_pair_has_the_same_distances_and_opposite_directions():
-    frac_coords, lattice, mask = crystals()
-    found = features(frac_coords, lattice, mask).reshape(2, 4, 4, NUM_RADIAL, 4).swapaxes(-1, -2)
-    swapped = np.swapaxes(found, 1, 2)
-    np.testing.assert_allclose(swapped[..., 0, :], found[..., 0, :], atol=1e-4)
-    np.testing.assert_allclose(swapped[..., 1:, :], -found[..., 1:, :], atol=1e-4)
-
-
 def test_padding_changes_nothing_between_real_atoms():
     frac_coords, lattice, mask = crystals()
     alone = features(frac_coords[1:, :2], lattice[1:], mask[1:, :2])

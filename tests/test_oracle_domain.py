@@ -11,7 +11,7 @@ import ase.neighborlist
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from pymatgen.core import Element, Lattice, Structure
 
 import crystal_diffusion_jax as cdj
@@ -30,8 +30,6 @@ from crystal_diffusion_jax.structures.distances import nearest_neighbours
 from studies import domains
 from tests import golden
 from tests.test_evaluation_report import dataset
-
-every_case = settings(max_examples=60, derandomize=True, database=None, deadline=None)
 
 DIAMOND = Structure.from_spacegroup("Fd-3m", Lattice.cubic(3.57), ["C"], [[0, 0, 0]])
 ROCK_SALT = Structure.from_spacegroup(
@@ -104,7 +102,6 @@ def test_a_bond_beyond_the_cutoff_is_outside() -> None:
     assert bond_defect(graph(7.1)) == f"{OUTSIDE} (bond beyond the cutoff): 7.1 A, cutoff 7 A"
 
 
-@every_case
 @given(st.sampled_from(list(NETWORKS)), st.floats(4.0, 6.0), st.booleans())
 def test_a_crystal_that_is_scaled_far_enough_is_outside(
     oracle: str, factor: float, smaller: bool
@@ -112,7 +109,6 @@ def test_a_crystal_that_is_scaled_far_enough_is_outside(
     assert defect(oracle, scaled(INSIDE[oracle], 1 / factor if smaller else factor)) is not None
 
 
-@every_case
 @given(st.sampled_from(list(NETWORKS)), st.integers(1, MAX_ATOMIC_NUMBER), st.integers(0, 1))
 def test_a_crystal_with_an_element_outside_is_outside(oracle: str, number: int, site: int) -> None:
     crystal = INSIDE[oracle].copy()
@@ -122,7 +118,6 @@ def test_a_crystal_with_an_element_outside_is_outside(oracle: str, number: int, 
     assert named == (number not in domain.load(oracle).elements)
 
 
-@every_case
 @given(st.sampled_from(list(NETWORKS)), st.floats(allow_nan=True, allow_infinity=True))
 def test_a_value_is_believed_only_within_the_stated_margins(oracle: str, value: float) -> None:
     trained_on = domain.load(oracle)
@@ -132,7 +127,6 @@ def test_a_value_is_believed_only_within_the_stated_margins(oracle: str, value: 
     assert (trained_on.value_defect(value) is None) == believed
 
 
-@every_case
 @given(st.data())
 def test_nearest_distances_are_those_of_ase_in_any_cell(data: st.DataObject) -> None:
     number = st.floats(-1.0, 1.0)

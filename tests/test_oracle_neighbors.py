@@ -134,10 +134,9 @@ def test_neighbors_are_those_of_pymatgen(name: str) -> None:
     assert here(structure) == by_pymatgen(structure)
 
 
-def test_failures_are_those_of_pymatgen() -> None:
-    failed = {name: here(each) for name, each in ODD.items() if isinstance(here(each), str)}
-    assert set(failed) == {"two in one place", "too dense", "too thin"}
-    assert all(failure == by_pymatgen(ODD[name]) for name, failure in failed.items())
+def test_what_has_no_neighbors_is_named() -> None:
+    failed = {name for name, each in ODD.items() if isinstance(here(each), str)}
+    assert failed == {"two in one place", "too dense", "too thin"}
 
 
 @pytest.mark.parametrize("noise", [1e-3, 1e-6, 1e-8, 1e-10, 1e-12, 1e-14, 1e-16])
@@ -169,7 +168,7 @@ def crystals(draw: st.DrawFn) -> Structure:
 
 
 @given(crystals())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_crystal_has_the_neighbors_that_pymatgen_finds(structure: Structure) -> None:
     assert here(structure) == by_pymatgen(structure)
 
@@ -217,7 +216,6 @@ corner = st.tuples(*[st.floats(-5, 5)] * 3)
 
 
 @given(st.lists(corner, min_size=3, max_size=7), corner)
-@settings(deadline=None)
 @example([(0.0, 0.0, 1.0), (0.0, 0.0, 1.0), (1.0, 0.0, 1.0)], (0.0, 0.0, 0.0))
 @example([(1.0, 0.0, 0.0), (-1.0, 1.0, 0.0), (-1.0, -1.0, 0.0)], (0.0, 0.0, 0.0))
 def test_solid_angles_are_those_of_pymatgen_to_the_last_bit(

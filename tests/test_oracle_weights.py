@@ -87,11 +87,3 @@ def test_prepare_fetches_the_networks_ahead_of_time(
     lines = capsys.readouterr().out.splitlines()
     assert [line.removeprefix("network: ").endswith(".npz") for line in lines] == [True] * 3
     assert all(Path(line.removeprefix("network: ")).is_file() for line in lines)
-
-
-def test_prepare_without_a_task_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["prepare"])
-    with pytest.raises(
-        UserError, match="--dataset=NAME, --root=YOUR_DATA, --oracle or --potential"
-    ):
-        prepare.main()

@@ -22,7 +22,7 @@ from crystal_diffusion_jax.report.build import training_crystals
 from crystal_diffusion_jax.report.credibility import CLOSE, HUGE, INVALID, UNKNOWN
 from crystal_diffusion_jax.report.crystals import element_counts
 from crystal_diffusion_jax.report.distribution import distribution, periodic_table, place
-from crystal_diffusion_jax.report.document import to_html
+from crystal_diffusion_jax.report.document import Page, to_html
 from crystal_diffusion_jax.report.states import cell_of_largest_atom, closest_pair
 from crystal_diffusion_jax.report.wording import asked_in_words, describe
 from crystal_diffusion_jax.request import FormulaRequest
@@ -46,9 +46,14 @@ GRAPHITE = Structure(
 CRYSTALS = [perovskite("Ba", "Ti", 4.3), None, perovskite("Ca", "Zr", 4.1), GRAPHITE]
 
 
-def test_each_readable_crystal_has_symmetry_cell_and_scores(monkeypatch):
-    shown = page_of(monkeypatch, CRYSTALS, training_set())
-    first, second, third = shown.crystals
+@pytest.fixture(scope="module")
+def page() -> Page:
+    with pytest.MonkeyPatch.context() as patch:
+        return page_of(patch, CRYSTALS, training_set())
+
+
+def test_each_readable_crystal_has_symmetry_cell_and_scores(page):
+    first, second, third = page.crystals
     assert (first.index, second.index, third.index) == (0, 2, 3)
     assert (first.formula, first.generated.space_group) == ("BaTiO3", "Pm-3m (221)")
     assert first.generated.cell == (4.3, 4.3, 4.3, 90.0, 90.0, 90.0)
@@ -58,12 +63,12 @@ def test_each_readable_crystal_has_symmetry_cell_and_scores(monkeypatch):
     assert (first.in_training, second.in_training) == (True, False)
     assert third.generated.space_group == "P6_3/mmc (194)"
     assert "_symmetry_space_group_name_H-M   Pm-3m" in first.generated.cif
-    assert shown.remarks == ["1 crystals are not shown: unreadable."]
-    assert shown.notes == []
+    assert page.remarks == ["1 crystals are not shown: unreadable."]
+    assert page.notes == []
 
 
-def test_the_nearest_training_crystal_is_that_of_the_composition_then_of_the_volume(monkeypatch):
-    first, second, third = page_of(monkeypatch, CRYSTALS, training_set()).crystals
+def test_the_nearest_training_crystal_is_that_of_the_composition_then_of_the_volume(page):
+    first, second, third = page.crystals
     assert first.nearest == "BaTiO3, 0.200 (second)"
     assert second.nearest == "SrZrO3, 0.300 (third)"  # shares Zr and O
     assert third.nearest  # something is always nearest
@@ -142,9 +147,8 @@ def test_flags_name_what_is_not_to_be_believed_and_credible_crystals_come_first(
     assert set(shown.flag_meanings) >= {flag for flags in shown.flags for flag in flags}
 
 
-def test_a_column_that_no_crystal_has_a_value_for_is_left_out(monkeypatch):
-    with_all = page_of(monkeypatch, CRYSTALS, training_set())
-    keys = {column.key for column in with_all.columns}
+def test_a_column_that_no_crystal_has_a_value_for_is_left_out(monkeypatch, page):
+    keys = {column.key for column in page.columns}
     assert {"predicted_heat_ref", "asked", "difference", "in_training_set", "valid"} < keys
     assert not keys & {"energy_above_hull", "displacement", "relaxed_space_group"}
     without = page_of(monkeypatch, CRYSTALS, oracle=no_oracle)
@@ -153,11 +157,11 @@ def test_a_column_that_no_crystal_has_a_value_for_is_left_out(monkeypatch):
     assert keys - left == {
         "predicted_heat_ref", "difference", "in_training_set", "nearest_training_crystal",
     }  # fmt: skip
-    assert all(len(column.values) == 3 for column in with_all.columns)
+    assert all(len(column.values) == 3 for column in page.columns)
 
 
-def test_what_valid_and_not_in_the_training_set_mean_is_on_the_page(monkeypatch):
-    text = to_html(page_of(monkeypatch, CRYSTALS, training_set()))
+def test_what_valid_and_not_in_the_training_set_mean_is_on_the_page(page):
+    text = to_html(page)
     about = {column["key"]: column["about"] for column in data_of(text)["columns"]}
     assert "no two atoms closer than 0.5 Å" in about["valid"]
     assert "says nothing about stability" in about["valid"]

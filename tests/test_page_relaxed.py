@@ -62,9 +62,11 @@ def edge_oracle(structures: list[Structure], oracle: str) -> Predictions:
     return Predictions(np.array([s.volume ** (1 / 3) for s in structures]), {})
 
 
-def page(monkeypatch: pytest.MonkeyPatch) -> Page:
+@pytest.fixture(scope="module")
+def page() -> Page:
     crystals = [RATTLED, RELAXED, RELAXED, CARBON, RELAXED, None]
-    return page_of(monkeypatch, crystals, oracle=edge_oracle, outcomes=OUTCOMES)
+    with pytest.MonkeyPatch.context() as patch:
+        return page_of(patch, crystals, oracle=edge_oracle, outcomes=OUTCOMES)
 
 
 def test_an_atom_is_drawn_next_to_where_it_started_on_whichever_side_of_the_cell():
@@ -79,8 +81,8 @@ def test_an_atom_is_drawn_next_to_where_it_started_on_whichever_side_of_the_cell
     )
 
 
-def test_the_medians_count_the_crystals_that_have_a_value(monkeypatch):
-    found = relaxed_cards.headline(page(monkeypatch).crystals, 6)
+def test_the_medians_count_the_crystals_that_have_a_value(page):
+    found = relaxed_cards.headline(page.crystals, 6)
     assert found == {
         "converged": Rate(2, 6),
         "energy gain": Median(0.25, "eV/atom", 3, 3, 6),
@@ -104,28 +106,27 @@ def test_without_any_energy_above_hull_there_is_no_word_of_it(monkeypatch):
     assert shown.flags == [[NOT_RELAXED]]
 
 
-def test_the_columns_tell_what_relaxing_did_and_the_flags_what_it_says(monkeypatch):
-    shown = page(monkeypatch)
-    assert values_of(shown, "energy_gain") == [0.25, None, None, 0.5, 0.0]
-    assert values_of(shown, "displacement") == [0.125, None, None, None, 0.0]
-    assert values_of(shown, "kept_structure") == [True, None, None, False, True]
-    assert values_of(shown, "energy_above_hull") == [0.0625, None, None, None, -3.0]
-    assert values_of(shown, "compounds_only") == [True, None, None, None, False]
-    assert values_of(shown, "volume_change") == [-2.0, None, None, -2.0, 0.0]
-    assert values_of(shown, "energy_per_atom") == [-4.75, -4.0, None, -4.5, -5.0]
-    assert values_of(shown, "relaxed_energy_per_atom") == [-5.0, None, None, -5.0, -5.0]
-    assert values_of(shown, "not_relaxed") == ["", "the cell explodes", None, "", ""]
+def test_the_columns_tell_what_relaxing_did_and_the_flags_what_it_says(page):
+    assert values_of(page, "energy_gain") == [0.25, None, None, 0.5, 0.0]
+    assert values_of(page, "displacement") == [0.125, None, None, None, 0.0]
+    assert values_of(page, "kept_structure") == [True, None, None, False, True]
+    assert values_of(page, "energy_above_hull") == [0.0625, None, None, None, -3.0]
+    assert values_of(page, "compounds_only") == [True, None, None, None, False]
+    assert values_of(page, "volume_change") == [-2.0, None, None, -2.0, 0.0]
+    assert values_of(page, "energy_per_atom") == [-4.75, -4.0, None, -4.5, -5.0]
+    assert values_of(page, "relaxed_energy_per_atom") == [-5.0, None, None, -5.0, -5.0]
+    assert values_of(page, "not_relaxed") == ["", "the cell explodes", None, "", ""]
     # Predicted before and after.
-    before, after = (values_of(shown, f"{x}predicted_heat_ref")[0] for x in ("", "relaxed_"))
+    before, after = (values_of(page, f"{x}predicted_heat_ref")[0] for x in ("", "relaxed_"))
     assert (before, after) == (pytest.approx(RATTLED.volume ** (1 / 3), abs=1e-4), 4.0)
-    assert [FAR in flags for flags in shown.flags] == [False, False, False, True, False]
-    assert [NOT_RELAXED in flags for flags in shown.flags] == [False, True, False, False, False]
-    assert "1 crystals are not relaxed yet." in shown.remarks
-    assert "then by energy above the hull" in shown.order_in_words
+    assert [FAR in flags for flags in page.flags] == [False, False, False, True, False]
+    assert [NOT_RELAXED in flags for flags in page.flags] == [False, True, False, False, False]
+    assert "1 crystals are not relaxed yet." in page.remarks
+    assert "then by energy above the hull" in page.order_in_words
 
 
-def test_a_hull_of_elements_is_said_to_be_one(monkeypatch):
-    shown = page(monkeypatch).crystals  # of the first and the last one the hull is known
+def test_a_hull_of_elements_is_said_to_be_one(monkeypatch, page):
+    shown = page.crystals  # of the first and the last one the hull is known
     assert not relaxed_cards.beside_elements_only(shown)
     assert relaxed_cards.beside_elements_only(shown[1:])
     assert not relaxed_cards.beside_elements_only(shown[1:-1])
@@ -162,9 +163,8 @@ USER = """
 
 
 @needs_browser
-def test_in_a_browser_both_states_are_shown_described_and_downloaded(tmp_path, monkeypatch):
-    shown = page(monkeypatch)
-    seen = use(to_html(shown), USER, tmp_path)
+def test_in_a_browser_both_states_are_shown_described_and_downloaded(tmp_path, page):
+    seen = use(to_html(page), USER, tmp_path)
     assert seen["errors"] == []
     both = seen["both"]
     assert both["states"] == ["generated, P1 (1)", "relaxed, Pm-3m (221)"]

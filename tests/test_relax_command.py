@@ -4,6 +4,7 @@ import csv
 import math
 import os
 import re
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ from crystal_diffusion_jax.potentials.relaxed_table import cif_names
 from crystal_diffusion_jax.runtime.lock import exclusive
 from crystal_diffusion_jax.structures.reading import Inputs, read_structures
 from crystal_diffusion_jax.structures.store import Samples
+from tests.conftest import work_in_this_process
 from tests.relaxed_sets import EMT, metal, write_cifs
 from tests.test_store import REQUEST, batch, defective
 
@@ -64,11 +66,20 @@ def cifs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_cifs(tmp_path_factory.mktemp("cifs") / "in", 4)
 
 
-@pytest.fixture
-def done(cifs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="module")
+def done(cifs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished command."""
-    run(monkeypatch, f"--structures={cifs}", f"--out={tmp_path / 'done'}")
-    return tmp_path / "done"
+    out = tmp_path_factory.mktemp("done") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        work_in_this_process(patch)
+        run(patch, f"--structures={cifs}", f"--out={out}")
+    return out
+
+
+@pytest.fixture
+def copy_of_done(done: Path, tmp_path: Path) -> Path:
+    """For tests that run the command again there."""
+    return shutil.copytree(done, tmp_path / "done")
 
 
 def test_every_requested_crystal_has_its_row(done: Path) -> None:
@@ -106,11 +117,13 @@ def test_cifs_have_the_names_of_the_crystals_and_hold_the_relaxed_ones(done: Pat
         assert one.volume_change == pytest.approx(change, rel=1e-6)
 
 
-def test_the_command_says_what_relaxing_changed(done: Path, cifs, monkeypatch, capsys) -> None:
-    run(monkeypatch, f"--structures={cifs}", f"--out={done}")
+def test_the_command_says_what_relaxing_changed(
+    copy_of_done: Path, cifs, monkeypatch, capsys
+) -> None:
+    run(monkeypatch, f"--structures={cifs}", f"--out={copy_of_done}")
     said = capsys.readouterr().out
-    assert f"4 of 6 crystals relaxed, 4 of them converged: {done}\n" in said
-    rows = table(done)[:4]
+    assert f"4 of 6 crystals relaxed, 4 of them converged: {copy_of_done}\n" in said
+    rows = table(copy_of_done)[:4]
     gain = np.median([float(row["energy_gain"]) for row in rows])
     assert f"energy gain: median {gain:.3f} eV/atom" in said
     distance = np.median([float(row["rmsd"]) for row in rows])
@@ -120,14 +133,13 @@ def test_the_command_says_what_relaxing_changed(done: Path, cifs, monkeypatch, c
 
 
 def test_the_same_command_again_relaxes_nothing_and_restores_missing_files(
-    done: Path, cifs: Path, monkeypatch: pytest.MonkeyPatch
+    done: Path, copy_of_done: Path, cifs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = files(done)
-    (done / "relaxed.csv").unlink()
-    (done / "cif" / "m1.cif").unlink()
+    (copy_of_done / "relaxed.csv").unlink()
+    (copy_of_done / "cif" / "m1.cif").unlink()
     monkeypatch.setattr(with_ase, "relax", None)
-    run(monkeypatch, f"--structures={cifs}", f"--out={done}")
-    assert files(done) == before
+    run(monkeypatch, f"--structures={cifs}", f"--out={copy_of_done}")
+    assert files(copy_of_done) == files(done)
 
 
 @pytest.mark.usefixtures("_interruptible")
@@ -181,17 +193,16 @@ def test_a_kill_between_database_and_cifs_loses_no_cif(
 
 
 def test_other_settings_and_crystals_are_refused(
-    done: Path, cifs: Path, tmp_path: Path, monkeypatch, capsys
+    done: Path, copy_of_done: Path, cifs: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:
-    before = files(done)
-    out = f"--out={done}"
+    out = f"--out={copy_of_done}"
     said = refused(monkeypatch, capsys, f"--structures={cifs}", out, "--fmax=0.01")
     assert "fmax (there 0.05, now 0.01)" in said
     others = write_cifs(tmp_path / "others", 4)
     (others / "m2.cif").write_text((others / "m1.cif").read_text())
     said = refused(monkeypatch, capsys, f"--structures={others}", out)
     assert "relaxation of other crystals (1 differ or are missing: m2.cif)" in said
-    assert files(done) == before
+    assert files(copy_of_done) == files(done)
 
 
 def test_a_folder_in_use_or_of_something_else_is_refused(

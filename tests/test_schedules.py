@@ -34,24 +34,6 @@ def test_alpha_bar_is_the_product_of_one_minus_clipped_cosine_betas(num_steps):
     np.testing.assert_allclose(found, expected, rtol=1e-10)
 
 
-def test_alpha_bar_follows_a_squared_cosine_where_beta_is_not_clipped():
-    alpha_bar = schedules.cosine_alpha_bar(NUM_STEPS, 0.008)
-    t = np.array([200, 400, 600, 800, 999])
-    squared_cosine = np.cos((t / NUM_STEPS + 0.008) / 1.008 * np.pi / 2) ** 2
-    ratio = alpha_bar[t] / squared_cosine
-    np.testing.assert_allclose(ratio, ratio[0], rtol=1e-9)
-    # The few clipped steps at the start change the level by less than their number times 1e-4.
-    assert ratio[0] == pytest.approx(1.0, abs=1e-3)
-
-
-def test_alpha_bar_falls_at_every_step_and_never_faster_than_the_clip():
-    alpha_bar = schedules.cosine_alpha_bar(NUM_STEPS, 0.008)
-    beta = 1 - alpha_bar[1:] / alpha_bar[:-1]
-    assert beta.min() == pytest.approx(1e-4, rel=1e-9)
-    assert beta.max() == pytest.approx(0.9999, rel=1e-9)
-    assert alpha_bar[-1] < 1e-8
-
-
 def test_sigma_is_geometric_between_its_end_points_and_zero_when_clean():
     sigma = schedules.geometric_sigma(NUM_STEPS, 0.005, 0.5)
     assert sigma.shape == (NUM_STEPS + 1,)
@@ -110,10 +92,6 @@ def test_sampling_times_fall_evenly_from_the_last_step_to_zero(total, number):
     steps = -np.diff(times)
     assert steps.min() >= 1
     assert steps.max() - steps.min() <= 1
-
-
-def test_sampling_at_every_step_visits_every_time():
-    np.testing.assert_array_equal(schedules.sampling_times(50, 50), np.arange(50, -1, -1))
 
 
 @pytest.mark.parametrize("number", [1000, 500, 100, 50])

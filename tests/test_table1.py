@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -80,6 +81,7 @@ def relaxed_scores(rate: float, num: int = 100) -> dict[str, Any]:
     return one(rate) | {"controls": controls}
 
 
+TODAY = datetime.date(2026, 11, 23)
 CDS = Row("perov5_cds", "perov5", 0.0)
 
 
@@ -108,7 +110,9 @@ def finished(folder: Path, rate: float, relaxed: bool = False) -> None:
 
 @pytest.fixture
 def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The commands that are run, each of which succeeds; an evaluation finds a rate of 0.5."""
+    """The commands that are run on `TODAY`, each of which succeeds; all rates found are 0.5."""
+    today = SimpleNamespace(date=SimpleNamespace(today=lambda: TODAY))
+    monkeypatch.setattr(records, "datetime", today)
     found: list[list[str]] = []
 
     def note(command: list[str], **options: Any) -> Any:
@@ -180,7 +184,7 @@ def test_the_page_has_shipped_models_only_and_samples_as_a_user_would(
     title = "mp20_cdi, binary and ternary, guidance 0, --charge_balance"
     assert f"| **{title}**, single | 0.500 |" in page
     assert "trained on 12,258 binary and ternary crystals" in page
-    assert f"| 1000 x 1,000, {datetime.date.today()} | 50 second-order steps, " in page
+    assert f"| 1000 x 1,000, {TODAY} | 50 second-order steps, " in page
     assert "control" not in page.partition("## perov5")[2]
 
 
@@ -196,7 +200,7 @@ def test_first_crystals_of_the_first_seed_are_relaxed_beside_controls(
     assert {"--relax", "--controls=7"} <= set(evaluated)
     assert not any("--relax" in command for command in commands[:-1])
     page = (tmp_path / "page.md").read_text()
-    assert f"| 5-6 x 300, {datetime.date.today()} |" in page
+    assert f"| 5-6 x 300, {TODAY} |" in page
     title = "carbon24_cdi, guidance 0"
     assert f"| {title} | 100 | 0.500 (0.000-1.000) | 0.600 (0.000-1.000) |" in page
     # Converged, median gain, RMSD and volume change, RMSD < 0.1, SR5 after, no hull before, after.

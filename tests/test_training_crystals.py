@@ -165,12 +165,3 @@ def test_given_crystals_are_in_the_units_of_the_network(scale):
     np.testing.assert_allclose(given.frac_coords[0, :2], cell.frac_coords, rtol=1e-6)
     species_only = given_crystals(wanted, [None, None], 3, statistics)
     np.testing.assert_array_equal(species_only.species, given.species)
-
-
-def test_a_model_predicts_if_species_were_given_or_there_is_only_one():
-    model = made_up_model()
-    assert not model.predicts
-    loss = dataclasses.replace(model.config.loss, species_given=0.1)
-    assert dataclasses.replace(model, config=dataclasses.replace(model.config, loss=loss)).predicts
-    one = dataclasses.replace(model.statistics, vocabulary=(6,))
-    assert dataclasses.replace(model, statistics=one).predicts

@@ -103,6 +103,7 @@ def test_magnetic_moments_are_kept_and_missing_ones_are_nan() -> None:
     (with_moments,) = relax([rattled("Cu")], RelaxSettings(f"{ODD}Constant"))
     np.testing.assert_array_equal(with_moments.magnetic_moments, [1, 2, 3, 4])
     (without,) = relax([rattled("Cu")], RelaxSettings(f"{ODD}WithoutStress", fixed_cell=True))
+    assert without.converged  # a fixed cell needs no stress
     np.testing.assert_array_equal(without.magnetic_moments, [np.nan] * 4)
 
 
@@ -151,11 +152,6 @@ def test_a_mistake_in_the_potential_is_one_sentence(potential: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_calculator_without_stress_relaxes_in_a_fixed_cell() -> None:
-    (found,) = relax([rattled("Cu")], RelaxSettings(f"{ODD}WithoutStress", fixed_cell=True))
-    assert found.converged
-
-
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
@@ -189,13 +185,14 @@ def test_impossible_crystals_are_named_failures(calculator: type, crystal: Struc
     ("name", "failure"),
     [
         ("Deadly", "the calculator gave up: ended its process"),
-        ("Endless", "the calculator gave up: no result after 3 s"),
+        ("Endless", "the calculator gave up: no result after 20 s"),
     ],
 )
 def test_a_crystal_that_hangs_or_ends_its_process_fails_alone(
     name: str, failure: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(with_ase, "TIME_LIMIT", 3.0)
+    # The others need milliseconds.
+    monkeypatch.setattr(with_ase, "TIME_LIMIT", 20.0)
     crystals = [rattled("Al"), rattled("Cu"), rattled("Ni")]
     first, bad, last = relax(crystals, RelaxSettings(ODD + name))
     assert bad.failure == failure

@@ -36,6 +36,7 @@ class RunLog:
       logged: whether the row of step `start` is in the log already. All later rows are removed:
         they belong to work that was lost and will be redone.
       log: takes the progress lines.
+      clock: seconds that never go back.
 
     Attributes:
       by_size: the latest losses of each padded size in the rows that are kept.
@@ -51,12 +52,13 @@ class RunLog:
         start: int,
         logged: bool,
         log: Callable[[str], None] = print,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._workdir, self._config, self._log = workdir, config, log
+        self._workdir, self._config, self._log, self._clock = workdir, config, log, clock
         self._writes = processes.is_first()
         self.by_size: BySize = {}
         seconds = self._open(start if logged else start - 1) if self._writes else 0.0
-        self._begin = time.monotonic() - seconds
+        self._begin = clock() - seconds
 
     def __enter__(self) -> Self:
         return self
@@ -76,7 +78,7 @@ class RunLog:
     @property
     def seconds(self) -> float:
         """Training time so far, including the time before interruptions."""
-        return time.monotonic() - self._begin
+        return self._clock() - self._begin
 
     def training(self, step: int, losses: dict[str, float], by_size: BySize, lap: Lap) -> None:
         """Logs the mean losses, those of the sizes that were drawn since the last row, the pace."""
