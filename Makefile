@@ -27,6 +27,9 @@ lint: $(INSTALLED)
 types: $(INSTALLED)
 	$(BIN)/mypy
 
+# Each worker has a core: more threads in the linear algebra would wait for one another.
+test test-slow test-faults pytest: export OMP_NUM_THREADS = 1
+
 # A whole file goes to one worker, which shares its fixtures; files as collected, since the default,
 # those with most tests first, leaves the long single tests to the end.
 PARALLEL = --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
