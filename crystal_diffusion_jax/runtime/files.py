@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import os
+import sqlite3
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -66,23 +67,19 @@ def _replace(path: Path, pieces: Iterable[bytes]) -> None:
 
 @contextlib.contextmanager
 def writing_to(out: Path) -> Iterator[None]:
-    """Says of an output folder that cannot be written, on a full disk say, how to go on.
+    """Says of an output folder that cannot be written, as on a full disk, how to go on.
 
     Raises:
-      UserError: instead of an OSError.
+      UserError: instead of an OSError or what SQLite raises then.
     """
     try:
         yield
-    except OSError as error:
-        raise UserError(cannot_write(out, error.strerror or str(error))) from error
-
-
-def cannot_write(out: Path, reason: str) -> str:
-    """The sentence of `writing_to`."""
-    return (
-        f"--out={out} cannot be written ({reason}): what is complete is kept, and the same command "
-        "continues once it can be."
-    )
+    except (OSError, sqlite3.OperationalError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise UserError(
+            f"--out={out} cannot be written ({reason}): what is complete is kept, and the same "
+            "command continues once it can be."
+        ) from error
 
 
 def open_regular(path: Path) -> io.BufferedReader:

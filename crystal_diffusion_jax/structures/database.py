@@ -19,7 +19,7 @@ from pymatgen.core import Structure
 
 from crystal_diffusion_jax.errors import UserError, printable
 from crystal_diffusion_jax.request import Request
-from crystal_diffusion_jax.runtime.files import cannot_write, writing_to
+from crystal_diffusion_jax.runtime.files import writing_to
 from crystal_diffusion_jax.structures.conversion import restore_structure
 from crystal_diffusion_jax.structures.limits import MAX_CRYSTALS
 
@@ -123,8 +123,6 @@ def changing(path: Path, create: bool = False, content: Content = SAMPLES) -> It
     try:
         with writing_to(path.parent), _open(path, content, create) as database:
             yield database
-    except sqlite3.OperationalError as error:
-        raise UserError(cannot_write(path.parent, str(error))) from error
     except sqlite3.Error as error:
         raise UserError(
             f"{path} is damaged or was written by another version ({printable(str(error), 200)}): "
