@@ -262,8 +262,7 @@ class TrainingConfig:
         counts = ("num_steps", "batch_size", "steps_per_call", "log_every", "checkpoint_every")
         _check_range(self, *counts, "keep_last", "tail_oversampling", least=1)
         _check_range(self, "learning_rate", "property_rate", "gradient_clip", above=0)
-        _check_range(self, "final_learning_rate", "decay_steps", "patience", least=0)
-        _check_range(self, "rank_noise", least=0)
+        _check_range(self, "final_learning_rate", "decay_steps", "patience", "rank_noise", least=0)
         _check_range(self, "ema_decay", least=0, below=1)
         if not 0 <= self.warmup_steps < self.num_steps:
             raise ValueError(

@@ -8,7 +8,7 @@ class RankNoise:
 
     A conditional model learns p(crystal | value). Inside the range many crystals share the
     neighbourhood of a value; at its ends, where most requests are made, there may be one, which a
-    network learns by heart or badly. Here the crystal of rank r takes the value of rank r + k, k
+    network memorises or learns badly. Here the crystal of rank r takes the value of rank r + k, k
     uniform on -reach..reach and reflected at both ends. The lowest value so comes with each of the
     `reach` lowest crystals equally often, and every value is seen as often as before.
 
@@ -36,6 +36,4 @@ class RankNoise:
         place = np.where(place < 0, -1 - place, place)
         place = np.where(place > last, 2 * last + 1 - place, place)
         place = np.where(rank > last, rank, place)
-        return np.take_along_axis(self._sorted, place.reshape(-1, rank.shape[-1]), axis=0).reshape(
-            rank.shape
-        )
+        return self._sorted[place, np.arange(rank.shape[-1])]
