@@ -14,13 +14,14 @@ TOLERANCE = 1e-5
 # What rounding does to the weights must not reach the later losses, hence the learning rate; and
 # what it does to a crystal grows from step to step, hence two steps alone.
 PROGRAM = """
-import sys
+import os, sys
+os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=true"  # as users compile
 import jax, numpy as np, optax
 from crystal_diffusion_jax.models.denoiser import Condition
 from crystal_diffusion_jax.sampling.sampler import make_sampler
 from tests.smoke_run import CONFIG, StepInputs, denoiser
 
-jax.config.update("jax_disable_most_optimizations", False)  # as users compile
+jax.config.update("jax_disable_most_optimizations", False)
 inputs = StepInputs(learning_rate=1e-5)
 assert inputs.mesh.size == int(sys.argv[2])
 state, train, losses = inputs.state(), inputs.train_steps(), []
