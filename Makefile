@@ -1,5 +1,5 @@
 # make demo        from a request to a shortlist, with a model of the package: discover/demo/report.html
-# make test        lint, types and the quick tests, which cover at least 95 % of lines and branches
+# make test        lint, types and the quick tests; make test-coverage: these cover at least 95 % of lines and branches
 # make test-slow   the tests that train, kill and start programs; make test-faults: those of minutes
 # make docs        the site, into site/
 # Each starts from nothing but python3 >= 3.11 with venv and pip.
@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
-.PHONY: install test lint types pytest test-slow test-faults demo docs clean
+.PHONY: install test lint types pytest test-coverage test-slow test-faults demo docs clean
 
 install: $(INSTALLED)
 
@@ -28,16 +28,16 @@ types: $(INSTALLED)
 	$(BIN)/mypy
 
 # Each worker has a core: more threads in the linear algebra would wait for one another.
-test test-slow test-faults pytest: export OMP_NUM_THREADS = 1
-
-# XLA's older way to fuse loops makes fewer and larger pieces, which compile in half the time.
-test test-slow test-faults pytest: export XLA_FLAGS += --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1
+pytest test-coverage test-slow test-faults: export OMP_NUM_THREADS = 1
 
 # A whole file goes to one worker, which shares its fixtures; files as collected, since the default,
 # those with most tests first, leaves the long single tests to the end.
 PARALLEL = --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 pytest: $(INSTALLED)
+	$(BIN)/python -m pytest $(PARALLEL)
+
+test-coverage: $(INSTALLED)
 	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term:skip-covered
 
 test-slow: $(INSTALLED)

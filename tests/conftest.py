@@ -28,10 +28,17 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     jax.config.update("jax_compilation_cache_dir", _COMPILED.name)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
-# Compiling takes half as long without most optimisations; JAX_DISABLE_MOST_OPTIMIZATIONS=false has
-# them all, as has test_determinism.py. In the environment, too, for child processes.
+# XLA's older way to fuse loops, which jax 0.11 has no more, makes fewer and larger kernels.
+FEWER_KERNELS = ""
+if jax.__version_info__ < (0, 11):
+    FEWER_KERNELS = " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+
+# Compiling takes half as long without most optimisations, and again half of that with fewer
+# kernels; JAX_DISABLE_MOST_OPTIMIZATIONS=false compiles as users do, as does test_determinism.py.
+# In the environment, too, for child processes.
 if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + FEWER_KERNELS
     jax.config.update("jax_disable_most_optimizations", True)
 
 # The same examples in every run, and however long they take on a busy machine.

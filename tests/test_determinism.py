@@ -1,9 +1,12 @@
 """Training and sampling repeat: bit by bit after a restart, to rounding on more devices."""
 
+import os
+
 import numpy as np
 import pytest
 
 from tests.child import on_devices
+from tests.conftest import FEWER_KERNELS
 
 pytestmark = pytest.mark.slow
 
@@ -14,14 +17,12 @@ TOLERANCE = 1e-5
 # What rounding does to the weights must not reach the later losses, hence the learning rate; and
 # what it does to a crystal grows from step to step, hence two steps alone.
 PROGRAM = """
-import os, sys
-os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=true"  # as users compile
+import sys
 import jax, numpy as np, optax
 from crystal_diffusion_jax.models.denoiser import Condition
 from crystal_diffusion_jax.sampling.sampler import make_sampler
 from tests.smoke_run import CONFIG, StepInputs, denoiser
 
-jax.config.update("jax_disable_most_optimizations", False)
 inputs = StepInputs(learning_rate=1e-5)
 assert inputs.mesh.size == int(sys.argv[2])
 state, train, losses = inputs.state(), inputs.train_steps(), []
@@ -47,10 +48,14 @@ def results(tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
     """Losses, mean gradient and weights of ten steps and eight crystals, by `NUM_DEVICES`."""
     folder = tmp_path_factory.mktemp("results")
     found = {}
-    for name, count in NUM_DEVICES.items():
-        on_devices(count, PROGRAM, str(folder / f"{name}.npz"), str(count))
-        with np.load(folder / f"{name}.npz", allow_pickle=False) as stored:
-            found[name] = dict(stored)
+    flags = os.environ.get("XLA_FLAGS", "").replace(FEWER_KERNELS, "")
+    with pytest.MonkeyPatch.context() as patch:  # as users compile
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "false")
+        patch.setenv("XLA_FLAGS", flags)
+        for name, count in NUM_DEVICES.items():
+            on_devices(count, PROGRAM, str(folder / f"{name}.npz"), str(count))
+            with np.load(folder / f"{name}.npz", allow_pickle=False) as stored:
+                found[name] = dict(stored)
     return found
 
 
