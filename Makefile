@@ -1,5 +1,5 @@
 # make demo        from a request to a shortlist, with a model of the package: discover/demo/report.html
-# make test        lint, types and the quick tests; make test-coverage: these cover at least 95 % of lines and branches
+# make test        lint, types and the quick tests; make test-coverage: the same tests have to cover 95 % of the code
 # make test-slow   the tests that train, kill and start programs; make test-faults: those of minutes
 # make docs        the site, into site/
 # Each starts from nothing but python3 >= 3.11 with venv and pip.

@@ -5,6 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+
+# XLA's older loop fusion, removed in jax 0.11, makes fewer and larger kernels.
+FEWER_KERNELS = ""
+if jax.__version_info__ < (0, 11):
+    FEWER_KERNELS = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+
 
 def on_devices(count: int, program: str, *arguments: str) -> str:
     """Runs a program in a process with so many devices, which has to succeed; what it prints."""

@@ -17,6 +17,7 @@ from crystal_diffusion_jax.runtime.workers import Workers
 from crystal_diffusion_jax.sampling.sampler import make_sampler
 from crystal_diffusion_jax.trained_model import TrainedModel
 from tests import make_tiny_model
+from tests.child import FEWER_KERNELS
 
 # Compiling the same programs again takes most of the time of these tests, so compiled programs are
 # kept for the session; in the environment, for the workers and the programs that the tests start.
@@ -28,17 +29,12 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     jax.config.update("jax_compilation_cache_dir", _COMPILED.name)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
-# XLA's older way to fuse loops, which jax 0.11 has no more, makes fewer and larger kernels.
-FEWER_KERNELS = ""
-if jax.__version_info__ < (0, 11):
-    FEWER_KERNELS = " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-
-# Compiling takes half as long without most optimisations, and again half of that with fewer
-# kernels; JAX_DISABLE_MOST_OPTIMIZATIONS=false compiles as users do, as does test_determinism.py.
-# In the environment, too, for child processes.
+# Compiling takes half as long without most optimisations, and a quarter with fewer kernels, too;
+# JAX_DISABLE_MOST_OPTIMIZATIONS=false compiles as users do, as does test_determinism.py. In the
+# environment, for child processes.
 if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
-    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + FEWER_KERNELS
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FEWER_KERNELS}".strip()
     jax.config.update("jax_disable_most_optimizations", True)
 
 # The same examples in every run, and however long they take on a busy machine.

@@ -5,8 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from tests.child import on_devices
-from tests.conftest import FEWER_KERNELS
+from tests.child import FEWER_KERNELS, on_devices
 
 pytestmark = pytest.mark.slow
 
